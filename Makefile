@@ -1,0 +1,34 @@
+# Every target sets up what it needs, once: `make demo` on a fresh machine is enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint bench model clean
+
+demo: $(STAMP)
+	$(BIN)/lmm-lens demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@rm -rf build/types && mkdir -p build/types && cp -r lmm_lens build/types/ && cp -r adapters build/types/lmm_lens/
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p lmm_lens
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.attention_tap
+
+# Train the bundled model again, from its seeds (about 45 CPU minutes); see lmm_lens/shapes/README.md.
+model: $(STAMP)
+	$(BIN)/python -m lmm_lens.shapes.train
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info lmm-lens-demo
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
+	touch $@

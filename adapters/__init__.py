@@ -1,0 +1,12 @@
+"""Model families: one file each, saying where a family's layers are and what its visual tokens mean.
+
+`adapter_for` picks the adapter of a model. A family without one is served by `Generic`, which knows which
+tokens are the image but not where each lies in the picture. Packages of others add families through the
+entry-point group `lmm_lens.adapters`.
+"""
+
+from .base import Adapter, Layer, Picture
+from .generic import Generic
+from .registry import adapter_for, families
+
+__all__ = ["Adapter", "Generic", "Layer", "Picture", "adapter_for", "families"]

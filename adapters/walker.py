@@ -1,0 +1,86 @@
+"""Find the decoder layers of any Hugging Face model, and the hooked parts of each.
+
+The layers are the longest module list whose members hold an attention module with a `layer_idx` and an output
+projection; vision towers have no `layer_idx`, so they are not mistaken for the decoder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from lmm_lens.errors import ModelError
+
+ATTENTION = ("self_attn", "attention", "attn", "self_attention", "cross_attn")
+OUTPUT_PROJECTION = ("o_proj", "out_proj", "dense", "c_proj", "wo")
+MLP = ("mlp", "feed_forward", "block_sparse_moe", "moe", "ffn")
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One decoder layer and the modules that its hook points sit on.
+
+    Attributes:
+        module: the layer; its input is resid_pre, its output resid_post.
+        attention: its attention module, None in layers without heads (linear attention, state space).
+        output_projection: W_O; its input is z, the heads' outputs side by side.
+        mlp: its feed-forward module, None where none was recognised.
+        n_heads: query heads, 0 without attention.
+        d_head: size of one head's output.
+    """
+
+    module: nn.Module
+    attention: nn.Module | None
+    output_projection: nn.Module | None
+    mlp: nn.Module | None
+    n_heads: int
+    d_head: int
+
+
+def find_layers(model: nn.Module) -> tuple[Layer, ...]:
+    """The decoder layers in order.
+
+    Raises:
+        ModelError: nothing in the model looks like a decoder.
+    """
+    candidates = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.ModuleList) and any(_attention(layer) is not None for layer in module)
+    ]
+    if not candidates:
+        raise ModelError(
+            f"no decoder layers were found in {type(model).__name__}\n"
+            "  expected a module list whose members hold attention with a layer_idx and an output projection\n"
+            "  write an adapter that overrides `layers` to name them"
+        )
+    return tuple(_parts(layer) for layer in max(candidates, key=len))
+
+
+def _first(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
+    found = [getattr(module, name) for name in names if isinstance(getattr(module, name, None), nn.Module)]
+    return found[0] if found else None
+
+
+def _attention(layer: nn.Module) -> nn.Module | None:
+    attention = _first(layer, ATTENTION)
+    if attention is None or not hasattr(attention, "layer_idx"):
+        return None
+    return attention if _first(attention, OUTPUT_PROJECTION) is not None else None
+
+
+def _parts(layer: nn.Module) -> Layer:
+    attention, mlp = _attention(layer), _first(layer, MLP)
+    if attention is None:
+        return Layer(layer, None, None, mlp, 0, 0)
+    projection = _first(attention, OUTPUT_PROJECTION)
+    width = getattr(projection, "in_features", None) or projection.weight.shape[-1]
+    d_head = getattr(attention, "head_dim", None)
+    if d_head is None:
+        config = getattr(attention, "config", None)
+        n_heads = getattr(attention, "num_heads", None) or getattr(config, "num_attention_heads", None)
+        if n_heads is None:
+            raise ModelError(f"the number of heads of {type(attention).__name__} is not known; write an adapter")
+        d_head = width // n_heads
+    return Layer(layer, attention, projection, mlp, width // d_head, d_head)

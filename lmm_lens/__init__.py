@@ -1,0 +1,47 @@
+"""lmm-lens: circuit analysis of large multimodal models.
+
+Everything is imported when it is first used, so that `import lmm_lens` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Lens": "lens",
+    "Prompt": "prompt",
+    "Span": "spans",
+    "Box": "spans",
+    "HeadSet": "heads",
+    "Read": "taps",
+    "Intervention": "interventions",
+    "AblateHeads": "interventions",
+    "HeadScores": "scoring",
+    "score_heads": "scoring",
+    "LensError": "errors",
+}
+
+__all__ = [*_HOME, "__version__"]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from .errors import LensError
+    from .heads import HeadSet
+    from .interventions import AblateHeads, Intervention
+    from .lens import Lens
+    from .prompt import Prompt
+    from .scoring import HeadScores, score_heads
+    from .spans import Box, Span
+    from .taps import Read
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'lmm_lens' has no attribute {name!r}; it has {', '.join(_HOME)}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

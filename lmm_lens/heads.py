@@ -1,0 +1,140 @@
+"""A set of attention heads, with the set algebra and the random control that experiments need."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from .errors import HookError
+
+Head = tuple[int, int]  # (layer, head)
+
+
+@dataclass(frozen=True)
+class HeadSet:
+    """Heads of one model, each a (layer, head) pair, in a fixed order (scores give best first).
+
+    Two sets with the same members are equal whatever their order.
+
+    >>> heads = HeadSet([(3, 1), (0, 2)], n_layers=4, n_heads=8)
+    >>> heads
+    HeadSet of 2 heads in 4 layers x 8: L3H1 L0H2
+    >>> heads.by_layer()
+    {0: (2,), 3: (1,)}
+    >>> heads | HeadSet([(1, 1)], 4, 8)
+    HeadSet of 3 heads in 4 layers x 8: L3H1 L0H2 L1H1
+
+    Raises:
+        HookError: a layer or head lies outside the model.
+    """
+
+    heads: tuple[Head, ...]
+    n_layers: int
+    n_heads: int
+
+    def __init__(self, heads: Iterable[Head], n_layers: int, n_heads: int) -> None:
+        ordered = tuple(dict.fromkeys((int(layer), int(head)) for layer, head in heads))
+        for layer, head in ordered:
+            check_head(layer, head, n_layers, n_heads)
+        object.__setattr__(self, "heads", ordered)
+        object.__setattr__(self, "n_layers", n_layers)
+        object.__setattr__(self, "n_heads", n_heads)
+
+    @classmethod
+    def all(cls, n_layers: int, n_heads: int, layers: Iterable[int] | None = None) -> HeadSet:
+        """Every head of the model, or of the given layers."""
+        chosen = range(n_layers) if layers is None else layers
+        return cls([(layer, head) for layer in chosen for head in range(n_heads)], n_layers, n_heads)
+
+    def by_layer(self) -> dict[int, tuple[int, ...]]:
+        """The heads of each layer that has any, both in ascending order."""
+        layers: dict[int, list[int]] = {}
+        for layer, head in sorted(self.heads):
+            layers.setdefault(layer, []).append(head)
+        return {layer: tuple(heads) for layer, heads in layers.items()}
+
+    def random_like(self, seed: int = 0, disjoint: bool = True) -> HeadSet:
+        """A control: as many random heads in each layer as this set has there.
+
+        Args:
+            seed: of the draw; the same seed gives the same heads.
+            disjoint: draw only from heads outside this set.
+
+        Raises:
+            HookError: a layer has too few other heads for a disjoint control.
+        """
+        draw = random.Random(seed)
+        chosen: list[Head] = []
+        for layer, taken in self.by_layer().items():
+            pool = [head for head in range(self.n_heads) if not (disjoint and head in taken)]
+            if len(pool) < len(taken):
+                raise HookError(
+                    f"layer {layer} has {len(taken)} of its {self.n_heads} heads in the set, only {len(pool)} others\n"
+                    "  take fewer heads, or allow overlap with random_like(..., disjoint=False)"
+                )
+            chosen += [(layer, head) for head in sorted(draw.sample(pool, len(taken)))]
+        return HeadSet(chosen, self.n_layers, self.n_heads)
+
+    def _combine(self, other: HeadSet, heads: Iterable[Head]) -> HeadSet:
+        if (self.n_layers, self.n_heads) != (other.n_layers, other.n_heads):
+            raise HookError(
+                f"these head sets belong to different models: {self.n_layers} layers x {self.n_heads} heads "
+                f"and {other.n_layers} x {other.n_heads}"
+            )
+        return HeadSet(heads, self.n_layers, self.n_heads)
+
+    def __or__(self, other: HeadSet) -> HeadSet:
+        return self._combine(other, (*self.heads, *other.heads))
+
+    def __and__(self, other: HeadSet) -> HeadSet:
+        return self._combine(other, (head for head in self.heads if head in other.heads))
+
+    def __sub__(self, other: HeadSet) -> HeadSet:
+        return self._combine(other, (head for head in self.heads if head not in other.heads))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HeadSet) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[frozenset[Head], int, int]:
+        return frozenset(self.heads), self.n_layers, self.n_heads
+
+    def __len__(self) -> int:
+        return len(self.heads)
+
+    def __iter__(self) -> Iterator[Head]:
+        return iter(self.heads)
+
+    def __contains__(self, head: object) -> bool:
+        return head in self.heads
+
+    def __getitem__(self, index: slice) -> HeadSet:
+        return HeadSet(self.heads[index], self.n_layers, self.n_heads)
+
+    def __str__(self) -> str:
+        return " ".join(f"L{layer}H{head}" for layer, head in self.heads)
+
+    def __repr__(self) -> str:
+        return f"HeadSet of {len(self)} heads in {self.n_layers} layers x {self.n_heads}: {self}"
+
+
+def check_layer(layer: int, n_layers: int) -> int:
+    """The layer, if the model has it.
+
+    Raises:
+        HookError: it has not; negative numbers do not count from the end.
+    """
+    if not 0 <= layer < n_layers:
+        raise HookError(f"layer {layer} is out of range: the model has layers 0 to {n_layers - 1}")
+    return layer
+
+
+def check_head(layer: int, head: int, n_layers: int, n_heads: int) -> Head:
+    """The (layer, head) pair, if the model has it; HookError otherwise."""
+    check_layer(layer, n_layers)
+    if not 0 <= head < n_heads:
+        raise HookError(f"head {head} of layer {layer} is out of range: the layer has heads 0 to {n_heads - 1}")
+    return layer, head

@@ -1,0 +1,81 @@
+"""The mathematics, as pure functions of tensors. Imports torch and nothing of this library.
+
+Shapes: `pattern` is Float[batch, head, row, key], attention probabilities after the softmax, each row summing to
+one; masks over keys are Bool[batch, key]. Every function acts on each row alone, so rows may come in any number,
+one while decoding or thousands in a prefill.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Pattern = Float[Tensor, "batch head row key"]
+PerRow = Float[Tensor, "batch head row"]
+KeyMask = Bool[Tensor, "batch key"]
+
+
+def mass(pattern: Pattern, keys: KeyMask) -> PerRow:
+    """Attention that falls on the chosen keys, in [0, 1].
+
+    Visual mass `A[l,h]` of Bi et al. (CVPR 2025, arXiv:2412.18108, released code) where the keys are the visual
+    tokens; region mass where they are the patches that overlap a box; non-sink mass (Kang et al., ICLR 2025,
+    arXiv:2503.03321) where they are the visual tokens that are no sinks.
+    """
+    return torch.einsum("bhrk,bk->bhr", pattern, keys.to(pattern.dtype))
+
+
+def concentration(pattern: Pattern, keys: KeyMask) -> PerRow:
+    """How concentrated the attention within the chosen keys is: 0 = spread evenly, 1 = all on one key.
+
+    `1 - H(p) / ln n` with `p_j = a_j / A` over the n chosen keys and entropy H in nats. This formula is this
+    library's own: the paper (Bi et al., CVPR 2025) has an entropy-based concentration whose exact form is not
+    public. A row with no mass on the keys gives 0; a single key gives 1.
+    """
+    inside = pattern * keys[:, None, None].to(pattern.dtype)
+    total = inside.sum(-1, keepdim=True)
+    share = inside / total.clamp_min(torch.finfo(pattern.dtype).tiny)
+    entropy = -torch.special.xlogy(share, share).sum(-1)
+    n_keys = keys.sum(-1)[:, None, None].to(pattern.dtype)
+    spread = entropy / n_keys.log().clamp_min(torch.finfo(pattern.dtype).tiny)
+    value = torch.where(n_keys > 1, 1 - spread, torch.ones_like(spread)).clamp(0, 1)
+    return torch.where(total.squeeze(-1) > 0, value, torch.zeros_like(value))
+
+
+def visual_preference(pattern: Pattern, visual: KeyMask) -> PerRow:
+    """Visual mass times concentration, in [0, 1]. This library's own combination, not a paper's formula."""
+    return mass(pattern, visual) * concentration(pattern, visual)
+
+
+def sink_score(
+    resid: Float[Tensor, "batch position d_model"], dims: tuple[int, ...], eps: float = 1e-6
+) -> Float[Tensor, "batch position"]:
+    """phi of Kang et al. (ICLR 2025, arXiv:2503.03321): the largest sink dimension in units of the token's RMS.
+
+    `max_{d in dims} |x[d]| / sqrt(mean_d x[d]^2 + eps)` in fp32 on the residual stream that enters a layer, before its
+    normalisation. At most sqrt(d_model).
+    """
+    x = resid.float()
+    rms = x.pow(2).mean(-1).add(eps).sqrt()
+    return x[..., list(dims)].abs().amax(-1) / rms
+
+
+def bootstrap_interval(
+    samples: Float[Tensor, "prompt *value"], level: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> tuple[Float[Tensor, "*value"], Float[Tensor, "*value"]]:
+    """Percentile bootstrap interval of the mean over prompts.
+
+    Resampling n prompts with replacement is a multinomial draw of their weights, so every resampled mean is one row of
+    a matrix product.
+    """
+    n = samples.shape[0]
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randint(n, (resamples, n), generator=generator)
+    weights = torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(
+        1, draws, torch.ones(resamples, n, dtype=torch.float64)
+    )
+    means = (weights @ samples.double().cpu().reshape(n, -1) / n).reshape(resamples, *samples.shape[1:])
+    tail = (1 - level) / 2
+    low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
+    return low.float(), high.float()

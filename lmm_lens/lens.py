@@ -1,0 +1,284 @@
+"""The lens: a multimodal model with its visual tokens annotated, to be run, generated from, read and edited."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from . import prompting
+from .adapters import Adapter, adapter_for
+from .errors import InterventionError, LensError, PromptError, unknown
+from .interventions.base import Intervention, bind_all
+from .native import NativeBackend
+from .prompt import Prompt
+from .results import Generation, Run, collect
+from .taps import ModelShape, Read, Tap
+
+BACKENDS = ("native",)
+
+
+class Lens:
+    """A lens on a multimodal model. The model is never changed; whatever a call puts in, it takes out again.
+
+    Args:
+        model: a loaded Hugging Face image-text-to-text model, in eval mode.
+        processor: its processor; None if you always give processed tensors.
+        backend: "native".
+        adapter: the family's adapter, if it should not be looked up.
+
+    Raises:
+        ModelError: the model has no image token or no decoder layers.
+        LensError: no such backend.
+    """
+
+    def __init__(
+        self, model: nn.Module, processor: Any = None, backend: str = "native", adapter: Adapter | None = None
+    ) -> None:
+        if backend not in BACKENDS:
+            raise LensError(unknown("backend", backend, BACKENDS))
+        self.model = model
+        self.processor = processor
+        self.adapter = adapter or adapter_for(model, processor)
+        self._backend = NativeBackend(self.adapter)
+        self._applied: tuple[Intervention, ...] = ()
+        self._n_runs = 0
+
+    @classmethod
+    def from_pretrained(cls, name: str, backend: str = "native", **options: Any) -> Lens:
+        """Load a model and its processor by name or folder.
+
+        Args:
+            name: a Hub name or a local folder.
+            backend: see `Lens`.
+            **options: for `AutoModelForImageTextToText.from_pretrained`: dtype, device_map, ...
+        """
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        model = AutoModelForImageTextToText.from_pretrained(name, **options).eval()
+        return cls(model, AutoProcessor.from_pretrained(name), backend)
+
+    @classmethod
+    def demo(cls, variant: str = "sinks", backend: str = "native") -> Lens:
+        """The bundled model shapes-llava, offline.
+
+        Args:
+            variant: "sinks", with planted attention sinks and sparse visual heads, or "plain", trained on the tasks alone.
+            backend: see `Lens`.
+        """
+        from . import shapes
+
+        return cls(*shapes.load(variant), backend=backend)
+
+    # ------------------------------------------------------------------ what the model is
+
+    @property
+    def n_layers(self) -> int:
+        """Decoder layers."""
+        return len(self.adapter.layers)
+
+    @property
+    def n_heads(self) -> int:
+        """Query heads a layer; the largest number, where layers differ."""
+        return max(self.shape.n_heads)
+
+    @property
+    def d_head(self) -> int:
+        """Size of one head's output; the largest, where layers differ."""
+        return max(self.shape.d_head)
+
+    @cached_property
+    def shape(self) -> ModelShape:
+        """Layers, heads of each and head sizes."""
+        layers = self.adapter.layers
+        return ModelShape(len(layers), tuple(x.n_heads for x in layers), tuple(x.d_head for x in layers))
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return self._backend.device
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What tells this model from another: class, shape, and a digest of a sample of its weights."""
+        digest = hashlib.sha256()
+        for name, weight in sorted(self.model.state_dict().items()):
+            digest.update(f"{name}{tuple(weight.shape)}".encode())
+            if weight.device.type != "meta":
+                step = max(1, weight.numel() // 16)
+                digest.update(str(weight.flatten()[::step][:16].double().tolist()).encode())
+        return {
+            "model": type(self.model).__name__,
+            "n_layers": self.n_layers,
+            "n_heads": self.n_heads,
+            "weights": digest.hexdigest()[:16],
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"Lens on {type(self.model).__name__} (family {self.adapter.family}, backend {self._backend.name}): "
+            f"{self.n_layers} layers x {self.n_heads} heads of {self.d_head}, on {self.device}"
+        )
+
+    # ------------------------------------------------------------------ prompts
+
+    def prompt(
+        self,
+        text: str | Sequence[str] | None = None,
+        images: Any = None,
+        *,
+        inputs: Mapping[str, Any] | None = None,
+        template: bool = True,
+    ) -> Prompt:
+        """A prompt from text and pictures, or from processed tensors.
+
+        Args:
+            text: one text or a batch. Pictures come before the text unless it holds the processor's image placeholder.
+            images: for one text an image or a list of images; for a batch a list with an image, a list, or None a row.
+                An image is a PIL image, a path, a uint8 array [height, width, 3] or tensor [3, height, width].
+            inputs: instead of text, the tensors that the model takes, from your own processing.
+            template: put the text into the model's chat format, with the answer turn opened; False takes it as it is.
+
+        Raises:
+            PromptError: slots and pictures do not match, pixels are missing, something is no picture, ...
+        """
+        if (text is None) == (inputs is None):
+            raise PromptError("give either a text (and images), or inputs=... processed by your own processor")
+        if inputs is not None:
+            if images is not None:
+                raise PromptError("images cannot be added to inputs that are processed already")
+            return prompting.from_tensors(self.adapter, inputs, self.device)
+        assert text is not None
+        return prompting.from_text(self.adapter, text, images, template, self.device)
+
+    # ------------------------------------------------------------------ running
+
+    def run(
+        self,
+        prompt: Prompt,
+        interventions: Sequence[Intervention] = (),
+        read: Sequence[Read | str] = (),
+        *,
+        logits: Literal["all", "last"] = "all",
+        grad: bool = False,
+    ) -> Run:
+        """One forward pass over a prompt.
+
+        Args:
+            prompt: from `Lens.prompt`.
+            interventions: edits, in order; those of an enclosing `apply` come first.
+            read: what to return: hook point names, or `Read` for some layers, heads or rows, reduced on the spot.
+            logits: of all positions, or of each row's last prompt token.
+            grad: keep the graph for a backward pass.
+        """
+        if logits not in ("all", "last"):
+            raise LensError(unknown("choice of logits", logits, ("all", "last")))
+        edits, reads = self._program(interventions, read)
+        out, session = self._backend.forward(prompt, self._bind(edits, reads), logits == "last", grad)
+        values, positions = collect(session.kept, {r.name or r.site: r.site == "pattern" for r in reads})
+        return Run(prompt, out, values, positions, self._edited(edits, session.edited))
+
+    def generate(
+        self,
+        prompt: Prompt,
+        interventions: Sequence[Intervention] = (),
+        read: Sequence[Read | str] = (),
+        *,
+        max_new_tokens: int = 20,
+        logits: bool = False,
+        **options: Any,
+    ) -> Generation:
+        """Continue a prompt, edited at prefill and at every decoding step; greedy unless the options say otherwise.
+
+        Args:
+            prompt: from `Lens.prompt`. A batch must be padded on the left.
+            interventions, read: as in `run`.
+            max_new_tokens: at most this many.
+            logits: return the logits of each step.
+            **options: of transformers' GenerationConfig (do_sample, temperature, eos_token_id, ...).
+
+        Raises:
+            PromptError: the batch is padded on the right, so that some rows would be continued from padding.
+        """
+        if not bool(prompt.mask("last")[:, -1].all()):
+            raise PromptError(
+                "cannot generate from a batch that is padded on the right: some rows end in padding\n"
+                "  set processor.tokenizer.padding_side = 'left'"
+            )
+        edits, reads = self._program(interventions, read)
+        options = {**options, "max_new_tokens": max_new_tokens, "output_logits": logits}
+        tokens, steps, session = self._backend.generate(prompt, self._bind(edits, reads), options)
+        text = self.adapter.tokenizer.batch_decode(tokens, skip_special_tokens=True) if self.processor else [""] * len(tokens)
+        values, positions = collect(session.kept, {r.name or r.site: r.site == "pattern" for r in reads})
+        stacked = torch.stack(steps, 1) if steps is not None else None
+        edited = self._edited(edits, session.edited)
+        return Generation(prompt, tuple(t.strip() for t in text), tokens, stacked, values, positions, edited)
+
+    @contextmanager
+    def apply(self, *interventions: Intervention) -> Iterator[Lens]:
+        """Edit everything that runs inside the `with` block: `run`, `generate`, and direct calls of the model.
+
+        Raises:
+            PromptError: the model is called with inputs whose visual tokens cannot be found.
+            InterventionError: the block ended without the model having run.
+        """
+        before = self._applied
+        self._applied = (*before, *interventions)
+        edits = self._applied
+        session = self._backend.session(self._bind(edits, ()), prompt_of=self._prompt_of_call)
+        runs_before = self._n_runs
+        try:
+            with session:
+                yield self
+        finally:
+            self._applied = before
+        if not session.n_passes and self._n_runs == runs_before:
+            raise InterventionError(
+                "the model did not run inside this `with lens.apply(...)` block, so nothing was edited\n"
+                "  call lens.run, lens.generate or the lens's own model in it"
+            )
+
+    def _prompt_of_call(self, kwargs: Mapping[str, Any]) -> Prompt:
+        if not isinstance(kwargs.get("input_ids"), torch.Tensor):
+            raise PromptError(
+                "inside lens.apply the model must be called with input_ids, by which its visual tokens are found\n"
+                f"  given {sorted(k for k, v in kwargs.items() if v is not None)}"
+            )
+        tensors = {k: v for k, v in kwargs.items() if isinstance(v, torch.Tensor) or k == "mm_encoder_outputs"}
+        mask = tensors.get("attention_mask")
+        if mask is not None and mask.shape != tensors["input_ids"].shape:
+            del tensors["attention_mask"]
+        return prompting.from_tensors(self.adapter, tensors, self.device)
+
+    def _program(
+        self, interventions: Sequence[Intervention], read: Sequence[Read | str]
+    ) -> tuple[tuple[Intervention, ...], tuple[Read, ...]]:
+        if isinstance(interventions, Intervention):
+            interventions = (interventions,)
+        self._n_runs += 1
+        items = (read,) if isinstance(read, (str, Read)) else read
+        reads = tuple(Read(item) if isinstance(item, str) else item for item in items)
+        names = [item.name or item.site for item in reads]
+        if len(set(names)) < len(names):
+            raise LensError(f"two reads share a name: {names}\n  give them names with Read(..., name=...)")
+        return (*self._applied, *interventions), reads
+
+    def _bind(self, interventions: tuple[Intervention, ...], reads: Sequence[Read]) -> Any:
+        def bind(prompt: Prompt) -> list[Tap]:
+            taps = bind_all(interventions, prompt, self.shape)
+            return taps + [tap for read in reads for tap in read.taps(prompt, self.shape)]
+
+        return bind
+
+    @staticmethod
+    def _edited(interventions: tuple[Intervention, ...], counts: Mapping[int, int]) -> dict[str, int]:
+        edited: dict[str, int] = {}
+        for index, intervention in enumerate(interventions):
+            edited[str(intervention)] = edited.get(str(intervention), 0) + counts.get(index, 0)
+        return edited

@@ -1,0 +1,5 @@
+"""The native backend: reads and edits inside the plain Hugging Face forward, at the price of its fused kernels."""
+
+from .backend import NativeBackend
+
+__all__ = ["NativeBackend"]

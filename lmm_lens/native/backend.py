@@ -1,0 +1,91 @@
+"""Run and generate with taps on the plain Hugging Face model."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..adapters import Adapter
+from ..prompt import Prompt
+from ..taps import Tap
+from .session import Session
+
+Bind = Callable[[Prompt], Sequence[Tap]]
+
+
+class NativeBackend:
+    """The reference backend and the fast one.
+
+    Args:
+        adapter: of the model to run; neither is changed.
+    """
+
+    name = "native"
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.adapter = adapter
+        self.model: Any = adapter.model
+        self._takes_logits_to_keep = "logits_to_keep" in inspect.signature(self.model.forward).parameters
+
+    def forward(
+        self, prompt: Prompt, bind: Bind, last_only: bool, grad: bool
+    ) -> tuple[Float[Tensor, "batch position vocab"], Session]:
+        """One pass over the prompt.
+
+        Args:
+            prompt: the prompt.
+            bind: gives the taps.
+            last_only: return logits of each row's last token alone, [batch, 1, vocab].
+            grad: keep the graph.
+        """
+        last = prompt.mask("last").int().argmax(1)  # batch
+        positions, index = last.unique(return_inverse=True)
+        keep = {"logits_to_keep": positions.to(self.device)} if last_only and self._takes_logits_to_keep else {}
+        with torch.set_grad_enabled(grad), self.session(bind, prompt) as session:
+            logits = self.model(**{"use_cache": False, **prompt.inputs, **keep}).logits
+        if last_only:
+            batch = torch.arange(prompt.n_rows)
+            logits = logits[batch, index if keep else last][:, None]
+        return logits, session
+
+    def generate(
+        self, prompt: Prompt, bind: Bind, options: Mapping[str, Any]
+    ) -> tuple[Int[Tensor, "batch new"], list[Tensor] | None, Session]:
+        """Generate with transformers' own `generate`, cache and all; greedy unless the options say otherwise.
+
+        Returns:
+            The new tokens, the logits of each step if `output_logits` was asked for, and the session.
+        """
+        config = copy.deepcopy(self.model.generation_config)
+        config.update(do_sample=False, num_beams=1)
+        if not options.get("do_sample"):
+            config.update(temperature=None, top_p=None, top_k=None)  # else each greedy call warns about them
+        config.update(**options, return_dict_in_generate=True)
+        if config.pad_token_id is None:
+            eos = config.eos_token_id
+            config.pad_token_id = eos[0] if isinstance(eos, list) else eos
+        with torch.no_grad(), self.session(bind, prompt) as session:
+            out = self.model.generate(**prompt.inputs, generation_config=config)
+        return out.sequences[:, prompt.n_tokens :], out.logits, session
+
+    def session(
+        self,
+        bind: Bind,
+        prompt: Prompt | None = None,
+        prompt_of: Callable[[Mapping[str, Any]], Prompt] | None = None,
+    ) -> Session:
+        """A context in which the model runs with the taps that `bind` gives."""
+        return Session(self.model, self.adapter.layers, bind, prompt, prompt_of)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the prompt's tensors go: the device of the input embeddings."""
+        return self.model.get_input_embeddings().weight.device
+
+

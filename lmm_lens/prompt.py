@@ -1,0 +1,182 @@
+"""A prompt: the tensors a model takes, with every token's role annotated.
+
+Batch rows may be padded on either side and hold any number of pictures, so a role is a boolean mask per
+batch row, never a (start, end) pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from .errors import PromptError, unknown
+from .spans import Box, Span
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MASKS = {
+    "image": "patch tokens of pictures",
+    "video": "patch tokens of video frames",
+    "marker": "tokens that only frame the visual ones: row breaks, tile tags, begin and end, newline vectors",
+    "text": "every other real token, the beginning-of-sequence token included",
+    "pad": "padding",
+    "visual": "image and video tokens",
+    "bos": "the beginning-of-sequence token",
+    "after_image": "text after the row's last visual token (generated tokens too, while generating)",
+    "question": "those of them before the answer turn",
+    "last": "the last real prompt token",
+    "all": "every token but padding (generated tokens too, while generating)",
+}
+"""Name and meaning of every mask. image, video, marker, text and pad partition the sequence."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """Model inputs with their visual spans. Made by `Lens.prompt`, not by hand.
+
+    Attributes:
+        inputs: the tensors the model takes, on the model's device.
+        spans: per batch row, the runs of visual tokens and of markers.
+        images: per batch row, the pictures as given; empty where only processed tensors were given.
+        tokens: per batch row, the text of every token.
+        masks: name to Bool[batch, position], on the CPU; see `MASKS`.
+    """
+
+    inputs: Mapping[str, Any]
+    spans: tuple[tuple[Span, ...], ...]
+    images: tuple[tuple[Image, ...], ...]
+    tokens: tuple[tuple[str, ...], ...]
+    masks: Mapping[str, Bool[Tensor, "batch position"]] = field(repr=False)
+
+    @property
+    def n_rows(self) -> int:
+        """Batch size."""
+        return self.masks["all"].shape[0]
+
+    @property
+    def n_tokens(self) -> int:
+        """Length of the padded sequence."""
+        return self.masks["all"].shape[1]
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    def mask(self, name: str) -> Bool[Tensor, "batch position"]:
+        """Which tokens play a role; `MASKS` lists the names.
+
+        Raises:
+            PromptError: there is no such mask.
+        """
+        if name not in self.masks:
+            raise PromptError(unknown("mask", name, MASKS))
+        return self.masks[name]
+
+    def patch_at(self, x: float, y: float, image: int = 0, row: int = 0) -> int:
+        """The token whose patch holds pixel (x, y) of a picture. With several crops, the finest one.
+
+        Raises:
+            PromptError: no such picture, no patch covers the pixel, or the layout is unknown.
+        """
+        hits = [span.at(x, y) for span in self._of_image(image, row)]
+        covered = [position for position in hits if position is not None]
+        if not covered:
+            raise PromptError(
+                f"no visual token covers pixel ({x:g}, {y:g}) of image {image}\n"
+                f"  the model sees {', '.join(str(tuple(s.region or ())) for s in self._of_image(image, row))}"
+            )
+        return covered[-1]
+
+    def box(self, position: int, row: int = 0) -> Box:
+        """The pixels that a visual token covers, in its own picture.
+
+        Raises:
+            PromptError: the token at this position is not visual, or the layout is unknown.
+        """
+        for span in self._row(row):
+            if span.kind != "marker" and position in span.positions:
+                return span.box(position)
+        raise PromptError(
+            f"the token at position {position} of row {row} is not a visual token\n"
+            f"  visual tokens of that row: {_ranges(self.spans[row])}"
+        )
+
+    def positions_in_box(self, box: Sequence[float], image: int = 0, row: int = 0) -> tuple[int, ...]:
+        """The tokens whose patch overlaps the box (x0, y0, x1, y1) with a positive area, in every crop.
+
+        Raises:
+            PromptError: the box is empty or not four numbers, no such picture, or the layout is unknown.
+        """
+        if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+            raise PromptError(f"a box is (x0, y0, x1, y1) in pixels with x0 < x1 and y0 < y1, given {tuple(box)}")
+        target = Box(*box)
+        return tuple(p for span in self._of_image(image, row) for p in span.inside(target))
+
+    def _row(self, row: int) -> tuple[Span, ...]:
+        if not 0 <= row < self.n_rows:
+            raise PromptError(f"row {row} is out of range: the prompt has rows 0 to {self.n_rows - 1}")
+        return self.spans[row]
+
+    def _of_image(self, image: int, row: int) -> list[Span]:
+        visual = [span for span in self._row(row) if span.kind != "marker"]
+        found = [span for span in visual if span.image == image]
+        if not found:
+            known = sorted({span.image for span in visual if span.image is not None})
+            raise PromptError(f"row {row} has no image {image}: its images are {known or 'none'}")
+        return found
+
+    def __str__(self) -> str:
+        from .prompt_view import as_text
+
+        return as_text(self)
+
+    def __repr__(self) -> str:
+        return f"Prompt of {self.n_rows} rows x {self.n_tokens} tokens\n{self}"
+
+    def _repr_html_(self) -> str:
+        from .prompt_view import as_html
+
+        return as_html(self)
+
+
+def _ranges(spans: tuple[Span, ...]) -> str:
+    parts = [f"{s.positions[0]} to {s.positions[-1]}" for s in spans if s.kind != "marker"]
+    return ", ".join(parts) or "none"
+
+
+def annotate(
+    spans: Sequence[Sequence[Span]],
+    real: Bool[Tensor, "batch position"],
+    bos: Bool[Tensor, "batch position"],
+    answer_turn: Sequence[int],
+) -> dict[str, Bool[Tensor, "batch position"]]:
+    """All masks of a batch.
+
+    Args:
+        spans: per row, visual runs and markers.
+        real: which tokens are not padding.
+        bos: where the beginning-of-sequence token is.
+        answer_turn: per row, how many of the last real tokens open the answer turn.
+    """
+    masks = {kind: torch.zeros_like(real) for kind in ("image", "video", "marker", "after_image", "question", "last")}
+    position = torch.arange(real.shape[1])
+    for row, row_spans in enumerate(spans):
+        for span in row_spans:
+            masks[span.kind][row, list(span.positions)] = True
+        last = int(position[real[row]].max())
+        masks["last"][row, last] = True
+        visual = [span.positions[-1] for span in row_spans if span.kind != "marker"]
+        if visual:
+            masks["after_image"][row] = real[row] & (position > max(visual))
+            masks["question"][row] = masks["after_image"][row] & (position <= last - answer_turn[row])
+    visual_mask = masks["image"] | masks["video"]
+    text = real & ~visual_mask & ~masks["marker"]
+    # markers that trail the image (an end tag, the last newline vector) are not text
+    masks["after_image"] &= text
+    masks["question"] &= text
+    return {**masks, "text": text, "pad": ~real, "visual": visual_mask, "bos": bos, "all": real}

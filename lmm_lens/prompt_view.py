@@ -1,0 +1,119 @@
+"""A prompt as a line of text and as a small piece of HTML: the sequence, with each picture as one block."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterator
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from .spans import Span
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from .prompt import Prompt
+
+
+def pieces(prompt: Prompt, row: int) -> Iterator[tuple[str, Span | None, tuple[int, ...]]]:
+    """The sequence of one batch row as (role, span, positions), neighbours of one role together.
+
+    Roles: "pad", "bos", "text", "answer" (the opened answer turn), and the kinds of spans.
+    """
+    owner = {position: span for span in prompt.spans[row] for position in span.positions}
+    question, after = prompt.mask("question")[row], prompt.mask("after_image")[row]
+
+    def role(position: int) -> tuple[str, int]:
+        if not prompt.mask("all")[row, position]:
+            return "pad", 0
+        if position in owner:
+            return owner[position].kind, owner[position].positions[0]
+        if prompt.mask("bos")[row, position]:
+            return "bos", 0
+        return ("answer" if after[position] and not question[position] else "text"), 0
+
+    for (name, _), group in groupby(range(prompt.n_tokens), key=role):
+        positions = tuple(group)
+        yield name, owner.get(positions[0]), positions
+
+
+def describe(span: Span) -> str:
+    """A span in brackets, as in `[image 0: 36 tokens, 6 x 6, at 2 to 37]`."""
+    name = span.kind if span.image is None else f"{span.kind} {span.image}"
+    tile = f" tile {span.tile}" if span.tile else ""
+    grid = f", {span.grid[0]} x {span.grid[1]}" if span.grid else ""
+    return f"[{name}{tile}: {len(span)} tokens{grid}, at {span.positions[0]} to {span.positions[-1]}]"
+
+
+def as_text(prompt: Prompt) -> str:
+    """One line a batch row."""
+    lines = []
+    for row in range(prompt.n_rows):
+        parts = []
+        for role, span, positions in pieces(prompt, row):
+            if role == "pad":
+                parts.append(f"[{len(positions)} pad]")
+            elif span is not None and role != "marker":
+                parts.append(describe(span))
+            else:
+                parts += [prompt.tokens[row][position] for position in positions]
+        lines.append(f"row {row}: {' '.join(parts)}")
+    return "\n".join(lines)
+
+
+COLORS = {  # of the roles, readable on light and on dark pages
+    "image": "#0072b2",
+    "video": "#0072b2",
+    "marker": "#7f7f7f",
+    "bos": "#7f7f7f",
+    "pad": "#7f7f7f",
+    "answer": "#009e73",
+    "text": "inherit",
+}
+
+
+def as_html(prompt: Prompt, thumbnail: int = 96) -> str:
+    """The sequence with each picture drawn as a block with its patch grid; hovering a token shows its position."""
+    rows = []
+    for row in range(prompt.n_rows):
+        parts = []
+        for role, span, positions in pieces(prompt, row):
+            if role == "pad":
+                parts.append(f"<span style='color:{COLORS[role]}'>[{len(positions)} pad]</span>")
+            elif span is not None and role != "marker":
+                parts.append(_block(prompt, span, row, thumbnail))
+            else:
+                style = f"color:{COLORS[role]};border-bottom:1px solid {COLORS[role]}"
+                parts += [
+                    f"<span title='{role}, position {position}' style='{style}'>"
+                    f"{html.escape(prompt.tokens[row][position])}</span>"
+                    for position in positions
+                ]
+        rows.append(f"<div style='line-height:2;margin:.4em 0'>{' '.join(parts)}</div>")
+    return f"<div style='font-family:ui-monospace,monospace;font-size:13px'>{''.join(rows)}</div>"
+
+
+def _block(prompt: Prompt, span: Span, row: int, size: int) -> str:
+    picture = ""
+    if span.image is not None and span.image < len(prompt.images[row]) and span.region and span.grid:
+        crop = prompt.images[row][span.image].convert("RGB").crop(tuple(round(v) for v in span.region))
+        grid = (
+            f"background:repeating-linear-gradient(#fff6 0 1px,transparent 1px {size / span.grid[0]}px),"
+            f"repeating-linear-gradient(90deg,#fff6 0 1px,transparent 1px {size / span.grid[1]}px)"
+        )
+        picture = (
+            f"<span style='display:inline-block;position:relative;width:{size}px;height:{size}px'>"
+            f"<img alt='' width={size} height={size} style='display:block' src='{data_url(crop.resize((size, size)))}'>"
+            f"<span style='position:absolute;inset:0;{grid}'></span></span><br>"
+        )
+    style = f"display:inline-block;vertical-align:middle;border:2px solid {COLORS[span.kind]};padding:4px;line-height:1.3"
+    return f"<span style='{style}'>{picture}{html.escape(describe(span))}</span>"
+
+
+def data_url(image: Image) -> str:
+    """A picture as a PNG inside a URL, for HTML that needs no other file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

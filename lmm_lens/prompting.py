@@ -1,0 +1,209 @@
+"""Text and pictures in, `Prompt` out: slots, chat template, processor, spans, and the refusals.
+
+The refusals matter most. Several models accept image placeholders without pixels and answer, wrongly and without a
+word; here that is an error.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from .errors import PromptError
+from .prompt import Prompt, annotate
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from .adapters import Adapter
+
+
+def from_text(
+    adapter: Adapter, text: str | Sequence[str], images: Any, template: bool, device: torch.device
+) -> Prompt:
+    """A prompt from one text or a batch of them; `Lens.prompt` documents the arguments."""
+    if adapter.processor is None:
+        raise PromptError(
+            "text was given, but this lens has no processor\n"
+            "  load one with Lens(model, processor), or give tensors with lens.prompt(inputs=...)"
+        )
+    texts = [text] if isinstance(text, str) else list(text)
+    if not texts or not all(isinstance(t, str) and t.strip() for t in texts):
+        raise PromptError(f"expected a text or a list of texts, none of them empty, given {text!r}")
+    pictures = _rows_of_images(images, len(texts), batched=not isinstance(text, str))
+    rendered = [
+        render(adapter, row_text, len(row_images), template)
+        for row_text, row_images in zip(texts, pictures, strict=True)
+    ]
+    tokenizer = adapter.tokenizer
+    starts_with_bos = bool(tokenizer.bos_token) and rendered[0].startswith(tokenizer.bos_token)
+    inputs = adapter.processor(
+        text=rendered,
+        images=pictures if any(pictures) else None,
+        padding=len(texts) > 1,
+        return_tensors="pt",
+        **({"add_special_tokens": False} if starts_with_bos else {}),
+    )
+    return from_tensors(adapter, inputs, device, pictures)
+
+
+def render(adapter: Adapter, text: str, n_images: int, template: bool) -> str:
+    """The text with one placeholder for each picture, in the model's chat format where it has one.
+
+    Raises:
+        PromptError: the text's slots and the pictures do not match.
+    """
+    slot = adapter.image_slot
+    n_slots = text.count(slot) if slot else 0
+    if n_slots and n_slots != n_images:
+        raise PromptError(
+            f"the text has {n_slots} image slot{'s' * (n_slots > 1)} ({slot!r}) "
+            f"but {n_images} image{'s were' if n_images != 1 else ' was'} given\n"
+            "  give one image per slot, or leave the slots out: images then come before the text"
+        )
+    if not template or getattr(adapter.processor, "chat_template", None) is None:
+        return text if n_slots == n_images else f"{slot * n_images}{text}"
+    parts: list[dict[str, str]] = [{"type": "image"}] * (n_images if not n_slots else 0)
+    for index, piece in enumerate(text.split(slot) if n_slots else [text]):
+        parts += [{"type": "image"}] * (index > 0)
+        parts += [{"type": "text", "text": piece.strip()}] if piece.strip() else []
+    chat = [{"role": "user", "content": parts}]
+    return adapter.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+
+
+def from_tensors(
+    adapter: Adapter,
+    inputs: Mapping[str, Any],
+    device: torch.device,
+    pictures: Sequence[Sequence[Image]] | None = None,
+) -> Prompt:
+    """A prompt from processed tensors, checked and annotated."""
+    from .adapters import Picture
+
+    inputs = {name: value for name, value in dict(inputs).items() if value is not None}
+    ids = inputs.get("input_ids")
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
+        raise PromptError(
+            "expected inputs with input_ids, an integer tensor [batch, position]\n"
+            f"  given {sorted(inputs)}, input_ids {tuple(ids.shape) if isinstance(ids, Tensor) else ids}"
+        )
+    mask = inputs.get("attention_mask", torch.ones_like(ids))
+    if mask.shape != ids.shape:
+        raise PromptError(
+            f"attention_mask must be [batch, position] like input_ids {tuple(ids.shape)}, given {tuple(mask.shape)}"
+        )
+    real = (mask != 0).cpu()
+    if not bool(real.any(1).all()):
+        raise PromptError(f"batch rows {(~real.any(1)).nonzero().flatten().tolist()} hold padding only")
+    rows = ids.cpu().tolist()
+    spans, order = [], 0
+    for row, row_ids in enumerate(rows):
+        known = None
+        if pictures is not None:
+            known = [Picture(i, image.size, order + i) for i, image in enumerate(pictures[row])]
+            order += len(known)
+        spans.append(tuple(adapter.spans(row_ids, inputs, known, row)))
+    _check_pixels(adapter, inputs, spans)
+    answer_turn = [_ends_with(row, real[i], adapter.answer_turn) for i, row in enumerate(rows)]
+    return Prompt(
+        inputs={k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()},
+        spans=tuple(spans),
+        images=tuple(tuple(row) for row in pictures) if pictures is not None else ((),) * len(rows),
+        tokens=tuple(_token_texts(adapter, row) for row in rows),
+        masks=annotate(spans, real, _bos(adapter, ids.cpu(), real), answer_turn),
+    )
+
+
+def _check_pixels(adapter: Adapter, inputs: Mapping[str, Any], spans: Sequence[Sequence[Any]]) -> None:
+    """Placeholders without pixels, or pixels without placeholders, would be answered without the image."""
+    n_visual = sum(len(span) for row in spans for span in row if span.kind != "marker")
+    pixels = [name for name, value in inputs.items() if _holds_pixels(name, value)]
+    if n_visual and not pixels:
+        raise PromptError(
+            f"the text has {n_visual} image tokens but no pixels were given: the model would answer without the image\n"
+            f"  give images=..., or pixel_values beside the token ids; given {sorted(inputs)}"
+        )
+    if pixels and not n_visual:
+        raise PromptError(
+            f"pixels were given ({', '.join(pixels)}) but the text has no image token {adapter.image_slot!r}, "
+            "so the model would not look at them\n"
+            "  put a slot in the text, or use a processor that does"
+        )
+
+
+def _holds_pixels(name: str, value: Any) -> bool:
+    if name == "mm_encoder_outputs":
+        return True
+    is_float = isinstance(value, Tensor) and value.is_floating_point()
+    return is_float and ("pixel" in name or value.ndim > 2) and "mask" not in name
+
+
+def _rows_of_images(images: Any, n_rows: int, batched: bool) -> list[list[Image]]:
+    """Any way of giving pictures, as one list a batch row."""
+    if images is None:
+        return [[] for _ in range(n_rows)]
+    if not batched:
+        rows = [images if isinstance(images, (list, tuple)) else [images]]
+    else:
+        if not isinstance(images, (list, tuple)) or len(images) != n_rows:
+            given = f"{len(images)} entries" if isinstance(images, (list, tuple)) else f"one {type(images).__name__}"
+            raise PromptError(
+                f"{n_rows} texts need a list of {n_rows} entries as images, given {given}\n"
+                "  an entry is an image, a list of images, or None"
+            )
+        rows = [list(r) if isinstance(r, (list, tuple)) else ([] if r is None else [r]) for r in images]
+    return [[open_image(image) for image in row] for row in rows]
+
+
+def open_image(image: Any) -> Image:
+    """A PIL image from a PIL image, a path, an array [height, width, 3] of 0..255, or a tensor [3, height, width].
+
+    Raises:
+        PromptError: it is none of these, or the file is not a picture.
+    """
+    import numpy as np
+    from PIL import Image as Pillow
+
+    if isinstance(image, Pillow.Image):
+        return image.convert("RGB")
+    if isinstance(image, (str, os.PathLike)):
+        try:
+            return Pillow.open(Path(image)).convert("RGB")
+        except (OSError, ValueError) as error:
+            raise PromptError(f"{os.fspath(image)!r} cannot be opened as an image: {error}") from error
+    array = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, Tensor) and image.ndim == 3 else image
+    if isinstance(array, np.ndarray) and array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8:
+        return Pillow.fromarray(array)
+    shape = f" {tuple(image.shape)} of {image.dtype}" if hasattr(image, "shape") else ""
+    raise PromptError(
+        f"expected an image, given {type(image).__name__}{shape}\n"
+        "  an image is a PIL image, a path, a uint8 array [height, width, 3] or a uint8 tensor [3, height, width]"
+    )
+
+
+def _token_texts(adapter: Adapter, ids: Sequence[int]) -> tuple[str, ...]:
+    if adapter.processor is None:
+        return tuple(f"#{id_}" for id_ in ids)
+    tokens = adapter.tokenizer.convert_ids_to_tokens(list(ids))
+    # byte-level and sentencepiece vocabularies write a leading space as one of these
+    return tuple(str(token).replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\\n").strip() or "␣" for token in tokens)
+
+
+def _bos(adapter: Adapter, ids: Int[Tensor, "batch position"], real: Bool[Tensor, "batch position"]) -> Tensor:
+    text_config = adapter.config.get_text_config()
+    known = [getattr(adapter.tokenizer, "bos_token_id", None), getattr(text_config, "bos_token_id", None)]
+    bos_id = next((i for i in known if isinstance(i, int)), None)
+    first = real & (real.cumsum(1) == 1)
+    return first & (ids == bos_id) if bos_id is not None else torch.zeros_like(real)
+
+
+def _ends_with(ids: Sequence[int], real: Bool[Tensor, "position"], turn: Sequence[int]) -> int:
+    """How many of a row's last tokens open the answer turn: all of `turn` or none."""
+    tokens = [id_ for id_, keep in zip(ids, real.tolist(), strict=True) if keep]
+    return len(turn) if turn and tokens[-len(turn) :] == list(turn) else 0

@@ -1,0 +1,120 @@
+"""Where an image lies in the token sequence, and where each token lies in the image.
+
+A `Span` is one run of visual tokens of one batch row. Where the family's layout is known it carries a
+grid of patches and the region of the picture that this grid covers, and then maps pixels to tokens and
+back. All coordinates are pixels of the picture as the user gave it, x to the right and y down; where only
+processed tensors were given, they are pixels of the processed picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from .errors import PromptError
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels: left, top, right, bottom; right and bottom are exclusive."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def overlaps(self, other: Box) -> bool:
+        """Whether the two share a positive area; touching edges do not count."""
+        return (
+            min(self.x1, other.x1) > max(self.x0, other.x0) and min(self.y1, other.y1) > max(self.y0, other.y0)
+        )
+
+
+@dataclass(frozen=True)
+class Span:
+    """A run of visual tokens (or of markers between them) in one batch row.
+
+    Attributes:
+        kind: "image", "video" or "marker" (row breaks, tile tags, newline vectors).
+        positions: ascending positions in the padded sequence.
+        image: which of the row's pictures this is, counted from 0; None where it is not known.
+        tile: which crop of that picture, 0 for the only one or the thumbnail.
+        grid: patches as (rows, columns), row-major over `positions`; None where the layout is unknown.
+        region: the part of the picture that the grid covers; None with an unknown layout.
+    """
+
+    kind: Literal["image", "video", "marker"]
+    positions: tuple[int, ...]
+    image: int | None = None
+    tile: int = 0
+    grid: tuple[int, int] | None = None
+    region: Box | None = None
+
+    def __post_init__(self) -> None:
+        if self.grid is not None and self.grid[0] * self.grid[1] != len(self.positions):
+            raise PromptError(
+                f"a grid of {self.grid[0]} x {self.grid[1]} patches cannot hold {len(self.positions)} visual tokens\n"
+                "  the inputs were not made by this model's own processor, or the adapter is wrong for the model"
+            )
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def cell(self, position: int) -> tuple[int, int]:
+        """The (row, column) of a token in the grid."""
+        return divmod(self.positions.index(position), self._layout()[0][1])
+
+    def box(self, position: int) -> Box:
+        """The pixels that the patch of this token covers."""
+        return self._box(*self.cell(position))
+
+    def _box(self, row: int, column: int) -> Box:
+        (rows, columns), region = self._layout()
+        width, height = (region.x1 - region.x0) / columns, (region.y1 - region.y0) / rows
+        return Box(
+            region.x0 + column * width,
+            region.y0 + row * height,
+            region.x0 + (column + 1) * width,
+            region.y0 + (row + 1) * height,
+        )
+
+    def at(self, x: float, y: float) -> int | None:
+        """The token whose patch holds the pixel, or None where the region does not cover it."""
+        (rows, columns), region = self._layout()
+        across = (x - region.x0) / (region.x1 - region.x0)
+        down = (y - region.y0) / (region.y1 - region.y0)
+        if not (0 <= across < 1 and 0 <= down < 1):
+            return None
+        return self.positions[int(down * rows) * columns + int(across * columns)]
+
+    def inside(self, box: Box) -> tuple[int, ...]:
+        """The tokens whose patch overlaps the box with a positive area."""
+        columns = self._layout()[0][1]
+        cells = (divmod(index, columns) for index in range(len(self)))
+        return tuple(
+            position
+            for position, cell in zip(self.positions, cells, strict=True)
+            if self._box(*cell).overlaps(box)
+        )
+
+    def _layout(self) -> tuple[tuple[int, int], Box]:
+        if self.grid is None or self.region is None:
+            raise PromptError(
+                f"the layout of these {len(self)} visual tokens is not known, so pixels cannot be mapped to tokens\n"
+                "  the model's family has no adapter with a grid; masks, scores and interventions work all the same"
+            )
+        return self.grid, self.region
+
+
+def runs(positions: list[int]) -> list[tuple[int, ...]]:
+    """Split ascending positions into runs of neighbours.
+
+    >>> runs([2, 3, 4, 8, 9])
+    [(2, 3, 4), (8, 9)]
+    """
+    groups: list[list[int]] = []
+    for position in positions:
+        if groups and groups[-1][-1] == position - 1:
+            groups[-1].append(position)
+        else:
+            groups.append([position])
+    return [tuple(group) for group in groups]

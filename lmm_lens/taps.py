@@ -1,0 +1,166 @@
+"""The one mechanism behind every read and every edit: a tap on a few rows of one activation.
+
+A tap says where (hook point, layer, heads, rows) and holds a function of the selected rows. A reading tap's
+function returns what to keep; an editing tap's returns the rows to put back. Backends only fetch and store
+rows; what is done with them is the same in each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from .errors import HookError, unknown
+from .heads import check_head, check_layer
+from .prompt import Prompt
+from .rows import Rows, RowsLike, bind_rows
+
+
+class HookPoint(NamedTuple):
+    """Shape and meaning of one hook point."""
+
+    shape: str
+    meaning: str
+    by_head: bool
+
+
+HOOK_POINTS: dict[str, HookPoint] = {
+    "resid_pre": HookPoint("batch row d_model", "the residual stream that enters the layer", False),
+    "pattern": HookPoint("batch head row key", "attention probabilities after the softmax", True),
+    "z": HookPoint("batch row head d_head", "the heads' outputs before the output projection W_O", True),
+    "attn_out": HookPoint("batch row d_model", "the output of the attention module", False),
+    "mlp_out": HookPoint("batch row d_model", "the output of the feed-forward module", False),
+    "resid_post": HookPoint("batch row d_model", "the residual stream that leaves the layer", False),
+}
+"""TransformerLens's hook names without `blocks.l.` and `hook_`, in the order in which they fire in a layer."""
+
+
+class ModelShape(NamedTuple):
+    """What an intervention must know of a model to be bound to it.
+
+    Attributes:
+        n_layers: decoder layers.
+        n_heads: query heads of each layer, 0 for layers without attention.
+        d_head: head size of each layer.
+    """
+
+    n_layers: int
+    n_heads: tuple[int, ...]
+    d_head: tuple[int, ...]
+
+
+class Place(NamedTuple):
+    """Where in a run a tap is called: handed to its function beside the rows.
+
+    Attributes:
+        layer: the layer.
+        heads: the heads of the rows handed over, in order; empty at hook points without heads.
+        positions: absolute positions of the rows.
+        valid: which of them are real; ragged batches are padded.
+        n_seen: tokens that went through the model so far, this pass included.
+        memo: a dict that lives as long as the run, for what one tap leaves to another.
+    """
+
+    layer: int
+    heads: tuple[int, ...]
+    positions: Int[Tensor, "batch row"]
+    valid: Bool[Tensor, "batch row"]
+    n_seen: int
+    memo: dict[Any, Any]
+
+    def columns(self, mask: Bool[Tensor, "batch position"], n_keys: int) -> Bool[Tensor, "batch key"]:
+        """A mask over absolute positions as a mask over the keys that the layer holds now.
+
+        Sliding-window layers hold only the last keys, static caches more than were seen; positions that the mask
+        does not reach (generated tokens) are False.
+        """
+        first = max(0, self.n_seen - n_keys)
+        inside = mask[:, first : first + n_keys].to(self.positions.device)
+        return torch.nn.functional.pad(inside, (0, n_keys - inside.shape[1]))
+
+
+TapFunction = Callable[[Tensor, Place], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Tap:
+    """A read or an edit of some rows at one hook point of one layer.
+
+    Attributes:
+        site: hook point name.
+        layer: layer number.
+        rows: bound row scope.
+        run: function of the selected rows, acting on each row alone. Its result is kept (a read) or put back (an edit).
+        heads: the heads it gets; None for all. Only at `pattern` and `z`.
+        edits: whether the result is put back.
+        name: under which a read's result is filed.
+        owner: index of the intervention it belongs to, for the report.
+    """
+
+    site: str
+    layer: int
+    rows: Rows
+    run: TapFunction
+    heads: tuple[int, ...] | None = None
+    edits: bool = False
+    name: str = ""
+    owner: int = 0
+
+
+@dataclass(frozen=True)
+class Read:
+    """Rows of an activation to be returned by a run, reduced on the spot if asked.
+
+    Args:
+        site: a hook point; `HOOK_POINTS` lists them.
+        layers: which layers; None for all that have the hook point.
+        heads: which heads, at `pattern` and `z`; None for all.
+        rows: which query rows; see `lmm_lens.rows`.
+        reduce: a function (rows, place) -> tensor applied at once, so that nothing large is kept. It must act on each
+            row alone and keep the row dimension where it stands.
+        name: the name of the result, the site's by default.
+
+    The result is `run.reads[name, layer]`, [batch, row, ...] (at `pattern` [batch, head, row, ...]); batch rows with
+    fewer selected rows than others are filled with NaN.
+    """
+
+    site: str
+    layers: Sequence[int] | None = None
+    heads: Sequence[int] | None = None
+    rows: RowsLike = "all"
+    reduce: TapFunction | None = None
+    name: str | None = field(default=None)
+
+    def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
+        """Bind to a prompt and a model; HookError for a site, layer, head or row scope that does not exist."""
+        check_site(self.site)
+        by_head = HOOK_POINTS[self.site].by_head
+        if self.heads is not None and not by_head:
+            raise HookError(f"{self.site} has no heads, so heads={list(self.heads)} cannot be read there")
+        if self.layers is None:
+            layers = [layer for layer in range(shape.n_layers) if shape.n_heads[layer] or not by_head]
+        else:
+            layers = [check_layer(layer, shape.n_layers) for layer in self.layers]
+        for layer in layers:
+            for head in self.heads or ():
+                check_head(layer, head, shape.n_layers, shape.n_heads[layer])
+        rows = bind_rows(self.rows, prompt)
+        heads = tuple(self.heads) if self.heads is not None else None
+        run = self.reduce or _keep
+        return [Tap(self.site, layer, rows, run, heads, name=self.name or self.site) for layer in layers]
+
+
+def _keep(rows: Tensor, place: Place) -> Tensor:
+    return rows.clone()
+
+
+def check_site(site: str) -> str:
+    """The hook point's name, if there is one; HookError that lists them otherwise."""
+    if site not in HOOK_POINTS:
+        raise HookError(unknown("hook point", site, HOOK_POINTS))
+    return site
