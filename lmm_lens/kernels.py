@@ -54,8 +54,10 @@ def sink_score(
     """phi of Kang et al. (ICLR 2025, arXiv:2503.03321): the largest sink dimension in units of the token's RMS.
 
     `max_{d in dims} |x[d]| / sqrt(mean_d x[d]^2 + eps)` in fp32 on the residual stream that enters a layer, before its
-    normalisation. At most sqrt(d_model).
+    normalisation. At most sqrt(d_model); 0 without dims.
     """
+    if not dims:
+        return resid.new_zeros(resid.shape[:-1], dtype=torch.float32)
     x = resid.float()
     rms = x.pow(2).mean(-1).add(eps).sqrt()
     return x[..., list(dims)].abs().amax(-1) / rms

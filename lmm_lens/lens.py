@@ -19,7 +19,7 @@ from .interventions.base import Intervention, bind_all
 from .native import NativeBackend
 from .prompt import Prompt
 from .results import Generation, Run, collect
-from .taps import ModelShape, Read, Tap
+from .taps import ModelShape, Read, Reader, Tap
 
 BACKENDS = ("native",)
 
@@ -163,7 +163,7 @@ class Lens:
         self,
         prompt: Prompt,
         interventions: Sequence[Intervention] = (),
-        read: Sequence[Read | str] = (),
+        read: Sequence[Reader | str] = (),
         *,
         logits: Literal["all", "last"] = "all",
         grad: bool = False,
@@ -181,14 +181,14 @@ class Lens:
             raise LensError(unknown("choice of logits", logits, ("all", "last")))
         edits, reads = self._program(interventions, read)
         out, session = self._backend.forward(prompt, self._bind(edits, reads), logits == "last", grad)
-        values, positions = collect(session.kept, {r.name or r.site: r.site == "pattern" for r in reads})
+        values, positions = collect(session.kept)
         return Run(prompt, out, values, positions, self._edited(edits, session.edited))
 
     def generate(
         self,
         prompt: Prompt,
         interventions: Sequence[Intervention] = (),
-        read: Sequence[Read | str] = (),
+        read: Sequence[Reader | str] = (),
         *,
         max_new_tokens: int = 20,
         logits: bool = False,
@@ -215,7 +215,7 @@ class Lens:
         options = {**options, "max_new_tokens": max_new_tokens, "output_logits": logits}
         tokens, steps, session = self._backend.generate(prompt, self._bind(edits, reads), options)
         text = self.adapter.tokenizer.batch_decode(tokens, skip_special_tokens=True) if self.processor else [""] * len(tokens)
-        values, positions = collect(session.kept, {r.name or r.site: r.site == "pattern" for r in reads})
+        values, positions = collect(session.kept)
         stacked = torch.stack(steps, 1) if steps is not None else None
         edited = self._edited(edits, session.edited)
         return Generation(prompt, tuple(t.strip() for t in text), tokens, stacked, values, positions, edited)
@@ -257,22 +257,23 @@ class Lens:
         return prompting.from_tensors(self.adapter, tensors, self.device)
 
     def _program(
-        self, interventions: Sequence[Intervention], read: Sequence[Read | str]
-    ) -> tuple[tuple[Intervention, ...], tuple[Read, ...]]:
+        self, interventions: Sequence[Intervention], read: Sequence[Reader | str]
+    ) -> tuple[tuple[Intervention, ...], tuple[Reader, ...]]:
+        self._n_runs += 1
         if isinstance(interventions, Intervention):
             interventions = (interventions,)
-        self._n_runs += 1
-        items = (read,) if isinstance(read, (str, Read)) else read
-        reads = tuple(Read(item) if isinstance(item, str) else item for item in items)
-        names = [item.name or item.site for item in reads]
-        if len(set(names)) < len(names):
-            raise LensError(f"two reads share a name: {names}\n  give them names with Read(..., name=...)")
-        return (*self._applied, *interventions), reads
+        items = (read,) if isinstance(read, (str, Reader)) else read
+        return (*self._applied, *interventions), tuple(Read(i) if isinstance(i, str) else i for i in items)
 
-    def _bind(self, interventions: tuple[Intervention, ...], reads: Sequence[Read]) -> Any:
+    def _bind(self, interventions: tuple[Intervention, ...], reads: Sequence[Reader]) -> Any:
         def bind(prompt: Prompt) -> list[Tap]:
             taps = bind_all(interventions, prompt, self.shape)
-            return taps + [tap for read in reads for tap in read.taps(prompt, self.shape)]
+            reading = [tap for read in reads for tap in read.taps(prompt, self.shape)]
+            named = [(tap.name, tap.layer) for tap in reading if tap.name]
+            if len(set(named)) < len(named):
+                twice = sorted({name for name, _ in named if named.count((name, _)) > 1})
+                raise LensError(f"two reads share the name {twice[0]!r}\n  tell them apart with Read(..., name=...)")
+            return taps + reading
 
         return bind
 

@@ -65,12 +65,11 @@ class Generation:
         return f"Generation of {self.tokens.shape[1]} tokens: {list(self.text)}"
 
 
-def collect(kept: Kept, by_head: Mapping[str, bool]) -> tuple[Reads, dict[str, Tensor]]:
+def collect(kept: Kept) -> tuple[Reads, dict[str, Tensor]]:
     """Join what the passes of a run kept.
 
     Args:
-        kept: by (name, layer), one (rows, result) a pass.
-        by_head: by name, whether the rows are dimension 2 (at `pattern`) instead of 1.
+        kept: by (name, layer), for each pass the rows, the result, and which of its dimensions is the rows.
 
     Returns:
         The reads, and by name the rows' positions.
@@ -78,10 +77,10 @@ def collect(kept: Kept, by_head: Mapping[str, bool]) -> tuple[Reads, dict[str, T
     reads: Reads = {}
     positions: dict[str, Tensor] = {}
     for (name, layer), passes in kept.items():
-        dim = 2 if by_head[name] else 1
-        reads[name, layer] = torch.cat([_blanked(result, rows.valid, dim) for rows, result in passes], dim)
+        parts = [_blanked(result, rows.valid, dim) for rows, result, dim in passes]
+        reads[name, layer] = torch.cat(parts, dim=passes[0][2])
         if name not in positions:
-            positions[name] = torch.cat([rows.positions.masked_fill(~rows.valid, -1) for rows, _ in passes], 1)
+            positions[name] = torch.cat([rows.positions.masked_fill(~rows.valid, -1) for rows, _, _ in passes], 1)
     return reads, positions
 
 

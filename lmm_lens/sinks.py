@@ -39,8 +39,7 @@ class SinkRule:
         """A tap that files the layer's sink tokens under `("sinks", layer)` of the run's memo."""
 
         def remember(resid: Tensor, place: Place) -> Tensor:
-            found = sink_score(resid, self.dims) >= self.threshold if self.dims else resid.new_zeros(resid.shape[:2]).bool()
-            found = found & place.valid
+            found = place.valid & (sink_score(resid, self.dims) >= self.threshold)
             known = place.memo.get(("sinks", layer))
             mask = torch.zeros(found.shape[0], place.n_seen, dtype=torch.bool, device=found.device)
             if known is not None:
@@ -50,7 +49,7 @@ class SinkRule:
             place.memo["sinks", layer] = mask
             return found
 
-        return Tap("resid_pre", layer, bind_rows("all", prompt), remember, name="sinks")
+        return Tap("resid_pre", layer, bind_rows("all", prompt), remember)
 
 
 def remembered(place: Place) -> Bool[Tensor, "batch position"]:

@@ -8,8 +8,8 @@ rows; what is done with them is the same in each.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
@@ -98,7 +98,7 @@ class Tap:
         run: function of the selected rows, acting on each row alone. Its result is kept (a read) or put back (an edit).
         heads: the heads it gets; None for all. Only at `pattern` and `z`.
         edits: whether the result is put back.
-        name: under which a read's result is filed.
+        name: under which a read's result is filed; without one it is not kept.
         owner: index of the intervention it belongs to, for the report.
     """
 
@@ -110,6 +110,14 @@ class Tap:
     edits: bool = False
     name: str = ""
     owner: int = 0
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Anything that turns into reading taps on a prompt: `Read`, or several of them that work together."""
+
+    def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
+        """The taps of this reader on a prompt and a model of this shape."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,7 @@ class Read:
     heads: Sequence[int] | None = None
     rows: RowsLike = "all"
     reduce: TapFunction | None = None
-    name: str | None = field(default=None)
+    name: str | None = None
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """Bind to a prompt and a model; HookError for a site, layer, head or row scope that does not exist."""

@@ -27,7 +27,7 @@ from .attention import AttentionCall
 
 CHUNK_ELEMENTS = 2**20  # probabilities held at once, 4 MiB: less than what a feed-forward layer needs anyway
 
-Kept = dict[tuple[str, int], list[tuple[Chunk, Tensor]]]
+Kept = dict[tuple[str, int], list[tuple[Chunk, Tensor, int]]]
 
 
 class Session:
@@ -41,7 +41,8 @@ class Session:
         prompt_of: makes a prompt of the keyword arguments of a call.
 
     Attributes:
-        kept: what reading taps returned, by (name, layer), one entry a pass.
+        kept: what reading taps returned, by (name, layer): for each pass the rows, the result, and which of its
+            dimensions is the rows.
         edited: rows times heads (or streams) that each intervention edited, by its index.
     """
 
@@ -220,7 +221,7 @@ class Session:
             part = chosen if tap.heads is None else chosen[:, :, list(tap.heads)]
             result = tap.run(part, self._place(tap, rows, rows.valid, length))
             if not tap.edits:
-                self._keep(tap, rows, result)
+                self._keep(tap, rows, result, dim=1)
                 continue
             self.edited[tap.owner] += rows.count * (part.shape[2] if x.ndim == 4 else 1)
             if tap.heads is not None:
@@ -280,12 +281,12 @@ class Session:
                 self.edited[tap.owner] += own.count * (n_heads if tap.heads is None else len(tap.heads))
             elif joined.members[index] is None or pick is not None:
                 read = torch.cat(results[index], dim=2)
-                self._keep(tap, own, read if pick is None else pick.gather(read, dim=2))
+                self._keep(tap, own, read if pick is None else pick.gather(read, dim=2), dim=2)
         return out
 
-    def _keep(self, tap: Tap, rows: Chunk, result: Tensor) -> None:
+    def _keep(self, tap: Tap, rows: Chunk, result: Tensor, dim: int) -> None:
         if tap.name:
-            self.kept[tap.name, tap.layer].append((rows, result))
+            self.kept[tap.name, tap.layer].append((rows, result, dim))
 
 
 def _columns(wanted: tuple[int, ...] | None, present: tuple[int, ...] | None) -> list[int] | None:

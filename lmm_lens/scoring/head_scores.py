@@ -1,0 +1,158 @@
+"""Scores of all heads over many prompts: means with intervals, rankings, tables, files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import ScoreError
+from ..heads import HeadSet
+from ..kernels import bootstrap_interval
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+
+    from ..lens import Lens
+
+FORMAT = "lmm-lens head scores 1"
+
+
+@dataclass(frozen=True, eq=False)
+class HeadScores:
+    """One number a head and prompt.
+
+    Attributes:
+        metric: what was measured; `METRICS` has its meaning and source.
+        query: which query row: "last" or "answer".
+        per_prompt: Float[prompt, layer, head]; NaN in layers without heads.
+        model: the model's identity.
+        settings: what else the numbers depend on, such as the sink dimensions.
+    """
+
+    metric: str
+    query: str
+    per_prompt: Float[Tensor, "prompt layer head"]
+    model: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def values(self) -> Float[Tensor, "layer head"]:
+        """The mean over prompts."""
+        return self.per_prompt.mean(0)
+
+    @property
+    def n_prompts(self) -> int:
+        """How many prompts were scored."""
+        return self.per_prompt.shape[0]
+
+    def interval(
+        self, level: float = 0.95, resamples: int = 1000, seed: int = 0
+    ) -> tuple[Float[Tensor, "layer head"], Float[Tensor, "layer head"]]:
+        """Bootstrap interval of each mean, low and high, resampling prompts."""
+        return bootstrap_interval(self.per_prompt, level, resamples, seed)
+
+    def top(self, n: int, layers: Iterable[int] | None = None) -> HeadSet:
+        """The n highest heads, best first, among all layers or the given ones.
+
+        Raises:
+            ScoreError: there are fewer heads than that.
+        """
+        return self._ranked(n, layers, descending=True)
+
+    def bottom(self, n: int, layers: Iterable[int] | None = None) -> HeadSet:
+        """The n lowest heads, lowest first."""
+        return self._ranked(n, layers, descending=False)
+
+    def _ranked(self, n: int, layers: Iterable[int] | None, descending: bool) -> HeadSet:
+        n_layers, n_heads = self.values.shape
+        allowed = set(range(n_layers) if layers is None else layers)
+        scored = [(layer, head) for layer, head in (~self.values.isnan()).nonzero().tolist() if layer in allowed]
+        if not 0 < n <= len(scored):
+            raise ScoreError(f"{n} heads were asked for, expected 1 to {len(scored)} (the heads with a score)")
+        ranked = sorted(scored, key=lambda head: float(self.values[head]), reverse=descending)
+        return HeadSet(ranked[:n], n_layers, n_heads)
+
+    def to_pandas(self, level: float = 0.95) -> pandas.DataFrame:
+        """One row a head: layer, head, mean, low and high of its interval, best first."""
+        import pandas
+
+        low, high = self.interval(level)
+        rows = [
+            (layer, head, *(float(x[layer, head]) for x in (self.values, low, high)))
+            for layer, head in (~self.values.isnan()).nonzero().tolist()
+        ]
+        table = pandas.DataFrame(rows, columns=["layer", "head", self.metric, "low", "high"])
+        return table.sort_values(self.metric, ascending=False, ignore_index=True)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """A layer x head heat map."""
+        from ..figures import head_heatmap
+
+        return head_heatmap(self, ax)
+
+    # ------------------------------------------------------------------ files
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file: the numbers, and everything else as JSON in its header."""
+        from safetensors.torch import save_file
+
+        about = {"format": FORMAT, "metric": self.metric, "query": self.query}
+        about |= {"model": self.model, "settings": self.settings}
+        save_file({"per_prompt": self.per_prompt.contiguous()}, path, {"lmm_lens": json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], lens: Lens | None = None) -> HeadScores:
+        """Read scores back.
+
+        Args:
+            path: a file written by `save`.
+            lens: if given, the scores must be of its model.
+
+        Raises:
+            ScoreError: no such file, a truncated one, one of another kind, or scores of another model.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        name = Path(path).name
+        if not Path(path).is_file():
+            raise ScoreError(f"there is no score file {name!r}")
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads((file.metadata() or {}).get("lmm_lens", "{}"))
+                if about.get("format") != FORMAT:
+                    raise ScoreError(f"{name!r} holds no head scores: expected a file written by HeadScores.save")
+                per_prompt = file.get_tensor("per_prompt")
+        except (SafetensorError, json.JSONDecodeError) as error:
+            raise ScoreError(
+                f"{name!r} is truncated or no safetensors file: {error}\n  score the heads again and save anew"
+            ) from error
+        if lens is not None and about["model"] != lens.identity:
+            raise ScoreError(
+                f"{name!r} holds scores of another model\n  scored: {_said(about['model'])}\n  lens:   {_said(lens.identity)}"
+            )
+        return cls(about["metric"], about["query"], per_prompt, about["model"], about["settings"])
+
+    def __repr__(self) -> str:
+        n_layers, n_heads = self.values.shape
+        best = ", ".join(f"L{layer}H{head} {self.values[layer, head]:.3f}" for layer, head in self.top(3))
+        return (
+            f"HeadScores: {self.metric} of {n_layers} layers x {n_heads} heads at query {self.query!r}, "
+            f"mean of {self.n_prompts} prompts; highest {best}"
+        )
+
+    def _repr_html_(self) -> str:
+        return self.to_pandas().head(10).to_html(index=False, float_format="%.3f")
+
+
+def _said(model: dict[str, Any]) -> str:
+    return f"{model.get('model')} {model.get('n_layers')} x {model.get('n_heads')}, weights {model.get('weights')}"
