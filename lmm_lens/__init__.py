@@ -24,7 +24,7 @@ _HOME = {
     "LensError": "errors",
 }
 
-__all__ = [*_HOME, "__version__"]  # noqa: PLE0604
+__all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
     from .errors import LensError

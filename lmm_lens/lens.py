@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -149,7 +148,9 @@ class Lens:
             PromptError: slots and pictures do not match, pixels are missing, something is no picture, ...
         """
         if (text is None) == (inputs is None):
-            raise PromptError("give either a text (and images), or inputs=... processed by your own processor")
+            raise PromptError(
+                "give either a text (and images), or inputs=... processed by your own processor"
+            )
         if inputs is not None:
             if images is not None:
                 raise PromptError("images cannot be added to inputs that are processed already")
@@ -214,7 +215,11 @@ class Lens:
         edits, reads = self._program(interventions, read)
         options = {**options, "max_new_tokens": max_new_tokens, "output_logits": logits}
         tokens, steps, session = self._backend.generate(prompt, self._bind(edits, reads), options)
-        text = self.adapter.tokenizer.batch_decode(tokens, skip_special_tokens=True) if self.processor else [""] * len(tokens)
+        text = (
+            self.adapter.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            if self.processor
+            else [""] * len(tokens)
+        )
         values, positions = collect(session.kept)
         stacked = torch.stack(steps, 1) if steps is not None else None
         edited = self._edited(edits, session.edited)
@@ -250,7 +255,9 @@ class Lens:
                 "inside lens.apply the model must be called with input_ids, by which its visual tokens are found\n"
                 f"  given {sorted(k for k, v in kwargs.items() if v is not None)}"
             )
-        tensors = {k: v for k, v in kwargs.items() if isinstance(v, torch.Tensor) or k == "mm_encoder_outputs"}
+        tensors = {
+            k: v for k, v in kwargs.items() if isinstance(v, torch.Tensor) or k == "mm_encoder_outputs"
+        }
         mask = tensors.get("attention_mask")
         if mask is not None and mask.shape != tensors["input_ids"].shape:
             del tensors["attention_mask"]
@@ -272,7 +279,9 @@ class Lens:
             named = [(tap.name, tap.layer) for tap in reading if tap.name]
             if len(set(named)) < len(named):
                 twice = sorted({name for name, _ in named if named.count((name, _)) > 1})
-                raise LensError(f"two reads share the name {twice[0]!r}\n  tell them apart with Read(..., name=...)")
+                raise LensError(
+                    f"two reads share the name {twice[0]!r}\n  tell them apart with Read(..., name=...)"
+                )
             return taps + reading
 
         return bind

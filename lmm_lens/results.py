@@ -80,7 +80,9 @@ def collect(kept: Kept) -> tuple[Reads, dict[str, Tensor]]:
         parts = [_blanked(result, rows.valid, dim) for rows, result, dim in passes]
         reads[name, layer] = torch.cat(parts, dim=passes[0][2])
         if name not in positions:
-            positions[name] = torch.cat([rows.positions.masked_fill(~rows.valid, -1) for rows, _, _ in passes], 1)
+            positions[name] = torch.cat(
+                [rows.positions.masked_fill(~rows.valid, -1) for rows, _, _ in passes], 1
+            )
     return reads, positions
 
 

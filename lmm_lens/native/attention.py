@@ -73,7 +73,9 @@ class AttentionCall(NamedTuple):
 
         The sum is taken in the precision of the probabilities and rounded once.
         """
-        read = self._grouped(change, self.value.to(change.dtype), heads).transpose(1, 2)  # batch row head d_head
+        read = self._grouped(change, self.value.to(change.dtype), heads).transpose(
+            1, 2
+        )  # batch row head d_head
         total = rows.gather(out).to(change.dtype)
         if heads is None:
             total = total + read
@@ -165,7 +167,9 @@ def _plain(
         return sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0]
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     if eager is None:
-        raise HookError(f"{type(module).__name__} has no eager attention function to compute its soft-capped logits with")
+        raise HookError(
+            f"{type(module).__name__} has no eager attention function to compute its soft-capped logits with"
+        )
     if mask is None and query.shape[2] > 1 and getattr(module, "is_causal", True):
         n_rows, n_keys = query.shape[2], key.shape[2]
         mask = torch.ones(n_rows, n_keys, dtype=torch.bool, device=query.device).tril()[None, None]

@@ -46,7 +46,9 @@ class NativeBackend:
         """
         last = prompt.mask("last").int().argmax(1)  # batch
         positions, index = last.unique(return_inverse=True)
-        keep = {"logits_to_keep": positions.to(self.device)} if last_only and self._takes_logits_to_keep else {}
+        keep = (
+            {"logits_to_keep": positions.to(self.device)} if last_only and self._takes_logits_to_keep else {}
+        )
         with torch.set_grad_enabled(grad), self.session(bind, prompt) as session:
             logits = self.model(**{"use_cache": False, **prompt.inputs, **keep}).logits
         if last_only:
@@ -87,5 +89,3 @@ class NativeBackend:
     def device(self) -> torch.device:
         """Where the prompt's tensors go: the device of the input embeddings."""
         return self.model.get_input_embeddings().weight.device
-
-

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -76,9 +75,13 @@ class HeadScores:
     def _ranked(self, n: int, layers: Iterable[int] | None, descending: bool) -> HeadSet:
         n_layers, n_heads = self.values.shape
         allowed = set(range(n_layers) if layers is None else layers)
-        scored = [(layer, head) for layer, head in (~self.values.isnan()).nonzero().tolist() if layer in allowed]
+        scored = [
+            (layer, head) for layer, head in (~self.values.isnan()).nonzero().tolist() if layer in allowed
+        ]
         if not 0 < n <= len(scored):
-            raise ScoreError(f"{n} heads were asked for, expected 1 to {len(scored)} (the heads with a score)")
+            raise ScoreError(
+                f"{n} heads were asked for, expected 1 to {len(scored)} (the heads with a score)"
+            )
         ranked = sorted(scored, key=lambda head: float(self.values[head]), reverse=descending)
         return HeadSet(ranked[:n], n_layers, n_heads)
 
@@ -130,7 +133,9 @@ class HeadScores:
             with safe_open(path, "pt") as file:
                 about = json.loads((file.metadata() or {}).get("lmm_lens", "{}"))
                 if about.get("format") != FORMAT:
-                    raise ScoreError(f"{name!r} holds no head scores: expected a file written by HeadScores.save")
+                    raise ScoreError(
+                        f"{name!r} holds no head scores: expected a file written by HeadScores.save"
+                    )
                 per_prompt = file.get_tensor("per_prompt")
         except (SafetensorError, json.JSONDecodeError) as error:
             raise ScoreError(

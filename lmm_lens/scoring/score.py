@@ -72,7 +72,9 @@ def score_heads(
         raise ScoreError(unknown("query", query, QUERIES))
     if chosen.needs_boxes != (boxes is not None):
         raise ScoreError(
-            f"{metric} needs boxes=..., one entry a prompt row" if chosen.needs_boxes else f"{metric} takes no boxes"
+            f"{metric} needs boxes=..., one entry a prompt row"
+            if chosen.needs_boxes
+            else f"{metric} takes no boxes"
         )
     rule = rule_for(lens.adapter.config, sink_dims, sink_threshold) if chosen.needs_sinks else None
     rows: list[Tensor] = []
@@ -87,7 +89,9 @@ def score_heads(
         raise ScoreError("no prompts were given: expected a Prompt or a non-empty list of them")
     if boxes is not None and len(boxes) != n_seen:
         raise ScoreError(f"{len(boxes)} boxes were given for {n_seen} prompt rows: give one entry a row")
-    settings = {"sink_dims": list(rule.dims), "sink_threshold": rule.threshold, "sinks": rule.source} if rule else {}
+    settings = (
+        {"sink_dims": list(rule.dims), "sink_threshold": rule.threshold, "sinks": rule.source} if rule else {}
+    )
     return HeadScores(metric, query, torch.cat(rows), lens.identity, settings)
 
 
@@ -139,7 +143,9 @@ def region_mask(prompt: Prompt, boxes: Sequence[BoxesOfRow]) -> Bool[Tensor, "ba
     for row, entry in enumerate(boxes):
         several = [entry] if entry is not None and not isinstance(entry[0], Sequence) else entry
         if not several:
-            raise ScoreError(f"no box was given for prompt row {row}: give (x0, y0, x1, y1) in pixels, or a list of boxes")
+            raise ScoreError(
+                f"no box was given for prompt row {row}: give (x0, y0, x1, y1) in pixels, or a list of boxes"
+            )
         for box in several:
             mask[row, list(prompt.positions_in_box(box, row=row))] = True
     return mask

@@ -1,0 +1,78 @@
+"""The command line. Nothing heavy is imported until a command runs, so `lmm-lens --help` is instant."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Circuit analysis of large multimodal models: where they look, and what that does.",
+)
+
+ModelName = Annotated[
+    str, typer.Argument(help='A Hub name, a local folder, or "demo" for the bundled model.')
+]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the figures and the report.")] = Path("lmm-lens-demo"),
+    prompts: Annotated[
+        int, typer.Option(min=14, help="How many visual questions to score and to ask.")
+    ] = 280,
+    seed: Annotated[int, typer.Option(help="Of the pictures and the random heads.")] = 0,
+) -> None:
+    """The main job on the bundled model: ask, score all heads, ablate the best against random ones. Offline."""
+    from .demo import run
+
+    run(out, prompts, seed)
+
+
+@app.command()
+def info(model: ModelName) -> None:
+    """Family, layers, heads, visual tokens and hook points of a model. Loads no weights."""
+    from .info import run
+
+    run(model)
+
+
+@app.command()
+def score(
+    model: ModelName,
+    images: Annotated[list[Path], typer.Option(help="A picture; repeat for more.")],
+    question: Annotated[list[str], typer.Option(help="A question, asked of every picture; repeat for more.")],
+    metric: Annotated[
+        str, typer.Option(help="visual_mass, nonsink_mass, concentration or visual_preference.")
+    ] = "visual_mass",
+    query: Annotated[
+        str, typer.Option(help='"last" prompt token, or "answer": the first generated token.')
+    ] = "last",
+    top: Annotated[int, typer.Option(min=1, help="How many heads to print.")] = 10,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the scores (safetensors) and the heat map.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Of the weights: auto, float32, bfloat16, float16.")] = "auto",
+) -> None:
+    """Score every head of a model on your own pictures and questions."""
+    from .score import run
+
+    run(model, images, question, metric, query, top, out, dtype)
+
+
+def main() -> None:
+    """Entry point: our own errors are printed without a traceback, and end with status 2."""
+    from ..errors import LensError
+
+    try:
+        app()
+    except LensError as error:
+        from rich.console import Console
+
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        sys.exit(2)

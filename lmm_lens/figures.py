@@ -1,0 +1,154 @@
+"""Figures: a score of every head as a heat map, and one head's attention laid over the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .errors import HookError, PromptError
+from .heads import check_head
+from .prompt import Prompt
+from .taps import Read
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from .heads import HeadSet
+    from .lens import Lens
+    from .scoring import HeadScores
+
+
+def head_heatmap(scores: HeadScores, ax: Axes | None = None, mark: HeadSet | None = None) -> Axes:
+    """A layer x head heat map of the mean scores, layer 0 at the top.
+
+    Args:
+        scores: what to draw.
+        ax: where; a new figure by default.
+        mark: heads to outline.
+    """
+    from matplotlib.patches import Rectangle
+
+    from .scoring import METRICS
+
+    n_layers, n_heads = scores.values.shape
+    ax = ax or _new_axes(max(3.6, 0.34 * n_heads + 1.6), max(2.4, 0.3 * n_layers + 1.2))
+    shown = ax.imshow(scores.values.numpy(), cmap="viridis", aspect="auto", vmin=0)
+    metric = METRICS.get(scores.metric)
+    ax.figure.colorbar(shown, ax=ax, label=metric.unit if metric else scores.metric)
+    for layer, head in mark or ():
+        ax.add_patch(Rectangle((head - 0.5, layer - 0.5), 1, 1, fill=False, edgecolor="white", linewidth=1.6))
+    _tick(ax, n_layers, n_heads)
+    ax.set(xlabel="head", ylabel="layer")
+    ax.set_title(f"{scores.metric}, query {scores.query}, {scores.n_prompts} prompts", fontsize=10)
+    return ax
+
+
+def attention_over_image(
+    lens: Lens,
+    prompt: Prompt,
+    layer: int,
+    head: int,
+    query: str | int = "last",
+    *,
+    row: int = 0,
+    image: int = 0,
+    ax: Axes | None = None,
+    sinks: Sequence[int] = (),
+) -> Axes:
+    """One head's attention from one query row, laid over the picture.
+
+    Args:
+        lens: the model.
+        prompt: a prompt made from pictures.
+        layer: layer of the head.
+        head: the head.
+        query: "last", or the position of a query token.
+        row: batch row.
+        image: picture of that row.
+        ax: where to draw; a new figure by default.
+        sinks: positions to outline as sink tokens.
+
+    Raises:
+        HookError: no such layer, head or position.
+        PromptError: the prompt was made from tensors, so there is no picture, or its layout is unknown.
+    """
+    check_head(layer, head, lens.n_layers, lens.n_heads)
+    if image >= len(prompt.images[row]):
+        raise PromptError(
+            f"row {row} has no picture {image} to draw on: it was given {len(prompt.images[row])}\n"
+            "  make the prompt with lens.prompt(text, images=...)"
+        )
+    if isinstance(query, str) and query != "last":
+        raise HookError(f'query must be "last" or a position of the prompt, given {query!r}')
+    rows = query if isinstance(query, str) else [query]
+    pattern = lens.run(prompt, read=[Read("pattern", [layer], [head], rows)], logits="last").reads[
+        "pattern", layer
+    ]
+    weights = pattern[row, 0, 0].cpu()
+    ax = ax or _new_axes(3.2, 3.4)
+    draw_over_image(ax, prompt, weights, row=row, image=image, sinks=sinks)
+    visual = float(weights[prompt.mask("visual")[row]].sum())
+    ax.set_title(f"L{layer}H{head}: {visual:.0%} of its attention on the image", fontsize=9)
+    return ax
+
+
+def draw_over_image(
+    ax: Axes,
+    prompt: Prompt,
+    weights: Float[Tensor, "position"],
+    *,
+    row: int = 0,
+    image: int = 0,
+    sinks: Sequence[int] = (),
+) -> None:
+    """Lay one weight a visual token over a picture: each patch where it lies, brighter with more weight.
+
+    The scale is that of the picture itself: its largest weight is opaque.
+    """
+    import numpy as np
+    from matplotlib.patches import Rectangle
+
+    picture = prompt.images[row][image]
+    grey = np.asarray(picture.convert("L").convert("RGB")) * 0.6
+    ax.imshow(grey.astype(np.uint8), extent=(0, picture.width, picture.height, 0))
+    spans = [s for s in prompt.spans[row] if s.image == image and s.kind != "marker"]
+    largest = max(float(weights[list(span.positions)].max()) for span in spans)
+    for span in spans:
+        if span.grid is None or span.region is None:
+            raise PromptError(
+                "the layout of these visual tokens is not known, so they cannot be drawn over the picture"
+            )
+        heat = weights[list(span.positions)].reshape(span.grid).numpy()
+        box = span.region
+        ax.imshow(
+            heat,
+            extent=(box.x0, box.x1, box.y1, box.y0),
+            cmap="inferno",
+            vmin=0,
+            vmax=largest or 1,
+            alpha=np.clip(heat / (largest or 1), 0, 1) ** 0.5 * 0.9,
+            interpolation="nearest",
+        )
+    for position in sinks:
+        box = prompt.box(position, row)
+        size = (box.x1 - box.x0, box.y1 - box.y0)
+        ax.add_patch(
+            Rectangle((box.x0, box.y0), *size, fill=False, edgecolor="#56b4e9", linewidth=1.5, linestyle="--")
+        )
+    ax.set(xlim=(0, picture.width), ylim=(picture.height, 0), xticks=[], yticks=[])
+
+
+def _new_axes(width: float, height: float) -> Axes:
+    # not pyplot: it keeps every figure alive and needs a display where one is configured
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=150, layout="constrained").subplots()
+
+
+def _tick(ax: Axes, n_layers: int, n_heads: int) -> None:
+    for axis, n in ((ax.xaxis, n_heads), (ax.yaxis, n_layers)):
+        axis.set_ticks(torch.arange(0, n, max(1, n // 16)).tolist())
