@@ -34,7 +34,8 @@ class Llava(Adapter):
         regions = [visible_region(processor, size) if known and size else None for size in sizes]
         whole = Box(0, 0, vision.image_size, vision.image_size)
         keeps_class_token = (
-            vision.model_type == "clip_vision_model" and self.config.vision_feature_select_strategy == "full"
+            vision.model_type == "clip_vision_model"
+            and getattr(self.config, "vision_feature_select_strategy", "default") == "full"
         )
         side = vision.image_size // vision.patch_size
         return square_spans(found, side, regions, whole, lead=int(keeps_class_token))

@@ -27,14 +27,14 @@ _HOME = {
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
-    from .errors import LensError
-    from .heads import HeadSet
-    from .interventions import AblateHeads, Intervention
-    from .lens import Lens
-    from .prompt import Prompt
-    from .scoring import HeadScores, score_heads
-    from .spans import Box, Span
-    from .taps import Read
+    from .errors import LensError as LensError
+    from .heads import HeadSet as HeadSet
+    from .interventions import AblateHeads as AblateHeads, Intervention as Intervention
+    from .lens import Lens as Lens
+    from .prompt import Prompt as Prompt
+    from .scoring import HeadScores as HeadScores, score_heads as score_heads
+    from .spans import Box as Box, Span as Span
+    from .taps import Read as Read
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -15,9 +16,9 @@ from . import prompting
 from .adapters import Adapter, adapter_for
 from .errors import InterventionError, LensError, PromptError, unknown
 from .interventions.base import Intervention, bind_all
-from .native import NativeBackend
+from .native import NativeBackend, Session
 from .prompt import Prompt
-from .results import Generation, Run, collect
+from .results import Generation, Report, Run, collect, report
 from .taps import ModelShape, Read, Reader, Tap
 
 BACKENDS = ("native",)
@@ -183,7 +184,7 @@ class Lens:
         edits, reads = self._program(interventions, read)
         out, session = self._backend.forward(prompt, self._bind(edits, reads), logits == "last", grad)
         values, positions = collect(session.kept)
-        return Run(prompt, out, values, positions, self._edited(edits, session.edited))
+        return Run(prompt, out, values, positions, self._reports(edits, session))
 
     def generate(
         self,
@@ -222,8 +223,8 @@ class Lens:
         )
         values, positions = collect(session.kept)
         stacked = torch.stack(steps, 1) if steps is not None else None
-        edited = self._edited(edits, session.edited)
-        return Generation(prompt, tuple(t.strip() for t in text), tokens, stacked, values, positions, edited)
+        reports = self._reports(edits, session)
+        return Generation(prompt, tuple(t.strip() for t in text), tokens, stacked, values, positions, reports)
 
     @contextmanager
     def apply(self, *interventions: Intervention) -> Iterator[Lens]:
@@ -287,8 +288,9 @@ class Lens:
         return bind
 
     @staticmethod
-    def _edited(interventions: tuple[Intervention, ...], counts: Mapping[int, int]) -> dict[str, int]:
-        edited: dict[str, int] = {}
-        for index, intervention in enumerate(interventions):
-            edited[str(intervention)] = edited.get(str(intervention), 0) + counts.get(index, 0)
-        return edited
+    def _reports(interventions: tuple[Intervention, ...], session: Session) -> tuple[Report, ...]:
+        reports = tuple(report(x, index, session.edited, session.memo) for index, x in enumerate(interventions))
+        for intervention, what in zip(interventions, reports, strict=True):
+            if not what.n_edits:
+                warnings.warn(f"{what.intervention} changed nothing: {intervention.why_nothing}", stacklevel=3)
+        return reports

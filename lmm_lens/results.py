@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +18,42 @@ if TYPE_CHECKING:
 Reads = dict[tuple[str, int], Tensor]
 
 
+@dataclass(frozen=True)
+class Report:
+    """What one intervention did in one run.
+
+    Attributes:
+        intervention: it, in words.
+        edits: layer to the number of rows times heads (or residual streams) that were edited there.
+        moved: layer to the attention moved there, summed over those rows; empty for edits that move none.
+    """
+
+    intervention: str
+    edits: Mapping[int, int]
+    moved: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def n_edits(self) -> int:
+        """Rows times heads (or streams) edited in all layers."""
+        return sum(self.edits.values())
+
+    def __str__(self) -> str:
+        layers = [layer for layer, count in self.edits.items() if count]
+        where = f" in layers {layers[0]} to {layers[-1]}" if layers else ""
+        moved = f", moving {sum(self.moved.values()) / self.n_edits:.3f} of each" if self.moved and self.n_edits else ""
+        return f"{self.intervention}: {self.n_edits} rows edited{where}{moved}"
+
+
+def report(intervention: object, owner: int, edited: Mapping[tuple[int, int], int], memo: Mapping[Any, Any]) -> Report:
+    """The report of one intervention, from what a session counted and what the taps noted."""
+    edits = {layer: count for (index, layer), count in edited.items() if index == owner}
+    moved = {}
+    for key, noted in memo.items():
+        if isinstance(key, tuple) and key[:2] == ("noted", owner):
+            edits[key[2]], moved[key[2]] = int(noted[0]), float(noted[1])
+    return Report(str(intervention), dict(sorted(edits.items())), dict(sorted(moved.items())))
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """One forward pass.
@@ -27,17 +63,17 @@ class Run:
         logits: Float[batch, position, vocab], or [batch, 1, vocab] with `logits="last"`.
         reads: (name, layer) to what was read, [batch, row, ...] (at `pattern` [batch, head, row, ...]).
         positions: name to the absolute position of each row that was read, -1 where a batch row has fewer.
-        edited: for each intervention, in words, how many rows times heads (or residual streams) it edited.
+        reports: what each intervention did, in order.
     """
 
     prompt: Prompt
     logits: Float[Tensor, "batch position vocab"]
     reads: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
     positions: Mapping[str, Int[Tensor, "batch row"]] = field(default_factory=dict)
-    edited: Mapping[str, int] = field(default_factory=dict)
+    reports: tuple[Report, ...] = ()
 
     def __repr__(self) -> str:
-        edits = "".join(f"\n  {name}: {count} rows edited" for name, count in self.edited.items())
+        edits = "".join(f"\n  {report}" for report in self.reports)
         return f"Run with logits {tuple(self.logits.shape)}, {len(self.reads)} reads{edits}"
 
 
@@ -50,7 +86,7 @@ class Generation:
         text: per batch row, the answer without special tokens; empty strings without a processor.
         tokens: Int[batch, new], rows that ended early padded.
         logits: Float[batch, new, vocab] if asked for.
-        reads, positions, edited: as in `Run`; the rows of all passes, one after the other.
+        reads, positions, reports: as in `Run`; the rows of all passes, one after the other.
     """
 
     prompt: Prompt
@@ -59,7 +95,7 @@ class Generation:
     logits: Float[Tensor, "batch new vocab"] | None = None
     reads: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
     positions: Mapping[str, Int[Tensor, "batch row"]] = field(default_factory=dict)
-    edited: Mapping[str, int] = field(default_factory=dict)
+    reports: tuple[Report, ...] = ()
 
     def __repr__(self) -> str:
         return f"Generation of {self.tokens.shape[1]} tokens: {list(self.text)}"

@@ -7,7 +7,7 @@ are three different experiments, so the scope is always named.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Int
@@ -35,17 +35,9 @@ class Rows:
     prompt: Bool[Tensor, "batch position"]
     generated: tuple[int, int | None] = (0, 0)
     takes_part: Bool[Tensor, "batch"] | None = None
-    _chunks: dict[tuple[int, int, torch.device], Chunk | None] = field(default_factory=dict, repr=False)
 
-    def within(self, first: int, length: int, device: torch.device = torch.device("cpu")) -> Chunk | None:
-        """The rows of this scope among positions first .. first + length - 1; None where there are none."""
-        key = (first, length, device)
-        if key not in self._chunks:
-            chunk = Chunk.of(self._mask(first, length), first)
-            self._chunks[key] = chunk.to(device) if chunk else None
-        return self._chunks[key]
-
-    def _mask(self, first: int, length: int) -> Bool[Tensor, "batch chunk"]:
+    def mask(self, first: int, length: int) -> Bool[Tensor, "batch chunk"]:
+        """The scope as a mask over positions first .. first + length - 1, on the CPU."""
         n_prompt = self.prompt.shape[1]
         inside = self.prompt[:, first : first + length]
         start, stop = self.generated
@@ -145,7 +137,7 @@ class JoinedRows:
     @classmethod
     def of(cls, scopes: Sequence[Rows], first: int, length: int, device: torch.device) -> JoinedRows | None:
         """The union of the scopes among positions first .. first + length - 1; None where it is empty."""
-        masks = [scope._mask(first, length) for scope in scopes]
+        masks = [scope.mask(first, length) for scope in scopes]
         union = torch.stack(masks).any(0)
         rows = Chunk.of(union, first)
         if rows is None:

@@ -27,17 +27,21 @@ class HookPoint(NamedTuple):
     shape: str
     meaning: str
     by_head: bool
+    needs_attention: bool
 
 
 HOOK_POINTS: dict[str, HookPoint] = {
-    "resid_pre": HookPoint("batch row d_model", "the residual stream that enters the layer", False),
-    "pattern": HookPoint("batch head row key", "attention probabilities after the softmax", True),
-    "z": HookPoint("batch row head d_head", "the heads' outputs before the output projection W_O", True),
-    "attn_out": HookPoint("batch row d_model", "the output of the attention module", False),
-    "mlp_out": HookPoint("batch row d_model", "the output of the feed-forward module", False),
-    "resid_post": HookPoint("batch row d_model", "the residual stream that leaves the layer", False),
+    "resid_pre": HookPoint("batch row d_model", "the residual stream that enters the layer", False, False),
+    "pattern": HookPoint("batch head row key", "attention probabilities after the softmax", True, True),
+    "z": HookPoint("batch row head d_head", "the heads' outputs before the output projection W_O", True, True),
+    "attn_out": HookPoint("batch row d_model", "the output of the attention module", False, True),
+    "mlp_out": HookPoint("batch row d_model", "the output of the feed-forward module", False, False),
+    "resid_post": HookPoint("batch row d_model", "the residual stream that leaves the layer", False, False),
 }
 """TransformerLens's hook names without `blocks.l.` and `hook_`, in the order in which they fire in a layer."""
+
+
+HIDDEN = -3e4  # attention scores at or below belong to keys that a row cannot see; fp16 masks hide with -65504
 
 
 class ModelShape(NamedTuple):
@@ -64,6 +68,9 @@ class Place(NamedTuple):
         valid: which of them are real; ragged batches are padded.
         n_seen: tokens that went through the model so far, this pass included.
         memo: a dict that lives as long as the run, for what one tap leaves to another.
+        owner: index of the intervention that the tap belongs to.
+        scores: at `pattern`, computes the attention scores before the softmax, [batch, head, row, key], hidden keys at
+            `HIDDEN` or below; None at other hook points.
     """
 
     layer: int
@@ -72,12 +79,28 @@ class Place(NamedTuple):
     valid: Bool[Tensor, "batch row"]
     n_seen: int
     memo: dict[Any, Any]
+    owner: int = 0
+    scores: Callable[[], Tensor] | None = None
+
+    def note(self, rows: Tensor, mass: Tensor) -> None:
+        """Report what an edit that chooses for itself changed: how many rows, and how much attention it moved in all."""
+        before = self.memo.get(("noted", self.owner, self.layer), (0, 0.0))
+        self.memo["noted", self.owner, self.layer] = (before[0] + rows, before[1] + mass)
+
+    def keys(self, scope: Rows, n_keys: int) -> Bool[Tensor, "batch key"]:
+        """The tokens of a scope, generated ones included, as a mask over the keys that the layer holds now."""
+        return self.columns(scope.mask(0, self.n_seen), n_keys)
+
+    def visible(self) -> Bool[Tensor, "batch head row key"]:
+        """At `pattern`, the keys that each row can see."""
+        assert self.scores is not None
+        return self.scores() > HIDDEN
 
     def columns(self, mask: Bool[Tensor, "batch position"], n_keys: int) -> Bool[Tensor, "batch key"]:
         """A mask over absolute positions as a mask over the keys that the layer holds now.
 
-        Sliding-window layers hold only the last keys, static caches more than were seen; positions that the mask
-        does not reach (generated tokens) are False.
+        Sliding-window layers hold only the last keys, static caches more than were seen; positions that the mask does
+        not reach are False.
         """
         first = max(0, self.n_seen - n_keys)
         inside = mask[:, first : first + n_keys].to(self.positions.device)
@@ -98,6 +121,8 @@ class Tap:
         run: function of the selected rows, acting on each row alone. Its result is kept (a read) or put back (an edit).
         heads: the heads it gets; None for all. Only at `pattern` and `z`.
         edits: whether the result is put back.
+        chooses: whether an edit itself decides which of its rows and heads it changes; it then reports them with
+            `Place.note`.
         name: under which a read's result is filed; without one it is not kept.
         owner: index of the intervention it belongs to, for the report.
     """
@@ -108,6 +133,7 @@ class Tap:
     run: TapFunction
     heads: tuple[int, ...] | None = None
     edits: bool = False
+    chooses: bool = False
     name: str = ""
     owner: int = 0
 
@@ -151,7 +177,8 @@ class Read:
         if self.heads is not None and not by_head:
             raise HookError(f"{self.site} has no heads, so heads={list(self.heads)} cannot be read there")
         if self.layers is None:
-            layers = [layer for layer in range(shape.n_layers) if shape.n_heads[layer] or not by_head]
+            lacking = HOOK_POINTS[self.site].needs_attention
+            layers = [layer for layer in range(shape.n_layers) if shape.n_heads[layer] or not lacking]
         else:
             layers = [check_layer(layer, shape.n_layers) for layer in self.layers]
         for layer in layers:

@@ -13,6 +13,9 @@ from ..taps import ModelShape, Tap
 class Intervention(ABC):
     """A reusable edit. It holds no state: a run's state lives in the run, so it never reaches the next."""
 
+    why_nothing = "its rows were not reached"
+    """Why a run may end without an edit; part of the warning that says so."""
+
     @abstractmethod
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """The taps of this intervention on a prompt and a model of this shape.

@@ -49,6 +49,14 @@ class AttentionCall(NamedTuple):
 
     def probabilities(self, rows: Chunk, heads: Heads = None) -> Float[Tensor, "batch head row key"]:
         """Attention probabilities of some rows and heads, in fp32 (fp64 in a double model)."""
+        logits = self.scores(rows, heads)
+        if self.extra_logits is None:
+            return logits.softmax(-1)
+        extra = _of_heads(self.extra_logits.to(logits.dtype).reshape(1, -1, 1, 1), heads)
+        return torch.cat([logits, extra.expand(*logits.shape[:-1], 1)], -1).softmax(-1)[..., :-1]
+
+    def scores(self, rows: Chunk, heads: Heads = None) -> Float[Tensor, "batch head row key"]:
+        """Attention scores of some rows and heads before the softmax, hidden keys at the lowest number."""
         precision = torch.float64 if self.query.dtype == torch.float64 else torch.float32
         query = _of_heads(rows.gather(self.query, dim=2), heads).to(precision)
         logits = self._grouped(query, self.key.to(precision).transpose(-1, -2), heads) * self.scaling
@@ -63,10 +71,7 @@ class AttentionCall(NamedTuple):
         elif self.query.shape[2] > 1 and self.is_causal:  # top-left aligned, as in sdpa
             future = rows.index[:, None, :, None] < torch.arange(logits.shape[-1], device=logits.device)
             logits = logits.masked_fill(future, torch.finfo(precision).min)
-        if self.extra_logits is None:
-            return logits.softmax(-1)
-        extra = _of_heads(self.extra_logits.to(precision).reshape(1, -1, 1, 1), heads)
-        return torch.cat([logits, extra.expand(*logits.shape[:-1], 1)], -1).softmax(-1)[..., :-1]
+        return logits
 
     def add_change(self, out: Tensor, change: Tensor, rows: Chunk, heads: Heads = None) -> None:
         """Add to out [batch, row, head, d_head], in place, what a change of the weights reads from the values.

@@ -12,6 +12,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ class Session:
     Attributes:
         kept: what reading taps returned, by (name, layer): for each pass the rows, the result, and which of its
             dimensions is the rows.
-        edited: rows times heads (or streams) that each intervention edited, by its index.
+        edited: rows times heads (or streams) that were edited, by (index of the intervention, layer).
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Session:
         # a run belongs to its thread; an open context holds for all, since `generate` is often called from its own
         self.thread = threading.get_ident() if prompt is not None else None
         self.kept: Kept = defaultdict(list)
-        self.edited: dict[int, int] = defaultdict(int)
+        self.edited: dict[tuple[int, int], int] = defaultdict(int)
         self.memo: dict[Any, Any] = {}
         self.n_passes = 0
         self._layer_of = {id(layer.attention): index for index, layer in enumerate(layers) if layer.attention}
@@ -213,9 +214,12 @@ class Session:
             self._joined[key] = JoinedRows.of([tap.rows for tap in taps], self._first, length, device)
         return self._joined[key]
 
-    def _place(self, tap: Tap, rows: Chunk, valid: Tensor, length: int) -> Place:
+    def _place(
+        self, tap: Tap, rows: Chunk, valid: Tensor, length: int, scores: Callable[[], Tensor] | None = None
+    ) -> Place:
         heads = tap.heads if tap.heads is not None else tuple(range(self.layers[tap.layer].n_heads))
-        return Place(tap.layer, heads, rows.positions, valid, self._first + length, self.memo)
+        n_seen = self._first + length
+        return Place(tap.layer, heads, rows.positions, valid, n_seen, self.memo, tap.owner, scores)
 
     def _through(self, x: Tensor, taps: list[Tap]) -> Tensor:
         """Pass an activation [batch, row, ...] through the taps of its hook point, in order."""
@@ -232,7 +236,7 @@ class Session:
             if not tap.edits:
                 self._keep(tap, rows, result, dim=1)
                 continue
-            self.edited[tap.owner] += rows.count * (part.shape[2] if x.ndim == 4 else 1)
+            self.edited[tap.owner, tap.layer] += rows.count * (part.shape[2] if x.ndim == 4 else 1)
             if tap.heads is not None:
                 chosen = chosen.clone()
                 chosen[:, :, list(tap.heads)] = result.to(x.dtype)
@@ -272,7 +276,8 @@ class Session:
                 valid = rows.valid if member is None else member[:, start : start + step]
                 columns = _columns(tap.heads, heads)
                 part = pattern if columns is None else pattern[:, columns]
-                result = tap.run(part, self._place(tap, rows, valid, length))
+                scores = partial(call.scores, rows, tap.heads)
+                result = tap.run(part, self._place(tap, rows, valid, length, scores))
                 if not tap.edits:
                     results[index].append(result)
                     continue
@@ -288,8 +293,10 @@ class Session:
         for index, tap in enumerate(taps):
             pick = joined.picks[index]
             own = pick or joined.rows
-            if tap.edits:
-                self.edited[tap.owner] += own.count * (n_heads if tap.heads is None else len(tap.heads))
+            if tap.edits and not tap.chooses:
+                self.edited[tap.owner, layer] += own.count * (n_heads if tap.heads is None else len(tap.heads))
+            elif tap.edits:
+                continue
             elif joined.members[index] is None or pick is not None:
                 read = torch.cat(results[index], dim=2)
                 self._keep(tap, own, read if pick is None else pick.gather(read, dim=2), dim=2)
