@@ -173,8 +173,6 @@ def square_spans(
             region = regions[index] if index < len(regions) else None
             if lead:
                 spans.append(Span("marker", run[start : start + lead], index))
-            spans.append(
-                Span("image", run[start + lead : start + size], index, 0, (side, side), region or whole)
-            )
+            spans.append(Span("image", run[start + lead : start + size], index, 0, (side, side), region or whole))
             index += 1
     return spans

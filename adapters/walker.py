@@ -81,8 +81,6 @@ def _parts(layer: nn.Module) -> Layer:
         config = getattr(attention, "config", None)
         n_heads = getattr(attention, "num_heads", None) or getattr(config, "num_attention_heads", None)
         if n_heads is None:
-            raise ModelError(
-                f"the number of heads of {type(attention).__name__} is not known; write an adapter"
-            )
+            raise ModelError(f"the number of heads of {type(attention).__name__} is not known; write an adapter")
         d_head = width // n_heads
     return Layer(layer, attention, projection, mlp, width // d_head, d_head)

@@ -77,7 +77,9 @@ def attention_over_image(
         PromptError: the prompt was made from tensors, so there is no picture, or its layout is unknown.
     """
     check_head(layer, head, lens.n_layers, lens.n_heads)
-    if image >= len(prompt.images[row]):
+    if not 0 <= row < prompt.n_rows:
+        raise PromptError(f"row {row} is out of range: the prompt has rows 0 to {prompt.n_rows - 1}")
+    if not 0 <= image < len(prompt.images[row]):
         raise PromptError(
             f"row {row} has no picture {image} to draw on: it was given {len(prompt.images[row])}\n"
             "  make the prompt with lens.prompt(text, images=...)"
@@ -85,9 +87,7 @@ def attention_over_image(
     if isinstance(query, str) and query != "last":
         raise HookError(f'query must be "last" or a position of the prompt, given {query!r}')
     rows = query if isinstance(query, str) else [query]
-    pattern = lens.run(prompt, read=[Read("pattern", [layer], [head], rows)], logits="last").reads[
-        "pattern", layer
-    ]
+    pattern = lens.run(prompt, read=[Read("pattern", [layer], [head], rows)], logits="last").reads["pattern", layer]
     weights = pattern[row, 0, 0].cpu()
     ax = ax or _new_axes(3.2, 3.4)
     draw_over_image(ax, prompt, weights, row=row, image=image, sinks=sinks)
@@ -116,12 +116,12 @@ def draw_over_image(
     grey = np.asarray(picture.convert("L").convert("RGB")) * 0.6
     ax.imshow(grey.astype(np.uint8), extent=(0, picture.width, picture.height, 0))
     spans = [s for s in prompt.spans[row] if s.image == image and s.kind != "marker"]
+    if not spans or any(span.grid is None for span in spans):
+        raise PromptError("the layout of these visual tokens is not known, so they cannot be drawn over the picture")
     largest = max(float(weights[list(span.positions)].max()) for span in spans)
     for span in spans:
-        if span.grid is None or span.region is None:
-            raise PromptError(
-                "the layout of these visual tokens is not known, so they cannot be drawn over the picture"
-            )
+        assert span.grid is not None
+        assert span.region is not None
         heat = weights[list(span.positions)].reshape(span.grid).numpy()
         box = span.region
         ax.imshow(
@@ -136,9 +136,7 @@ def draw_over_image(
     for position in sinks:
         box = prompt.box(position, row)
         size = (box.x1 - box.x0, box.y1 - box.y0)
-        ax.add_patch(
-            Rectangle((box.x0, box.y0), *size, fill=False, edgecolor="#56b4e9", linewidth=1.5, linestyle="--")
-        )
+        ax.add_patch(Rectangle((box.x0, box.y0), *size, fill=False, edgecolor="#56b4e9", linewidth=1.5, linestyle="--"))
     ax.set(xlim=(0, picture.width), ylim=(picture.height, 0), xticks=[], yticks=[])
 
 

@@ -136,7 +136,5 @@ def check_head(layer: int, head: int, n_layers: int, n_heads: int) -> Head:
     """The (layer, head) pair, if the model has it; HookError otherwise."""
     check_layer(layer, n_layers)
     if not 0 <= head < n_heads:
-        raise HookError(
-            f"head {head} of layer {layer} is out of range: the layer has heads 0 to {n_heads - 1}"
-        )
+        raise HookError(f"head {head} of layer {layer} is out of range: the layer has heads 0 to {n_heads - 1}")
     return layer, head

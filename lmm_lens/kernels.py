@@ -35,12 +35,12 @@ def concentration(pattern: Pattern, keys: KeyMask) -> PerRow:
     """
     inside = pattern * keys[:, None, None].to(pattern.dtype)
     total = inside.sum(-1, keepdim=True)
-    share = inside / total.clamp_min(torch.finfo(pattern.dtype).tiny)
+    share = inside / torch.where(total > 0, total, torch.ones_like(total))
     entropy = -torch.special.xlogy(share, share).sum(-1)
     n_keys = keys.sum(-1)[:, None, None].to(pattern.dtype)
     spread = entropy / n_keys.log().clamp_min(torch.finfo(pattern.dtype).tiny)
     value = torch.where(n_keys > 1, 1 - spread, torch.ones_like(spread)).clamp(0, 1)
-    return torch.where(total.squeeze(-1) > 0, value, torch.zeros_like(value))
+    return torch.where(total.squeeze(-1) == 0, torch.zeros_like(value), value)
 
 
 def visual_preference(pattern: Pattern, visual: KeyMask) -> PerRow:

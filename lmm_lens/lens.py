@@ -14,7 +14,7 @@ from torch import nn
 
 from . import prompting
 from .adapters import Adapter, adapter_for
-from .errors import InterventionError, LensError, PromptError, unknown
+from .errors import InterventionError, LensError, ModelError, PromptError, unknown
 from .interventions.base import Intervention, bind_all
 from .native import NativeBackend, Session
 from .prompt import Prompt
@@ -22,6 +22,20 @@ from .results import Generation, Report, Run, collect, report
 from .taps import ModelShape, Read, Reader, Tap
 
 BACKENDS = ("native",)
+
+
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """Turn transformers' long errors of loading into one that says what was tried."""
+    try:
+        yield
+    except LensError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{name!r} cannot be opened as an image-text-to-text model: {str(error).strip().splitlines()[0]}\n"
+            "  give a Hub name or a folder written by save_pretrained"
+        ) from error
 
 
 class Lens:
@@ -58,11 +72,16 @@ class Lens:
             name: a Hub name or a local folder.
             backend: see `Lens`.
             **options: for `AutoModelForImageTextToText.from_pretrained`: dtype, device_map, ...
+
+        Raises:
+            ModelError: there is no such model, or it is no image-text-to-text model.
         """
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        model = AutoModelForImageTextToText.from_pretrained(name, **options).eval()
-        return cls(model, AutoProcessor.from_pretrained(name), backend)
+        with loading(name):
+            model = AutoModelForImageTextToText.from_pretrained(name, **options).eval()
+            processor = AutoProcessor.from_pretrained(name)
+        return cls(model, processor, backend)
 
     @classmethod
     def demo(cls, variant: str = "sinks", backend: str = "native") -> Lens:
@@ -149,9 +168,7 @@ class Lens:
             PromptError: slots and pictures do not match, pixels are missing, something is no picture, ...
         """
         if (text is None) == (inputs is None):
-            raise PromptError(
-                "give either a text (and images), or inputs=... processed by your own processor"
-            )
+            raise PromptError("give either a text (and images), or inputs=... processed by your own processor")
         if inputs is not None:
             if images is not None:
                 raise PromptError("images cannot be added to inputs that are processed already")
@@ -256,9 +273,7 @@ class Lens:
                 "inside lens.apply the model must be called with input_ids, by which its visual tokens are found\n"
                 f"  given {sorted(k for k, v in kwargs.items() if v is not None)}"
             )
-        tensors = {
-            k: v for k, v in kwargs.items() if isinstance(v, torch.Tensor) or k == "mm_encoder_outputs"
-        }
+        tensors = {k: v for k, v in kwargs.items() if isinstance(v, torch.Tensor) or k == "mm_encoder_outputs"}
         mask = tensors.get("attention_mask")
         if mask is not None and mask.shape != tensors["input_ids"].shape:
             del tensors["attention_mask"]
@@ -280,9 +295,7 @@ class Lens:
             named = [(tap.name, tap.layer) for tap in reading if tap.name]
             if len(set(named)) < len(named):
                 twice = sorted({name for name, _ in named if named.count((name, _)) > 1})
-                raise LensError(
-                    f"two reads share the name {twice[0]!r}\n  tell them apart with Read(..., name=...)"
-                )
+                raise LensError(f"two reads share the name {twice[0]!r}\n  tell them apart with Read(..., name=...)")
             return taps + reading
 
         return bind

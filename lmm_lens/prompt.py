@@ -113,9 +113,7 @@ class Prompt:
             PromptError: the box is empty or not four numbers, no such picture, or the layout is unknown.
         """
         if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
-            raise PromptError(
-                f"a box is (x0, y0, x1, y1) in pixels with x0 < x1 and y0 < y1, given {tuple(box)}"
-            )
+            raise PromptError(f"a box is (x0, y0, x1, y1) in pixels with x0 < x1 and y0 < y1, given {tuple(box)}")
         target = Box(*box)
         return tuple(p for span in self._of_image(image, row) for p in span.inside(target))
 
@@ -165,10 +163,7 @@ def annotate(
         bos: where the beginning-of-sequence token is.
         answer_turn: per row, how many of the last real tokens open the answer turn.
     """
-    masks = {
-        kind: torch.zeros_like(real)
-        for kind in ("image", "video", "marker", "after_image", "question", "last")
-    }
+    masks = {kind: torch.zeros_like(real) for kind in ("image", "video", "marker", "after_image", "question", "last")}
     position = torch.arange(real.shape[1])
     for row, row_spans in enumerate(spans):
         for span in row_spans:

@@ -108,7 +108,9 @@ def _block(prompt: Prompt, span: Span, row: int, size: int) -> str:
             f"<img alt='' width={size} height={size} style='display:block' src='{data_url(crop.resize((size, size)))}'>"
             f"<span style='position:absolute;inset:0;{grid}'></span></span><br>"
         )
-    style = f"display:inline-block;vertical-align:middle;border:2px solid {COLORS[span.kind]};padding:4px;line-height:1.3"
+    style = (
+        f"display:inline-block;vertical-align:middle;border:2px solid {COLORS[span.kind]};padding:4px;line-height:1.3"
+    )
     return f"<span style='{style}'>{picture}{html.escape(describe(span))}</span>"
 
 

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from .adapters import Adapter
 
 
-def from_text(
-    adapter: Adapter, text: str | Sequence[str], images: Any, template: bool, device: torch.device
-) -> Prompt:
+def from_text(adapter: Adapter, text: str | Sequence[str], images: Any, template: bool, device: torch.device) -> Prompt:
     """A prompt from one text or a batch of them; `Lens.prompt` documents the arguments."""
     if adapter.processor is None:
         raise PromptError(
@@ -152,11 +150,7 @@ def _rows_of_images(images: Any, n_rows: int, batched: bool) -> list[list[Image]
         rows = [images if isinstance(images, (list, tuple)) else [images]]
     else:
         if not isinstance(images, (list, tuple)) or len(images) != n_rows:
-            given = (
-                f"{len(images)} entries"
-                if isinstance(images, (list, tuple))
-                else f"one {type(images).__name__}"
-            )
+            given = f"{len(images)} entries" if isinstance(images, (list, tuple)) else f"one {type(images).__name__}"
             raise PromptError(
                 f"{n_rows} texts need a list of {n_rows} entries as images, given {given}\n"
                 "  an entry is an image, a list of images, or None"
@@ -196,14 +190,10 @@ def _token_texts(adapter: Adapter, ids: Sequence[int]) -> tuple[str, ...]:
         return tuple(f"#{id_}" for id_ in ids)
     tokens = adapter.tokenizer.convert_ids_to_tokens(list(ids))
     # byte-level and sentencepiece vocabularies write a leading space as one of these
-    return tuple(
-        str(token).replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\\n").strip() or "␣" for token in tokens
-    )
+    return tuple(str(token).replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\\n").strip() or "␣" for token in tokens)
 
 
-def _bos(
-    adapter: Adapter, ids: Int[Tensor, "batch position"], real: Bool[Tensor, "batch position"]
-) -> Tensor:
+def _bos(adapter: Adapter, ids: Int[Tensor, "batch position"], real: Bool[Tensor, "batch position"]) -> Tensor:
     text_config = adapter.config.get_text_config()
     known = [getattr(adapter.tokenizer, "bos_token_id", None), getattr(text_config, "bos_token_id", None)]
     bos_id = next((i for i in known if isinstance(i, int)), None)

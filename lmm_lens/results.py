@@ -113,12 +113,14 @@ def collect(kept: Kept) -> tuple[Reads, dict[str, Tensor]]:
     reads: Reads = {}
     positions: dict[str, Tensor] = {}
     for (name, layer), passes in kept.items():
-        parts = [_blanked(result, rows.valid, dim) for rows, result, dim in passes]
-        reads[name, layer] = torch.cat(parts, dim=passes[0][2])
+        dim = passes[0][2]
+        parts = [_blanked(result, rows.valid, dim) for rows, result, _ in passes]
+        if dim == 2 and parts[0].ndim == 4:  # a pattern: later passes have more keys, and a key not yet there gets 0
+            width = max(part.shape[3] for part in parts)
+            parts = [torch.nn.functional.pad(part, (0, width - part.shape[3])) for part in parts]
+        reads[name, layer] = torch.cat(parts, dim)
         if name not in positions:
-            positions[name] = torch.cat(
-                [rows.positions.masked_fill(~rows.valid, -1) for rows, _, _ in passes], 1
-            )
+            positions[name] = torch.cat([rows.positions.masked_fill(~rows.valid, -1) for rows, _, _ in passes], 1)
     return reads, positions
 
 

@@ -43,9 +43,7 @@ class Rows:
         start, stop = self.generated
         step = torch.arange(max(first, n_prompt), max(first + length, n_prompt)) - n_prompt
         chosen = (step >= start) & (step < (stop if stop is not None else torch.inf))
-        takes_part = (
-            torch.ones(len(self.prompt), dtype=torch.bool) if self.takes_part is None else self.takes_part
-        )
+        takes_part = torch.ones(len(self.prompt), dtype=torch.bool) if self.takes_part is None else self.takes_part
         return torch.cat([inside, takes_part[:, None] & chosen], dim=1)
 
     def reaches(self) -> bool:
@@ -185,9 +183,7 @@ def bind_rows(rows: RowsLike, prompt: Prompt) -> Rows:
     positions = [int(position) for position in rows]
     outside = [position for position in positions if not 0 <= position < prompt.n_tokens]
     if outside:
-        raise HookError(
-            f"positions {outside} lie outside the prompt, which has positions 0 to {prompt.n_tokens - 1}"
-        )
+        raise HookError(f"positions {outside} lie outside the prompt, which has positions 0 to {prompt.n_tokens - 1}")
     mask = torch.zeros_like(prompt.mask("all"))
     mask[:, positions] = True
     return Rows(f"positions {positions}", mask)

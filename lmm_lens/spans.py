@@ -24,9 +24,7 @@ class Box(NamedTuple):
 
     def overlaps(self, other: Box) -> bool:
         """Whether the two share a positive area; touching edges do not count."""
-        return min(self.x1, other.x1) > max(self.x0, other.x0) and min(self.y1, other.y1) > max(
-            self.y0, other.y0
-        )
+        return min(self.x1, other.x1) > max(self.x0, other.x0) and min(self.y1, other.y1) > max(self.y0, other.y0)
 
 
 @dataclass(frozen=True)
@@ -91,9 +89,7 @@ class Span:
         columns = self._layout()[0][1]
         cells = (divmod(index, columns) for index in range(len(self)))
         return tuple(
-            position
-            for position, cell in zip(self.positions, cells, strict=True)
-            if self._box(*cell).overlaps(box)
+            position for position, cell in zip(self.positions, cells, strict=True) if self._box(*cell).overlaps(box)
         )
 
     def _layout(self) -> tuple[tuple[int, int], Box]:

@@ -15,17 +15,13 @@ app = typer.Typer(
     help="Circuit analysis of large multimodal models: where they look, and what that does.",
 )
 
-ModelName = Annotated[
-    str, typer.Argument(help='A Hub name, a local folder, or "demo" for the bundled model.')
-]
+ModelName = Annotated[str, typer.Argument(help='A Hub name, a local folder, or "demo" for the bundled model.')]
 
 
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the figures and the report.")] = Path("lmm-lens-demo"),
-    prompts: Annotated[
-        int, typer.Option(min=14, help="How many visual questions to score and to ask.")
-    ] = 280,
+    prompts: Annotated[int, typer.Option(min=14, help="How many visual questions to score and to ask.")] = 280,
     seed: Annotated[int, typer.Option(help="Of the pictures and the random heads.")] = 0,
 ) -> None:
     """The main job on the bundled model: ask, score all heads, ablate the best against random ones. Offline."""
@@ -50,13 +46,9 @@ def score(
     metric: Annotated[
         str, typer.Option(help="visual_mass, nonsink_mass, concentration or visual_preference.")
     ] = "visual_mass",
-    query: Annotated[
-        str, typer.Option(help='"last" prompt token, or "answer": the first generated token.')
-    ] = "last",
+    query: Annotated[str, typer.Option(help='"last" prompt token, or "answer": the first generated token.')] = "last",
     top: Annotated[int, typer.Option(min=1, help="How many heads to print.")] = 10,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the scores (safetensors) and the heat map.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the scores (safetensors) and the heat map.")] = None,
     dtype: Annotated[str, typer.Option(help="Of the weights: auto, float32, bfloat16, float16.")] = "auto",
 ) -> None:
     """Score every head of a model on your own pictures and questions."""
@@ -74,5 +66,7 @@ def main() -> None:
     except LensError as error:
         from rich.console import Console
 
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        console = Console(stderr=True)
+        console.print("[bold red]error:[/]", end=" ")
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)

@@ -77,7 +77,7 @@ def _run(out: Path, n_prompts: int, seed: int) -> None:
     prompt = lens.prompt(asked.question, images=asked.image)
     answer = lens.generate(prompt).text[0]
     console.rule("a question about a picture")
-    console.print(f"{asked.question} [bold]{answer}[/] (expected: {asked.answer})")
+    console.print(f"{asked.question} {answer} (expected: {asked.answer})", highlight=False)
     console.print(str(prompt), markup=False, highlight=False)
 
     visual = shapes.examples(n_prompts, seed=seed)
@@ -117,7 +117,7 @@ def _run(out: Path, n_prompts: int, seed: int) -> None:
 
     with console.status("drawing"):
         path = write_report(out, lens, prompt, answer, asked.answer, raw, nonsink, N_TOP, measured)
-    console.print(f"figures and report: [bold]{path}[/]", soft_wrap=True)
+    console.print("figures and report:", str(path), markup=False, highlight=False, soft_wrap=True)
 
 
 def _batches(lens: Lens, examples: Sequence[Example]) -> list[Prompt]:

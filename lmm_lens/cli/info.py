@@ -7,8 +7,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import ModelError
-
 
 def run(name: str) -> None:
     """Print family, decoder, visual tokens and hook points.
@@ -26,8 +24,7 @@ def run(name: str) -> None:
     table.add_column(style="bold")
     facts = {
         "model": f"{type(adapter.model).__name__} (model_type {adapter.config.model_type})",
-        "family": f"{adapter.family}"
-        + ("" if adapter.has_grid else ": no adapter, served by what is generic"),
+        "family": f"{adapter.family}" + ("" if adapter.has_grid else ": no adapter, served by what is generic"),
         "decoder": f"{len(adapter.layers)} layers x {' or '.join(map(str, heads))} heads of {' or '.join(map(str, sizes))}",
         "visual tokens": f"image token id {adapter.image_token_id}"
         + (f", video token id {adapter.video_token_id}" if adapter.video_token_id is not None else ""),
@@ -40,9 +37,7 @@ def run(name: str) -> None:
         table.add_row(key, value)
     console = Console()
     console.print(table)
-    points = Table(
-        "hook point", "shape", "meaning", title="hook points (backend native)", title_justify="left"
-    )
+    points = Table("hook point", "shape", "meaning", title="hook points (backend native)", title_justify="left")
     for site, point in HOOK_POINTS.items():
         points.add_row(site, f"[dim]{point.shape}[/]", point.meaning)
     console.print(points)
@@ -54,14 +49,9 @@ def empty_model(name: str) -> Any:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     from .. import shapes
+    from ..lens import loading
 
-    folder = shapes.checkpoint() if name == "demo" else name
-    try:
-        config = AutoConfig.from_pretrained(folder)
+    with loading(name):
+        config = AutoConfig.from_pretrained(shapes.checkpoint() if name == "demo" else name)
         with torch.device("meta"):
             return AutoModelForImageTextToText.from_config(config)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{name!r} cannot be opened as an image-text-to-text model: {str(error).splitlines()[0]}\n"
-            '  give a Hub name, a folder written by save_pretrained, or "demo"'
-        ) from error

@@ -27,20 +27,17 @@ def run(
 
     chosen = metric_named(metric)  # before the model is loaded
     console = Console()
-    with console.status(f"loading {name}"):
+    with console.status("loading the model"):
         lens = Lens.demo() if name == "demo" else Lens.from_pretrained(name, dtype=dtype)
     console.print(lens)
     pairs = [(image, question) for image in images for question in questions]
     prompts = [
-        lens.prompt(question, images=image)
-        for image, question in track(pairs, "reading pictures", transient=True)
+        lens.prompt(question, images=image) for image, question in track(pairs, "reading pictures", transient=True)
     ]
     scores = score_heads(lens, prompts, metric, query, progress=True)
-    console.print(
-        head_table(scores, min(top, scores.values.numel()), f"{metric}: {chosen.meaning} (query {query})")
-    )
+    console.print(head_table(scores, min(top, scores.values.numel()), f"{metric}: {chosen.meaning} (query {query})"))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         scores.save(out / f"{metric}.safetensors")
         scores.plot().figure.savefig(out / f"{metric}.png")
-        console.print(f"wrote {out / metric}.safetensors and .png")
+        console.print(f"wrote {out / metric}.safetensors and .png", markup=False, highlight=False, soft_wrap=True)

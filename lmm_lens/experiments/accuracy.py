@@ -44,9 +44,7 @@ def exact_match(
         raise PromptError(f"expected one answer a prompt row, given {len(answers)} answers for {n_rows} rows")
     if max_new_tokens is None:
         tokenizer = lens.adapter.tokenizer
-        max_new_tokens = 1 + max(
-            len(tokenizer(answer, add_special_tokens=False)["input_ids"]) for answer in answers
-        )
+        max_new_tokens = 1 + max(len(tokenizer(answer, add_special_tokens=False)["input_ids"]) for answer in answers)
     right: list[bool] = []
     for prompt in prompts:
         expected = answers[len(right) : len(right) + prompt.n_rows]

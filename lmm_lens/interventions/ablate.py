@@ -48,9 +48,7 @@ class AblateHeads(Intervention):
         object.__setattr__(self, "heads", chosen)
         object.__setattr__(self, "mode", mode)
         object.__setattr__(self, "rows", rows)
-        object.__setattr__(
-            self, "_made_for", (heads.n_layers, heads.n_heads) if isinstance(heads, HeadSet) else None
-        )
+        object.__setattr__(self, "_made_for", (heads.n_layers, heads.n_heads) if isinstance(heads, HeadSet) else None)
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """One edit of z in each layer that has a chosen head."""

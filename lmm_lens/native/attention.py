@@ -78,9 +78,7 @@ class AttentionCall(NamedTuple):
 
         The sum is taken in the precision of the probabilities and rounded once.
         """
-        read = self._grouped(change, self.value.to(change.dtype), heads).transpose(
-            1, 2
-        )  # batch row head d_head
+        read = self._grouped(change, self.value.to(change.dtype), heads).transpose(1, 2)  # batch row head d_head
         total = rows.gather(out).to(change.dtype)
         if heads is None:
             total = total + read
@@ -158,9 +156,7 @@ def attention(
     return listener.attend(module, AttentionCall(*arguments, scaling, causal, *special), out), None
 
 
-def _plain(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
-) -> Tensor:
+def _plain(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Tensor:
     """The attention that the user's model would have computed.
 
     A model loaded with eager attention, or one that only has it (soft-capped logits), goes through its own eager function,

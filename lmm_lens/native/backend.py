@@ -46,9 +46,7 @@ class NativeBackend:
         """
         last = prompt.mask("last").int().argmax(1)  # batch
         positions, index = last.unique(return_inverse=True)
-        keep = (
-            {"logits_to_keep": positions.to(self.device)} if last_only and self._takes_logits_to_keep else {}
-        )
+        keep = {"logits_to_keep": positions.to(self.device)} if last_only and self._takes_logits_to_keep else {}
         with torch.set_grad_enabled(grad), self.session(bind, prompt) as session:
             logits = self.model(**{"use_cache": False, **prompt.inputs, **keep}).logits
         if last_only:

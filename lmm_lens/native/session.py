@@ -75,13 +75,9 @@ class Session:
 
     def __enter__(self) -> Session:
         if self.model.training:
-            raise ModelError(
-                "the model is in training mode, so dropout would change its answers\n  call model.eval()"
-            )
+            raise ModelError("the model is in training mode, so dropout would change its answers\n  call model.eval()")
         try:
-            self._outer.callback(
-                self.model.register_forward_pre_hook(self._before_pass, with_kwargs=True).remove
-            )
+            self._outer.callback(self.model.register_forward_pre_hook(self._before_pass, with_kwargs=True).remove)
             self._outer.callback(self.model.register_forward_hook(self._after_pass).remove)
             attention.LISTENERS.append(self)
             self._outer.callback(attention.LISTENERS.remove, self)
@@ -127,8 +123,7 @@ class Session:
             module
             for module in self.model.modules()
             if any(
-                isinstance(child, nn.ModuleList) and self.layers[0].module in list(child)
-                for child in module.children()
+                isinstance(child, nn.ModuleList) and self.layers[0].module in list(child) for child in module.children()
             )
         )
         modules = [*(self.layers[layer].attention for layer in layers), *holders]
@@ -158,9 +153,7 @@ class Session:
         self.n_passes += 1
         for site, layer in self._taps:
             if (site, layer) not in self._fired:
-                through = (
-                    "the attention interface of transformers" if site == "pattern" else "its module's forward"
-                )
+                through = "the attention interface of transformers" if site == "pattern" else "its module's forward"
                 raise HookError(
                     f"{site} of layer {layer} did not fire, so nothing was read or edited there\n"
                     f"  {type(self.layers[layer].module).__name__} does not go through {through}"
@@ -255,9 +248,7 @@ class Session:
         self._fired.add(("pattern", layer))
         (batch, n_heads, length, _), n_keys = call.query.shape, call.key.shape[2]
         if n_heads != self.layers[layer].n_heads:
-            raise HookError(
-                f"layer {layer} has {n_heads} heads, but its adapter counts {self.layers[layer].n_heads}"
-            )
+            raise HookError(f"layer {layer} has {n_heads} heads, but its adapter counts {self.layers[layer].n_heads}")
         joined = self._join(taps, batch, length, out.device)
         if joined is None:
             return out

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import ScoreError
-from ..heads import HeadSet
+from ..heads import HeadSet, check_layer
 from ..kernels import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class HeadScores:
         self, level: float = 0.95, resamples: int = 1000, seed: int = 0
     ) -> tuple[Float[Tensor, "layer head"], Float[Tensor, "layer head"]]:
         """Bootstrap interval of each mean, low and high, resampling prompts."""
+        if not 0 < level < 1:
+            raise ScoreError(f"the level of an interval lies between 0 and 1, given {level}")
         return bootstrap_interval(self.per_prompt, level, resamples, seed)
 
     def top(self, n: int, layers: Iterable[int] | None = None) -> HeadSet:
@@ -74,14 +76,10 @@ class HeadScores:
 
     def _ranked(self, n: int, layers: Iterable[int] | None, descending: bool) -> HeadSet:
         n_layers, n_heads = self.values.shape
-        allowed = set(range(n_layers) if layers is None else layers)
-        scored = [
-            (layer, head) for layer, head in (~self.values.isnan()).nonzero().tolist() if layer in allowed
-        ]
+        allowed = set(range(n_layers) if layers is None else (check_layer(layer, n_layers) for layer in layers))
+        scored = [(layer, head) for layer, head in (~self.values.isnan()).nonzero().tolist() if layer in allowed]
         if not 0 < n <= len(scored):
-            raise ScoreError(
-                f"{n} heads were asked for, expected 1 to {len(scored)} (the heads with a score)"
-            )
+            raise ScoreError(f"{n} heads were asked for, expected 1 to {len(scored)} (the heads with a score)")
         ranked = sorted(scored, key=lambda head: float(self.values[head]), reverse=descending)
         return HeadSet(ranked[:n], n_layers, n_heads)
 
@@ -111,7 +109,10 @@ class HeadScores:
 
         about = {"format": FORMAT, "metric": self.metric, "query": self.query}
         about |= {"model": self.model, "settings": self.settings}
+        if not Path(path).parent.is_dir():
+            raise ScoreError(f"there is no folder {str(Path(path).parent)!r} to save scores in")
         save_file({"per_prompt": self.per_prompt.contiguous()}, path, {"lmm_lens": json.dumps(about)})
+        Path(path).chmod(0o644)  # safetensors writes files that nobody else can read
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], lens: Lens | None = None) -> HeadScores:
@@ -129,27 +130,32 @@ class HeadScores:
         name = Path(path).name
         if not Path(path).is_file():
             raise ScoreError(f"there is no score file {name!r}")
+        no_scores = f"{name!r} holds no head scores: expected a file written by HeadScores.save"
         try:
             with safe_open(path, "pt") as file:
                 about = json.loads((file.metadata() or {}).get("lmm_lens", "{}"))
-                if about.get("format") != FORMAT:
-                    raise ScoreError(
-                        f"{name!r} holds no head scores: expected a file written by HeadScores.save"
-                    )
+                if not isinstance(about, dict) or about.get("format") != FORMAT:
+                    raise ScoreError(no_scores)
                 per_prompt = file.get_tensor("per_prompt")
+            scores = cls(about["metric"], about["query"], per_prompt, about["model"], about["settings"])
+        except KeyError as error:
+            raise ScoreError(f"{no_scores} (its header lacks {error})") from error
         except (SafetensorError, json.JSONDecodeError) as error:
             raise ScoreError(
                 f"{name!r} is truncated or no safetensors file: {error}\n  score the heads again and save anew"
             ) from error
-        if lens is not None and about["model"] != lens.identity:
+        if lens is not None and scores.model != lens.identity:
             raise ScoreError(
-                f"{name!r} holds scores of another model\n  scored: {_said(about['model'])}\n  lens:   {_said(lens.identity)}"
+                f"{name!r} holds scores of another model\n"
+                f"  scored: {_said(scores.model)}\n  lens:   {_said(lens.identity)}"
             )
-        return cls(about["metric"], about["query"], per_prompt, about["model"], about["settings"])
+        return scores
 
     def __repr__(self) -> str:
         n_layers, n_heads = self.values.shape
-        best = ", ".join(f"L{layer}H{head} {self.values[layer, head]:.3f}" for layer, head in self.top(3))
+        n_scored = int((~self.values.isnan()).sum())
+        heads = self.top(min(3, n_scored)) if n_scored else ()
+        best = ", ".join(f"L{layer}H{head} {self.values[layer, head]:.3f}" for layer, head in heads) or "none"
         return (
             f"HeadScores: {self.metric} of {n_layers} layers x {n_heads} heads at query {self.query!r}, "
             f"mean of {self.n_prompts} prompts; highest {best}"

@@ -72,42 +72,39 @@ def score_heads(
         raise ScoreError(unknown("query", query, QUERIES))
     if chosen.needs_boxes != (boxes is not None):
         raise ScoreError(
-            f"{metric} needs boxes=..., one entry a prompt row"
-            if chosen.needs_boxes
-            else f"{metric} takes no boxes"
+            f"{metric} needs boxes=..., one entry a prompt row" if chosen.needs_boxes else f"{metric} takes no boxes"
         )
     rule = rule_for(lens.adapter.config, sink_dims, sink_threshold) if chosen.needs_sinks else None
     rows: list[Tensor] = []
     n_seen = 0
     for prompt in _shown(_listed(prompts), progress):
         check_visual(prompt, n_seen, metric)
-        own_boxes = boxes[n_seen : n_seen + prompt.n_rows] if boxes is not None else None
-        scorer = Scorer(chosen, query, rule, own_boxes)
+        region = None
+        if boxes is not None:
+            region = region_mask(prompt, boxes[n_seen : n_seen + prompt.n_rows], n_seen)
+        scorer = Scorer(chosen, query, rule, region)
         rows.append(scorer.score(lens, prompt, interventions))
         n_seen += prompt.n_rows
     if not rows:
         raise ScoreError("no prompts were given: expected a Prompt or a non-empty list of them")
     if boxes is not None and len(boxes) != n_seen:
         raise ScoreError(f"{len(boxes)} boxes were given for {n_seen} prompt rows: give one entry a row")
-    settings = (
-        {"sink_dims": list(rule.dims), "sink_threshold": rule.threshold, "sinks": rule.source} if rule else {}
-    )
+    settings = {"sink_dims": list(rule.dims), "sink_threshold": rule.threshold, "sinks": rule.source} if rule else {}
     return HeadScores(metric, query, torch.cat(rows), lens.identity, settings)
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """A metric on one prompt: reads the query row of every layer, with sinks and boxes as the metric needs them."""
+    """A metric on one prompt: reads the query row of every layer, with sinks and region as the metric needs them."""
 
     metric: Metric
     query: str
     rule: SinkRule | None = None
-    boxes: Sequence[BoxesOfRow] | None = None
+    region: Bool[Tensor, "batch position"] | None = None
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """A read of the query row in each layer with heads, and of its sinks before it."""
         visual = prompt.mask("visual")
-        region = region_mask(prompt, self.boxes) if self.boxes is not None else None
 
         def score(pattern: Tensor, place: Place) -> Tensor:
             def columns(mask: Tensor | None) -> Tensor | None:
@@ -116,7 +113,7 @@ class Scorer:
             sinks = columns(remembered(place)) if self.rule else None
             seen = columns(visual)
             assert seen is not None
-            return self.metric.of(pattern, KeyMasks(seen, sinks, columns(region)))
+            return self.metric.of(pattern, KeyMasks(seen, sinks, columns(self.region)))
 
         rows = bind_rows(self.query, prompt)
         layers = [layer for layer in range(shape.n_layers) if shape.n_heads[layer]]
@@ -137,17 +134,28 @@ class Scorer:
         return scores
 
 
-def region_mask(prompt: Prompt, boxes: Sequence[BoxesOfRow]) -> Bool[Tensor, "batch position"]:
-    """The patches of each row's first picture that overlap its box, or any of its boxes."""
+def region_mask(prompt: Prompt, boxes: Sequence[BoxesOfRow], n_before: int = 0) -> Bool[Tensor, "batch position"]:
+    """The patches of each row's first picture that overlap its box, or any of its boxes.
+
+    Raises:
+        ScoreError: a row has no box, or one that covers no patch.
+    """
     mask = torch.zeros_like(prompt.mask("visual"))
     for row, entry in enumerate(boxes):
-        several = [entry] if entry is not None and not isinstance(entry[0], Sequence) else entry
-        if not several:
+        where = f"prompt row {n_before + row}"
+        if not isinstance(entry, Sequence) or not entry:
             raise ScoreError(
-                f"no box was given for prompt row {row}: give (x0, y0, x1, y1) in pixels, or a list of boxes"
+                f"no box was given for {where}, but {entry!r}\n"
+                "  give one entry a row: (x0, y0, x1, y1) in pixels, or a list of such boxes"
             )
-        for box in several:
-            mask[row, list(prompt.positions_in_box(box, row=row))] = True
+        for box in entry if isinstance(entry[0], Sequence) else [entry]:
+            positions = prompt.positions_in_box(box, row=row)  # type: ignore[arg-type]
+            if not positions:
+                raise ScoreError(
+                    f"the box {tuple(box)} of {where} covers no patch, so its mass would be 0 and mean nothing\n"  # type: ignore[arg-type]
+                    "  boxes are in pixels of the picture as given; a centre crop may have cut this part away"
+                )
+            mask[row, list(positions)] = True
     return mask
 
 
@@ -164,6 +172,8 @@ def check_visual(prompt: Prompt, n_before: int, metric: str) -> None:
 
 
 def _listed(prompts: Prompt | Iterable[Prompt]) -> Iterable[Prompt]:
+    if not isinstance(prompts, (Prompt, Iterable)):
+        raise ScoreError(f"expected prompts made by lens.prompt(...), given {type(prompts).__name__}")
     return [prompts] if isinstance(prompts, Prompt) else prompts
 
 

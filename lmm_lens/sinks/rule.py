@@ -1,4 +1,4 @@
-"""Attention sinks: which tokens they are, and where that is known beforehand.
+"""Which tokens are attention sinks, given the sink dimensions, and where those come from.
 
 A sink is a token with a massive activation in a few fixed dimensions of the residual stream (Kang et al., ICLR 2025,
 arXiv:2503.03321, section 3). It soaks up attention without carrying content, text tokens and patches alike.
@@ -14,11 +14,12 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from .errors import ScoreError
-from .kernels import sink_score
-from .prompt import Prompt
-from .rows import bind_rows
-from .taps import Place, Tap
+from ..errors import ScoreError
+from ..kernels import sink_score
+from ..prompt import Prompt
+from ..rows import bind_rows
+from ..taps import Place, Tap
+from .known import known_for
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,23 @@ class SinkRule:
     dims: tuple[int, ...]
     threshold: float = 20.0
     source: str = "given by the user"
+
+    def checked(self, d_model: int) -> SinkRule:
+        """This rule, if a model of that width can have such sinks; ScoreError otherwise."""
+        outside = [d for d in self.dims if not 0 <= d < d_model]
+        if outside:
+            raise ScoreError(
+                f"sink dimensions {outside} lie outside the model: d_model is {d_model}\n"
+                '  give the dimensions of this model, or sink_dims="auto" to discover them'
+            )
+        if not self.threshold > 0:
+            raise ScoreError(f"sink_threshold must be positive, given {self.threshold}")
+        if self.dims and self.threshold >= d_model**0.5:
+            raise ScoreError(
+                f"sink_threshold {self.threshold:g} can never be reached: phi is at most sqrt(d_model) = "
+                f'{d_model**0.5:.1f}\n  give a lower threshold, or sink_threshold="auto"'
+            )
+        return self
 
     def tap(self, prompt: Prompt, layer: int) -> Tap:
         """A tap that files the layer's sink tokens under `("sinks", layer)` of the run's memo."""
@@ -57,13 +75,6 @@ def remembered(place: Place) -> Bool[Tensor, "batch position"]:
     return place.memo["sinks", place.layer]
 
 
-# language model -> sink dimensions; (model_type of the text config, d_model) identifies it
-KNOWN: dict[tuple[str, int], tuple[tuple[int, ...], str]] = {
-    ("llama", 4096): ((1415, 2533), "LLaMA-2-7B: Kang et al., ICLR 2025, paper and code"),
-    ("llama", 5120): ((2100, 4743), "LLaMA-2-13B: Kang et al., ICLR 2025, code"),
-}
-
-
 def rule_for(config: Any, dims: Sequence[int] | None = None, threshold: float | None = None) -> SinkRule:
     """The sink rule of a model: the user's, its own config's, or a published one.
 
@@ -77,26 +88,18 @@ def rule_for(config: Any, dims: Sequence[int] | None = None, threshold: float | 
     """
     text = config.get_text_config()
     card = getattr(config, "lmm_lens", None) or {}
-    # LLaMA-3 shares model_type and width with LLaMA-2 but not the dimensions; its vocabulary tells them apart
-    published = KNOWN.get((text.model_type, text.hidden_size)) if text.vocab_size < 40_000 else None
+    published = known_for(config)
     if dims is not None:
         rule = SinkRule(tuple(int(d) for d in dims), 20.0 if threshold is None else float(threshold))
     elif "sink_dims" in card:
         tau = card.get("sink_threshold", 20.0) if threshold is None else threshold
         rule = SinkRule(tuple(card["sink_dims"]), float(tau), "the model's own card")
     elif published:
-        rule = SinkRule(published[0], 20.0 if threshold is None else float(threshold), published[1])
+        tau = 20.0 if threshold is None else float(threshold)
+        rule = SinkRule(published.dims, tau, f"{published.model}: {published.source}")
     else:
         raise ScoreError(
             f"the sink dimensions of this {text.model_type} model (d_model {text.hidden_size}) are not known\n"
-            "  pass sink_dims=(...), and sink_threshold where d_model is below 400"
+            "  pass sink_dims=(...), and sink_threshold where d_model is below 400; find_sinks(lens, prompts) discovers both"
         )
-    outside = [d for d in rule.dims if not 0 <= d < text.hidden_size]
-    if outside:
-        raise ScoreError(f"sink dimensions {outside} lie outside the model: d_model is {text.hidden_size}")
-    if rule.dims and rule.threshold >= text.hidden_size**0.5:
-        raise ScoreError(
-            f"sink_threshold {rule.threshold:g} can never be reached: phi is at most sqrt(d_model) = "
-            f"{text.hidden_size**0.5:.1f}\n  give a lower threshold"
-        )
-    return rule
+    return rule.checked(text.hidden_size)
