@@ -28,6 +28,7 @@ class Layer:
         mlp: its feed-forward module, None where none was recognised.
         n_heads: query heads, 0 without attention.
         d_head: size of one head's output.
+        is_cross_attention: whether the keys are not the sequence but the vision tower's output.
     """
 
     module: nn.Module
@@ -36,6 +37,7 @@ class Layer:
     mlp: nn.Module | None
     n_heads: int
     d_head: int
+    is_cross_attention: bool = False
 
 
 def find_layers(model: nn.Module) -> tuple[Layer, ...]:
@@ -83,4 +85,5 @@ def _parts(layer: nn.Module) -> Layer:
         if n_heads is None:
             raise ModelError(f"the number of heads of {type(attention).__name__} is not known; write an adapter")
         d_head = width // n_heads
-    return Layer(layer, attention, projection, mlp, width // d_head, d_head)
+    cross = attention is getattr(layer, "cross_attn", None)
+    return Layer(layer, attention, projection, mlp, width // d_head, d_head, cross)

@@ -18,7 +18,17 @@ _HOME = {
     "HeadSet": "heads",
     "Read": "taps",
     "Intervention": "interventions",
+    "VAR": "interventions",
     "AblateHeads": "interventions",
+    "AblateTokens": "interventions",
+    "BoostAttention": "interventions",
+    "Knockout": "interventions",
+    "KnockoutSinks": "interventions",
+    "PatchHeads": "interventions",
+    "PatchPattern": "interventions",
+    "PatchResidual": "interventions",
+    "head_means": "interventions",
+    "find_sinks": "sinks",
     "HeadScores": "scoring",
     "score_heads": "scoring",
     "LensError": "errors",
@@ -29,7 +39,7 @@ __all__ = [*_HOME, "__version__"]
 if TYPE_CHECKING:
     from .errors import LensError as LensError
     from .heads import HeadSet as HeadSet
-    from .interventions import AblateHeads as AblateHeads, Intervention as Intervention
+    from .interventions import VAR as VAR, AblateHeads as AblateHeads, Intervention as Intervention
     from .lens import Lens as Lens
     from .prompt import Prompt as Prompt
     from .scoring import HeadScores as HeadScores, score_heads as score_heads

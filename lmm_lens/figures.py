@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .heads import HeadSet
     from .lens import Lens
     from .scoring import HeadScores
+    from .sinks import SinkReport
 
 
 def head_heatmap(scores: HeadScores, ax: Axes | None = None, mark: HeadSet | None = None) -> Axes:
@@ -138,6 +139,22 @@ def draw_over_image(
         size = (box.x1 - box.x0, box.y1 - box.y0)
         ax.add_patch(Rectangle((box.x0, box.y0), *size, fill=False, edgecolor="#56b4e9", linewidth=1.5, linestyle="--"))
     ax.set(xlim=(0, picture.width), ylim=(picture.height, 0), xticks=[], yticks=[])
+
+
+def sink_evidence(report: SinkReport, ax: Axes | None = None) -> Axes:
+    """|x[d]| / rms at the first token by layer: the sink dimensions in colour, the largest of the others in grey."""
+    ax = ax or _new_axes(4.6, 3.0)
+    layers = range(len(report.bos_ratio))
+    others = torch.ones(report.bos_ratio.shape[1], dtype=torch.bool)
+    others[list(report.dims)] = False
+    ax.plot(layers, report.bos_ratio[:, others].amax(1), color="#888888", label="largest other dimension")
+    for dim in report.dims:
+        ax.plot(layers, report.bos_ratio[:, dim], marker="o", markersize=3, label=f"dimension {dim}")
+    if report:
+        ax.axhline(report.threshold, color="black", linewidth=0.8, linestyle=":", label=f"threshold {report.threshold:.1f}")
+    ax.set(xlabel="layer", ylabel="|x[d]| / rms at the first token", ylim=(0, None))
+    ax.legend(fontsize=7, frameon=False)
+    return ax
 
 
 def _new_axes(width: float, height: float) -> Axes:

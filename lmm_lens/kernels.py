@@ -8,7 +8,7 @@ one while decoding or thousands in a prefill.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Pattern = Float[Tensor, "batch head row key"]
@@ -26,10 +26,10 @@ def mass(pattern: Pattern, keys: KeyMask) -> PerRow:
     return torch.einsum("bhrk,bk->bhr", pattern, keys.to(pattern.dtype))
 
 
-def concentration(pattern: Pattern, keys: KeyMask) -> PerRow:
+def concentration(pattern: Pattern, keys: KeyMask, n_keys: Int[Tensor, "batch"] | None = None) -> PerRow:
     """How concentrated the attention within the chosen keys is: 0 = spread evenly, 1 = all on one key.
 
-    `1 - H(p) / ln n` with `p_j = a_j / A` over the n chosen keys and entropy H in nats. This formula is this
+    `1 - H(p) / ln n` with `p_j = a_j / A` over the n chosen keys and entropy H in nats; `n_keys` gives n where the layer holds only some. This formula is this
     library's own: the paper (Bi et al., CVPR 2025) has an entropy-based concentration whose exact form is not
     public. A row with no mass on the keys gives 0; a single key gives 1.
     """
@@ -37,15 +37,15 @@ def concentration(pattern: Pattern, keys: KeyMask) -> PerRow:
     total = inside.sum(-1, keepdim=True)
     share = inside / torch.where(total > 0, total, torch.ones_like(total))
     entropy = -torch.special.xlogy(share, share).sum(-1)
-    n_keys = keys.sum(-1)[:, None, None].to(pattern.dtype)
-    spread = entropy / n_keys.log().clamp_min(torch.finfo(pattern.dtype).tiny)
-    value = torch.where(n_keys > 1, 1 - spread, torch.ones_like(spread)).clamp(0, 1)
+    n = (keys.sum(-1) if n_keys is None else n_keys)[:, None, None].to(pattern.dtype)
+    spread = entropy / n.log().clamp_min(torch.finfo(pattern.dtype).tiny)
+    value = torch.where(n > 1, 1 - spread, torch.ones_like(spread)).clamp(0, 1)
     return torch.where(total.squeeze(-1) == 0, torch.zeros_like(value), value)
 
 
-def visual_preference(pattern: Pattern, visual: KeyMask) -> PerRow:
+def visual_preference(pattern: Pattern, visual: KeyMask, n_visual: Int[Tensor, "batch"] | None = None) -> PerRow:
     """Visual mass times concentration, in [0, 1]. This library's own combination, not a paper's formula."""
-    return mass(pattern, visual) * concentration(pattern, visual)
+    return mass(pattern, visual) * concentration(pattern, visual, n_visual)
 
 
 def sink_score(
@@ -61,6 +61,64 @@ def sink_score(
     x = resid.float()
     rms = x.pow(2).mean(-1).add(eps).sqrt()
     return x[..., list(dims)].abs().amax(-1) / rms
+
+
+def redistribute(
+    pattern: Pattern,
+    visual: KeyMask,
+    sink: KeyMask,
+    transfer_fraction: float,
+    min_nonsink_ratio: float,
+    min_visual_mass: float,
+) -> tuple[Pattern, Bool[Tensor, "batch head row"], PerRow]:
+    """VAR of Kang et al. (ICLR 2025, arXiv:2503.03321), in the heads and rows that look at the image.
+
+    Args:
+        pattern: attention probabilities.
+        visual: visual tokens.
+        sink: sink tokens, text and visual.
+        transfer_fraction: share taken from every sink.
+        min_nonsink_ratio: of visual mass off the sinks, for a row to be chosen.
+        min_visual_mass: for a row to be chosen.
+
+    Returns:
+        The new pattern, which rows were chosen and had something to move, and the mass moved in each row if chosen.
+    """
+    nonsink = visual & ~sink
+    visual_mass, nonsink_mass = mass(pattern, visual), mass(pattern, nonsink)
+    moved = transfer_fraction * mass(pattern, sink)
+    chosen = (visual_mass >= min_visual_mass) & (nonsink_mass >= min_nonsink_ratio * visual_mass)
+    chosen = chosen & (nonsink_mass > 0) & (moved > 0)
+    gain = moved / torch.where(nonsink_mass > 0, nonsink_mass, torch.ones_like(nonsink_mass))
+    # factors of [batch head row key]: 1 elsewhere, less on sinks, more on the other visual tokens
+    edited = pattern * (
+        1 - transfer_fraction * sink[:, None, None].to(pattern.dtype) + gain[..., None] * nonsink[:, None, None]
+    )
+    return torch.where(chosen[..., None], edited, pattern), chosen, moved
+
+
+def knockout(pattern: Pattern, keys: KeyMask) -> Pattern:
+    """The masked softmax: no attention on the chosen keys, the rest renormalised; rows that see nothing else stay."""
+    kept = pattern.masked_fill(keys[:, None, None], 0)
+    total = kept.sum(-1, keepdim=True)
+    before = pattern.sum(-1, keepdim=True)
+    return torch.where(total > 0, kept * (before / torch.where(total > 0, total, torch.ones_like(total))), pattern)
+
+
+def uniform(visible: Bool[Tensor, "batch head row key"]) -> Pattern:
+    """Even attention over the visible keys."""
+    weights = visible.float()
+    return weights / weights.sum(-1, keepdim=True).clamp_min(1)
+
+
+def boost(pattern: Pattern, scores: Pattern, keys: KeyMask, alpha: float) -> Pattern:
+    """Attention with scores e + alpha |e| on the chosen keys (PAI, arXiv:2407.21771).
+
+    A softmax of scores raised by delta is the pattern times exp(delta), renormalised; so it composes with edits before.
+    """
+    raised = torch.where(keys[:, None, None] & (pattern > 0), alpha * scores.abs(), torch.zeros_like(scores))
+    edited = pattern * (raised - raised.amax(-1, keepdim=True)).exp()
+    return edited * (pattern.sum(-1, keepdim=True) / edited.sum(-1, keepdim=True))
 
 
 def bootstrap_interval(

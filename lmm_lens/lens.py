@@ -19,6 +19,7 @@ from .interventions.base import Intervention, bind_all
 from .native import NativeBackend, Session
 from .prompt import Prompt
 from .results import Generation, Report, Run, collect, report
+from .sinks import SinkReport
 from .taps import ModelShape, Read, Reader, Tap
 
 BACKENDS = ("native",)
@@ -63,6 +64,7 @@ class Lens:
         self._backend = NativeBackend(self.adapter)
         self._applied: tuple[Intervention, ...] = ()
         self._n_runs = 0
+        self.sink_report: SinkReport | None = None  # what "auto" found on the first prompt that asked
 
     @classmethod
     def from_pretrained(cls, name: str, backend: str = "native", **options: Any) -> Lens:
@@ -115,8 +117,16 @@ class Lens:
     @cached_property
     def shape(self) -> ModelShape:
         """Layers, heads of each and head sizes."""
-        layers = self.adapter.layers
-        return ModelShape(len(layers), tuple(x.n_heads for x in layers), tuple(x.d_head for x in layers))
+        layers, config = self.adapter.layers, self.adapter.config
+        vision = getattr(config, "vision_config", None)
+        return ModelShape(
+            n_layers=len(layers),
+            n_heads=tuple(layer.n_heads for layer in layers),
+            d_head=tuple(layer.d_head for layer in layers),
+            cross_attention=tuple(layer.is_cross_attention for layer in layers),
+            d_model=config.get_text_config().hidden_size,
+            reinjects=bool(getattr(vision, "deepstack_visual_indexes", None)),
+        )
 
     @property
     def device(self) -> torch.device:
@@ -261,6 +271,7 @@ class Lens:
                 yield self
         finally:
             self._applied = before
+            self._n_runs += bool(session.n_passes)
         if not session.n_passes and self._n_runs == runs_before:
             raise InterventionError(
                 "the model did not run inside this `with lens.apply(...)` block, so nothing was edited\n"
@@ -290,7 +301,8 @@ class Lens:
 
     def _bind(self, interventions: tuple[Intervention, ...], reads: Sequence[Reader]) -> Any:
         def bind(prompt: Prompt) -> list[Tap]:
-            taps = bind_all(interventions, prompt, self.shape)
+            resolved = tuple(x.resolve(self, prompt) if isinstance(x, Intervention) else x for x in interventions)
+            taps = bind_all(resolved, prompt, self.shape)
             reading = [tap for read in reads for tap in read.taps(prompt, self.shape)]
             named = [(tap.name, tap.layer) for tap in reading if tap.name]
             if len(set(named)) < len(named):

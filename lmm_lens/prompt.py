@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from .errors import PromptError, unknown
@@ -34,6 +34,11 @@ MASKS = {
     "all": "every token but padding (generated tokens too, while generating)",
 }
 """Name and meaning of every mask. image, video, marker, text and pad partition the sequence."""
+
+
+ROLES = ("pad", "bos", "visual", "marker", "before_image", "question", "answer_turn")
+"""What a token is for, one role each; generated tokens count as answer_turn. Text without an image before it, and all
+text of a prompt without images, is before_image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +81,16 @@ class Prompt:
         if name not in self.masks:
             raise PromptError(unknown("mask", name, MASKS))
         return self.masks[name]
+
+    @property
+    def roles(self) -> Int[Tensor, "batch position"]:
+        """The role of every token, as an index into `ROLES`."""
+        roles = torch.full(self.masks["all"].shape, ROLES.index("before_image"))
+        answer_turn = self.masks["after_image"] & ~self.masks["question"]
+        for name, mask in {**self.masks, "answer_turn": answer_turn}.items():
+            if name in ROLES:
+                roles[mask] = ROLES.index(name)
+        return roles
 
     def patch_at(self, x: float, y: float, image: int = 0, row: int = 0) -> int:
         """The token whose patch holds pixel (x, y) of a picture. With several crops, the finest one.

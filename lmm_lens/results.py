@@ -47,10 +47,8 @@ class Report:
 def report(intervention: object, owner: int, edited: Mapping[tuple[int, int], int], memo: Mapping[Any, Any]) -> Report:
     """The report of one intervention, from what a session counted and what the taps noted."""
     edits = {layer: count for (index, layer), count in edited.items() if index == owner}
-    moved = {}
-    for key, noted in memo.items():
-        if isinstance(key, tuple) and key[:2] == ("noted", owner):
-            edits[key[2]], moved[key[2]] = int(noted[0]), float(noted[1])
+    edits |= {key[2]: int(count) for key, count in memo.items() if key[:2] == ("rows", owner)}
+    moved = {key[2]: float(mass) for key, mass in memo.items() if key[:2] == ("moved", owner)}
     return Report(str(intervention), dict(sorted(edits.items())), dict(sorted(moved.items())))
 
 

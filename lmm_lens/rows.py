@@ -17,7 +17,8 @@ from .errors import HookError, unknown
 from .prompt import MASKS, Prompt
 
 RowsLike = str | Sequence[int] | Tensor
-"""A mask name of the prompt or "answer" (the first generated token), positions, or Bool[batch, position]."""
+"""A mask name of the prompt, "answer" (the first generated token), "generating" (the last prompt token and all
+generated ones: the rows whose output is the next token), positions, or Bool[batch, position]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,10 @@ class Rows:
         chosen = (step >= start) & (step < (stop if stop is not None else torch.inf))
         takes_part = torch.ones(len(self.prompt), dtype=torch.bool) if self.takes_part is None else self.takes_part
         return torch.cat([inside, takes_part[:, None] & chosen], dim=1)
+
+    def prompt_only(self) -> Rows:
+        """The scope without generated tokens."""
+        return Rows(self.label, self.prompt)
 
     def reaches(self) -> bool:
         """Whether the scope selects anything at all, in the prompt or later."""
@@ -124,11 +129,13 @@ class JoinedRows:
 
     Attributes:
         rows: the union.
+        own: for each scope, its rows; None where it has none here.
         members: for each scope, which entries of the union are its own; None for all of them.
-        picks: for each scope, its own entries of the union, closed up; None where that is the whole union.
+        picks: for each scope, its own entries of the union, closed up; None where that is all or nothing.
     """
 
     rows: Chunk
+    own: tuple[Chunk | None, ...]
     members: tuple[Bool[Tensor, "batch row"] | None, ...]
     picks: tuple[Chunk | None, ...]
 
@@ -140,22 +147,24 @@ class JoinedRows:
         rows = Chunk.of(union, first)
         if rows is None:
             return None
+        own = [Chunk.of(mask, first) for mask in masks]
         members: list[Tensor | None] = []
         picks: list[Chunk | None] = []
         for mask in masks:
-            own = mask.gather(1, rows.index) & rows.valid
-            whole = bool((own == rows.valid).all())
-            pick = None if whole else Chunk.of(own, 0)
-            members.append(None if whole else own.to(device))
+            member = mask.gather(1, rows.index) & rows.valid
+            whole = bool((member == rows.valid).all())
+            pick = None if whole else Chunk.of(member, 0)  # its index counts entries of the union
+            members.append(None if whole else member.to(device))
             picks.append(pick.to(device) if pick else None)
-        return cls(rows.to(device), tuple(members), tuple(picks))
+        chunks = tuple(chunk.to(device) if chunk else None for chunk in own)
+        return cls(rows.to(device), chunks, tuple(members), tuple(picks))
 
 
 def bind_rows(rows: RowsLike, prompt: Prompt) -> Rows:
     """A row scope of a prompt.
 
     Args:
-        rows: a mask name, "answer", positions that hold for every batch row, or Bool[batch, position].
+        rows: a mask name, "answer", "generating", positions that hold for every batch row, or Bool[batch, position].
 
     Raises:
         HookError: no such scope, or positions outside the prompt.
@@ -164,8 +173,10 @@ def bind_rows(rows: RowsLike, prompt: Prompt) -> Rows:
     if isinstance(rows, str):
         if rows == "answer":
             return Rows(rows, torch.zeros_like(prompt.mask("all")), (0, 1), everyone)
+        if rows == "generating":
+            return Rows(rows, prompt.mask("last"), (0, None), everyone)
         if rows not in MASKS:
-            raise HookError(unknown("row scope", rows, [*MASKS, "answer"]))
+            raise HookError(unknown("row scope", rows, [*MASKS, "answer", "generating"]))
         mask = prompt.mask(rows)
         if rows in ("all", "text"):
             return Rows(rows, mask, (0, None), everyone)

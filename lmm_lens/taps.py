@@ -51,11 +51,22 @@ class ModelShape(NamedTuple):
         n_layers: decoder layers.
         n_heads: query heads of each layer, 0 for layers without attention.
         d_head: head size of each layer.
+        d_model: width of the residual stream.
+        cross_attention: the layers whose keys are not the sequence but the vision tower's output.
+        reinjects: whether visual features enter again after layer 0 (deepstack).
     """
 
     n_layers: int
     n_heads: tuple[int, ...]
     d_head: tuple[int, ...]
+    d_model: int
+    cross_attention: tuple[bool, ...]
+    reinjects: bool = False
+
+    @property
+    def self_attention(self) -> list[int]:
+        """The layers with heads whose keys are the sequence, so that masks over tokens apply to them."""
+        return [layer for layer in range(self.n_layers) if self.n_heads[layer] and not self.cross_attention[layer]]
 
 
 class Place(NamedTuple):
@@ -82,10 +93,12 @@ class Place(NamedTuple):
     owner: int = 0
     scores: Callable[[], Tensor] | None = None
 
-    def note(self, rows: Tensor, mass: Tensor) -> None:
-        """Report what an edit that chooses for itself changed: how many rows, and how much attention it moved in all."""
-        before = self.memo.get(("noted", self.owner, self.layer), (0, 0.0))
-        self.memo["noted", self.owner, self.layer] = (before[0] + rows, before[1] + mass)
+    def note(self, rows: Tensor, moved: Tensor | None = None) -> None:
+        """Report what an edit that chooses for itself changed: how many rows, and the attention it moved in all."""
+        for what, value in (("rows", rows), ("moved", moved)):
+            if value is not None:
+                key = (what, self.owner, self.layer)
+                self.memo[key] = self.memo.get(key, 0) + value
 
     def keys(self, scope: Rows, n_keys: int) -> Bool[Tensor, "batch key"]:
         """The tokens of a scope, generated ones included, as a mask over the keys that the layer holds now."""

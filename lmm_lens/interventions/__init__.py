@@ -1,6 +1,27 @@
-"""Interventions: values that say where and how to edit a model's activations. One a file."""
+"""Interventions: values that say where and how to edit a model's activations. One idea a file."""
 
 from .ablate import AblateHeads
-from .base import Intervention
+from .base import Intervention, from_json, to_json
+from .boost import BoostAttention
+from .knockout import Knockout, KnockoutSinks
+from .means import HeadMeans, head_means
+from .patch import PatchHeads, PatchPattern, PatchResidual
+from .tokens import AblateTokens
+from .var import VAR
 
-__all__ = ["AblateHeads", "Intervention"]
+__all__ = [
+    "VAR",
+    "AblateHeads",
+    "AblateTokens",
+    "BoostAttention",
+    "HeadMeans",
+    "Intervention",
+    "Knockout",
+    "KnockoutSinks",
+    "PatchHeads",
+    "PatchPattern",
+    "PatchResidual",
+    "from_json",
+    "head_means",
+    "to_json",
+]

@@ -1,77 +1,96 @@
-"""Head ablation: take a head's output away and see what the model can no longer do."""
+"""Head ablation: take a head's contribution away and see what the model can no longer do."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .. import kernels
 from ..errors import InterventionError, unknown
-from ..heads import Head, HeadSet, check_head
+from ..heads import Head, HeadSet
 from ..prompt import Prompt
-from ..rows import RowsLike, bind_rows
+from ..results import Run
+from ..rows import Rows, RowsLike, bind_rows
 from ..taps import ModelShape, Place, Tap
-from .base import Intervention
+from .base import HeadsLike, Intervention, checked_heads, heads_by_layer, shown, shown_heads
+from .means import HeadMeans
+from .patch import replace_rows, stored
 
-MODES = ("zero",)
+MODES = {
+    "zero": "z is set to 0, which equals deleting the head's slice of W_O",
+    "mean": "z is set to its mean over a data set at tokens of the same role; needs reference=head_means(...)",
+    "resample": "z is set to its value on another prompt of the same layout; needs reference=lens.run(..., read=['z'])",
+    "uniform": "the head attends evenly to every key that the row can see",
+    "uniform_noncausal": "evenly to every key, future ones included: what the released code of Bi et al. (CVPR 2025) "
+    "does; not causal, for comparison only",
+}
 
 
-@dataclass(frozen=True, init=False, eq=False)
+@dataclass(frozen=True)
 class AblateHeads(Intervention):
-    """Ablate attention heads at z, their output before the output projection.
+    """Ablate attention heads.
 
-    `zero` sets z to 0, which equals deleting the head's slice of W_O. All rows, the rows after the image, and the last row
-    are three different experiments, so name the scope in every result.
+    All rows, the rows after the image and the last row are three different experiments: name the scope in every result.
 
     Args:
         heads: a HeadSet, or (layer, head) pairs.
-        mode: how; "zero".
+        mode: "zero", "mean", "resample", "uniform" or "uniform_noncausal"; see `MODES`. The first three edit z, where a
+            head's output is its own; the output of the output projection is mixed already.
         rows: which query rows: "all", "after_image" (generated tokens included), "last" (the last prompt token), any
             other mask name, positions, or Bool[batch, position].
+        reference: what "mean" and "resample" replace z by.
 
     Raises:
-        InterventionError: no heads, or an unknown mode.
+        InterventionError: no heads, an unknown mode, or no reference of the right kind.
     """
 
-    heads: tuple[Head, ...]
-    mode: str
-    rows: RowsLike
+    heads: HeadsLike
+    mode: str = "zero"
+    rows: RowsLike = "all"
+    reference: HeadMeans | Run | None = None
 
-    def __init__(self, heads: HeadSet | Iterable[Head], mode: str = "zero", rows: RowsLike = "all") -> None:
-        if mode not in MODES:
-            raise InterventionError(unknown("ablation mode", mode, MODES))
-        chosen = tuple(heads)
-        if not chosen:
-            raise InterventionError("AblateHeads was given no heads: pass a HeadSet or (layer, head) pairs")
-        object.__setattr__(self, "heads", chosen)
-        object.__setattr__(self, "mode", mode)
-        object.__setattr__(self, "rows", rows)
-        object.__setattr__(self, "_made_for", (heads.n_layers, heads.n_heads) if isinstance(heads, HeadSet) else None)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", checked_heads(self.heads, "AblateHeads"))
+        if self.mode not in MODES:
+            raise InterventionError(unknown("ablation mode", self.mode, MODES))
+        wanted = {"mean": HeadMeans, "resample": Run}.get(self.mode, type(None))
+        if not isinstance(self.reference, wanted):
+            raise InterventionError(
+                f"mode {self.mode!r}: {MODES[self.mode]}\n  given reference {type(self.reference).__name__}"
+            )
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
-        """One edit of z in each layer that has a chosen head."""
-        made_for: tuple[int, int] | None = self._made_for  # type: ignore[attr-defined]
-        if made_for is not None and made_for != (shape.n_layers, max(shape.n_heads)):
-            raise InterventionError(
-                f"the head set was made for a model of {made_for[0]} layers x {made_for[1]} heads, "
-                f"this one has {shape.n_layers} x {max(shape.n_heads)}"
-            )
-        by_layer: dict[int, list[int]] = {}
-        for layer, head in sorted(set(self.heads)):
-            n_heads = shape.n_heads[layer] if 0 <= layer < shape.n_layers else 0
-            check_head(layer, head, shape.n_layers, n_heads)
-            by_layer.setdefault(layer, []).append(head)
+        """One edit in each layer that has a chosen head."""
+        heads: HeadSet | tuple[Head, ...] = self.heads  # type: ignore[assignment]
         rows = bind_rows(self.rows, prompt)
-        return [Tap("z", layer, rows, _zero, tuple(heads), edits=True) for layer, heads in by_layer.items()]
+        taps = []
+        for layer, chosen in heads_by_layer(heads, shape).items():
+            site = "pattern" if self.mode.startswith("uniform") else "z"
+            taps.append(Tap(site, layer, rows, self._edit(layer, prompt), chosen, edits=True))
+        return taps
+
+    def _edit(self, layer: int, prompt: Prompt):  # noqa: ANN202
+        if self.mode == "zero":
+            return lambda z, place: torch.zeros_like(z)
+        if self.mode == "mean":
+            assert isinstance(self.reference, HeadMeans)
+            return self.reference.edit(layer, prompt)
+        if self.mode == "resample":
+            assert isinstance(self.reference, Run)
+            return replace_rows(stored(self.reference, "z", layer, prompt))
+        if self.mode == "uniform":
+            return lambda pattern, place: kernels.uniform(place.visible())
+        return _noncausal(bind_rows("all", prompt))
 
     def __repr__(self) -> str:
-        shown = " ".join(f"L{layer}H{head}" for layer, head in self.heads[:6])
-        more = f" and {len(self.heads) - 6} more" if len(self.heads) > 6 else ""
-        rows = self.rows if isinstance(self.rows, str) else "given"
-        return f"AblateHeads({shown}{more}, mode={self.mode!r}, rows={rows!r})"
+        return f"AblateHeads({shown_heads(self.heads)}, mode={self.mode!r}, rows={shown(self.rows)})"  # type: ignore[arg-type]
 
 
-def _zero(z: Tensor, place: Place) -> Tensor:
-    return torch.zeros_like(z)
+def _noncausal(everything: Rows):  # noqa: ANN202
+    def edit(pattern: Tensor, place: Place) -> Tensor:
+        keys = place.keys(everything, pattern.shape[-1])[:, None, None]
+        return kernels.uniform(keys.expand(pattern.shape)).to(pattern.dtype)
+
+    return edit

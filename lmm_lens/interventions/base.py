@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from ..errors import InterventionError
+from ..errors import InterventionError, unknown
+from ..heads import Head, HeadSet, check_head, check_layer
 from ..prompt import Prompt
 from ..taps import ModelShape, Tap
 
+if TYPE_CHECKING:
+    from ..lens import Lens
+
 
 class Intervention(ABC):
-    """A reusable edit. It holds no state: a run's state lives in the run, so it never reaches the next."""
+    """A reusable edit: a frozen dataclass. It holds no state; a run's state lives in the run and never reaches the next."""
 
-    why_nothing = "its rows were not reached"
+    kinds: ClassVar[dict[str, type[Intervention]]] = {}
+    why_nothing: ClassVar[str] = "its rows were not reached"
     """Why a run may end without an edit; part of the warning that says so."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        Intervention.kinds[cls.__name__] = cls
 
     @abstractmethod
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
@@ -22,11 +34,63 @@ class Intervention(ABC):
 
         Raises:
             HookError: a layer, head or row scope that does not exist.
-            InterventionError: nothing would be touched.
+            InterventionError: it does not fit the prompt or the model.
         """
 
+    def resolve(self, lens: Lens, prompt: Prompt) -> Self:
+        """This intervention with everything it leaves to the model ("auto") found out."""
+        return self
 
-def bind_all(interventions: tuple[Intervention, ...], prompt: Prompt, shape: ModelShape) -> list[Tap]:
+    def to_dict(self) -> dict[str, Any]:
+        """Its name and parameters, of plain types only.
+
+        Raises:
+            InterventionError: it holds activations, which do not fit into JSON.
+        """
+        values: dict[str, Any] = {"intervention": type(self).__name__}
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, HeadSet):
+                shape = {"n_layers": value.n_layers, "n_heads": value.n_heads}
+                value = {"heads": [list(head) for head in value], **shape}
+            try:
+                json.dumps(value)
+            except TypeError as error:
+                raise InterventionError(
+                    f"{type(self).__name__} cannot be written as JSON: {field.name} is a {type(value).__name__}\n"
+                    "  save how it was made, and make it anew"
+                ) from error
+            values[field.name] = value
+        return values
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Intervention:
+        """The intervention that `to_dict` described; InterventionError for an unknown name or parameter."""
+        rest = dict(values)
+        name = rest.pop("intervention", None)
+        if name not in Intervention.kinds:
+            raise InterventionError(unknown("intervention", name, sorted(Intervention.kinds)))
+        heads = rest.get("heads")
+        if isinstance(heads, dict):
+            rest["heads"] = HeadSet(**heads)
+        known = {field.name for field in fields(Intervention.kinds[name])}  # type: ignore[arg-type]
+        for parameter in rest:
+            if parameter not in known:
+                raise InterventionError(unknown(f"parameter of {name}", parameter, sorted(known)))
+        return Intervention.kinds[name](**rest)
+
+
+def to_json(interventions: Iterable[Intervention]) -> str:
+    """Several interventions as JSON, in order."""
+    return json.dumps([intervention.to_dict() for intervention in interventions], indent=2)
+
+
+def from_json(text: str) -> list[Intervention]:
+    """The interventions that `to_json` wrote."""
+    return [Intervention.from_dict(values) for values in json.loads(text)]
+
+
+def bind_all(interventions: Sequence[Intervention], prompt: Prompt, shape: ModelShape) -> list[Tap]:
     """The taps of several interventions, in order: where two edit the same rows, the second edits what the first left.
 
     Raises:
@@ -47,3 +111,65 @@ def bind_all(interventions: tuple[Intervention, ...], prompt: Prompt, shape: Mod
             )
         taps += [replace(tap, owner=index) for tap in own]
     return taps
+
+
+HeadsLike = HeadSet | Iterable[Head]
+
+
+def checked_heads(heads: HeadsLike, name: str) -> HeadSet | tuple[Head, ...]:
+    """Heads as a HeadSet, or as a tuple of pairs; InterventionError if there are none."""
+    chosen = heads if isinstance(heads, HeadSet) else tuple((int(layer), int(head)) for layer, head in heads)
+    if not chosen:
+        raise InterventionError(f"{name} was given no heads: pass a HeadSet or (layer, head) pairs")
+    return chosen
+
+
+def heads_by_layer(heads: HeadSet | tuple[Head, ...], shape: ModelShape) -> dict[int, tuple[int, ...]]:
+    """The heads of each layer, checked against the model.
+
+    Raises:
+        HookError: a layer or head lies outside the model.
+        InterventionError: a head set was made for a model of another shape.
+    """
+    if isinstance(heads, HeadSet) and (heads.n_layers, heads.n_heads) != (shape.n_layers, max(shape.n_heads)):
+        raise InterventionError(
+            f"the head set was made for a model of {heads.n_layers} layers x {heads.n_heads} heads, "
+            f"this one has {shape.n_layers} x {max(shape.n_heads)}"
+        )
+    by_layer: dict[int, list[int]] = {}
+    for layer, head in sorted(set(heads)):
+        check_layer(layer, shape.n_layers)
+        check_head(layer, head, shape.n_layers, shape.n_heads[layer])
+        by_layer.setdefault(layer, []).append(head)
+    return {layer: tuple(chosen) for layer, chosen in by_layer.items()}
+
+
+def layers_with_heads(layers: Iterable[int] | None, shape: ModelShape) -> list[int]:
+    """The given layers, or all with self-attention heads.
+
+    Raises:
+        HookError: a layer lies outside the model.
+        InterventionError: a layer that was named has no self-attention heads.
+    """
+    if layers is None:
+        return shape.self_attention
+    chosen = [check_layer(int(layer), shape.n_layers) for layer in layers]
+    headless = [layer for layer in chosen if layer not in shape.self_attention]
+    if headless or not chosen:
+        raise InterventionError(
+            f"layers {headless} have no self-attention heads\n  layers that have: {shape.self_attention}"
+            if chosen
+            else "no layers were given"
+        )
+    return chosen
+
+
+def shown(rows: object) -> str:
+    """A row scope in a repr."""
+    return repr(rows) if isinstance(rows, str) else "given positions"
+
+
+def shown_heads(heads: HeadSet | tuple[Head, ...], n: int = 6) -> str:
+    """The first heads in a repr."""
+    named = " ".join(f"L{layer}H{head}" for layer, head in tuple(heads)[:n])
+    return f"{named} and {len(heads) - n} more" if len(heads) > n else named

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -68,7 +69,7 @@ class Session:
         self._taps: dict[tuple[str, int], list[Tap]] = {}
         self._joined: dict[tuple[Any, ...], JoinedRows | None] = {}
         self._fired: set[tuple[str, int]] = set()
-        self._first = 0
+        self._first = self._next = 0  # positions of this pass's first token and of the next pass's
         self._hooks, self._outer = ExitStack(), ExitStack()
 
     # ------------------------------------------------------------------ opening and closing
@@ -135,13 +136,18 @@ class Session:
         if not self._is_acting():
             return
         cache = kwargs.get("past_key_values")
+        if args:
+            kwargs = dict(inspect.signature(self.model.forward).bind_partial(*args, **kwargs).arguments)
+            kwargs |= kwargs.pop("kwargs", {})
+        tokens = kwargs.get("input_ids") if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
+        self._length = tokens.shape[1] if isinstance(tokens, Tensor) else 0
         self._first = int(cache.get_seq_length()) if cache is not None else 0
         self._fired = set()
         if self.prompt_of is None:
             return
         if self._first == 0:
-            self._install(self.prompt_of(dict(kwargs) | ({"input_ids": args[0]} if args else {})))
-        elif self.n_passes == 0:
+            self._install(self.prompt_of(kwargs))
+        elif self._first != self._next:
             raise InterventionError(
                 f"the model was called with a cache of {self._first} tokens that were not seen here\n"
                 "  run the prompt inside the same `with` block, so that its visual tokens are known"
@@ -151,6 +157,7 @@ class Session:
         if not self._is_acting():
             return
         self.n_passes += 1
+        self._next = self._first + self._length
         for site, layer in self._taps:
             if (site, layer) not in self._fired:
                 through = "the attention interface of transformers" if site == "pattern" else "its module's forward"
@@ -225,11 +232,12 @@ class Session:
             rows = joined.rows
             chosen = rows.gather(x)
             part = chosen if tap.heads is None else chosen[:, :, list(tap.heads)]
-            result = tap.run(part, self._place(tap, rows, rows.valid, length))
+            result = _run(tap, part, self._place(tap, rows, rows.valid, length))
             if not tap.edits:
                 self._keep(tap, rows, result, dim=1)
                 continue
-            self.edited[tap.owner, tap.layer] += rows.count * (part.shape[2] if x.ndim == 4 else 1)
+            if not tap.chooses:
+                self.edited[tap.owner, tap.layer] += rows.count * (part.shape[2] if x.ndim == 4 else 1)
             if tap.heads is not None:
                 chosen = chosen.clone()
                 chosen[:, :, list(tap.heads)] = result.to(x.dtype)
@@ -268,7 +276,7 @@ class Session:
                 columns = _columns(tap.heads, heads)
                 part = pattern if columns is None else pattern[:, columns]
                 scores = partial(call.scores, rows, tap.heads)
-                result = tap.run(part, self._place(tap, rows, valid, length, scores))
+                result = _run(tap, part, self._place(tap, rows, valid, length, scores))
                 if not tap.edits:
                     results[index].append(result)
                     continue
@@ -282,13 +290,13 @@ class Session:
             if pattern is not original:
                 call.add_change(out, pattern - original, rows, heads)
         for index, tap in enumerate(taps):
-            pick = joined.picks[index]
-            own = pick or joined.rows
-            if tap.edits and not tap.chooses:
-                self.edited[tap.owner, layer] += own.count * (n_heads if tap.heads is None else len(tap.heads))
-            elif tap.edits:
+            own, pick = joined.own[index], joined.picks[index]
+            if own is None:  # none of its rows is in this pass
                 continue
-            elif joined.members[index] is None or pick is not None:
+            if tap.edits:
+                if not tap.chooses:
+                    self.edited[tap.owner, layer] += own.count * (n_heads if tap.heads is None else len(tap.heads))
+            else:
                 read = torch.cat(results[index], dim=2)
                 self._keep(tap, own, read if pick is None else pick.gather(read, dim=2), dim=2)
         return out
@@ -296,6 +304,20 @@ class Session:
     def _keep(self, tap: Tap, rows: Chunk, result: Tensor, dim: int) -> None:
         if tap.name:
             self.kept[tap.name, tap.layer].append((rows, result, dim))
+
+
+def _run(tap: Tap, rows: Tensor, place: Place) -> Tensor:
+    """Call a tap. An edit may work in place, on its own copy; a read that does would change what it reads."""
+    if tap.edits:
+        return tap.run(rows.clone(), place)
+    version = rows._version
+    result = tap.run(rows, place)
+    if rows._version != version:
+        raise HookError(
+            f"the read {tap.name!r} at {tap.site} of layer {tap.layer} changed the activation in place\n"
+            "  a read returns a new tensor; to edit, use an intervention"
+        )
+    return result
 
 
 def _columns(wanted: tuple[int, ...] | None, present: tuple[int, ...] | None) -> list[int] | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .. import kernels
@@ -18,11 +18,13 @@ class KeyMasks(NamedTuple):
 
     Attributes:
         visual: patch tokens of pictures and video frames.
+        n_visual: how many of them the prompt row has, also where a sliding window hides some.
         sink: sink tokens of the layer; None unless the metric needs them.
         region: patches that overlap the prompt's box; None unless the metric needs them.
     """
 
     visual: Bool[Tensor, "batch key"]
+    n_visual: Int[Tensor, "batch"]
     sink: Bool[Tensor, "batch key"] | None = None
     region: Bool[Tensor, "batch key"] | None = None
 
@@ -80,14 +82,14 @@ METRICS: dict[str, Metric] = {
             "concentration",
             "how concentrated the attention within the image is: 0 even, 1 on one patch",
             f"{_BI} has an entropy-based score; {_OURS}",
-            lambda pattern, keys: kernels.concentration(pattern, keys.visual),
+            lambda pattern, keys: kernels.concentration(pattern, keys.visual, keys.n_visual),
             unit="concentration (0 even, 1 one patch)",
         ),
         Metric(
             "visual_preference",
             "visual mass times concentration",
             f"after {_BI}; {_OURS}",
-            lambda pattern, keys: kernels.visual_preference(pattern, keys.visual),
+            lambda pattern, keys: kernels.visual_preference(pattern, keys.visual, keys.n_visual),
             unit="mass x concentration",
         ),
         Metric(

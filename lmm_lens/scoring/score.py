@@ -113,10 +113,11 @@ class Scorer:
             sinks = columns(remembered(place)) if self.rule else None
             seen = columns(visual)
             assert seen is not None
-            return self.metric.of(pattern, KeyMasks(seen, sinks, columns(self.region)))
+            return self.metric.of(pattern, KeyMasks(seen, n_visual.to(seen.device), sinks, columns(self.region)))
 
         rows = bind_rows(self.query, prompt)
-        layers = [layer for layer in range(shape.n_layers) if shape.n_heads[layer]]
+        n_visual = visual.sum(1)
+        layers = shape.self_attention
         taps = [Tap("pattern", layer, rows, score, name="score") for layer in layers]
         return taps + [self.rule.tap(prompt, layer) for layer in layers if self.rule]
 
@@ -126,8 +127,9 @@ class Scorer:
         """The scores of a prompt's rows, on the CPU."""
         if self.query == "last":
             reads = lens.run(prompt, interventions, [self], logits="last").reads
-        else:  # two tokens: the second pass has the first of them as its query; a stop token does not stop it
-            reads = lens.generate(prompt, interventions, [self], max_new_tokens=2, eos_token_id=None).reads
+        else:  # two tokens: the second pass has the first of them as its query
+            # no stop token, or a row that stops at once would have no answer; None means the model's own
+            reads = lens.generate(prompt, interventions, [self], max_new_tokens=2, eos_token_id=[]).reads
         scores = torch.full((prompt.n_rows, lens.n_layers, lens.n_heads), torch.nan)
         for (_, layer), score in reads.items():
             scores[:, layer, : score.shape[1]] = score[:, :, 0].cpu()

@@ -1,0 +1,134 @@
+"""Attention knockout: forbid rows to attend to keys (Geva et al., arXiv:2304.14767; Zhang et al., arXiv:2411.18620).
+
+Setting the probabilities of the forbidden keys to 0 and renormalising the row is exactly the masked softmax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import kernels
+from ..errors import InterventionError
+from ..prompt import Prompt
+from ..rows import RowsLike, bind_rows
+from ..sinks.rule import SinkRule, remembered
+from ..taps import ModelShape, Place, Tap
+from .base import Intervention, layers_with_heads, shown
+
+
+@dataclass(frozen=True)
+class Knockout(Intervention):
+    """Forbid the target rows to attend to the source keys, in a window of layers.
+
+    A row that sees source keys only (the first token, if it is forbidden to see itself) is left as it is.
+
+    Args:
+        source: keys: a mask name ("image", "question", "last", ...), positions, or Bool[batch, position].
+        target: rows, named alike.
+        layers: which layers; None for all. `Knockout.window` gives the usual ones.
+        heads: which heads of these layers; None for all.
+
+    Raises:
+        InterventionError: the source selects no token of the prompt.
+    """
+
+    source: RowsLike
+    target: RowsLike = "last"
+    layers: Iterable[int] | None = None
+    heads: Iterable[int] | None = None
+
+    why_nothing = "the target rows were not reached"
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "heads"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else tuple(int(x) for x in value))
+
+    @staticmethod
+    def window(center: int, k: int = 9, n_layers: int | None = None) -> range:
+        """Layers max(0, l - k//2) .. l + ceil(k/2) - 1 around layer l, cut at the model's last layer if given."""
+        stop = center + -(-k // 2)
+        return range(max(0, center - k // 2), stop if n_layers is None else min(stop, n_layers))
+
+    def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
+        """One edit of the pattern a layer."""
+        source, rows = bind_rows(self.source, prompt), bind_rows(self.target, prompt)
+        if not source.reaches():
+            raise InterventionError(f"Knockout's source {shown(self.source)} selects no token of this prompt")
+
+        def forbid(pattern: Tensor, place: Place) -> Tensor:
+            return kernels.knockout(pattern, place.keys(source, pattern.shape[-1]))
+
+        layers = layers_with_heads(self.layers, shape)
+        heads = None if self.heads is None else tuple(self.heads)
+        outside = [head for head in heads or () for layer in layers if not 0 <= head < shape.n_heads[layer]]
+        if outside:
+            raise InterventionError(f"heads {outside} are out of range: layers have {max(shape.n_heads)} heads")
+        return [Tap("pattern", layer, rows, forbid, heads, edits=True) for layer in layers]
+
+    def __repr__(self) -> str:
+        layers = "all" if self.layers is None else list(self.layers)
+        return f"Knockout({shown(self.source)} -> {shown(self.target)}, layers={layers})"
+
+
+@dataclass(frozen=True)
+class KnockoutSinks(Intervention):
+    """Forbid the rows after the image to attend to the visual sinks of each layer, or to as many random patches.
+
+    The control experiment of Kang et al. (ICLR 2025, arXiv:2503.03321): blocking the sinks leaves scores nearly flat,
+    blocking as many random image tokens drops them.
+
+    Args:
+        sink_dims: the sink dimensions.
+        sink_threshold: tau.
+        control: None knocks out the sinks; a seed knocks out as many random visual tokens that are no sinks.
+        rows: the rows that are forbidden to see them.
+        layers: which layers; None for all.
+    """
+
+    sink_dims: tuple[int, ...]
+    sink_threshold: float = 20.0
+    control: int | None = None
+    rows: RowsLike = "after_image"
+    layers: Iterable[int] | None = None
+
+    why_nothing = "no layer has a visual sink"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sink_dims", tuple(int(d) for d in self.sink_dims))
+        object.__setattr__(self, "layers", None if self.layers is None else tuple(int(x) for x in self.layers))
+
+    def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
+        """Find the sinks of each layer, then edit its pattern."""
+        rule = SinkRule(self.sink_dims, self.sink_threshold).checked(shape.d_model)
+        visual, rows = prompt.mask("visual"), bind_rows(self.rows, prompt)
+
+        def forbid(pattern: Tensor, place: Place) -> Tensor:
+            seen = place.columns(visual, pattern.shape[-1])
+            sinks = seen & place.columns(remembered(place), pattern.shape[-1])
+            if self.control is not None:
+                sinks = _as_many_others(sinks, seen & ~sinks, seed=self.control + 1000 * place.layer)
+            edited = kernels.knockout(pattern, sinks)
+            changed = place.valid[:, None] & (edited != pattern).any(-1)
+            moved = (kernels.mass(pattern, sinks) * changed).sum()
+            place.note(changed.sum(), moved)
+            return edited
+
+        layers = layers_with_heads(self.layers, shape)
+        taps = [rule.tap(prompt, layer) for layer in layers]
+        return taps + [Tap("pattern", layer, rows, forbid, edits=True, chooses=True) for layer in layers]
+
+    def __repr__(self) -> str:
+        what = "visual sinks" if self.control is None else f"as many random patches (seed {self.control})"
+        return f"KnockoutSinks({what} -> {shown(self.rows)})"
+
+
+def _as_many_others(sinks: Tensor, others: Tensor, seed: int) -> Tensor:
+    """In each row of `others` as many True as `sinks` has, drawn at random; the same draw for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    rank = torch.rand(others.shape, generator=generator).to(others.device).masked_fill(~others, 2.0).argsort(1).argsort(1)
+    return others & (rank < sinks.sum(1, keepdim=True))

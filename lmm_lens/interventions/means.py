@@ -1,0 +1,100 @@
+"""The mean output of every head over a data set, by the role of the token, for mean ablation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..errors import InterventionError
+from ..prompt import ROLES, Prompt
+from ..rows import bind_rows
+from ..taps import ModelShape, Place, Tap, TapFunction
+
+if TYPE_CHECKING:
+    from ..lens import Lens
+
+ANSWER_TURN = ROLES.index("answer_turn")
+
+
+@dataclass(frozen=True, eq=False)
+class HeadMeans:
+    """Mean z of every head by role.
+
+    Attributes:
+        values: by layer, Float[role, head, d_head], roles as in `lmm_lens.prompt.ROLES`.
+        counts: how many tokens of each role were seen.
+    """
+
+    values: dict[int, Float[Tensor, "role head d_head"]]
+    counts: Int[Tensor, "role"]
+
+    def edit(self, layer: int, prompt: Prompt) -> TapFunction:
+        """The edit that puts the means into rows of a prompt."""
+        roles = prompt.roles
+
+        def put(z: Tensor, place: Place) -> Tensor:
+            role = _role_of(roles, place)
+            missing = (self.counts[role[place.valid].cpu()] == 0).nonzero().flatten()
+            if len(missing):
+                name = ROLES[int(role[place.valid][missing[0]])]
+                raise InterventionError(
+                    f"the reference prompts of the means hold no token of role {name!r}, which this prompt has\n"
+                    "  compute head_means over prompts of the same form"
+                )
+            means = self.values[layer].to(z.device, z.dtype)[:, list(place.heads)]
+            return means[role]  # batch row head d_head
+
+        return put
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Reads z and adds it up, so that nothing of the prompts is kept."""
+
+    sums: dict[int, Tensor] = field(default_factory=dict)
+
+    def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
+        roles, rows = prompt.roles, bind_rows("all", prompt)
+
+        def add(z: Tensor, place: Place) -> Tensor:
+            role = _role_of(roles, place)[place.valid]
+            total = torch.zeros(len(ROLES), *z.shape[2:], dtype=torch.float64, device=z.device)
+            total.index_add_(0, role, z[place.valid].double())
+            self.sums[place.layer] = self.sums.get(place.layer, 0) + total.cpu()
+            return z
+
+        return [Tap("z", layer, rows, add) for layer in range(shape.n_layers) if shape.n_heads[layer]]
+
+
+def _role_of(roles: Int[Tensor, "batch position"], place: Place) -> Int[Tensor, "batch row"]:
+    """The role of each row; tokens after the prompt belong to the answer turn."""
+    n_prompt = roles.shape[1]
+    inside = place.positions.clamp(max=n_prompt - 1)
+    role = roles.to(inside.device).gather(1, inside)
+    return torch.where(place.positions < n_prompt, role, ANSWER_TURN)
+
+
+def head_means(lens: Lens, prompts: Prompt | Iterable[Prompt]) -> HeadMeans:
+    """Mean z of every head over the tokens of each role.
+
+    Args:
+        lens: the model.
+        prompts: a prompt or several; a data set whose form is that of the prompts to be ablated.
+
+    Raises:
+        InterventionError: no prompts.
+    """
+    reader = _Sums()
+    counts = torch.zeros(len(ROLES), dtype=torch.long)
+    for prompt in [prompts] if isinstance(prompts, Prompt) else prompts:
+        lens.run(prompt, read=[reader], logits="last")
+        counts += torch.bincount(prompt.roles[prompt.mask("all")], minlength=len(ROLES))
+    if not reader.sums:
+        raise InterventionError("head_means was given no prompts")
+    scale = counts.clamp_min(1)[:, None, None]
+    return HeadMeans({layer: (total / scale).float() for layer, total in reader.sums.items()}, counts)

@@ -1,0 +1,176 @@
+"""Activation patching: put activations of one run into another, at rows and heads of choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import InterventionError
+from ..heads import Head, HeadSet, check_layer
+from ..prompt import Prompt
+from ..results import Run
+from ..rows import RowsLike, bind_rows
+from ..taps import HOOK_POINTS, ModelShape, Place, Tap, TapFunction, check_site
+from .base import HeadsLike, Intervention, checked_heads, heads_by_layer, shown, shown_heads
+
+
+def stored(run: Run, site: str, layer: int, prompt: Prompt) -> Tensor:
+    """All rows of an activation that a run has read, [batch, position, ...] (at `pattern` [batch, head, position, key]).
+
+    Raises:
+        InterventionError: the run did not read it, or its prompt has another layout than `prompt`.
+    """
+    if (site, layer) not in run.reads:
+        raise InterventionError(
+            f"the clean run holds no {site} of layer {layer}: make it with lens.run(prompt, read=[{site!r}])"
+        )
+    check_same_layout(run.prompt, prompt)
+    positions, dim = run.positions[site], 2 if site == "pattern" else 1
+    values = run.reads[site, layer]
+    shape = list(values.shape)
+    shape[dim] = run.prompt.n_tokens
+    whole = torch.zeros(shape, dtype=values.dtype, device=values.device).movedim(dim, 1)
+    batch, entry = (positions >= 0).nonzero(as_tuple=True)
+    whole[batch, positions[batch, entry]] = values.detach().movedim(dim, 1)[batch, entry]
+    return whole.movedim(1, dim)
+
+
+def check_same_layout(clean: Prompt, corrupt: Prompt) -> None:
+    """InterventionError unless both prompts have the same rows, length, padding and visual tokens."""
+    sizes = [(p.n_rows, p.n_tokens) for p in (clean, corrupt)]
+    if sizes[0] != sizes[1]:
+        raise InterventionError(
+            f"the two prompts differ in size: {sizes[0][0]} rows x {sizes[0][1]} tokens and "
+            f"{sizes[1][0]} x {sizes[1][1]}\n  patching needs a pair that differs in one thing and has the same length"
+        )
+    for name in ("pad", "image", "video", "marker"):
+        differ = (clean.mask(name) != corrupt.mask(name)).any(1).nonzero().flatten().tolist()
+        if differ:
+            raise InterventionError(
+                f"the two prompts differ in where their {name} tokens are, in batch rows {differ}\n"
+                "  patching needs a pair with the same layout: the same question, a picture with one thing changed"
+            )
+
+
+def replace_rows(source: Tensor) -> TapFunction:
+    """The edit that puts the rows of `source`, [batch, position, ...], in the place of the given ones."""
+
+    def put(rows: Tensor, place: Place) -> Tensor:
+        whole = source.to(rows.device, rows.dtype)
+        batch = torch.arange(len(whole), device=rows.device)[:, None]
+        taken = whole[batch, place.positions]
+        return taken[:, :, list(place.heads)] if rows.ndim == 4 else taken
+
+    return put
+
+
+@dataclass(frozen=True)
+class PatchHeads(Intervention):
+    """Put the heads' outputs z of a clean run into this one.
+
+    Args:
+        heads: a HeadSet, or (layer, head) pairs.
+        clean: `lens.run(clean_prompt, read=["z"])`, of a prompt with the same layout.
+        rows: which query rows; see `AblateHeads`. Prompt rows only.
+    """
+
+    heads: HeadsLike
+    clean: Run
+    rows: RowsLike = "all"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", checked_heads(self.heads, "PatchHeads"))
+
+    def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
+        """One edit of z in each layer that has a chosen head."""
+        heads: HeadSet | tuple[Head, ...] = self.heads  # type: ignore[assignment]
+        rows = bind_rows(self.rows, prompt).prompt_only()
+        return [
+            Tap("z", layer, rows, replace_rows(stored(self.clean, "z", layer, prompt)), chosen, edits=True)
+            for layer, chosen in heads_by_layer(heads, shape).items()
+        ]
+
+    def __repr__(self) -> str:
+        return f"PatchHeads({shown_heads(self.heads)}, rows={shown(self.rows)})"  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class PatchResidual(Intervention):
+    """Put a residual stream, or a layer's contribution to it, of a clean run into this one.
+
+    Args:
+        layers: which layers.
+        clean: `lens.run(clean_prompt, read=[site])`, of a prompt with the same layout.
+        rows: which query rows; see `AblateHeads`. Prompt rows only.
+        site: "resid_pre", "attn_out", "mlp_out" or "resid_post".
+    """
+
+    layers: Sequence[int]
+    clean: Run
+    rows: RowsLike = "image"
+    site: str = "resid_pre"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers))
+        if not self.layers:
+            raise InterventionError("PatchResidual was given no layers")
+        if HOOK_POINTS[check_site(self.site)].by_head:
+            raise InterventionError(f"PatchResidual patches no {self.site}: use PatchHeads or PatchPattern")
+
+    def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
+        """One edit a layer."""
+        rows = bind_rows(self.rows, prompt).prompt_only()
+        return [
+            Tap(
+                self.site,
+                check_layer(layer, shape.n_layers),
+                rows,
+                replace_rows(stored(self.clean, self.site, layer, prompt)),
+                edits=True,
+            )
+            for layer in self.layers
+        ]
+
+    def __repr__(self) -> str:
+        return f"PatchResidual(layers={list(self.layers)}, site={self.site!r}, rows={shown(self.rows)})"
+
+
+@dataclass(frozen=True)
+class PatchPattern(Intervention):
+    """Put the heads' attention patterns of a clean run into this one: where they look changes, what they read does not.
+
+    Args:
+        heads: a HeadSet, or (layer, head) pairs.
+        clean: `lens.run(clean_prompt, read=["pattern"])`, of a prompt with the same layout.
+        rows: which query rows; see `AblateHeads`. Prompt rows only.
+    """
+
+    heads: HeadsLike
+    clean: Run
+    rows: RowsLike = "all"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", checked_heads(self.heads, "PatchPattern"))
+
+    def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
+        """One edit of the pattern in each layer that has a chosen head."""
+        heads: HeadSet | tuple[Head, ...] = self.heads  # type: ignore[assignment]
+        rows = bind_rows(self.rows, prompt).prompt_only()
+        taps = []
+        for layer, chosen in heads_by_layer(heads, shape).items():
+            source = stored(self.clean, "pattern", layer, prompt)
+
+            def put(pattern: Tensor, place: Place, source: Tensor = source) -> Tensor:
+                whole = source.to(pattern.device, pattern.dtype)[:, list(place.heads)].movedim(2, 1)
+                batch = torch.arange(len(whole), device=pattern.device)[:, None]
+                taken = whole[batch, place.positions].movedim(1, 2)
+                return torch.nn.functional.pad(taken, (0, pattern.shape[-1] - taken.shape[-1]))
+
+            taps.append(Tap("pattern", layer, rows, put, chosen, edits=True))
+        return taps
+
+    def __repr__(self) -> str:
+        return f"PatchPattern({shown_heads(self.heads)}, rows={shown(self.rows)})"  # type: ignore[arg-type]

@@ -1,0 +1,164 @@
+"""Visual Attention Redistribution (Kang et al., "See What You Are Told", ICLR 2025, arXiv:2503.03321).
+
+Sink tokens soak up attention without carrying content. In heads that look at the image, take a share of what the sinks
+receive, text sinks included, and give it to the other visual tokens in proportion to what they already get. Every row
+still sums to one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Self
+
+from torch import Tensor
+
+from .. import kernels
+from ..errors import InterventionError, unknown
+from ..prompt import Prompt
+from ..rows import RowsLike, bind_rows
+from ..sinks.discovery import find_sinks
+from ..sinks.rule import SinkRule, remembered, rule_for
+from ..taps import ModelShape, Place, Tap
+from .base import Intervention, shown
+
+if TYPE_CHECKING:
+    from ..lens import Lens
+
+TASKS = {"general": 0.8, "hallucination": 0.5, "vision_centric": 0.9}
+"""The paper's rho (`min_nonsink_ratio`) for each type of task; its other settings are the defaults."""
+
+
+@dataclass(frozen=True)
+class VAR(Intervention):
+    """Visual Attention Redistribution. Sinks are found anew for every prompt, layer and decoding step.
+
+    A row of a head is edited if its visual mass is at least `min_visual_mass` and the part of it off the sinks at least
+    `min_nonsink_ratio`. Then a sink keeps `1 - transfer_fraction` of its attention.
+
+    Whether this improves a model is an empirical question with mixed answers; measure it, with its controls.
+
+    Args:
+        transfer_fraction: p, the share taken from each sink, in (0, 1]; the paper's 0.6.
+        min_nonsink_ratio: rho, in [0, 1]; see `for_task`.
+        min_visual_mass: in [0, 1]; the paper's 0.2.
+        sink_threshold: tau; the paper's 20, or "auto": the gap that `find_sinks` finds.
+        sink_dims: the sink dimensions of the residual stream; the default is LLaMA-2-7B's. "auto" discovers them with
+            `find_sinks` on the prompt at hand, once a lens.
+        first_layer: layers before it are left alone; the released code's 2.
+        skip_last_layer: leave the last layer alone, as the paper does.
+        rows: which query rows; the paper's are the text rows after the image, generated tokens included.
+
+    Raises:
+        InterventionError: a parameter out of its range.
+    """
+
+    transfer_fraction: float = 0.6
+    min_nonsink_ratio: float = 0.5
+    min_visual_mass: float = 0.2
+    sink_threshold: float | Literal["auto"] = 20.0
+    sink_dims: tuple[int, ...] | Literal["auto"] = (1415, 2533)
+    first_layer: int = 2
+    skip_last_layer: bool = True
+    rows: RowsLike = "after_image"
+
+    why_nothing = "no head met min_visual_mass and min_nonsink_ratio on a row that sees a sink"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.transfer_fraction <= 1:
+            raise InterventionError(
+                f"transfer_fraction is the share taken from the sinks, in (0, 1], given {self.transfer_fraction}\n"
+                "  numbers of the released code go through VAR.from_reference_code(rho=..., p=...)"
+            )
+        for name in ("min_nonsink_ratio", "min_visual_mass"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InterventionError(f"{name} lies in [0, 1], given {getattr(self, name)}")
+        if self.first_layer < 0:
+            raise InterventionError(f"first_layer counts from 0, given {self.first_layer}")
+        for name in ("sink_threshold", "sink_dims"):
+            value = getattr(self, name)
+            if isinstance(value, str) and value != "auto":
+                raise InterventionError(f'{name} is a value or "auto", given {value!r}')
+        if self.sink_dims != "auto":
+            object.__setattr__(self, "sink_dims", tuple(int(d) for d in self.sink_dims))
+            if not self.sink_dims:
+                raise InterventionError('VAR needs sink_dims, or sink_dims="auto"')
+
+    @classmethod
+    def for_task(cls, task: str, lens: Lens, **changes: object) -> VAR:
+        """The paper's settings for a type of task, with the sink dimensions known for the model.
+
+        Args:
+            task: "general", "hallucination" or "vision_centric".
+            lens: the model; its card or the table of published dimensions names its sinks, or else "auto".
+            **changes: parameters to set otherwise.
+        """
+        if task not in TASKS:
+            raise InterventionError(unknown("task", task, TASKS))
+        settings: dict[str, object] = {"min_nonsink_ratio": TASKS[task]}
+        try:
+            rule = rule_for(lens.adapter.config)
+            settings |= {"sink_dims": rule.dims, "sink_threshold": rule.threshold}
+        except ValueError:
+            settings |= {"sink_dims": "auto", "sink_threshold": "auto"}
+        return cls(**{**settings, **changes})  # type: ignore[arg-type]
+
+    @classmethod
+    def from_reference_code(cls, rho: float = 0.5, p: float = 0.6, **changes: object) -> VAR:
+        """Take the numbers of the released code, where rho and p mean 1 - rho and 1 - p of the paper.
+
+        The author of the code confirmed it in issue 5 of its repository. The code's p = 0.6 takes 0.4 from the sinks.
+        """
+        return cls(transfer_fraction=1 - p, min_nonsink_ratio=1 - rho, **changes)  # type: ignore[arg-type]
+
+    def resolve(self, lens: Lens, prompt: Prompt) -> Self:
+        """With "auto" replaced by what `find_sinks` finds; InterventionError if the model has no massive activation."""
+        if "auto" not in (self.sink_dims, self.sink_threshold):
+            return self
+        report = lens.sink_report
+        if report is None:
+            report = find_sinks(lens, prompt)
+            lens.sink_report = report
+        if not report:
+            raise InterventionError(f'sink_dims="auto" found none, so VAR has nothing to do\n  {report}')
+        dims = report.dims if self.sink_dims == "auto" else self.sink_dims
+        threshold = report.threshold if self.sink_threshold == "auto" else self.sink_threshold
+        return replace(self, sink_dims=dims, sink_threshold=threshold)
+
+    def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
+        """In each layer, find the sinks in the residual stream, then edit the pattern."""
+        assert self.sink_dims != "auto"
+        assert self.sink_threshold != "auto"
+        rule = SinkRule(self.sink_dims, self.sink_threshold).checked(shape.d_model)
+        visual, rows = prompt.mask("visual"), bind_rows(self.rows, prompt)
+
+        def redistribute(pattern: Tensor, place: Place) -> Tensor:
+            n_keys = pattern.shape[-1]
+            edited, chosen, moved = kernels.redistribute(
+                pattern,
+                visual=place.columns(visual, n_keys),
+                sink=place.columns(remembered(place), n_keys),
+                transfer_fraction=self.transfer_fraction,
+                min_nonsink_ratio=self.min_nonsink_ratio,
+                min_visual_mass=self.min_visual_mass,
+            )
+            chosen = chosen & place.valid[:, None]
+            place.note(chosen.sum(), (moved * chosen).sum())
+            return edited
+
+        last = shape.n_layers - 1 if self.skip_last_layer else shape.n_layers
+        layers = [layer for layer in shape.self_attention if self.first_layer <= layer < last]
+        if not layers:
+            raise InterventionError(
+                f"VAR has no layer to act in: first_layer {self.first_layer}, skip_last_layer {self.skip_last_layer}, "
+                f"the model has layers 0 to {shape.n_layers - 1}"
+            )
+        taps = [rule.tap(prompt, layer) for layer in layers]
+        return taps + [Tap("pattern", layer, rows, redistribute, edits=True, chooses=True) for layer in layers]
+
+    def __repr__(self) -> str:
+        tau = self.sink_threshold if isinstance(self.sink_threshold, str) else f"{self.sink_threshold:g}"
+        dims = self.sink_dims if isinstance(self.sink_dims, str) else list(self.sink_dims)
+        return (
+            f"VAR(p={self.transfer_fraction:g}, rho={self.min_nonsink_ratio:g}, tau={tau}, dims={dims}, "
+            f"rows={shown(self.rows)})"
+        )
