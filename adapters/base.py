@@ -138,7 +138,7 @@ class Adapter:
 
         A run is ascribed to a picture only where the counts leave no doubt.
         """
-        certain = pictures is None or len(pictures) == len(found)
+        certain = len(found) == (1 if pictures is None else len(pictures))
         return [Span(kind, run, image=index if certain else None) for index, run in enumerate(found)]
 
 

@@ -23,25 +23,31 @@ if TYPE_CHECKING:
     from .sinks import SinkReport
 
 
-def head_heatmap(scores: HeadScores, ax: Axes | None = None, mark: HeadSet | None = None) -> Axes:
+def head_heatmap(
+    scores: HeadScores, ax: Axes | None = None, mark: HeadSet | None = None, vmax: float | None = None
+) -> Axes:
     """A layer x head heat map of the mean scores, layer 0 at the top.
 
     Args:
         scores: what to draw.
         ax: where; a new figure by default.
         mark: heads to outline.
+        vmax: the score of the brightest colour; the largest by default.
     """
     from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import Normal, withStroke
 
     from .scoring import METRICS
 
     n_layers, n_heads = scores.values.shape
     ax = ax or _new_axes(max(3.6, 0.34 * n_heads + 1.6), max(2.4, 0.3 * n_layers + 1.2))
-    shown = ax.imshow(scores.values.numpy(), cmap="viridis", aspect="auto", vmin=0)
+    shown = ax.imshow(scores.values.numpy(), cmap="viridis", aspect="auto", vmin=0, vmax=vmax)
     metric = METRICS.get(scores.metric)
     ax.figure.colorbar(shown, ax=ax, label=metric.unit if metric else scores.metric)
     for layer, head in mark or ():
-        ax.add_patch(Rectangle((head - 0.5, layer - 0.5), 1, 1, fill=False, edgecolor="white", linewidth=1.6))
+        outline = Rectangle((head - 0.44, layer - 0.44), 0.88, 0.88, fill=False, edgecolor="white", linewidth=1.5)
+        outline.set_path_effects([withStroke(linewidth=3.2, foreground="black"), Normal()])
+        ax.add_patch(outline)
     _tick(ax, n_layers, n_heads)
     ax.set(xlabel="head", ylabel="layer")
     ax.set_title(f"{scores.metric}, query {scores.query}, {scores.n_prompts} prompts", fontsize=10)
@@ -93,7 +99,7 @@ def attention_over_image(
     ax = ax or _new_axes(3.2, 3.4)
     draw_over_image(ax, prompt, weights, row=row, image=image, sinks=sinks)
     visual = float(weights[prompt.mask("visual")[row]].sum())
-    ax.set_title(f"L{layer}H{head}: {visual:.0%} of its attention on the image", fontsize=9)
+    ax.set_title(f"L{layer}H{head}: {visual:.0%} on the image", fontsize=9)
     return ax
 
 

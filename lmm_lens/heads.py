@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from .errors import HookError
@@ -34,7 +35,7 @@ class HeadSet:
     n_heads: int
 
     def __init__(self, heads: Iterable[Head], n_layers: int, n_heads: int) -> None:
-        ordered = tuple(dict.fromkeys((int(layer), int(head)) for layer, head in heads))
+        ordered = tuple(dict.fromkeys(as_head(head) for head in heads))
         for layer, head in ordered:
             check_head(layer, head, n_layers, n_heads)
         object.__setattr__(self, "heads", ordered)
@@ -121,6 +122,14 @@ class HeadSet:
         return f"HeadSet of {len(self)} heads in {self.n_layers} layers x {self.n_heads}: {self}"
 
 
+def as_head(head: object) -> Head:
+    """A (layer, head) pair of numbers; HookError for anything else."""
+    if isinstance(head, Sequence) and len(head) == 2:
+        with suppress(TypeError, ValueError):
+            return int(head[0]), int(head[1])
+    raise HookError(f"a head is a (layer, head) pair, as in (3, 1), given {head!r}")
+
+
 def check_layer(layer: int, n_layers: int) -> int:
     """The layer, if the model has it.
 
@@ -135,6 +144,8 @@ def check_layer(layer: int, n_layers: int) -> int:
 def check_head(layer: int, head: int, n_layers: int, n_heads: int) -> Head:
     """The (layer, head) pair, if the model has it; HookError otherwise."""
     check_layer(layer, n_layers)
+    if n_heads == 0:
+        raise HookError(f"layer {layer} has no attention heads (linear attention or state space)")
     if not 0 <= head < n_heads:
         raise HookError(f"head {head} of layer {layer} is out of range: the layer has heads 0 to {n_heads - 1}")
     return layer, head

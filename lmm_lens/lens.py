@@ -14,11 +14,11 @@ from torch import nn
 
 from . import prompting
 from .adapters import Adapter, adapter_for
-from .errors import InterventionError, LensError, ModelError, PromptError, unknown
-from .interventions.base import Intervention, bind_all
+from .errors import HookError, InterventionError, LensError, ModelError, PromptError, unknown
+from .interventions.base import Intervention, bind_all, shown
 from .native import NativeBackend, Session
 from .prompt import Prompt
-from .results import Generation, Report, Run, collect, report
+from .results import Generation, Reads, Report, Run, collect, report
 from .sinks import SinkReport
 from .taps import ModelShape, Read, Reader, Tap
 
@@ -208,9 +208,9 @@ class Lens:
         """
         if logits not in ("all", "last"):
             raise LensError(unknown("choice of logits", logits, ("all", "last")))
-        edits, reads = self._program(interventions, read)
+        edits, reads = self._program(prompt, interventions, read)
         out, session = self._backend.forward(prompt, self._bind(edits, reads), logits == "last", grad)
-        values, positions = collect(session.kept)
+        values, positions = self._collect(reads, session)
         return Run(prompt, out, values, positions, self._reports(edits, session))
 
     def generate(
@@ -235,12 +235,12 @@ class Lens:
         Raises:
             PromptError: the batch is padded on the right, so that some rows would be continued from padding.
         """
+        edits, reads = self._program(prompt, interventions, read)
         if not bool(prompt.mask("last")[:, -1].all()):
             raise PromptError(
                 "cannot generate from a batch that is padded on the right: some rows end in padding\n"
                 "  set processor.tokenizer.padding_side = 'left'"
             )
-        edits, reads = self._program(interventions, read)
         options = {**options, "max_new_tokens": max_new_tokens, "output_logits": logits}
         tokens, steps, session = self._backend.generate(prompt, self._bind(edits, reads), options)
         text = (
@@ -248,7 +248,7 @@ class Lens:
             if self.processor
             else [""] * len(tokens)
         )
-        values, positions = collect(session.kept)
+        values, positions = self._collect(reads, session)
         stacked = torch.stack(steps, 1) if steps is not None else None
         reports = self._reports(edits, session)
         return Generation(prompt, tuple(t.strip() for t in text), tokens, stacked, values, positions, reports)
@@ -291,13 +291,29 @@ class Lens:
         return prompting.from_tensors(self.adapter, tensors, self.device)
 
     def _program(
-        self, interventions: Sequence[Intervention], read: Sequence[Reader | str]
+        self, prompt: Prompt, interventions: Sequence[Intervention], read: Sequence[Reader | str]
     ) -> tuple[tuple[Intervention, ...], tuple[Reader, ...]]:
         self._n_runs += 1
+        if not isinstance(prompt, Prompt):
+            raise PromptError(f"expected a prompt made by lens.prompt(...), given {type(prompt).__name__}")
         if isinstance(interventions, Intervention):
             interventions = (interventions,)
         items = (read,) if isinstance(read, (str, Reader)) else read
-        return (*self._applied, *interventions), tuple(Read(i) if isinstance(i, str) else i for i in items)
+        reads = tuple(Read(item) if isinstance(item, str) else item for item in items)
+        for item in reads:
+            if not isinstance(item, Reader):
+                raise HookError(f"expected a hook point name or Read(...), given {item!r}")
+        return (*self._applied, *interventions), reads
+
+    @staticmethod
+    def _collect(reads: Sequence[Reader], session: Session) -> tuple[Reads, dict[str, torch.Tensor]]:
+        for item in reads:
+            if isinstance(item, Read) and not any(name == (item.name or item.site) for name, _ in session.kept):
+                raise HookError(
+                    f"rows {shown(item.rows)} of the read at {item.site} select no row of this run\n"
+                    '  "answer" exists only while generating; masks after the image need one'
+                )
+        return collect(session.kept)
 
     def _bind(self, interventions: tuple[Intervention, ...], reads: Sequence[Reader]) -> Any:
         def bind(prompt: Prompt) -> list[Tap]:

@@ -31,7 +31,7 @@ def from_text(adapter: Adapter, text: str | Sequence[str], images: Any, template
             "text was given, but this lens has no processor\n"
             "  load one with Lens(model, processor), or give tensors with lens.prompt(inputs=...)"
         )
-    texts = [text] if isinstance(text, str) else list(text)
+    texts = [text] if isinstance(text, str) else list(text) if isinstance(text, Sequence) else []
     if not texts or not all(isinstance(t, str) and t.strip() for t in texts):
         raise PromptError(f"expected a text or a list of texts, none of them empty, given {text!r}")
     pictures = _rows_of_images(images, len(texts), batched=not isinstance(text, str))
@@ -39,14 +39,18 @@ def from_text(adapter: Adapter, text: str | Sequence[str], images: Any, template
         render(adapter, row_text, len(row_images), template)
         for row_text, row_images in zip(texts, pictures, strict=True)
     ]
-    tokenizer = adapter.tokenizer
-    starts_with_bos = bool(tokenizer.bos_token) and rendered[0].startswith(tokenizer.bos_token)
+    bos = adapter.tokenizer.bos_token
+    if bos and any(row.startswith(bos) for row in rendered):  # the tokenizer must not add a second one
+        rendered = [row if row.startswith(bos) else bos + row for row in rendered]
+        special = {"add_special_tokens": False}
+    else:
+        special = {}
     inputs = adapter.processor(
         text=rendered,
         images=pictures if any(pictures) else None,
         padding=len(texts) > 1,
         return_tensors="pt",
-        **({"add_special_tokens": False} if starts_with_bos else {}),
+        **special,
     )
     return from_tensors(adapter, inputs, device, pictures)
 
@@ -66,7 +70,9 @@ def render(adapter: Adapter, text: str, n_images: int, template: bool) -> str:
             "  give one image per slot, or leave the slots out: images then come before the text"
         )
     if not template or getattr(adapter.processor, "chat_template", None) is None:
-        return text if n_slots == n_images else f"{slot * n_images}{text}"
+        bos = adapter.tokenizer.bos_token or ""
+        start = bos if bos and text.startswith(bos) else ""
+        return text if n_slots == n_images else f"{start}{slot * n_images}{text.removeprefix(start)}"
     parts: list[dict[str, str]] = [{"type": "image"}] * (n_images if not n_slots else 0)
     for index, piece in enumerate(text.split(slot) if n_slots else [text]):
         parts += [{"type": "image"}] * (index > 0)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .figures import attention_over_image, head_heatmap
 from .prompt_view import as_html
+from .sinks import rule_for
 
 if TYPE_CHECKING:
     from .lens import Lens
@@ -27,6 +28,7 @@ def write_report(
     folder: Path,
     lens: Lens,
     prompt: Prompt,
+    question: str,
     answer: str,
     expected: str,
     raw: HeadScores,
@@ -40,6 +42,7 @@ def write_report(
         folder: made if missing; files of an earlier report are overwritten.
         lens: the model.
         prompt: one prompt with a picture.
+        question: its text.
         answer: what the model said.
         expected: what is right.
         raw: visual mass of all heads.
@@ -66,7 +69,7 @@ def write_report(
     )
     page = environment.get_template("report.html.j2").render(
         lens=repr(lens),
-        question=" ".join(prompt.tokens[0][int(p)] for p in prompt.mask("question")[0].nonzero()),
+        question=question,
         answer=answer,
         expected=expected,
         sequence=as_html(prompt),
@@ -86,8 +89,8 @@ def _heatmaps(raw: HeadScores, nonsink: HeadScores, n_top: int) -> Any:
 
     figure = Figure(figsize=(9, 3.2), dpi=150, layout="constrained")
     for ax, scores in zip(figure.subplots(1, 2), (raw, nonsink), strict=True):
-        head_heatmap(scores, ax, mark=scores.top(n_top))
-    figure.suptitle(f"white: the {n_top} highest heads", fontsize=9)
+        head_heatmap(scores, ax, mark=scores.top(n_top), vmax=float(raw.values.max()))
+    figure.suptitle(f"outlined: the {n_top} highest heads", fontsize=9)
     return figure
 
 
@@ -98,14 +101,16 @@ def _overlays(lens: Lens, prompt: Prompt, raw: HeadScores, nonsink: HeadScores) 
     parked = [head for head in raw.top(12) if head not in nonsink.top(16)][:2]
     reading = list(nonsink.top(4 - len(parked)))
     heads = reading + parked
+    rule = rule_for(lens.adapter.config)
     figure = Figure(figsize=(2.5 * (len(heads) + 1), 2.9), dpi=150, layout="constrained")
     axes = figure.subplots(1, len(heads) + 1)
     axes[0].imshow(prompt.images[0][0])
     axes[0].set(xticks=[], yticks=[])
     axes[0].set_title("the picture", fontsize=9)
     for ax, (layer, head) in zip(axes[1:], heads, strict=True):
-        attention_over_image(lens, prompt, layer, head, ax=ax)
-        kind = "high only by raw mass" if (layer, head) in parked else "high by non-sink mass"
+        sinks = rule.positions(lens, prompt, layer) if (layer, head) in parked else ()
+        attention_over_image(lens, prompt, layer, head, ax=ax, sinks=sinks)
+        kind = "high by raw mass only: it parks\non sinks (dashed)" if (layer, head) in parked else "high by non-sink mass"
         ax.set_xlabel(kind, fontsize=8)
     return figure
 

@@ -184,14 +184,23 @@ def bind_rows(rows: RowsLike, prompt: Prompt) -> Rows:
             seen = prompt.mask("visual").any(1)
             return Rows(rows, mask, (0, None) if bool(seen.any()) else (0, 0), seen)
         return Rows(rows, mask)
-    if isinstance(rows, Tensor) and rows.dtype == torch.bool:
-        if rows.shape != prompt.mask("all").shape:
+    try:
+        given = torch.as_tensor(rows)
+    except (TypeError, ValueError, RuntimeError):
+        given = torch.empty(0, 0)
+    if given.dtype == torch.bool:
+        if given.shape != prompt.mask("all").shape:
             raise HookError(
                 f"a mask of rows must be Bool[batch, position] = {tuple(prompt.mask('all').shape)}, "
-                f"given {tuple(rows.shape)}"
+                f"given {tuple(given.shape)}"
             )
-        return Rows("mask", rows.cpu())
-    positions = [int(position) for position in rows]
+        return Rows("mask", given.cpu())
+    if given.ndim != 1 or (given.is_floating_point() and given.numel()):
+        raise HookError(
+            f"rows are a mask name, positions, or Bool[batch, position], given {rows!r}\n"
+            f"  mask names: {', '.join([*MASKS, 'answer', 'generating'])}"
+        )
+    positions = [int(position) for position in given.tolist()]
     outside = [position for position in positions if not 0 <= position < prompt.n_tokens]
     if outside:
         raise HookError(f"positions {outside} lie outside the prompt, which has positions 0 to {prompt.n_tokens - 1}")

@@ -131,7 +131,7 @@ class Tap:
         site: hook point name.
         layer: layer number.
         rows: bound row scope.
-        run: function of the selected rows, acting on each row alone. Its result is kept (a read) or put back (an edit).
+        run: function of the selected rows, acting on each row alone; an edit gets its own copy, a read must not change it. Its result is kept (a read) or put back (an edit).
         heads: the heads it gets; None for all. Only at `pattern` and `z`.
         edits: whether the result is put back.
         chooses: whether an edit itself decides which of its rows and heads it changes; it then reports them with
@@ -199,7 +199,8 @@ class Read:
                 check_head(layer, head, shape.n_layers, shape.n_heads[layer])
         rows = bind_rows(self.rows, prompt)
         heads = tuple(self.heads) if self.heads is not None else None
-        run = self.reduce or _keep
+        reduce = self.reduce
+        run = _keep if reduce is None else lambda x, place: reduce(x.clone(), place)  # it may work in place
         return [Tap(self.site, layer, rows, run, heads, name=self.name or self.site) for layer in layers]
 
 

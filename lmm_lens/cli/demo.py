@@ -86,7 +86,7 @@ def _run(out: Path, n_prompts: int, seed: int) -> None:
     console.rule(f"which heads look at the image? {n_prompts} questions")
     raw = score_heads(lens, visual_prompts, "visual_mass", progress=True)
     nonsink = score_heads(lens, visual_prompts, "nonsink_mass", progress=True)
-    for scores, what in ((raw, "raw visual mass"), (nonsink, "non-sink visual mass: sinks do not count")):
+    for scores, what in ((raw, "raw visual mass"), (nonsink, "non-sink visual mass")):
         console.print(head_table(scores, N_TOP, what))
 
     console.rule("are they needed? exact match of the answers")
@@ -108,7 +108,7 @@ def _run(out: Path, n_prompts: int, seed: int) -> None:
             )
             for name, sets in conditions
         ]
-    table = Table("condition (z set to 0 in all rows)", f"visual ({len(visual)})", f"text-only ({len(text)})")
+    table = Table("ablated", f"visual ({len(visual)})", f"text-only ({len(text)})", title="z set to 0 in all rows")
     for accuracy in measured:
         table.add_row(*accuracy.row())
     console.print(table)
@@ -116,7 +116,7 @@ def _run(out: Path, n_prompts: int, seed: int) -> None:
     from ..report import write_report
 
     with console.status("drawing"):
-        path = write_report(out, lens, prompt, answer, asked.answer, raw, nonsink, N_TOP, measured)
+        path = write_report(out, lens, prompt, asked.question, answer, asked.answer, raw, nonsink, N_TOP, measured)
     console.print("figures and report:", str(path), markup=False, highlight=False, soft_wrap=True)
 
 

@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..errors import InterventionError, unknown
-from ..heads import Head, HeadSet, check_head, check_layer
+from ..heads import Head, HeadSet, as_head, check_head, check_layer
 from ..prompt import Prompt
 from ..taps import ModelShape, Tap
 
@@ -118,7 +118,7 @@ HeadsLike = HeadSet | Iterable[Head]
 
 def checked_heads(heads: HeadsLike, name: str) -> HeadSet | tuple[Head, ...]:
     """Heads as a HeadSet, or as a tuple of pairs; InterventionError if there are none."""
-    chosen = heads if isinstance(heads, HeadSet) else tuple((int(layer), int(head)) for layer, head in heads)
+    chosen = heads if isinstance(heads, HeadSet) else tuple(as_head(head) for head in heads)
     if not chosen:
         raise InterventionError(f"{name} was given no heads: pass a HeadSet or (layer, head) pairs")
     return chosen

@@ -232,7 +232,7 @@ class Session:
             rows = joined.rows
             chosen = rows.gather(x)
             part = chosen if tap.heads is None else chosen[:, :, list(tap.heads)]
-            result = _run(tap, part, self._place(tap, rows, rows.valid, length))
+            result = tap.run(part.clone() if tap.edits else part, self._place(tap, rows, rows.valid, length))
             if not tap.edits:
                 self._keep(tap, rows, result, dim=1)
                 continue
@@ -276,7 +276,7 @@ class Session:
                 columns = _columns(tap.heads, heads)
                 part = pattern if columns is None else pattern[:, columns]
                 scores = partial(call.scores, rows, tap.heads)
-                result = _run(tap, part, self._place(tap, rows, valid, length, scores))
+                result = tap.run(part.clone() if tap.edits else part, self._place(tap, rows, valid, length, scores))
                 if not tap.edits:
                     results[index].append(result)
                     continue
@@ -304,20 +304,6 @@ class Session:
     def _keep(self, tap: Tap, rows: Chunk, result: Tensor, dim: int) -> None:
         if tap.name:
             self.kept[tap.name, tap.layer].append((rows, result, dim))
-
-
-def _run(tap: Tap, rows: Tensor, place: Place) -> Tensor:
-    """Call a tap. An edit may work in place, on its own copy; a read that does would change what it reads."""
-    if tap.edits:
-        return tap.run(rows.clone(), place)
-    version = rows._version
-    result = tap.run(rows, place)
-    if rows._version != version:
-        raise HookError(
-            f"the read {tap.name!r} at {tap.site} of layer {tap.layer} changed the activation in place\n"
-            "  a read returns a new tensor; to edit, use an intervention"
-        )
-    return result
 
 
 def _columns(wanted: tuple[int, ...] | None, present: tuple[int, ...] | None) -> list[int] | None:

@@ -147,7 +147,7 @@ def region_mask(prompt: Prompt, boxes: Sequence[BoxesOfRow], n_before: int = 0) 
         where = f"prompt row {n_before + row}"
         if not isinstance(entry, Sequence) or not entry:
             raise ScoreError(
-                f"no box was given for {where}, but {entry!r}\n"
+                f"{where} has no box but {entry!r}\n"
                 "  give one entry a row: (x0, y0, x1, y1) in pixels, or a list of such boxes"
             )
         for box in entry if isinstance(entry[0], Sequence) else [entry]:

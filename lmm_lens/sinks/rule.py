@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool
@@ -18,8 +18,11 @@ from ..errors import ScoreError
 from ..kernels import sink_score
 from ..prompt import Prompt
 from ..rows import bind_rows
-from ..taps import Place, Tap
+from ..taps import Place, Read, Tap
 from .known import known_for
+
+if TYPE_CHECKING:
+    from ..lens import Lens
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,14 @@ class SinkRule:
                 f'{d_model**0.5:.1f}\n  give a lower threshold, or sink_threshold="auto"'
             )
         return self
+
+    def positions(self, lens: Lens, prompt: Prompt, layer: int, row: int = 0) -> tuple[int, ...]:
+        """The visual sink tokens of one layer and prompt row."""
+        read = Read("resid_pre", [layer], reduce=lambda x, place: sink_score(x, self.dims), name="phi")
+        run = lens.run(prompt, read=[read], logits="last")
+        is_sink = run.reads["phi", layer][row] >= self.threshold
+        found = run.positions["phi"][row][is_sink].tolist()
+        return tuple(position for position in found if prompt.mask("visual")[row, position])
 
     def tap(self, prompt: Prompt, layer: int) -> Tap:
         """A tap that files the layer's sink tokens under `("sinks", layer)` of the run's memo."""
