@@ -139,3 +139,29 @@ def bootstrap_interval(
     tail = (1 - level) / 2
     low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
     return low.float(), high.float()
+
+
+def nonsink_ratio(pattern: Pattern, visual: KeyMask, sink: KeyMask) -> PerRow:
+    """The share of visual mass that lies off the sinks, `r = sum_{V \\ K} a / sum_V a`, in [0, 1].
+
+    VAR's selection ratio (Kang et al., ICLR 2025, arXiv:2503.03321): a head is edited where its visual mass reaches .2
+    and r reaches rho. The ratio says nothing of how much a head looks: where the visual mass is tiny it is one rounding
+    error over another, so rank by it only together with the mass. A row with no mass on the visual tokens gives 0, as
+    such a row is never edited.
+    """
+    total = mass(pattern, visual)
+    return (mass(pattern, visual & ~sink) / torch.where(total > 0, total, torch.ones_like(total))).clamp(max=1)
+
+
+def hit(pattern: Pattern, region: KeyMask, n_region: Int[Tensor, "batch"] | None = None) -> PerRow:
+    """`1 / |region|` where the most attended of *all* keys lies in the region, else 0.
+
+    Hit score of SparseMM (arXiv:2506.05344), in {0, 1/|region|}: a small region that is hit counts more. Of equal keys
+    the first is the most attended one. `n_region` gives |region| where the layer holds only some of its keys; a row
+    whose region is empty gives 0.
+    """
+    largest, key = pattern.max(-1)
+    inside = region[:, None, None].expand_as(pattern).gather(-1, key[..., None]).squeeze(-1)
+    size = (region.sum(-1) if n_region is None else n_region)[:, None, None].clamp_min(1)
+    score = inside.to(pattern.dtype) / size
+    return torch.where(largest.isnan(), largest, score)

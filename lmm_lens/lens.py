@@ -20,7 +20,7 @@ from .native import NativeBackend, Session
 from .prompt import Prompt
 from .results import Generation, Reads, Report, Run, collect, report
 from .sinks import SinkReport
-from .taps import ModelShape, Read, Reader, Tap
+from .taps import HOOK_POINTS, ModelShape, Place, Read, Reader, Tap
 
 BACKENDS = ("native",)
 
@@ -210,6 +210,9 @@ class Lens:
             raise LensError(unknown("choice of logits", logits, ("all", "last")))
         edits, reads = self._program(prompt, interventions, read)
         out, session = self._backend.forward(prompt, self._bind(edits, reads), logits == "last", grad)
+        last = out[:, -1] if logits == "last" else out[torch.arange(len(out)), prompt.mask("last").int().argmax(1)]
+        if bool(last.isnan().any()):
+            raise ModelError(self._where_nan(prompt, edits))
         values, positions = self._collect(reads, session)
         return Run(prompt, out, values, positions, self._reports(edits, session))
 
@@ -242,7 +245,10 @@ class Lens:
                 "  set processor.tokenizer.padding_side = 'left'"
             )
         options = {**options, "max_new_tokens": max_new_tokens, "output_logits": logits}
-        tokens, steps, session = self._backend.generate(prompt, self._bind(edits, reads), options)
+        try:
+            tokens, steps, session = self._backend.generate(prompt, self._bind(edits, reads), options)
+        except FloatingPointError as error:
+            raise ModelError(f"{error}\n  {self._where_nan(prompt, edits)}") from error
         text = (
             self.adapter.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             if self.processor
@@ -277,6 +283,18 @@ class Lens:
                 "the model did not run inside this `with lens.apply(...)` block, so nothing was edited\n"
                 "  call lens.run, lens.generate or the lens's own model in it"
             )
+        if session.n_passes:
+            self._reports(edits, session)
+
+    @contextmanager
+    def nothing_applied(self) -> Iterator[None]:
+        """Inside an `apply` block, run the model as it is."""
+        before, runs = self._applied, self._n_runs
+        self._applied = ()
+        try:
+            yield
+        finally:
+            self._applied, self._n_runs = before, runs
 
     def _prompt_of_call(self, kwargs: Mapping[str, Any]) -> Prompt:
         if not isinstance(kwargs.get("input_ids"), torch.Tensor):
@@ -289,6 +307,22 @@ class Lens:
         if mask is not None and mask.shape != tensors["input_ids"].shape:
             del tensors["attention_mask"]
         return prompting.from_tensors(self.adapter, tensors, self.device)
+
+    def _where_nan(self, prompt: Prompt, edits: tuple[Intervention, ...]) -> str:
+        """Run once more to find where the first NaN stands."""
+
+        def is_nan(x: torch.Tensor, place: Place) -> torch.Tensor:
+            rows = place.valid[:, None, :, None] if place.scores else place.valid.reshape(*place.valid.shape, *[1] * (x.ndim - 2))
+            return x.isnan() & rows
+
+        reads = [Read(site, reduce=is_nan) for site in HOOK_POINTS]
+        _, session = self._backend.forward(prompt, self._bind(edits, reads), last_only=True, grad=False)
+        order = list(HOOK_POINTS)
+        for site, layer in sorted(session.kept, key=lambda place: (place[1], order.index(place[0]))):
+            if any(bool(found.any()) for _, found, _ in session.kept[site, layer]):
+                cause = " under these interventions" if edits else ""
+                return f"NaN in the model's activations{cause}, first at {site} of layer {layer}"
+        return "NaN in the logits, but in no activation of the layers: look at the final norm and the output embedding"
 
     def _program(
         self, prompt: Prompt, interventions: Sequence[Intervention], read: Sequence[Reader | str]
@@ -330,7 +364,7 @@ class Lens:
 
     @staticmethod
     def _reports(interventions: tuple[Intervention, ...], session: Session) -> tuple[Report, ...]:
-        reports = tuple(report(x, index, session.edited, session.memo) for index, x in enumerate(interventions))
+        reports = tuple(report(x, index, session.edited, session.moved) for index, x in enumerate(interventions))
         for intervention, what in zip(interventions, reports, strict=True):
             if not what.n_edits:
                 warnings.warn(f"{what.intervention} changed nothing: {intervention.why_nothing}", stacklevel=3)

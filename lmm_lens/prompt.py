@@ -50,6 +50,8 @@ class Prompt:
         spans: per batch row, the runs of visual tokens and of markers.
         images: per batch row, the pictures as given; empty where only processed tensors were given.
         tokens: per batch row, the text of every token.
+        texts: per batch row, the text as given; None where only processed tensors were given.
+        template: whether the texts were put into the chat format.
         masks: name to Bool[batch, position], on the CPU; see `MASKS`.
     """
 
@@ -58,6 +60,8 @@ class Prompt:
     images: tuple[tuple[Image, ...], ...]
     tokens: tuple[tuple[str, ...], ...]
     masks: Mapping[str, Bool[Tensor, "batch position"]] = field(repr=False)
+    texts: tuple[str, ...] | None = None
+    template: bool = True
 
     @property
     def n_rows(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,8 @@ def from_text(adapter: Adapter, text: str | Sequence[str], images: Any, template
         return_tensors="pt",
         **special,
     )
-    return from_tensors(adapter, inputs, device, pictures)
+    prompt = from_tensors(adapter, inputs, device, pictures)
+    return replace(prompt, texts=tuple(texts), template=template)
 
 
 def render(adapter: Adapter, text: str, n_images: int, template: bool) -> str:
@@ -203,8 +205,8 @@ def _bos(adapter: Adapter, ids: Int[Tensor, "batch position"], real: Bool[Tensor
     text_config = adapter.config.get_text_config()
     known = [getattr(adapter.tokenizer, "bos_token_id", None), getattr(text_config, "bos_token_id", None)]
     bos_id = next((i for i in known if isinstance(i, int)), None)
-    first = real & (real.cumsum(1) == 1)
-    return first & (ids == bos_id) if bos_id is not None else torch.zeros_like(real)
+    found = real & (ids == bos_id) if bos_id is not None else torch.zeros_like(real)
+    return found & (found.cumsum(1) == 1)  # the first: not always the first token (PaliGemma's follows the image)
 
 
 def _ends_with(ids: Sequence[int], real: Bool[Tensor, "position"], turn: Sequence[int]) -> int:

@@ -12,6 +12,7 @@ from .prompt_view import as_html
 from .sinks import rule_for
 
 if TYPE_CHECKING:
+    from .heads import HeadSet
     from .lens import Lens
     from .prompt import Prompt
     from .scoring import HeadScores
@@ -33,7 +34,8 @@ def write_report(
     expected: str,
     raw: HeadScores,
     nonsink: HeadScores,
-    n_top: int,
+    best: tuple[HeadSet, HeadSet],
+    first_layer: int,
     accuracy: Sequence[TableRow],
 ) -> Path:
     """Draw the figures and write the page.
@@ -47,7 +49,8 @@ def write_report(
         expected: what is right.
         raw: visual mass of all heads.
         nonsink: non-sink visual mass of all heads.
-        n_top: how many heads count as the best.
+        best: the heads that were ablated, by raw and by non-sink mass.
+        first_layer: the first layer that they were chosen from.
         accuracy: rows of (condition, visual accuracy, text-only accuracy).
 
     Returns:
@@ -57,7 +60,7 @@ def write_report(
 
     folder.mkdir(parents=True, exist_ok=True)
     figures = {
-        "heads.png": _heatmaps(raw, nonsink, n_top),
+        "heads.png": _heatmaps((raw, nonsink), best),
         "attention.png": _overlays(lens, prompt, raw, nonsink),
     }
     for name, figure in figures.items():
@@ -75,8 +78,9 @@ def write_report(
         sequence=as_html(prompt),
         figures={name.removesuffix(".png"): _inline(folder / name) for name in figures},
         n_prompts=raw.n_prompts,
-        n_top=n_top,
-        rankings=[(scores.metric, _ranking(scores, n_top)) for scores in (raw, nonsink)],
+        n_top=len(best[0]),
+        rankings=[(scores.metric, _ranking(scores, len(best[0]))) for scores in (raw, nonsink)],
+        first_layer=first_layer,
         accuracy=[item.row() for item in accuracy],
     )
     path = folder / "report.html"
@@ -84,13 +88,14 @@ def write_report(
     return path
 
 
-def _heatmaps(raw: HeadScores, nonsink: HeadScores, n_top: int) -> Any:
+def _heatmaps(scores: tuple[HeadScores, HeadScores], best: tuple[HeadSet, HeadSet]) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.2), dpi=150, layout="constrained")
-    for ax, scores in zip(figure.subplots(1, 2), (raw, nonsink), strict=True):
-        head_heatmap(scores, ax, mark=scores.top(n_top), vmax=float(raw.values.max()))
-    figure.suptitle(f"outlined: the {n_top} highest heads", fontsize=9)
+    vmax = max(float(each.values.max()) for each in scores)  # one scale, so that the two can be compared
+    for ax, each, heads in zip(figure.subplots(1, 2), scores, best, strict=True):
+        head_heatmap(each, ax, mark=heads, vmax=vmax)
+    figure.suptitle("outlined: the heads that are ablated below", fontsize=9)
     return figure
 
 
@@ -102,15 +107,14 @@ def _overlays(lens: Lens, prompt: Prompt, raw: HeadScores, nonsink: HeadScores) 
     reading = list(nonsink.top(4 - len(parked)))
     heads = reading + parked
     rule = rule_for(lens.adapter.config)
-    figure = Figure(figsize=(2.5 * (len(heads) + 1), 2.9), dpi=150, layout="constrained")
+    figure = Figure(figsize=(2.5 * (len(heads) + 1), 3.2), dpi=150, layout="constrained")
     axes = figure.subplots(1, len(heads) + 1)
     axes[0].imshow(prompt.images[0][0])
     axes[0].set(xticks=[], yticks=[])
     axes[0].set_title("the picture", fontsize=9)
     for ax, (layer, head) in zip(axes[1:], heads, strict=True):
-        sinks = rule.positions(lens, prompt, layer) if (layer, head) in parked else ()
-        attention_over_image(lens, prompt, layer, head, ax=ax, sinks=sinks)
-        kind = "high by raw mass only: it parks\non sinks (dashed)" if (layer, head) in parked else "high by non-sink mass"
+        attention_over_image(lens, prompt, layer, head, ax=ax, sinks=rule.positions(lens, prompt, layer))
+        kind = "high by raw mass only:\nit parks on sinks" if (layer, head) in parked else "high by\nnon-sink mass"
         ax.set_xlabel(kind, fontsize=8)
     return figure
 

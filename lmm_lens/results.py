@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -44,12 +44,12 @@ class Report:
         return f"{self.intervention}: {self.n_edits} rows edited{where}{moved}"
 
 
-def report(intervention: object, owner: int, edited: Mapping[tuple[int, int], int], memo: Mapping[Any, Any]) -> Report:
-    """The report of one intervention, from what a session counted and what the taps noted."""
-    edits = {layer: count for (index, layer), count in edited.items() if index == owner}
-    edits |= {key[2]: int(count) for key, count in memo.items() if key[:2] == ("rows", owner)}
-    moved = {key[2]: float(mass) for key, mass in memo.items() if key[:2] == ("moved", owner)}
-    return Report(str(intervention), dict(sorted(edits.items())), dict(sorted(moved.items())))
+def report(
+    intervention: object, owner: int, edited: Mapping[tuple[int, int], int], moved: Mapping[tuple[int, int], float]
+) -> Report:
+    """The report of one intervention, from what a session counted by (index of the intervention, layer)."""
+    edits, masses = ({k[1]: v for k, v in sorted(x.items()) if k[0] == owner} for x in (edited, moved))
+    return Report(str(intervention), edits, masses)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,10 +1,10 @@
-"""Attention as a map over the picture: components, spatial entropy, elbow, box. Imports torch and nothing of this library.
+"""Attention as a map over the picture: components, spatial entropy, elbow. Imports torch and nothing of this library.
 
 Shapes: maps are Float[*lead rows cols], one cell a patch, any leading dimensions; a batch of pictures with different
 grids is padded with cells of 0, and `n_cells` says how many cells of each are real.
 
 The definitions are those of Kang et al. (CVPR 2025, arXiv:2503.06287, "Your Large Vision-Language Model Only Needs A
-Few Attention Heads For Visual Grounding"), whose released code labels components with scipy, one map at a time.
+Few Attention Heads For Visual Grounding"); its released code labels components with scipy, one map at a time.
 """
 
 from __future__ import annotations
@@ -21,11 +21,16 @@ LOWEST = 10  # how many heads a prompt selects; the paper's number, of about a t
 def as_maps(
     pattern: Float[Tensor, "batch head row key"], cells: Int[Tensor, "batch rows cols"]
 ) -> Float[Tensor, "batch head row rows cols"]:
-    """The attention of each row as a map: cell (i, j) has that of key `cells[:, i, j]`, and 0 where that is negative."""
+    """The attention of each row as a map: cell (i, j) has that of key `cells[:, i, j]`, 0 where that is negative."""
     batch, n_heads, n_rows, _ = pattern.shape
     index = cells.clamp_min(0).flatten(1)[:, None, None].expand(batch, n_heads, n_rows, -1)
     weights = pattern.gather(-1, index).unflatten(-1, cells.shape[1:])
     return weights.masked_fill((cells < 0)[:, None, None], 0)
+
+
+def at_cells(mask: Bool[Tensor, "batch key"], cells: Int[Tensor, "batch rows cols"]) -> Bool[Tensor, "batch rows cols"]:
+    """Which cells of a map hold keys of the mask."""
+    return mask.gather(1, cells.clamp_min(0).flatten(1)).reshape(cells.shape) & (cells >= 0)
 
 
 def components(mask: Bool[Tensor, "*lead rows cols"]) -> Int[Tensor, "*lead rows cols"]:
@@ -72,9 +77,9 @@ def spatial_entropy(
 ) -> Float[Tensor, "*lead"]:
     """How many places a map is spread over, in nats: 0 = one blob, ln 2 = two of equal mass.
 
-    `-sum_n p_n ln p_n` over the 8-connected components of `B > threshold`, `B = relu(map - mean)`, `p_n` the component's
-    share of sum(B). A map without components (even, or too faint) is inf: the least localised there is. The released
-    code says inf only where B is 0, and 0, the best there is, where no cell reaches the threshold.
+    `-sum_n p_n ln p_n` over the 8-connected components of `B > threshold`, `B = relu(map - mean)`, `p_n` the share of
+    component n in sum(B). A map without components (even, or too faint) is inf, the least localised there is; released
+    code gives inf only where B is 0, and 0, the best there is, where no cell exceeds the threshold.
 
     Args:
         maps: attention as maps, [*lead, rows, cols].
@@ -93,9 +98,9 @@ def spatial_entropy(
 def elbow(values: Float[Tensor, "n"]) -> float:
     """The value at the elbow of the sorted values: the one farthest from the chord of the curve.
 
-    Against its index, the sorted curve runs from the lowest to the highest value; the chord joins these two. NaN is left
-    out; with one or two values, or all on the chord, the lowest value is returned. The released code reads the *index* of
-    the elbow off the sorted curve and filters unsorted heads by it; this is the value, to be compared with values.
+    The chord joins the lowest and the highest value, each at its index in the sorted order. NaN is left out; with one
+    or two values, or all of them on the chord, the lowest is returned. Code of the paper filters unsorted heads by the
+    *index* of the elbow; this is its value, to be compared with values.
     """
     curve = values[~values.isnan()].double().sort().values
     n = len(curve)
@@ -107,17 +112,32 @@ def elbow(values: Float[Tensor, "n"]) -> float:
     return float(curve[int(away.argmax())] if float(away.max()) > tolerance else curve[0])
 
 
-def selected(
-    entropy: Float[Tensor, "prompt layer head"], kept: Bool[Tensor, "layer head"], lowest: int
-) -> Bool[Tensor, "prompt layer head"]:
-    """For each prompt, the `lowest` heads of lowest spatial entropy among the kept ones, ties in the order of the model.
+def localization(
+    mass: Float[Tensor, "prompt layer head"], entropy: Float[Tensor, "prompt layer head"], lowest: int = LOWEST
+) -> tuple[Float[Tensor, "prompt layer head"], float]:
+    """Which heads each prompt selects as localization heads: 1 or 0, NaN for heads without a mass; and the threshold.
 
-    A head whose map has no component (entropy inf) is never one of them.
+    Heads whose mean mass over the prompts reaches the elbow of all heads' stay. Of these a prompt selects the `lowest`
+    with the lowest spatial entropy, or half of them where fewer than `2 * lowest` stay (that half is ours: the paper's
+    models have about a thousand heads). Heads that tie with the last one are all selected, since on small maps many
+    have exactly one component; a head whose map has no component (entropy inf) is never selected.
+
+    Args:
+        mass: visual mass.
+        entropy: spatial entropy of the map.
+        lowest: how many heads a prompt selects.
+
+    Returns:
+        The selection, whose mean over prompts is the paper's selection frequency, and the value at the elbow.
     """
-    candidates = entropy.masked_fill(~kept | entropy.isnan(), torch.inf).flatten(1)
-    order = candidates.argsort(dim=1, stable=True)[:, :lowest]
-    chosen = torch.zeros_like(candidates, dtype=torch.bool).scatter_(1, order, True)
-    return (chosen & candidates.isfinite()).reshape(entropy.shape)
+    mean = mass.mean(0)
+    threshold = elbow(mean.flatten())
+    kept = mean >= threshold
+    n = max(1, min(lowest, -(-int(kept.sum()) // 2)))
+    candidates = entropy.masked_fill(~kept | entropy.isnan(), torch.inf)
+    last = candidates.flatten(1).sort(1).values[:, n - 1]
+    selected = (candidates <= last[:, None, None]) & candidates.isfinite()
+    return selected.to(mass.dtype).masked_fill(mean.isnan(), torch.nan), threshold
 
 
 def smooth(maps: Float[Tensor, "*lead rows cols"], sigma: float) -> Float[Tensor, "*lead rows cols"]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..shapes import Example
 
 N_TOP = 8
+FIRST_LAYER = 1  # layer 0 reads the words: ablating there hurts every answer, and drowns what we look for
 N_CONTROLS = 5
 BATCH = 70  # a multiple of the number of question kinds, so that batches are alike
 
@@ -91,10 +92,13 @@ def _run(out: Path, n_prompts: int, seed: int) -> None:
 
     console.rule("are they needed? exact match of the answers")
     conditions: list[tuple[str, list[HeadSet | None]]] = [("nothing ablated", [None])]
-    for scores, name in ((nonsink, "non-sink"), (raw, "raw")):
-        best = scores.top(N_TOP)
-        conditions.append((f"top {N_TOP} by {name} mass", [best]))
-        conditions.append((f"{N_TOP} random, same layers", [_control(best, s) for s in range(N_CONTROLS)]))
+    best = {
+        name: scores.top(N_TOP, layers=range(FIRST_LAYER, lens.n_layers))
+        for name, scores in (("non-sink", nonsink), ("raw", raw))
+    }
+    for name, heads in best.items():
+        conditions.append((f"top {N_TOP} by {name} mass", [heads]))
+        conditions.append((f"{N_TOP} random, same layers", [_control(heads, s) for s in range(N_CONTROLS)]))
     with Progress(console=console, transient=True) as progress:
         n_answers = (len(visual) + len(text)) * sum(len(sets) for _, sets in conditions)
         task = progress.add_task("asking with heads ablated", total=n_answers)
@@ -108,7 +112,12 @@ def _run(out: Path, n_prompts: int, seed: int) -> None:
             )
             for name, sets in conditions
         ]
-    table = Table("ablated", f"visual ({len(visual)})", f"text-only ({len(text)})", title="z set to 0 in all rows")
+    table = Table(
+        "ablated",
+        f"visual ({len(visual)})",
+        f"text-only ({len(text)})",
+        title=f"z set to 0 in all rows, heads of layers {FIRST_LAYER} to {lens.n_layers - 1}",
+    )
     for accuracy in measured:
         table.add_row(*accuracy.row())
     console.print(table)
@@ -116,7 +125,19 @@ def _run(out: Path, n_prompts: int, seed: int) -> None:
     from ..report import write_report
 
     with console.status("drawing"):
-        path = write_report(out, lens, prompt, asked.question, answer, asked.answer, raw, nonsink, N_TOP, measured)
+        path = write_report(
+            out,
+            lens,
+            prompt,
+            asked.question,
+            answer,
+            asked.answer,
+            raw,
+            nonsink,
+            (best["raw"], best["non-sink"]),
+            FIRST_LAYER,
+            measured,
+        )
     console.print("figures and report:", str(path), markup=False, highlight=False, soft_wrap=True)
 
 

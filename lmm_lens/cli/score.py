@@ -7,7 +7,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
+from ..errors import LensError, unknown
 from .tables import head_table
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def run(
@@ -26,6 +29,8 @@ def run(
     from ..scoring.metrics import metric_named
 
     chosen = metric_named(metric)  # before the model is loaded
+    if dtype not in DTYPES:
+        raise LensError(unknown("dtype", dtype, DTYPES))
     console = Console()
     with console.status("loading the model"):
         lens = Lens.demo() if name == "demo" else Lens.from_pretrained(name, dtype=dtype)

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from .. import kernels
 from ..errors import InterventionError
 from ..prompt import Prompt
 from ..rows import RowsLike, bind_rows
-from ..sinks.rule import SinkRule, remembered
+from ..sinks.rule import SinkRule, as_many_others, remembered
 from ..taps import ModelShape, Place, Tap
 from .base import Intervention, layers_with_heads, shown
 
@@ -111,7 +110,7 @@ class KnockoutSinks(Intervention):
             seen = place.columns(visual, pattern.shape[-1])
             sinks = seen & place.columns(remembered(place), pattern.shape[-1])
             if self.control is not None:
-                sinks = _as_many_others(sinks, seen & ~sinks, seed=self.control + 1000 * place.layer)
+                sinks = as_many_others(sinks, seen & ~sinks, seed=self.control + 1000 * place.layer)
             edited = kernels.knockout(pattern, sinks)
             changed = place.valid[:, None] & (edited != pattern).any(-1)
             moved = (kernels.mass(pattern, sinks) * changed).sum()
@@ -125,10 +124,3 @@ class KnockoutSinks(Intervention):
     def __repr__(self) -> str:
         what = "visual sinks" if self.control is None else f"as many random patches (seed {self.control})"
         return f"KnockoutSinks({what} -> {shown(self.rows)})"
-
-
-def _as_many_others(sinks: Tensor, others: Tensor, seed: int) -> Tensor:
-    """In each row of `others` as many True as `sinks` has, drawn at random; the same draw for the same seed."""
-    generator = torch.Generator().manual_seed(seed)
-    rank = torch.rand(others.shape, generator=generator).to(others.device).masked_fill(~others, 2.0).argsort(1).argsort(1)
-    return others & (rank < sinks.sum(1, keepdim=True))

@@ -17,7 +17,7 @@ from ..errors import InterventionError, unknown
 from ..prompt import Prompt
 from ..rows import RowsLike, bind_rows
 from ..sinks.discovery import find_sinks
-from ..sinks.rule import SinkRule, remembered, rule_for
+from ..sinks.rule import SinkRule, as_many_others, is_known, remembered, rule_for
 from ..taps import ModelShape, Place, Tap
 from .base import Intervention, shown
 
@@ -47,6 +47,8 @@ class VAR(Intervention):
         first_layer: layers before it are left alone; the released code's 2.
         skip_last_layer: leave the last layer alone, as the paper does.
         rows: which query rows; the paper's are the text rows after the image, generated tokens included.
+        control: None, or the seed of a control experiment: as many random visual and text tokens as there are sinks take
+            the sinks' part.
 
     Raises:
         InterventionError: a parameter out of its range.
@@ -60,6 +62,7 @@ class VAR(Intervention):
     first_layer: int = 2
     skip_last_layer: bool = True
     rows: RowsLike = "after_image"
+    control: int | None = None
 
     why_nothing = "no head met min_visual_mass and min_nonsink_ratio on a row that sees a sink"
 
@@ -95,10 +98,14 @@ class VAR(Intervention):
         if task not in TASKS:
             raise InterventionError(unknown("task", task, TASKS))
         settings: dict[str, object] = {"min_nonsink_ratio": TASKS[task]}
-        try:
+        if is_known(lens.adapter.config):
             rule = rule_for(lens.adapter.config)
+            if not rule.dims:
+                raise InterventionError(
+                    f"this model has no attention sinks ({rule.source} says so), so VAR has nothing to do"
+                )
             settings |= {"sink_dims": rule.dims, "sink_threshold": rule.threshold}
-        except ValueError:
+        else:
             settings |= {"sink_dims": "auto", "sink_threshold": "auto"}
         return cls(**{**settings, **changes})  # type: ignore[arg-type]
 
@@ -116,7 +123,8 @@ class VAR(Intervention):
             return self
         report = lens.sink_report
         if report is None:
-            report = find_sinks(lens, prompt)
+            with lens.nothing_applied():
+                report = find_sinks(lens, prompt)
             lens.sink_report = report
         if not report:
             raise InterventionError(f'sink_dims="auto" found none, so VAR has nothing to do\n  {report}')
@@ -130,13 +138,19 @@ class VAR(Intervention):
         assert self.sink_threshold != "auto"
         rule = SinkRule(self.sink_dims, self.sink_threshold).checked(shape.d_model)
         visual, rows = prompt.mask("visual"), bind_rows(self.rows, prompt)
+        everything = bind_rows("all", prompt)
 
         def redistribute(pattern: Tensor, place: Place) -> Tensor:
             n_keys = pattern.shape[-1]
+            seen, sink = place.columns(visual, n_keys), place.columns(remembered(place), n_keys)
+            if self.control is not None:
+                real = place.keys(everything, n_keys) & ~sink
+                seed = self.control + 1000 * place.layer
+                sink = as_many_others(sink & seen, real & seen, seed) | as_many_others(sink & ~seen, real & ~seen, seed)
             edited, chosen, moved = kernels.redistribute(
                 pattern,
-                visual=place.columns(visual, n_keys),
-                sink=place.columns(remembered(place), n_keys),
+                visual=seen,
+                sink=sink,
                 transfer_fraction=self.transfer_fraction,
                 min_nonsink_ratio=self.min_nonsink_ratio,
                 min_visual_mass=self.min_visual_mass,
@@ -160,5 +174,5 @@ class VAR(Intervention):
         dims = self.sink_dims if isinstance(self.sink_dims, str) else list(self.sink_dims)
         return (
             f"VAR(p={self.transfer_fraction:g}, rho={self.min_nonsink_ratio:g}, tau={tau}, dims={dims}, "
-            f"rows={shown(self.rows)})"
+            f"rows={shown(self.rows)}{'' if self.control is None else f', control={self.control}'})"
         )

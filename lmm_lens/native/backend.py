@@ -19,6 +19,13 @@ from .session import Session
 Bind = Callable[[Prompt], Sequence[Tap]]
 
 
+def _refuse_nan(tokens: Tensor, scores: Tensor) -> Tensor:
+    """A logits processor: greedy decoding would pick some token of NaN logits without a word."""
+    if bool(scores.isnan().any()):
+        raise FloatingPointError(f"NaN in the logits after {tokens.shape[1]} tokens")
+    return scores
+
+
 class NativeBackend:
     """The reference backend and the fast one.
 
@@ -71,7 +78,7 @@ class NativeBackend:
             eos = config.eos_token_id
             config.pad_token_id = eos[0] if isinstance(eos, list) else eos
         with torch.no_grad(), self.session(bind, prompt) as session:
-            out = self.model.generate(**prompt.inputs, generation_config=config)
+            out = self.model.generate(**prompt.inputs, generation_config=config, logits_processor=[_refuse_nan])
         return out.sequences[:, prompt.n_tokens :], out.logits, session
 
     def session(

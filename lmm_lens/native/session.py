@@ -46,6 +46,7 @@ class Session:
         kept: what reading taps returned, by (name, layer): for each pass the rows, the result, and which of its
             dimensions is the rows.
         edited: rows times heads (or streams) that were edited, by (index of the intervention, layer).
+        moved: attention moved in them, by the same; only of edits that report it.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Session:
         self.thread = threading.get_ident() if prompt is not None else None
         self.kept: Kept = defaultdict(list)
         self.edited: dict[tuple[int, int], int] = defaultdict(int)
+        self.moved: dict[tuple[int, int], float] = defaultdict(float)
         self.memo: dict[Any, Any] = {}
         self.n_passes = 0
         self._layer_of = {id(layer.attention): index for index, layer in enumerate(layers) if layer.attention}
@@ -90,8 +92,18 @@ class Session:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._settle()
         self._hooks.close()
         self._outer.close()
+
+    def _settle(self) -> None:
+        """Add up what taps noted of the prompt so far, and forget the rest: no state reaches the next prompt."""
+        for key, value in self.memo.items():
+            if key[0] == "rows":
+                self.edited[key[1:]] += int(value)
+            elif key[0] == "moved":
+                self.moved[key[1:]] += float(value)
+        self.memo.clear()
 
     def owns(self, module: nn.Module) -> bool:
         """Whether the module is the session's model or one of its attention modules."""
@@ -103,8 +115,8 @@ class Session:
     def _install(self, prompt: Prompt) -> None:
         """Bind the taps to a prompt and hook the modules they need."""
         self._hooks.close()
+        self._settle()
         self._prompt, self._taps, self._joined = prompt, {}, {}
-        self.memo.clear()
         for tap in sorted(self.bind(prompt), key=lambda tap: not tap.edits):  # reads see what edits left
             self._taps.setdefault((tap.site, tap.layer), []).append(tap)
         patterned = [layer for site, layer in self._taps if site == "pattern"]

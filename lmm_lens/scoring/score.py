@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import ScoreError, unknown
@@ -17,7 +17,8 @@ from ..rows import bind_rows
 from ..sinks import SinkRule, remembered, rule_for
 from ..taps import ModelShape, Place, Tap
 from .head_scores import HeadScores
-from .metrics import KeyMasks, Metric, metric_named
+from .localization import cell_keys, map_cells
+from .metrics import KeyMasks, Metric, check_tokens, metric_named
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -28,6 +29,7 @@ QUERIES = {
 }
 
 BoxesOfRow = Sequence[float] | Sequence[Sequence[float]] | None
+TokensOfRow = Sequence[int] | Tensor
 
 
 def score_heads(
@@ -37,6 +39,7 @@ def score_heads(
     query: str = "last",
     *,
     boxes: Sequence[BoxesOfRow] | None = None,
+    relevant: Sequence[TokensOfRow] | Tensor | None = None,
     sink_dims: Sequence[int] | None = None,
     sink_threshold: float | None = None,
     interventions: Sequence[Intervention] = (),
@@ -44,19 +47,28 @@ def score_heads(
 ) -> HeadScores:
     """Score every head of every layer on every prompt.
 
-    Costs one plain forward a prompt (and one decoding step with query "answer"): probabilities are computed for the query
-    row alone.
+    Costs one plain forward a prompt (and one decoding step with query "answer"): probabilities are computed for the
+    query row alone.
 
     Args:
         lens: the model.
-        prompts: a prompt, or an iterable of them; each may be a batch. Put prompts of like length into one batch for speed.
-        metric: "visual_mass", "nonsink_mass", "concentration", "visual_preference" or "region_mass"; `METRICS` has their
-            meanings and sources.
-        query: whose attention: "last", the last prompt token, or "answer", the first generated token at its decoding step
-            (what the CVPR 2025 code does).
-        boxes: for region_mass, one box (x0, y0, x1, y1) in pixels of the first picture, or a list of boxes, a batch row.
-        sink_dims: for nonsink_mass, the sink dimensions; by default the model card's or the published ones.
-        sink_threshold: for nonsink_mass, tau; by default the card's, or the paper's 20.
+        prompts: a prompt, or an iterable of them; each may be a batch. Put prompts of like length into one batch for
+            speed.
+        metric: "visual_mass", "nonsink_mass", "nonsink_ratio", "concentration", "visual_preference", "region_mass",
+            "retrieval_mass", "hit", "spatial_entropy", "localization", or one of the last two with "nonsink_" before
+            it; `METRICS` has their meanings and sources. The best heads are the highest, but for spatial entropy the
+            lowest, `scores.bottom(n)`.
+        query: whose attention: "last", the last prompt token, or "answer", the first generated token at its decoding
+            step (what the CVPR 2025 code of visual mass does). The papers of hit and localization look at "last", the
+            row whose output is the first answer token.
+        boxes: for region_mass, hit and retrieval_mass, one box (x0, y0, x1, y1) in pixels of the first picture, or a
+            list of boxes, a batch row. For hit, the box of the thing that the answer token names.
+        relevant: for retrieval_mass, instead of boxes, the query-relevant visual tokens of each batch row: positions in
+            the padded sequence, or Bool[position]. The number is region_mass's; the tokens are any visual tokens, of
+            any picture or video frame, for models without a grid too. `prompt.positions_in_box(box, image=1)` finds
+            those of a box in another picture.
+        sink_dims: for the nonsink metrics, the sink dimensions; by default the model card's or the published ones.
+        sink_threshold: for the nonsink metrics, tau; by default the card's, or the paper's 20.
         interventions: edits under which the heads are scored.
         progress: show a progress bar.
 
@@ -64,75 +76,101 @@ def score_heads(
         HeadScores with one row a prompt; NaN for layers without attention heads.
 
     Raises:
-        ScoreError: unknown metric or query, no prompts, a prompt without visual tokens, boxes that do not match the
-            prompts, or sink dimensions that are not known.
+        ScoreError: unknown metric or query, no prompts, a prompt without visual tokens, boxes or relevant tokens that
+            do not match the prompts, sink dimensions that are not known, or no one grid where a map is needed.
     """
     chosen = metric_named(metric)
     if query not in QUERIES:
         raise ScoreError(unknown("query", query, QUERIES))
-    if chosen.needs_boxes != (boxes is not None):
-        raise ScoreError(
-            f"{metric} needs boxes=..., one entry a prompt row" if chosen.needs_boxes else f"{metric} takes no boxes"
-        )
+    check_tokens(chosen, boxes is not None, relevant is not None)
+    if not chosen.needs_sinks and not (sink_dims is None and sink_threshold is None):
+        raise ScoreError(f"{metric} takes no sink_dims and no sink_threshold")
     rule = rule_for(lens.adapter.config, sink_dims, sink_threshold) if chosen.needs_sinks else None
-    rows: list[Tensor] = []
-    n_seen = 0
-    for prompt in _shown(_listed(prompts), progress):
-        check_visual(prompt, n_seen, metric)
-        region = None
-        if boxes is not None:
-            region = region_mask(prompt, boxes[n_seen : n_seen + prompt.n_rows], n_seen)
-        scorer = Scorer(chosen, query, rule, region)
-        rows.append(scorer.score(lens, prompt, interventions))
-        n_seen += prompt.n_rows
-    if not rows:
-        raise ScoreError("no prompts were given: expected a Prompt or a non-empty list of them")
-    if boxes is not None and len(boxes) != n_seen:
-        raise ScoreError(f"{len(boxes)} boxes were given for {n_seen} prompt rows: give one entry a row")
+    parts = score_parts(lens, prompts, chosen, query, boxes, relevant, rule, interventions, progress)
+    per_prompt, found = chosen.combine(*parts) if chosen.combine else (parts[0], {})
     settings = {"sink_dims": list(rule.dims), "sink_threshold": rule.threshold, "sinks": rule.source} if rule else {}
-    return HeadScores(metric, query, torch.cat(rows), lens.identity, settings)
+    return HeadScores(metric, query, per_prompt, lens.identity, settings | found)
+
+
+def score_parts(
+    lens: Lens,
+    prompts: Prompt | Iterable[Prompt],
+    metric: Metric,
+    query: str = "last",
+    boxes: Sequence[BoxesOfRow] | None = None,
+    relevant: Sequence[TokensOfRow] | Tensor | None = None,
+    rule: SinkRule | None = None,
+    interventions: Sequence[Intervention] = (),
+    progress: bool = False,
+) -> Float[Tensor, "part prompt layer head"]:
+    """The scores that a metric is combined from, or its own as the one part; arguments as in `score_heads`."""
+    named = relevant if boxes is None else boxes
+    mask = relevant_mask if boxes is None else region_mask
+    scored: list[Tensor] = []
+    n_seen = 0
+    for prompt in _each(prompts, progress):
+        check_visual(prompt, n_seen, metric.name)
+        region = None if named is None else mask(prompt, named[n_seen : n_seen + prompt.n_rows], n_seen)
+        cells = map_cells(prompt, n_seen) if metric.needs_grid else None
+        scorer = Scorer(metric.parts or (metric,), query, rule, region, cells)
+        scored.append(scorer.score(lens, prompt, interventions))
+        n_seen += prompt.n_rows
+    if not scored:
+        raise ScoreError("no prompts were given: expected a Prompt or a non-empty list of them")
+    if named is not None and len(named) != n_seen:
+        what = "entries of relevant" if boxes is None else "boxes"
+        raise ScoreError(f"{len(named)} {what} were given for {n_seen} prompt rows: give one entry a row")
+    return torch.cat(scored, 1)
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """A metric on one prompt: reads the query row of every layer, with sinks and region as the metric needs them."""
+    """Metrics on one prompt: reads the query row of every layer, with sinks, region and map as they need them."""
 
-    metric: Metric
+    metrics: tuple[Metric, ...]
     query: str
     rule: SinkRule | None = None
     region: Bool[Tensor, "batch position"] | None = None
+    cells: Int[Tensor, "batch rows cols"] | None = None
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """A read of the query row in each layer with heads, and of its sinks before it."""
+        rows = bind_rows(self.query, prompt)
+        layers = shape.self_attention
         visual = prompt.mask("visual")
 
-        def score(pattern: Tensor, place: Place) -> Tensor:
-            def columns(mask: Tensor | None) -> Tensor | None:
-                return None if mask is None else place.columns(mask, pattern.shape[-1])
+        def score(pattern: Tensor, place: Place) -> Float[Tensor, "batch head row metric"]:
+            keys = self._keys(visual, place, pattern.shape[-1])
+            return torch.stack([metric.of(pattern, keys) for metric in self.metrics if metric.of], -1)
 
-            sinks = columns(remembered(place)) if self.rule else None
-            seen = columns(visual)
-            assert seen is not None
-            return self.metric.of(pattern, KeyMasks(seen, n_visual.to(seen.device), sinks, columns(self.region)))
-
-        rows = bind_rows(self.query, prompt)
-        n_visual = visual.sum(1)
-        layers = shape.self_attention
         taps = [Tap("pattern", layer, rows, score, name="score") for layer in layers]
         return taps + [self.rule.tap(prompt, layer) for layer in layers if self.rule]
 
+    def _keys(self, visual: Bool[Tensor, "batch position"], place: Place, n_keys: int) -> KeyMasks:
+        """The masks over positions as masks over the keys that the layer holds now."""
+        device = place.positions.device
+        keys = KeyMasks(place.columns(visual, n_keys), visual.sum(1).to(device))
+        if self.rule:
+            keys = keys._replace(sink=place.columns(remembered(place), n_keys))
+        if self.region is not None:
+            keys = keys._replace(region=place.columns(self.region, n_keys), n_region=self.region.sum(1).to(device))
+        if self.cells is not None:
+            n_cells = (self.cells >= 0).sum((1, 2)).to(device)
+            keys = keys._replace(cells=cell_keys(self.cells, place, n_keys), n_cells=n_cells)
+        return keys
+
     def score(
         self, lens: Lens, prompt: Prompt, interventions: Sequence[Intervention] = ()
-    ) -> Float[Tensor, "batch layer head"]:
+    ) -> Float[Tensor, "metric batch layer head"]:
         """The scores of a prompt's rows, on the CPU."""
         if self.query == "last":
             reads = lens.run(prompt, interventions, [self], logits="last").reads
         else:  # two tokens: the second pass has the first of them as its query
             # no stop token, or a row that stops at once would have no answer; None means the model's own
             reads = lens.generate(prompt, interventions, [self], max_new_tokens=2, eos_token_id=[]).reads
-        scores = torch.full((prompt.n_rows, lens.n_layers, lens.n_heads), torch.nan)
+        scores = torch.full((len(self.metrics), prompt.n_rows, lens.n_layers, lens.n_heads), torch.nan)
         for (_, layer), score in reads.items():
-            scores[:, layer, : score.shape[1]] = score[:, :, 0].cpu()
+            scores[:, :, layer, : score.shape[1]] = score[:, :, 0].movedim(-1, 0).cpu()
         return scores
 
 
@@ -161,6 +199,36 @@ def region_mask(prompt: Prompt, boxes: Sequence[BoxesOfRow], n_before: int = 0) 
     return mask
 
 
+def relevant_mask(
+    prompt: Prompt, relevant: Sequence[TokensOfRow] | Tensor, n_before: int = 0
+) -> Bool[Tensor, "batch position"]:
+    """The relevant tokens of each row, given as positions or as Bool[position].
+
+    Raises:
+        ScoreError: a row has none, or some that are no visual tokens.
+    """
+    visual = prompt.mask("visual")
+    mask = torch.zeros_like(visual)
+    for row, entry in enumerate(relevant):
+        where = f"prompt row {n_before + row}"
+        positions = torch.as_tensor(entry)
+        if positions.dtype == torch.bool and positions.shape == (prompt.n_tokens,):
+            positions = positions.nonzero().flatten()
+        if positions.ndim != 1 or positions.dtype not in (torch.int32, torch.int64) or not len(positions):
+            raise ScoreError(
+                f"the relevant tokens of {where} must be positions, or Bool[position] of its {prompt.n_tokens} tokens, "
+                f"and at least one\n  given {entry!r}"
+            )
+        wrong = [p for p in positions.tolist() if not (0 <= p < prompt.n_tokens and bool(visual[row, p]))]
+        if wrong:
+            raise ScoreError(
+                f"the tokens at positions {wrong} of {where} are not visual tokens\n"
+                '  positions count from the start of the padded row; prompt.mask("visual") has all of them'
+            )
+        mask[row, positions] = True
+    return mask
+
+
 def check_visual(prompt: Prompt, n_before: int, metric: str) -> None:
     """ScoreError for a row without visual tokens, whose score would be 0 and mean nothing."""
     if not isinstance(prompt, Prompt):
@@ -173,15 +241,13 @@ def check_visual(prompt: Prompt, n_before: int, metric: str) -> None:
         )
 
 
-def _listed(prompts: Prompt | Iterable[Prompt]) -> Iterable[Prompt]:
+def _each(prompts: Prompt | Iterable[Prompt], progress: bool) -> Iterable[Prompt]:
+    """The prompts one by one, under a progress bar if asked."""
     if not isinstance(prompts, (Prompt, Iterable)):
         raise ScoreError(f"expected prompts made by lens.prompt(...), given {type(prompts).__name__}")
-    return [prompts] if isinstance(prompts, Prompt) else prompts
-
-
-def _shown(prompts: Iterable[Prompt], progress: bool) -> Iterable[Prompt]:
+    listed = [prompts] if isinstance(prompts, Prompt) else prompts
     if not progress:
-        return prompts
+        return listed
     from rich.progress import track
 
-    return track(prompts, "scoring heads", transient=True)
+    return track(listed, "scoring heads", transient=True)

@@ -2,7 +2,7 @@
 
 No table covers every model. Two rules look at the residual stream x that enters each layer:
 
-1. by BOS: the k dimensions with the largest |x[d]| / rms at the first token, averaged over the middle layers, k by the
+1. by BOS: the k dimensions with the largest |x[d]| / rms at the first token (BOS where there is one), averaged over the middle layers, k by the
    largest gap in the sorted ratios. They count as massive only if even the smallest of them stands out.
 2. by mean: dimensions whose mean |x| over all tokens exceeds 5 times the median dimension's in most layers.
 
@@ -162,7 +162,8 @@ def _statistics(lens: Lens, prompts: tuple[Prompt, ...]) -> tuple[Tensor, Tensor
     abs_sum: dict[int, Tensor] = {}
 
     def accumulate(prompt: Prompt) -> Callable[[Tensor, Place], Tensor]:
-        first = (prompt.mask("all").cumsum(1) == 1) & prompt.mask("all")
+        real, bos = prompt.mask("all"), prompt.mask("bos")
+        first = torch.where(bos.any(1, keepdim=True), bos, real & (real.cumsum(1) == 1))
 
         def add(resid: Tensor, place: Place) -> Tensor:
             x = resid.float().abs()

@@ -86,6 +86,26 @@ def remembered(place: Place) -> Bool[Tensor, "batch position"]:
     return place.memo["sinks", place.layer]
 
 
+def is_known(config: Any) -> bool:
+    """Whether a model's card or the table of published dimensions names its sinks."""
+    return "sink_dims" in (getattr(config, "lmm_lens", None) or {}) or known_for(config) is not None
+
+
+def as_many_others(
+    sinks: Bool[Tensor, "batch key"], others: Bool[Tensor, "batch key"], seed: int
+) -> Bool[Tensor, "batch key"]:
+    """In each row of `others` as many True as `sinks` has, drawn at random: the control of every sink experiment.
+
+    A key has the same rank in every call with the same seed, so the draw holds over decoding steps while the keys grow.
+    """
+    n_keys = others.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    # drawn key by key, so that more keys do not change the ranks of those before
+    rank = torch.rand(n_keys, generator=generator, dtype=torch.float64).to(others.device).expand(others.shape)
+    order = rank.masked_fill(~others, 2.0).argsort(1).argsort(1)
+    return others & (order < sinks.sum(1, keepdim=True))
+
+
 def rule_for(config: Any, dims: Sequence[int] | None = None, threshold: float | None = None) -> SinkRule:
     """The sink rule of a model: the user's, its own config's, or a published one.
 

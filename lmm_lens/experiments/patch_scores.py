@@ -1,0 +1,259 @@
+"""Effects of patching, for every layer and unit and pair of prompts: means with intervals, figures, tables, files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import ScoreError
+from ..heads import HeadSet, check_layer
+from ..kernels import bootstrap_interval
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+
+    from ..lens import Lens
+    from ..prompt import Prompt
+
+FORMAT = "lmm-lens patch scores 1"
+TENSORS = ("per_pair", "clean_ld", "corrupt_ld")
+LABELS = ("site", "by", "rows", "method", "layers", "units", "answers", "model")
+
+
+@dataclass(frozen=True, eq=False)
+class PatchScores:
+    """How much of the clean answer comes back when one clean activation is put into the corrupt run.
+
+    Attributes:
+        site: hook point that was patched.
+        by: what was patched at once: "span", "patch" or "head".
+        rows: the row scope of heads; empty where spans or patches are the rows themselves.
+        method: "patching", the true effect, or "attribution", its first-order estimate.
+        layers: layer numbers, the second axis of `per_pair`.
+        units: names of the spans, numbers of visual tokens or heads, the third axis.
+        per_pair: Float[pair, layer, unit], effects: 0 = as corrupt, 1 = as clean; beyond both where a patch overshoots.
+            NaN where the two runs do not differ, where a pair has no such tokens, and where a layer has no such head.
+        clean_ld, corrupt_ld: Float[pair], the logit differences of the unpatched runs, in logits.
+        answers: (correct, incorrect) token of each pair, as text.
+        model: the model's identity.
+    """
+
+    site: str
+    by: str
+    rows: str
+    method: str
+    layers: tuple[int, ...]
+    units: tuple[str, ...]
+    per_pair: Float[Tensor, "pair layer unit"]
+    clean_ld: Float[Tensor, "pair"]
+    corrupt_ld: Float[Tensor, "pair"]
+    answers: tuple[tuple[str, str], ...]
+    model: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def values(self) -> Float[Tensor, "layer unit"]:
+        """The mean over the pairs whose effect is defined."""
+        return self.per_pair.nanmean(0)
+
+    @property
+    def n_pairs(self) -> int:
+        """How many pairs of prompts were run."""
+        return self.per_pair.shape[0]
+
+    @property
+    def n_undefined(self) -> int:
+        """Pairs without any effect, because clean and corrupt have the same logit difference."""
+        return int(self.per_pair.isnan().all(-1).all(-1).sum())
+
+    def interval(
+        self, level: float = 0.95, resamples: int = 1000, seed: int = 0
+    ) -> tuple[Float[Tensor, "layer unit"], Float[Tensor, "layer unit"]]:
+        """Bootstrap interval of each mean, low and high, resampling the pairs in which it is defined."""
+        if not 0 < level < 1:
+            raise ScoreError(f"the level of an interval lies between 0 and 1, given {level}")
+        samples = self.per_pair.flatten(1)  # pair, layer * unit
+        defined = ~samples.isnan()
+        bounds = torch.full((2, samples.shape[1]), torch.nan)
+        for pairs in defined.unique(dim=1).T:  # nearly always one or two kinds of columns
+            columns = (defined == pairs[:, None]).all(0)
+            if bool(pairs.any()):
+                bounds[:, columns] = torch.stack(bootstrap_interval(samples[pairs][:, columns], level, resamples, seed))
+        low, high = bounds.reshape(2, *self.values.shape)
+        return low, high
+
+    def top(self, n: int, layers: Iterable[int] | None = None) -> HeadSet:
+        """The n heads with the highest effect, best first, among all layers or the given ones.
+
+        Raises:
+            ScoreError: the scores are not by head, or there are fewer heads than that.
+        """
+        if self.by != "head":
+            raise ScoreError(f"top gives heads, but these scores are by {self.by}: see to_pandas(), best first")
+        n_layers = self.model.get("n_layers", max(self.layers) + 1)
+        allowed = set(self.layers if layers is None else (check_layer(layer, n_layers) for layer in layers))
+        scored = [(i, unit) for i, unit in (~self.values.isnan()).nonzero().tolist() if self.layers[i] in allowed]
+        if not 0 < n <= len(scored):
+            raise ScoreError(f"{n} heads were asked for, expected 1 to {len(scored)} (the heads with an effect)")
+        ranked = sorted(scored, key=lambda place: float(self.values[place]), reverse=True)
+        heads = [(self.layers[i], int(self.units[unit])) for i, unit in ranked[:n]]
+        return HeadSet(heads, n_layers, self.model.get("n_heads", len(self.units)))
+
+    def rank_correlation(self, other: PatchScores) -> float:
+        """Spearman's rank correlation of the mean effects with other scores on the same axes, in [-1, 1].
+
+        Ties get their mean rank; NaN if one of the two is constant.
+
+        Raises:
+            ScoreError: other layers or other units.
+        """
+        for name in ("by", "layers", "units"):
+            mine, others = getattr(self, name), getattr(other, name)
+            if mine != others:
+                raise ScoreError(
+                    f"a rank correlation needs the same axes, but these scores differ in {name}: {mine} and {others}"
+                )
+        import pandas
+
+        table = pandas.DataFrame({"one": self.values.flatten().numpy(), "other": other.values.flatten().numpy()})
+        ranks = table.dropna().rank()
+        return float(ranks["one"].corr(ranks["other"]))
+
+    @staticmethod
+    def concat(scores: Sequence[PatchScores]) -> PatchScores:
+        """The scores of several batches of pairs as one.
+
+        Raises:
+            ScoreError: no scores, or some that were measured differently.
+        """
+        if not scores:
+            raise ScoreError("no scores were given to concatenate")
+        for name in LABELS:
+            found = [getattr(score, name) for score in scores]
+            if name != "answers" and any(label != found[0] for label in found):
+                raise ScoreError(f"scores that differ in {name} cannot be concatenated: {found}")
+        tensors = {name: torch.cat([getattr(score, name) for score in scores]) for name in TENSORS}
+        return replace(scores[0], answers=tuple(pair for score in scores for pair in score.answers), **tensors)
+
+    # ------------------------------------------------------------------ tables and figures
+
+    def to_pandas(self, level: float = 0.95) -> pandas.DataFrame:
+        """One row a layer and unit: layer, unit, effect, low and high of its interval; highest effect first."""
+        import pandas
+
+        low, high = self.interval(level)
+        rows = [
+            (self.layers[i], self.units[j], *(float(x[i, j]) for x in (self.values, low, high)))
+            for i, j in (~self.values.isnan()).nonzero().tolist()
+        ]
+        table = pandas.DataFrame(rows, columns=["layer", self.by, "effect", "low", "high"])
+        if self.by != "span":
+            table[self.by] = table[self.by].astype(int)
+        return table.sort_values("effect", ascending=False, ignore_index=True, kind="stable")
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """A layer x unit heat map, white at no effect."""
+        from .figures import effect_heatmap
+
+        return effect_heatmap(self, ax)
+
+    def plot_over_image(
+        self, prompt: Prompt, layer: int, *, row: int = 0, image: int = 0, ax: Axes | None = None
+    ) -> Axes:
+        """The effect of each patch of one layer, drawn over the picture where it lies.
+
+        Args:
+            prompt: the clean or the corrupt prompt that was scored; its picture is shown.
+            layer: which layer.
+            row: which pair.
+            image: which picture of that row.
+            ax: where to draw; a new figure by default.
+
+        Raises:
+            ScoreError: the scores are not by patch, have no such layer, or belong to another prompt.
+            PromptError: there is no such picture, or its layout is unknown.
+        """
+        from .figures import effect_over_image
+
+        return effect_over_image(self, prompt, layer, row=row, image=image, ax=ax)
+
+    # ------------------------------------------------------------------ files
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file: the numbers, and everything else as JSON in its header."""
+        from safetensors.torch import save_file
+
+        if not Path(path).parent.is_dir():
+            raise ScoreError(f"there is no folder {str(Path(path).parent)!r} to save scores in")
+        about = {"format": FORMAT, **{name: getattr(self, name) for name in LABELS}}
+        tensors = {name: getattr(self, name).contiguous() for name in TENSORS}
+        save_file(tensors, path, {"lmm_lens": json.dumps(about)})
+        Path(path).chmod(0o644)  # safetensors writes files that nobody else can read
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], lens: Lens | None = None) -> PatchScores:
+        """Read scores back.
+
+        Args:
+            path: a file written by `save`.
+            lens: if given, the scores must be of its model.
+
+        Raises:
+            ScoreError: no such file, a truncated one, one of another kind, or scores of another model.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        name = Path(path).name
+        if not Path(path).is_file():
+            raise ScoreError(f"there is no score file {name!r}")
+        no_scores = f"{name!r} holds no patch scores: expected a file written by PatchScores.save"
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads((file.metadata() or {}).get("lmm_lens", "{}"))
+                if not isinstance(about, dict) or about.get("format") != FORMAT:
+                    raise ScoreError(no_scores)
+                if missing := {*LABELS, *TENSORS} - {*about, *file.keys()}:
+                    raise ScoreError(f"{no_scores} (it lacks {', '.join(sorted(missing))})")
+                tensors = {key: file.get_tensor(key) for key in TENSORS}
+        except (SafetensorError, json.JSONDecodeError) as error:
+            raise ScoreError(
+                f"{name!r} is truncated or no safetensors file: {error}\n  run the patching again and save anew"
+            ) from error
+        labels = {key: about[key] for key in LABELS}
+        lists = {key: tuple(labels[key]) for key in ("layers", "units")}
+        answers = tuple((correct, incorrect) for correct, incorrect in labels["answers"])
+        scores = cls(**{**labels, **lists, "answers": answers}, **tensors)
+        if lens is not None and scores.model != lens.identity:
+            known = (f"{m.get('model')}, weights {m.get('weights')}" for m in (scores.model, lens.identity))
+            raise ScoreError("{!r} holds scores of another model\n  scored: {}\n  lens:   {}".format(name, *known))
+        return scores
+
+    def __repr__(self) -> str:
+        scope = f" at rows {self.rows!r}" if self.rows else ""
+        places = sorted((~self.values.isnan()).nonzero().tolist(), key=lambda place: -float(self.values[tuple(place)]))
+        joint = {"head": "H", "patch": " patch ", "span": " "}[self.by]
+        best = [f"L{self.layers[i]}{joint}{self.units[j]} {self.values[i, j]:.2f}" for i, j in places[:3]]
+        undefined = f" ({self.n_undefined} of them undefined)" if self.n_undefined else ""
+        return (
+            f"PatchScores: {self.method} of {self.site} by {self.by}{scope}, {len(self.layers)} layers x "
+            f"{len(self.units)}, mean of {self.n_pairs} pairs{undefined}; "
+            f"logit difference {self.clean_ld.mean():+.2f} clean, {self.corrupt_ld.mean():+.2f} corrupt; "
+            f"highest {', '.join(best) or 'none'}"
+        )
+
+    def _repr_html_(self) -> str:
+        if self.by != "span":
+            return self.to_pandas().head(10).to_html(index=False, float_format="%.3f")
+        import pandas
+
+        index = pandas.Index(self.layers, name="layer")
+        return pandas.DataFrame(self.values.numpy(), index, list(self.units)).to_html(float_format="%.2f")

@@ -1,0 +1,232 @@
+"""Activation patching: which activation carries the answer? (NOTICE, arXiv:2406.16320; Zhang & Nanda, arXiv:2309.16042)
+
+1. Run a clean and a corrupt prompt that differ in one thing, and keep the clean activations of one hook point.
+2. For every layer and unit (a span, a patch, a head) run the corrupt prompt again with that one clean activation in it.
+3. effect = (LD_patched - LD_corrupt) / (LD_clean - LD_corrupt), LD the logit difference at the last prompt token.
+
+Several units of a layer share one forward pass: the batch is repeated, and each copy gets another unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..errors import ScoreError
+from ..heads import check_layer
+from ..interventions.base import Intervention
+from ..interventions.patch import check_same_layout, stored
+from ..prompt import Prompt
+from ..results import Run
+from ..rows import Rows, RowsLike
+from ..taps import HOOK_POINTS, ModelShape, Place, Read, Tap
+from .answers import AnswersLike, contrast, logit_difference
+from .patch_scores import PatchScores
+from .units import GroupsLike, Units, check_units
+
+if TYPE_CHECKING:
+    from ..lens import Lens
+
+TOKENS_PER_PASS = 2048  # a batch of one gains 2.5 times; beyond this a CPU gains nothing
+
+
+def activation_patching(
+    lens: Lens,
+    clean: Prompt,
+    corrupt: Prompt,
+    site: str = "resid_pre",
+    by: str = "span",
+    *,
+    layers: Iterable[int] | None = None,
+    rows: RowsLike = "all",
+    groups: GroupsLike | None = None,
+    answers: AnswersLike | None = None,
+    tokens_per_pass: int = TOKENS_PER_PASS,
+    progress: bool = False,
+) -> PatchScores:
+    """Put each clean activation alone into the corrupt run, and measure how much of the clean answer returns.
+
+    Costs two plain forwards of the batch, and one for each layer and unit; `attribution_patching` estimates the same
+    from one backward pass.
+
+    Args:
+        lens: the model.
+        clean: a prompt or a batch of them.
+        corrupt: as many; row i of both is a pair with the same layout that differs in one thing.
+        site: "resid_pre", "attn_out", "mlp_out", "resid_post" (by span or patch), "z" (by span, patch or head) or
+            "pattern" (by head).
+        by: what is patched at once: "span" (the tokens of one role: bos, before_image, each picture, markers, question,
+            answer_turn, last; every token is in one of them), "patch" (the i-th visual token of each row) or "head".
+        layers: which layers; None for all that have the hook point.
+        rows: with by="head", in which query rows the head is patched: "all", "after_image", "last", any other mask
+            name, positions, or Bool[batch, position]. All rows and the last row are different experiments.
+        groups: with by="span", more spans by name: positions of each row, or Bool[batch, position].
+        answers: (correct, incorrect) of each pair, as token ids or texts of one token; by default what the model
+            answers on clean and on corrupt.
+        tokens_per_pass: how many tokens, padding included, one forward may have, so that several units share it where
+            the batch is small. Larger suits a GPU, and takes more memory.
+        progress: show a progress bar.
+
+    Returns:
+        PatchScores, Float[pair, layer, unit].
+
+    Raises:
+        ScoreError: site and units that do not go together, answers that tell nothing apart, pairs that do not differ.
+        InterventionError: the two prompts have another layout.
+        HookError: a layer, site or row scope that does not exist.
+    """
+    check_units(site, by)
+    check_same_layout(*checked_pair(clean, corrupt))
+    units = Units.of(by, corrupt, max(lens.shape.n_heads), rows, groups)
+    chosen = chosen_layers(site, layers, lens.shape)
+    # patterns of all layers are large, so each layer's are read when they are needed
+    at_once = chosen if site != "pattern" else []
+    clean_run = _read(lens, clean, site, at_once, units)
+    corrupt_logits = lens.run(corrupt, logits="last").logits[:, 0]
+    pair = contrast(lens, clean_run.logits[:, 0], corrupt_logits, answers)
+    repeats = _Repeats(corrupt, tokens_per_pass)
+    patched = torch.full((corrupt.n_rows, len(chosen), len(units.names)), torch.nan, dtype=torch.float64)
+    jobs = [(index, part) for index, layer in enumerate(chosen) for part in repeats.split(_present(units, layer, lens))]
+    source_of: tuple[int, Tensor] | None = None
+    for index, part in _shown(jobs, progress):
+        layer = chosen[index]
+        if source_of is None or source_of[0] != layer:
+            run = clean_run if at_once else _read(lens, clean, site, [layer], units)
+            source_of = layer, stored(run, site, layer, corrupt)
+        prompt = repeats.of(len(part))
+        edit = _PatchUnits(site, layer, units, part, source_of[1])
+        logits = lens.run(prompt, [edit], logits="last").logits[:, 0]
+        found = logit_difference(logits, pair.ids.repeat(len(part), 1)).cpu()
+        patched[:, index, part] = found.reshape(len(part), -1).T
+    effects = pair.normalized(patched - pair.corrupt_ld[:, None, None])
+    effects = effects.masked_fill(~units.reached[:, None], torch.nan)
+    return PatchScores(
+        *(site, by, units.label, "patching", tuple(chosen), units.names, effects),
+        *(pair.clean_ld.float(), pair.corrupt_ld.float(), pair.texts, lens.identity),
+    )
+
+
+def checked_pair(clean: Prompt, corrupt: Prompt) -> tuple[Prompt, Prompt]:
+    """Both prompts; ScoreError if one of them is none."""
+    for prompt in (clean, corrupt):
+        if not isinstance(prompt, Prompt):
+            raise ScoreError(f"expected a clean and a corrupt prompt made by lens.prompt(...), given {prompt!r}")
+    return clean, corrupt
+
+
+def chosen_layers(site: str, layers: Iterable[int] | None, shape: ModelShape) -> list[int]:
+    """The given layers, each once, or all that have the hook point; HookError or ScoreError otherwise."""
+    having = [layer for layer in range(shape.n_layers) if shape.n_heads[layer] or not HOOK_POINTS[site].needs_attention]
+    if layers is None:
+        return having
+    chosen = list(dict.fromkeys(check_layer(int(layer), shape.n_layers) for layer in layers))
+    lacking = [layer for layer in chosen if layer not in having]
+    if lacking or not chosen:
+        raise ScoreError(
+            f"layers {lacking} have no attention heads, so they have no {site}\n  layers that have: {having}"
+            if chosen
+            else "no layers were given"
+        )
+    return chosen
+
+
+def _read(lens: Lens, prompt: Prompt, site: str, layers: Sequence[int], units: Units) -> Run:
+    """The clean run, with the rows that are going to be patched."""
+    reads = [Read(site, layers, rows=units.scope)] if layers else []
+    return lens.run(prompt, read=reads, logits="last")
+
+
+def _present(units: Units, layer: int, lens: Lens) -> list[int]:
+    """The units of a layer, by number."""
+    return list(range(lens.shape.n_heads[layer] if units.by == "head" else len(units.names)))
+
+
+def _shown(jobs: list[tuple[int, list[int]]], progress: bool) -> Iterable[tuple[int, list[int]]]:
+    if not progress:
+        return jobs
+    from rich.progress import track
+
+    return track(jobs, "patching", transient=True)
+
+
+class _Repeats:
+    """A prompt as a batch of several copies of itself, as many as fit into a forward."""
+
+    def __init__(self, prompt: Prompt, tokens_per_pass: int) -> None:
+        self.prompt = prompt
+        self.most = max(1, tokens_per_pass // (prompt.n_rows * prompt.n_tokens))
+        # whatever lies along the batch, or along its pictures in order (flattened patches too), is repeated along
+        # dimension 0; position ids of several axes have the batch elsewhere
+        for name, value in prompt.inputs.items():
+            if not isinstance(value, Tensor) or value.ndim == 0 or (name == "position_ids" and value.ndim == 3):
+                self.most = 1
+        self.made: dict[int, Prompt] = {}
+
+    def split(self, units: list[int]) -> Iterator[list[int]]:
+        """Units for one forward each, in parts of nearly the same size."""
+        n_parts = -(-len(units) // self.most)
+        return (part.tolist() for part in torch.tensor(units).tensor_split(n_parts))
+
+    def of(self, n: int) -> Prompt:
+        """n copies, one after the other: batch row i of copy c is row c * n_rows + i."""
+        if n not in self.made:
+            prompt = self.prompt
+            self.made[n] = (
+                prompt
+                if n == 1
+                else replace(
+                    prompt,
+                    inputs={name: torch.cat([value] * n) for name, value in prompt.inputs.items()},
+                    spans=prompt.spans * n,
+                    images=prompt.images * n,
+                    tokens=prompt.tokens * n,
+                    masks={name: torch.cat([mask] * n) for name, mask in prompt.masks.items()},
+                )
+            )
+        return self.made[n]
+
+
+@dataclass(frozen=True, eq=False)
+class _PatchUnits(Intervention):
+    """Patch one unit in each copy of a batch.
+
+    Args:
+        site, layer: where.
+        units: all units.
+        part: the units of this pass, one a copy.
+        source: the clean activation of the unrepeated batch, [batch, position, ...] ([batch, head, position, key]).
+    """
+
+    site: str
+    layer: int
+    units: Units
+    part: Sequence[int]
+    source: Tensor
+
+    def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
+        """One edit, of all rows that belong to the unit of their copy."""
+        rows = Rows(self.units.by, self.units.rows_of(self.part))
+        return [Tap(self.site, self.layer, rows, self._put, edits=True)]
+
+    def _put(self, x: Tensor, place: Place) -> Tensor:
+        source = self.source.to(x.device, x.dtype)
+        if self.site == "pattern":
+            source = source.movedim(2, 1)  # batch position head key
+        copies = torch.arange(len(x), device=x.device)
+        row = (copies % len(source))[:, None]  # of the batch
+        if self.units.by != "head":
+            return source[row, place.positions]
+        head = torch.tensor(self.part, device=x.device).repeat_interleave(len(source))
+        clean = source[row, place.positions, head[:, None]]  # copies*batch row d_head|key
+        if self.site == "pattern":
+            x[copies, head] = clean
+        else:
+            x[copies, :, head] = clean
+        return x
+
+    def __repr__(self) -> str:
+        return f"patching {self.site} of layer {self.layer} by {self.units.by}"
