@@ -39,11 +39,15 @@ __all__ = [*_HOME, "__version__"]
 if TYPE_CHECKING:
     from .errors import LensError as LensError
     from .heads import HeadSet as HeadSet
-    from .interventions import VAR as VAR, AblateHeads as AblateHeads, Intervention as Intervention
+    from .interventions import VAR as VAR
+    from .interventions import AblateHeads as AblateHeads
+    from .interventions import Intervention as Intervention
     from .lens import Lens as Lens
     from .prompt import Prompt as Prompt
-    from .scoring import HeadScores as HeadScores, score_heads as score_heads
-    from .spans import Box as Box, Span as Span
+    from .scoring import HeadScores as HeadScores
+    from .scoring import score_heads as score_heads
+    from .spans import Box as Box
+    from .spans import Span as Span
     from .taps import Read as Read
 
 

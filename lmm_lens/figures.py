@@ -157,7 +157,8 @@ def sink_evidence(report: SinkReport, ax: Axes | None = None) -> Axes:
     for dim in report.dims:
         ax.plot(layers, report.bos_ratio[:, dim], marker="o", markersize=3, label=f"dimension {dim}")
     if report:
-        ax.axhline(report.threshold, color="black", linewidth=0.8, linestyle=":", label=f"threshold {report.threshold:.1f}")
+        label = f"threshold {report.threshold:.1f}"
+        ax.axhline(report.threshold, color="black", linewidth=0.8, linestyle=":", label=label)
     ax.set(xlabel="layer", ylabel="|x[d]| / rms at the first token", ylim=(0, None))
     ax.legend(fontsize=7, frameon=False)
     return ax

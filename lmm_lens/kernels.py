@@ -29,9 +29,9 @@ def mass(pattern: Pattern, keys: KeyMask) -> PerRow:
 def concentration(pattern: Pattern, keys: KeyMask, n_keys: Int[Tensor, "batch"] | None = None) -> PerRow:
     """How concentrated the attention within the chosen keys is: 0 = spread evenly, 1 = all on one key.
 
-    `1 - H(p) / ln n` with `p_j = a_j / A` over the n chosen keys and entropy H in nats; `n_keys` gives n where the layer holds only some. This formula is this
-    library's own: the paper (Bi et al., CVPR 2025) has an entropy-based concentration whose exact form is not
-    public. A row with no mass on the keys gives 0; a single key gives 1.
+    `1 - H(p) / ln n` with `p_j = a_j / A` over the n chosen keys and entropy H in nats; `n_keys` gives n where the
+    layer holds only some. This formula is this library's own: the paper (Bi et al., CVPR 2025) has an entropy-based
+    concentration whose exact form is not public. A row with no mass on the keys gives 0; a single key gives 1.
     """
     inside = pattern * keys[:, None, None].to(pattern.dtype)
     total = inside.sum(-1, keepdim=True)

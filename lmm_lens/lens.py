@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -14,13 +13,14 @@ from torch import nn
 
 from . import prompting
 from .adapters import Adapter, adapter_for
-from .errors import HookError, InterventionError, LensError, ModelError, PromptError, unknown
-from .interventions.base import Intervention, bind_all, shown
-from .native import NativeBackend, Session
+from .errors import InterventionError, LensError, ModelError, PromptError, unknown
+from .interventions.base import Intervention
+from .native import NativeBackend
+from .program import Program
 from .prompt import Prompt
-from .results import Generation, Reads, Report, Run, collect, report
+from .results import Generation, Run
 from .sinks import SinkReport
-from .taps import HOOK_POINTS, ModelShape, Place, Read, Reader, Tap
+from .taps import HOOK_POINTS, ModelShape, Place, Read, Reader
 
 BACKENDS = ("native",)
 
@@ -90,7 +90,8 @@ class Lens:
         """The bundled model shapes-llava, offline.
 
         Args:
-            variant: "sinks", with planted attention sinks and sparse visual heads, or "plain", trained on the tasks alone.
+            variant: "sinks", with planted attention sinks and sparse visual heads, or "plain", trained on the tasks
+                alone.
             backend: see `Lens`.
         """
         from . import shapes
@@ -208,13 +209,12 @@ class Lens:
         """
         if logits not in ("all", "last"):
             raise LensError(unknown("choice of logits", logits, ("all", "last")))
-        edits, reads = self._program(prompt, interventions, read)
-        out, session = self._backend.forward(prompt, self._bind(edits, reads), logits == "last", grad)
+        program = self._program(prompt, interventions, read)
+        out, tapping = self._backend.forward(prompt, program, logits == "last", grad)
         last = out[:, -1] if logits == "last" else out[torch.arange(len(out)), prompt.mask("last").int().argmax(1)]
         if bool(last.isnan().any()):
-            raise ModelError(self._where_nan(prompt, edits))
-        values, positions = self._collect(reads, session)
-        return Run(prompt, out, values, positions, self._reports(edits, session))
+            raise ModelError(self._where_nan(prompt, program.interventions))
+        return Run(prompt, out, *program.collect(tapping), program.reports(tapping))
 
     def generate(
         self,
@@ -238,7 +238,7 @@ class Lens:
         Raises:
             PromptError: the batch is padded on the right, so that some rows would be continued from padding.
         """
-        edits, reads = self._program(prompt, interventions, read)
+        program = self._program(prompt, interventions, read)
         if not bool(prompt.mask("last")[:, -1].all()):
             raise PromptError(
                 "cannot generate from a batch that is padded on the right: some rows end in padding\n"
@@ -246,18 +246,13 @@ class Lens:
             )
         options = {**options, "max_new_tokens": max_new_tokens, "output_logits": logits}
         try:
-            tokens, steps, session = self._backend.generate(prompt, self._bind(edits, reads), options)
+            tokens, steps, tapping = self._backend.generate(prompt, program, options)
         except FloatingPointError as error:
-            raise ModelError(f"{error}\n  {self._where_nan(prompt, edits)}") from error
-        text = (
-            self.adapter.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            if self.processor
-            else [""] * len(tokens)
-        )
-        values, positions = self._collect(reads, session)
+            raise ModelError(f"{error}\n  {self._where_nan(prompt, program.interventions)}") from error
+        decoded = self.adapter.tokenizer.batch_decode(tokens, skip_special_tokens=True) if self.processor else None
+        text = tuple(row.strip() for row in decoded) if decoded else ("",) * len(tokens)
         stacked = torch.stack(steps, 1) if steps is not None else None
-        reports = self._reports(edits, session)
-        return Generation(prompt, tuple(t.strip() for t in text), tokens, stacked, values, positions, reports)
+        return Generation(prompt, text, tokens, stacked, *program.collect(tapping), program.reports(tapping))
 
     @contextmanager
     def apply(self, *interventions: Intervention) -> Iterator[Lens]:
@@ -269,8 +264,8 @@ class Lens:
         """
         before = self._applied
         self._applied = (*before, *interventions)
-        edits = self._applied
-        session = self._backend.session(self._bind(edits, ()), prompt_of=self._prompt_of_call)
+        program = Program(self, self._applied)
+        session = self._backend.session(program, prompt_of=self._prompt_of_call)
         runs_before = self._n_runs
         try:
             with session:
@@ -278,13 +273,13 @@ class Lens:
         finally:
             self._applied = before
             self._n_runs += bool(session.n_passes)
-        if not session.n_passes and self._n_runs == runs_before:
+        if self._n_runs == runs_before:
             raise InterventionError(
                 "the model did not run inside this `with lens.apply(...)` block, so nothing was edited\n"
                 "  call lens.run, lens.generate or the lens's own model in it"
             )
         if session.n_passes:
-            self._reports(edits, session)
+            program.reports(session.tapping)
 
     @contextmanager
     def nothing_applied(self) -> Iterator[None]:
@@ -312,60 +307,25 @@ class Lens:
         """Run once more to find where the first NaN stands."""
 
         def is_nan(x: torch.Tensor, place: Place) -> torch.Tensor:
-            rows = place.valid[:, None, :, None] if place.scores else place.valid.reshape(*place.valid.shape, *[1] * (x.ndim - 2))
+            rows = (
+                place.valid[:, None, :, None]
+                if place.scores
+                else place.valid.reshape(*place.valid.shape, *[1] * (x.ndim - 2))
+            )
             return x.isnan() & rows
 
-        reads = [Read(site, reduce=is_nan) for site in HOOK_POINTS]
-        _, session = self._backend.forward(prompt, self._bind(edits, reads), last_only=True, grad=False)
+        program = Program(self, edits, [Read(site, reduce=is_nan) for site in HOOK_POINTS])
+        _, tapping = self._backend.forward(prompt, program, last_only=True, grad=False)
         order = list(HOOK_POINTS)
-        for site, layer in sorted(session.kept, key=lambda place: (place[1], order.index(place[0]))):
-            if any(bool(found.any()) for _, found, _ in session.kept[site, layer]):
+        for site, layer in sorted(tapping.kept, key=lambda place: (place[1], order.index(place[0]))):
+            if any(bool(found.any()) for _, found, _ in tapping.kept[site, layer]):
                 cause = " under these interventions" if edits else ""
                 return f"NaN in the model's activations{cause}, first at {site} of layer {layer}"
         return "NaN in the logits, but in no activation of the layers: look at the final norm and the output embedding"
 
-    def _program(
-        self, prompt: Prompt, interventions: Sequence[Intervention], read: Sequence[Reader | str]
-    ) -> tuple[tuple[Intervention, ...], tuple[Reader, ...]]:
-        self._n_runs += 1
+    def _program(self, prompt: Prompt, interventions: Sequence[Intervention], read: Sequence[Reader | str]) -> Program:
         if not isinstance(prompt, Prompt):
             raise PromptError(f"expected a prompt made by lens.prompt(...), given {type(prompt).__name__}")
-        if isinstance(interventions, Intervention):
-            interventions = (interventions,)
-        items = (read,) if isinstance(read, (str, Reader)) else read
-        reads = tuple(Read(item) if isinstance(item, str) else item for item in items)
-        for item in reads:
-            if not isinstance(item, Reader):
-                raise HookError(f"expected a hook point name or Read(...), given {item!r}")
-        return (*self._applied, *interventions), reads
-
-    @staticmethod
-    def _collect(reads: Sequence[Reader], session: Session) -> tuple[Reads, dict[str, torch.Tensor]]:
-        for item in reads:
-            if isinstance(item, Read) and not any(name == (item.name or item.site) for name, _ in session.kept):
-                raise HookError(
-                    f"rows {shown(item.rows)} of the read at {item.site} select no row of this run\n"
-                    '  "answer" exists only while generating; masks after the image need one'
-                )
-        return collect(session.kept)
-
-    def _bind(self, interventions: tuple[Intervention, ...], reads: Sequence[Reader]) -> Any:
-        def bind(prompt: Prompt) -> list[Tap]:
-            resolved = tuple(x.resolve(self, prompt) if isinstance(x, Intervention) else x for x in interventions)
-            taps = bind_all(resolved, prompt, self.shape)
-            reading = [tap for read in reads for tap in read.taps(prompt, self.shape)]
-            named = [(tap.name, tap.layer) for tap in reading if tap.name]
-            if len(set(named)) < len(named):
-                twice = sorted({name for name, _ in named if named.count((name, _)) > 1})
-                raise LensError(f"two reads share the name {twice[0]!r}\n  tell them apart with Read(..., name=...)")
-            return taps + reading
-
-        return bind
-
-    @staticmethod
-    def _reports(interventions: tuple[Intervention, ...], session: Session) -> tuple[Report, ...]:
-        reports = tuple(report(x, index, session.edited, session.moved) for index, x in enumerate(interventions))
-        for intervention, what in zip(interventions, reports, strict=True):
-            if not what.n_edits:
-                warnings.warn(f"{what.intervention} changed nothing: {intervention.why_nothing}", stacklevel=3)
-        return reports
+        self._n_runs += 1
+        own = [interventions] if isinstance(interventions, Intervention) else interventions
+        return Program(self, (*self._applied, *own), read)

@@ -131,7 +131,8 @@ class Tap:
         site: hook point name.
         layer: layer number.
         rows: bound row scope.
-        run: function of the selected rows, acting on each row alone; an edit gets its own copy, a read must not change it. Its result is kept (a read) or put back (an edit).
+        run: function of the selected rows, acting on each row alone; an edit gets its own copy, a read must not
+            change it. Its result is kept (a read) or put back (an edit).
         heads: the heads it gets; None for all. Only at `pattern` and `z`.
         edits: whether the result is put back.
         chooses: whether an edit itself decides which of its rows and heads it changes; it then reports them with

@@ -25,7 +25,7 @@ def run(name: str) -> None:
     facts = {
         "model": f"{type(adapter.model).__name__} (model_type {adapter.config.model_type})",
         "family": f"{adapter.family}" + ("" if adapter.has_grid else ": no adapter, served by what is generic"),
-        "decoder": f"{len(adapter.layers)} layers x {' or '.join(map(str, heads))} heads of {' or '.join(map(str, sizes))}",
+        "decoder": f"{len(adapter.layers)} layers x {_either(heads)} heads of {_either(sizes)}",
         "visual tokens": f"image token id {adapter.image_token_id}"
         + (f", video token id {adapter.video_token_id}" if adapter.video_token_id is not None else ""),
         "pixels to tokens": "both ways" if adapter.has_grid else "not known for this family",
@@ -41,6 +41,10 @@ def run(name: str) -> None:
     for site, point in HOOK_POINTS.items():
         points.add_row(site, f"[dim]{point.shape}[/]", point.meaning)
     console.print(points)
+
+
+def _either(numbers: list[int]) -> str:
+    return " or ".join(map(str, numbers))
 
 
 def empty_model(name: str) -> Any:

@@ -113,7 +113,7 @@ def _given(lens: Lens, answers: AnswersLike, n_pairs: int, n_vocab: int) -> Int[
     rows = answers.tolist() if isinstance(answers, Tensor) else answers
     if isinstance(rows, str) or len(rows) != n_pairs or any(isinstance(r, (str, int)) or len(r) != 2 for r in rows):
         raise ScoreError(
-            f"expected answers=[(correct, incorrect), ...] with an entry for each of the {n_pairs} pairs, given {answers!r}"
+            f"expected answers=[(correct, incorrect), ...], one for each of the {n_pairs} pairs, given {answers!r}"
         )
     ids = [[_token(lens, answer, n_vocab) for answer in row] for row in rows]
     return torch.tensor(ids)

@@ -59,7 +59,7 @@ def effect_heatmap(scores: PatchScores, ax: Axes | None = None) -> Axes:
 
 
 def effect_over_image(
-    scores: PatchScores, prompt: Prompt, layer: int, *, row: int = 0, image: int = 0, ax: Axes | None = None
+    scores: PatchScores, prompt: Prompt, layer: int, row: int = 0, image: int = 0, ax: Axes | None = None
 ) -> Axes:
     """The effects of one layer's patches over the picture; `PatchScores.plot_over_image` documents the arguments."""
     effects = _of_row(scores, prompt, layer, row)
@@ -74,14 +74,17 @@ def effect_over_image(
     import numpy as np
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
+    from PIL import ImageOps
 
     ax = ax or _new_axes(4.2, 3.6)
     picture = prompt.images[row][image]
-    grey = np.asarray(picture.convert("L").convert("RGB")) * 0.6 + 90  # pale, so that both colours show
+    grey = np.asarray(ImageOps.autocontrast(picture.convert("L")).convert("RGB")) * 0.6 + 90  # pale: both colours show
     ax.imshow(grey.astype(np.uint8), extent=(0, picture.width, picture.height, 0))
     limit = _scale(scores.per_pair[row])  # of all layers, so that their pictures can be compared
     by_position = dict(zip(prompt.mask("visual")[row].nonzero().flatten().tolist(), effects.tolist(), strict=True))
     for span in spans:
+        assert span.grid is not None
+        assert span.region is not None
         heat = np.array([by_position[position] for position in span.positions]).reshape(span.grid)
         box = span.region
         ax.imshow(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -116,14 +117,9 @@ class PatchScores:
         Raises:
             ScoreError: other layers or other units.
         """
-        for name in ("by", "layers", "units"):
-            mine, others = getattr(self, name), getattr(other, name)
-            if mine != others:
-                raise ScoreError(
-                    f"a rank correlation needs the same axes, but these scores differ in {name}: {mine} and {others}"
-                )
         import pandas
 
+        _check_same([self, other], ("by", "layers", "units"), "a rank correlation needs scores on the same axes")
         table = pandas.DataFrame({"one": self.values.flatten().numpy(), "other": other.values.flatten().numpy()})
         ranks = table.dropna().rank()
         return float(ranks["one"].corr(ranks["other"]))
@@ -137,12 +133,9 @@ class PatchScores:
         """
         if not scores:
             raise ScoreError("no scores were given to concatenate")
-        for name in LABELS:
-            found = [getattr(score, name) for score in scores]
-            if name != "answers" and any(label != found[0] for label in found):
-                raise ScoreError(f"scores that differ in {name} cannot be concatenated: {found}")
-        tensors = {name: torch.cat([getattr(score, name) for score in scores]) for name in TENSORS}
-        return replace(scores[0], answers=tuple(pair for score in scores for pair in score.answers), **tensors)
+        _check_same(scores, [name for name in LABELS if name != "answers"], "only scores of one experiment are joined")
+        joined: dict[str, Any] = {name: torch.cat([getattr(score, name) for score in scores]) for name in TENSORS}
+        return replace(scores[0], answers=tuple(pair for score in scores for pair in score.answers), **joined)
 
     # ------------------------------------------------------------------ tables and figures
 
@@ -166,16 +159,12 @@ class PatchScores:
 
         return effect_heatmap(self, ax)
 
-    def plot_over_image(
-        self, prompt: Prompt, layer: int, *, row: int = 0, image: int = 0, ax: Axes | None = None
-    ) -> Axes:
+    def plot_over_image(self, prompt: Prompt, layer: int, row: int = 0, image: int = 0, ax: Axes | None = None) -> Axes:
         """The effect of each patch of one layer, drawn over the picture where it lies.
 
         Args:
             prompt: the clean or the corrupt prompt that was scored; its picture is shown.
-            layer: which layer.
-            row: which pair.
-            image: which picture of that row.
+            layer, row, image: which layer, which pair, which picture of that pair.
             ax: where to draw; a new figure by default.
 
         Raises:
@@ -184,7 +173,7 @@ class PatchScores:
         """
         from .figures import effect_over_image
 
-        return effect_over_image(self, prompt, layer, row=row, image=image, ax=ax)
+        return effect_over_image(self, prompt, layer, row, image, ax)
 
     # ------------------------------------------------------------------ files
 
@@ -225,16 +214,14 @@ class PatchScores:
                     raise ScoreError(f"{no_scores} (it lacks {', '.join(sorted(missing))})")
                 tensors = {key: file.get_tensor(key) for key in TENSORS}
         except (SafetensorError, json.JSONDecodeError) as error:
-            raise ScoreError(
-                f"{name!r} is truncated or no safetensors file: {error}\n  run the patching again and save anew"
-            ) from error
-        labels = {key: about[key] for key in LABELS}
-        lists = {key: tuple(labels[key]) for key in ("layers", "units")}
-        answers = tuple((correct, incorrect) for correct, incorrect in labels["answers"])
-        scores = cls(**{**labels, **lists, "answers": answers}, **tensors)
+            what = f"{name!r} is truncated or no safetensors file: {error}"
+            raise ScoreError(f"{what}\n  run the patching again and save anew") from error
+        answers = tuple((correct, incorrect) for correct, incorrect in about["answers"])
+        tuples = {"layers": tuple(about["layers"]), "units": tuple(about["units"]), "answers": answers}
+        scores = cls(**{**{key: about[key] for key in LABELS}, **tuples}, **tensors)
         if lens is not None and scores.model != lens.identity:
-            known = (f"{m.get('model')}, weights {m.get('weights')}" for m in (scores.model, lens.identity))
-            raise ScoreError("{!r} holds scores of another model\n  scored: {}\n  lens:   {}".format(name, *known))
+            mine, its = (f"{m.get('model')}, weights {m.get('weights')}" for m in (scores.model, lens.identity))
+            raise ScoreError(f"{name!r} holds scores of another model\n  scored: {mine}\n  lens:   {its}")
         return scores
 
     def __repr__(self) -> str:
@@ -245,15 +232,22 @@ class PatchScores:
         undefined = f" ({self.n_undefined} of them undefined)" if self.n_undefined else ""
         return (
             f"PatchScores: {self.method} of {self.site} by {self.by}{scope}, {len(self.layers)} layers x "
-            f"{len(self.units)}, mean of {self.n_pairs} pairs{undefined}; "
-            f"logit difference {self.clean_ld.mean():+.2f} clean, {self.corrupt_ld.mean():+.2f} corrupt; "
-            f"highest {', '.join(best) or 'none'}"
+            f"{len(self.units)}, mean of {self.n_pairs} pairs{undefined}; logit difference {self.clean_ld.mean():+.2f} "
+            f"clean, {self.corrupt_ld.mean():+.2f} corrupt; highest {', '.join(best) or 'none'}"
         )
 
     def _repr_html_(self) -> str:
-        if self.by != "span":
-            return self.to_pandas().head(10).to_html(index=False, float_format="%.3f")
         import pandas
 
+        if self.by != "span":
+            return self.to_pandas().head(10).to_html(index=False, float_format="{:.3f}".format)
         index = pandas.Index(self.layers, name="layer")
-        return pandas.DataFrame(self.values.numpy(), index, list(self.units)).to_html(float_format="%.2f")
+        return pandas.DataFrame(self.values.numpy(), index, list(self.units)).to_html(float_format="{:.2f}".format)
+
+
+def _check_same(scores: Sequence[PatchScores], names: Sequence[str], what: str) -> None:
+    for name in names:
+        for score in scores[1:]:
+            mine, others = getattr(scores[0], name), getattr(score, name)
+            if mine != others:
+                raise ScoreError(f"{what}, these differ in {name}: {reprlib.repr(mine)} and {reprlib.repr(others)}")

@@ -13,7 +13,7 @@ from ..heads import Head, HeadSet
 from ..prompt import Prompt
 from ..results import Run
 from ..rows import Rows, RowsLike, bind_rows
-from ..taps import ModelShape, Place, Tap
+from ..taps import ModelShape, Place, Tap, TapFunction
 from .base import HeadsLike, Intervention, checked_heads, heads_by_layer, shown, shown_heads
 from .means import HeadMeans
 from .patch import replace_rows, stored
@@ -71,7 +71,7 @@ class AblateHeads(Intervention):
             taps.append(Tap(site, layer, rows, self._edit(layer, prompt), chosen, edits=True))
         return taps
 
-    def _edit(self, layer: int, prompt: Prompt):  # noqa: ANN202
+    def _edit(self, layer: int, prompt: Prompt) -> TapFunction:
         if self.mode == "zero":
             return lambda z, place: torch.zeros_like(z)
         if self.mode == "mean":
@@ -88,7 +88,7 @@ class AblateHeads(Intervention):
         return f"AblateHeads({shown_heads(self.heads)}, mode={self.mode!r}, rows={shown(self.rows)})"  # type: ignore[arg-type]
 
 
-def _noncausal(everything: Rows):  # noqa: ANN202
+def _noncausal(everything: Rows) -> TapFunction:
     def edit(pattern: Tensor, place: Place) -> Tensor:
         keys = place.keys(everything, pattern.shape[-1])[:, None, None]
         return kernels.uniform(keys.expand(pattern.shape)).to(pattern.dtype)

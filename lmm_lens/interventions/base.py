@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Intervention(ABC):
-    """A reusable edit: a frozen dataclass. It holds no state; a run's state lives in the run and never reaches the next."""
+    """A reusable edit: a frozen dataclass. It holds no state; a run's state never reaches the next run."""
 
     kinds: ClassVar[dict[str, type[Intervention]]] = {}
     why_nothing: ClassVar[str] = "its rows were not reached"

@@ -18,7 +18,7 @@ from .base import HeadsLike, Intervention, checked_heads, heads_by_layer, shown,
 
 
 def stored(run: Run, site: str, layer: int, prompt: Prompt) -> Tensor:
-    """All rows of an activation that a run has read, [batch, position, ...] (at `pattern` [batch, head, position, key]).
+    """All rows of an activation that a run read, [batch, position, ...] (at `pattern` [batch, head, position, key]).
 
     Raises:
         InterventionError: the run did not read it, or its prompt has another layout than `prompt`.

@@ -21,7 +21,8 @@ class AblateTokens(Intervention):
     """Replace chosen tokens where they enter the decoder, at resid_pre of layer 0.
 
     Args:
-        tokens: which tokens: a mask name, positions (`prompt.positions_in_box` gives an object's), or Bool[batch, position].
+        tokens: which tokens: a mask name, positions (`prompt.positions_in_box` gives an object's), or Bool[batch,
+            position].
         mode: "mean", the mean over the row's visual tokens, or "zero".
 
     Raises:
@@ -42,8 +43,8 @@ class AblateTokens(Intervention):
         visual = prompt.mask("visual")
         if shape.reinjects and bool((chosen.prompt & visual).any()):
             raise InterventionError(
-                "this model adds visual features again after layer 0 (deepstack), so its visual tokens cannot be ablated "
-                "where they enter\n  knock out attention to them instead: Knockout(source=..., target=...)"
+                "this model adds visual features again after layer 0 (deepstack), so its visual tokens cannot be "
+                "ablated where they enter\n  knock out attention to them instead: Knockout(source=..., target=...)"
             )
         without = (chosen.prompt.any(1) & ~visual.any(1)).nonzero().flatten().tolist()
         if self.mode == "mean" and without:

@@ -47,8 +47,8 @@ class VAR(Intervention):
         first_layer: layers before it are left alone; the released code's 2.
         skip_last_layer: leave the last layer alone, as the paper does.
         rows: which query rows; the paper's are the text rows after the image, generated tokens included.
-        control: None, or the seed of a control experiment: as many random visual and text tokens as there are sinks take
-            the sinks' part.
+        control: None, or the seed of a control experiment: as many random visual and text tokens as there are sinks
+            take the sinks' part.
 
     Raises:
         InterventionError: a parameter out of its range.

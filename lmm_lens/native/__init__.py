@@ -2,5 +2,6 @@
 
 from .backend import NativeBackend
 from .session import Session
+from .tapping import Tapping
 
-__all__ = ["NativeBackend", "Session"]
+__all__ = ["NativeBackend", "Session", "Tapping"]

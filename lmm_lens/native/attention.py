@@ -1,9 +1,9 @@
 """The attention tap: the fused kernel for everything, probabilities only for the rows someone asked for.
 
-Registered with transformers as an attention implementation. The output is what the model's own implementation gives. Where
-rows of the pattern are read, their probabilities are computed beside it; where they are edited, the change is added in its
-linear form, `out' = out + (a' - a) @ values`, which is exact because attention is linear in the probabilities. So no
-[layer, head, query, key] tensor ever exists.
+Registered with transformers as an attention implementation. The output is what the model's own implementation gives.
+Where rows of the pattern are read, their probabilities are computed beside it; where they are edited, the change is
+added in its linear form, `out' = out + (a' - a) @ values`, which is exact because attention is linear in the
+probabilities. So no [layer, head, query, key] tensor ever exists.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ Heads = tuple[int, ...] | None  # None is all
 class AttentionCall(NamedTuple):
     """One call of a layer's attention: q and k after rotary embedding, k and v not repeated for grouped queries.
 
-    Shapes: query [batch, head, row, d_head], key and value [batch, kv_head, key, d_head], mask [batch | 1, head | 1, row,
-    key], True or 0 where visible; None is causal for more than one row and unmasked for one.
+    Shapes: query [batch, head, row, d_head], key and value [batch, kv_head, key, d_head], mask [batch | 1, head | 1,
+    row, key], True or 0 where visible; None is causal for more than one row and unmasked for one.
     """
 
     query: Tensor
@@ -124,8 +124,8 @@ LISTENERS: list[Listener] = []
 def listener_of(module: nn.Module) -> Listener | None:
     """The innermost listener of this thread for a module, or else of no thread in particular.
 
-    A run belongs to its thread; what `Lens.apply` opens holds for every thread, since `generate` is often called from one
-    of its own. Only the innermost acts, so two lenses on one model do not disturb each other.
+    A run belongs to its thread; what `Lens.apply` opens holds for every thread, since `generate` is often called from
+    one of its own. Only the innermost acts, so two lenses on one model do not disturb each other.
     """
     own = threading.get_ident()
     mine = [listener for listener in LISTENERS if listener.thread in (None, own) and listener.owns(module)]
@@ -159,8 +159,8 @@ def attention(
 def _plain(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Tensor:
     """The attention that the user's model would have computed.
 
-    A model loaded with eager attention, or one that only has it (soft-capped logits), goes through its own eager function,
-    so that without an intervention nothing changes, to the last bit; all others through the fused kernel.
+    A model loaded with eager attention, or one that only has it (soft-capped logits), goes through its own eager
+    function, so that without an intervention nothing changes, to the last bit; all others through the fused kernel.
     """
     switch = _SWITCHES.get(id(getattr(module, "config", None)))
     needs_eager = kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None

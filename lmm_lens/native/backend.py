@@ -15,6 +15,7 @@ from ..adapters import Adapter
 from ..prompt import Prompt
 from ..taps import Tap
 from .session import Session
+from .tapping import Tapping
 
 Bind = Callable[[Prompt], Sequence[Tap]]
 
@@ -42,7 +43,7 @@ class NativeBackend:
 
     def forward(
         self, prompt: Prompt, bind: Bind, last_only: bool, grad: bool
-    ) -> tuple[Float[Tensor, "batch position vocab"], Session]:
+    ) -> tuple[Float[Tensor, "batch position vocab"], Tapping]:
         """One pass over the prompt.
 
         Args:
@@ -59,15 +60,15 @@ class NativeBackend:
         if last_only:
             batch = torch.arange(prompt.n_rows)
             logits = logits[batch, index if keep else last][:, None]
-        return logits, session
+        return logits, session.tapping
 
     def generate(
         self, prompt: Prompt, bind: Bind, options: Mapping[str, Any]
-    ) -> tuple[Int[Tensor, "batch new"], list[Tensor] | None, Session]:
+    ) -> tuple[Int[Tensor, "batch new"], list[Tensor] | None, Tapping]:
         """Generate with transformers' own `generate`, cache and all; greedy unless the options say otherwise.
 
         Returns:
-            The new tokens, the logits of each step if `output_logits` was asked for, and the session.
+            The new tokens, the logits of each step if `output_logits` was asked for, and what the taps did.
         """
         config = copy.deepcopy(self.model.generation_config)
         config.update(do_sample=False, num_beams=1)
@@ -79,7 +80,7 @@ class NativeBackend:
             config.pad_token_id = eos[0] if isinstance(eos, list) else eos
         with torch.no_grad(), self.session(bind, prompt) as session:
             out = self.model.generate(**prompt.inputs, generation_config=config, logits_processor=[_refuse_nan])
-        return out.sequences[:, prompt.n_tokens :], out.logits, session
+        return out.sequences[:, prompt.n_tokens :], out.logits, session.tapping
 
     def session(
         self,

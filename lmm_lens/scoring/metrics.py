@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,6 +19,15 @@ from ..errors import ScoreError, unknown
 Pattern = Float[Tensor, "batch head row key"]
 PerRow = Float[Tensor, "batch head row"]
 PerPrompt = Float[Tensor, "prompt layer head"]
+
+
+T = TypeVar("T")
+
+
+def _known(x: T | None) -> T:
+    """What the metric has said it needs."""
+    assert x is not None
+    return x
 
 
 class KeyMasks(NamedTuple):
@@ -45,16 +54,13 @@ class KeyMasks(NamedTuple):
     @property
     def nonsink(self) -> Bool[Tensor, "batch key"]:
         """Visual tokens that are no sinks."""
-        assert self.sink is not None
-        return self.visual & ~self.sink
+        return self.visual & ~_known(self.sink)
 
     def without_sinks(self) -> KeyMasks:
         """The same keys with the sinks cut out of the visual tokens and of the map."""
-        assert self.sink is not None
-        assert self.cells is not None
-        assert self.n_cells is not None
-        sink = spatial.at_cells(self.sink, self.cells)
-        cells, n_cells = self.cells.masked_fill(sink, -1), self.n_cells - sink.sum((1, 2))
+        cells = _known(self.cells)
+        sink = spatial.at_cells(_known(self.sink), cells)
+        cells, n_cells = cells.masked_fill(sink, -1), _known(self.n_cells) - sink.sum((1, 2))
         return self._replace(visual=self.nonsink, cells=cells, n_cells=n_cells.clamp_min(1))
 
 
@@ -93,15 +99,12 @@ class Metric:
 
 def _raw_entropy(pattern: Pattern, keys: KeyMasks) -> PerRow:
     """Spatial entropy, inf for a map without components."""
-    assert keys.cells is not None
-    assert keys.n_cells is not None
-    return spatial.spatial_entropy(spatial.as_maps(pattern, keys.cells), keys.n_cells[:, None, None])
+    return spatial.spatial_entropy(spatial.as_maps(pattern, _known(keys.cells)), _known(keys.n_cells)[:, None, None])
 
 
 def _bounded(entropy: PerRow, keys: KeyMasks) -> PerRow:
     """Spatial entropy with ln n of a map's n cells in place of inf: more than any components can have."""
-    assert keys.n_cells is not None
-    return torch.where(entropy.isinf(), keys.n_cells[:, None, None].to(entropy.dtype).log(), entropy)
+    return torch.where(entropy.isinf(), _known(keys.n_cells)[:, None, None].to(entropy.dtype).log(), entropy)
 
 
 def _localization(mass: PerPrompt, entropy: PerPrompt) -> tuple[PerPrompt, dict[str, Any]]:
@@ -165,14 +168,14 @@ METRICS: dict[str, Metric] = {
             "region_mass",
             "attention on the patches that overlap a box",
             f"{_BI}, released code",
-            lambda pattern, keys: kernels.mass(pattern, keys.region),
+            lambda pattern, keys: kernels.mass(pattern, _known(keys.region)),
             needs_boxes=True,
         ),
         Metric(
             "nonsink_ratio",
             "the share of the visual mass that lies off the attention sinks: 0 all on sinks, 1 none",
             f"{_KANG}, the ratio by which VAR selects heads",
-            lambda pattern, keys: kernels.nonsink_ratio(pattern, keys.visual, keys.sink),
+            lambda pattern, keys: kernels.nonsink_ratio(pattern, keys.visual, _known(keys.sink)),
             needs_sinks=True,
             unit="share of visual mass",
         ),
@@ -180,7 +183,7 @@ METRICS: dict[str, Metric] = {
             "hit",
             "1 / patches in the box whenever the most attended of all keys lies in the box",
             "SparseMM, arXiv:2506.05344, paper and released code",
-            lambda pattern, keys: kernels.hit(pattern, keys.region, keys.n_region),
+            lambda pattern, keys: kernels.hit(pattern, _known(keys.region), keys.n_region),
             needs_boxes=True,
             unit="hits / patches in the box",
         ),
@@ -188,7 +191,7 @@ METRICS: dict[str, Metric] = {
             "retrieval_mass",
             "attention on the query-relevant visual tokens, named by boxes or as tokens",
             "Retrieval Attention Mass of CoRe heads, arXiv:2606.05843, after its abstract",
-            lambda pattern, keys: kernels.mass(pattern, keys.region),
+            lambda pattern, keys: kernels.mass(pattern, _known(keys.region)),
             needs_relevant=True,
         ),
         Metric(

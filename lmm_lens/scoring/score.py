@@ -104,22 +104,24 @@ def score_parts(
     progress: bool = False,
 ) -> Float[Tensor, "part prompt layer head"]:
     """The scores that a metric is combined from, or its own as the one part; arguments as in `score_heads`."""
-    named = relevant if boxes is None else boxes
-    mask = relevant_mask if boxes is None else region_mask
     scored: list[Tensor] = []
     n_seen = 0
     for prompt in _each(prompts, progress):
         check_visual(prompt, n_seen, metric.name)
-        region = None if named is None else mask(prompt, named[n_seen : n_seen + prompt.n_rows], n_seen)
+        rows, region = slice(n_seen, n_seen + prompt.n_rows), None
+        if boxes is not None:
+            region = region_mask(prompt, boxes[rows], n_seen)
+        elif relevant is not None:
+            region = relevant_mask(prompt, relevant[rows], n_seen)
         cells = map_cells(prompt, n_seen) if metric.needs_grid else None
         scorer = Scorer(metric.parts or (metric,), query, rule, region, cells)
         scored.append(scorer.score(lens, prompt, interventions))
         n_seen += prompt.n_rows
     if not scored:
         raise ScoreError("no prompts were given: expected a Prompt or a non-empty list of them")
-    if named is not None and len(named) != n_seen:
-        what = "entries of relevant" if boxes is None else "boxes"
-        raise ScoreError(f"{len(named)} {what} were given for {n_seen} prompt rows: give one entry a row")
+    for what, named in (("boxes", boxes), ("entries of relevant", relevant)):
+        if named is not None and len(named) != n_seen:
+            raise ScoreError(f"{len(named)} {what} were given for {n_seen} prompt rows: give one entry a row")
     return torch.cat(scored, 1)
 
 
@@ -135,8 +137,7 @@ class Scorer:
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """A read of the query row in each layer with heads, and of its sinks before it."""
-        rows = bind_rows(self.query, prompt)
-        layers = shape.self_attention
+        rows, layers = bind_rows(self.query, prompt), shape.self_attention
         visual = prompt.mask("visual")
 
         def score(pattern: Tensor, place: Place) -> Float[Tensor, "batch head row metric"]:
@@ -155,8 +156,8 @@ class Scorer:
         if self.region is not None:
             keys = keys._replace(region=place.columns(self.region, n_keys), n_region=self.region.sum(1).to(device))
         if self.cells is not None:
-            n_cells = (self.cells >= 0).sum((1, 2)).to(device)
-            keys = keys._replace(cells=cell_keys(self.cells, place, n_keys), n_cells=n_cells)
+            counts = (self.cells >= 0).sum((1, 2)).to(device)
+            keys = keys._replace(cells=cell_keys(self.cells, place, n_keys), n_cells=counts)
         return keys
 
     def score(
@@ -166,7 +167,7 @@ class Scorer:
         if self.query == "last":
             reads = lens.run(prompt, interventions, [self], logits="last").reads
         else:  # two tokens: the second pass has the first of them as its query
-            # no stop token, or a row that stops at once would have no answer; None means the model's own
+            # no stop token, or a row that stops at once would have no answer
             reads = lens.generate(prompt, interventions, [self], max_new_tokens=2, eos_token_id=[]).reads
         scores = torch.full((len(self.metrics), prompt.n_rows, lens.n_layers, lens.n_heads), torch.nan)
         for (_, layer), score in reads.items():

@@ -2,8 +2,8 @@
 
 No table covers every model. Two rules look at the residual stream x that enters each layer:
 
-1. by BOS: the k dimensions with the largest |x[d]| / rms at the first token (BOS where there is one), averaged over the middle layers, k by the
-   largest gap in the sorted ratios. They count as massive only if even the smallest of them stands out.
+1. by BOS: the k dimensions with the largest |x[d]| / rms at BOS (or the first token), averaged over the middle layers,
+   k by the largest gap in the sorted ratios. They count as massive only if even the smallest of them stands out.
 2. by mean: dimensions whose mean |x| over all tokens exceeds 5 times the median dimension's in most layers.
 
 The threshold lies in the largest gap of phi between sink and ordinary tokens. Both rules are ours, after what Kang et

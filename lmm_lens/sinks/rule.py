@@ -110,7 +110,8 @@ def rule_for(config: Any, dims: Sequence[int] | None = None, threshold: float | 
     """The sink rule of a model: the user's, its own config's, or a published one.
 
     Args:
-        config: the model's config. A dict `config.lmm_lens` with `sink_dims` and `sink_threshold` is a model card's word.
+        config: the model's config. A dict `config.lmm_lens` with `sink_dims` and `sink_threshold` is a model card's
+            word.
         dims: dimensions given by the user.
         threshold: tau given by the user.
 
@@ -131,6 +132,7 @@ def rule_for(config: Any, dims: Sequence[int] | None = None, threshold: float | 
     else:
         raise ScoreError(
             f"the sink dimensions of this {text.model_type} model (d_model {text.hidden_size}) are not known\n"
-            "  pass sink_dims=(...), and sink_threshold where d_model is below 400; find_sinks(lens, prompts) discovers both"
+            "  pass sink_dims=(...), and sink_threshold where d_model is below 400; "
+            "find_sinks(lens, prompts) discovers both"
         )
     return rule.checked(text.hidden_size)

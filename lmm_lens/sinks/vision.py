@@ -44,7 +44,10 @@ class VisionSinks:
                 f"VisionSinks: none: no token of the vision tower reaches norm {self.threshold:g}, "
                 f"the largest is {float(self.norms.max()):.1f}"
             )
-        return f"VisionSinks: {per_layer[-1]:.1f} tokens a picture after the last layer, at most {per_layer.max():.1f} before"
+        return (
+            f"VisionSinks: {per_layer[-1]:.1f} tokens a picture after the last layer, "
+            f"at most {per_layer.max():.1f} before"
+        )
 
 
 def find_vision_sinks(lens: Lens, prompt: Prompt, threshold: float = 100.0) -> VisionSinks:

@@ -1,0 +1,178 @@
+"""Hand rows of activations to taps: cut out, read or edited, put back. Knows positions, not modules."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..adapters import Layer
+from ..errors import HookError, InterventionError
+from ..prompt import Prompt
+from ..rows import Chunk, JoinedRows
+from ..taps import Place, Tap
+from .attention import AttentionCall
+
+CHUNK_ELEMENTS = 2**20  # probabilities held at once, 4 MiB: less than what a feed-forward layer needs anyway
+
+Kept = dict[tuple[str, int], list[tuple[Chunk, Tensor, int]]]
+
+
+class Tapping:
+    """The taps of one prompt and what they did.
+
+    Args:
+        layers: the decoder layers.
+
+    Attributes:
+        taps: by (hook point, layer), in the order in which they act.
+        first: absolute position of the first token of the pass under way.
+        fired: the hook points that this pass has reached.
+        kept: what reading taps returned, by (name, layer): for each pass the rows, the result, and which of its
+            dimensions is the rows.
+        edited: rows times heads (or streams) that were edited, by (index of the intervention, layer).
+        moved: attention moved in them, by the same; only of edits that report it.
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self.layers = layers
+        self.taps: dict[tuple[str, int], list[Tap]] = {}
+        self.first = 0
+        self.fired: set[tuple[str, int]] = set()
+        self.kept: Kept = defaultdict(list)
+        self.edited: dict[tuple[int, int], int] = defaultdict(int)
+        self.moved: dict[tuple[int, int], float] = defaultdict(float)
+        self._memo: dict[Any, Any] = {}
+        self._joined: dict[tuple[Any, ...], JoinedRows | None] = {}
+
+    def start(self, prompt: Prompt, taps: Sequence[Tap]) -> None:
+        """Begin a prompt; nothing of the one before is left but the counts."""
+        self.settle()
+        self._n_rows = prompt.n_rows
+        self._joined.clear()
+        self.taps = {}
+        for tap in sorted(taps, key=lambda tap: not tap.edits):  # reads see what edits left
+            self.taps.setdefault((tap.site, tap.layer), []).append(tap)
+
+    def settle(self) -> None:
+        """Add up what taps noted, and forget what they left to each other."""
+        for key, value in self._memo.items():
+            if key[0] == "rows":
+                self.edited[key[1:]] += int(value)
+            elif key[0] == "moved":
+                self.moved[key[1:]] += float(value)
+        self._memo.clear()
+
+    def _join(self, taps: Sequence[Tap], batch: int, length: int, device: torch.device) -> JoinedRows | None:
+        if batch != self._n_rows:
+            raise InterventionError(
+                f"the model ran with a batch of {batch}, but the prompt has {self._n_rows} rows\n"
+                "  beam search and several returned sequences are not supported inside reads and interventions"
+            )
+        key = (*(id(tap.rows) for tap in taps), self.first, length, device)
+        if key not in self._joined:
+            self._joined[key] = JoinedRows.of([tap.rows for tap in taps], self.first, length, device)
+        return self._joined[key]
+
+    def _place(
+        self, tap: Tap, rows: Chunk, valid: Tensor, length: int, scores: Callable[[], Tensor] | None = None
+    ) -> Place:
+        heads = tap.heads if tap.heads is not None else tuple(range(self.layers[tap.layer].n_heads))
+        n_seen = self.first + length
+        return Place(tap.layer, heads, rows.positions, valid, n_seen, self._memo, tap.owner, scores)
+
+    def through(self, x: Tensor, site: str, layer: int) -> Tensor:
+        """Pass an activation [batch, row, ...] through the taps of its hook point, in order."""
+        self.fired.add((site, layer))
+        taps = self.taps[site, layer]
+        batch, length = x.shape[:2]
+        copied = False  # the first edit copies, so that nobody else's tensor changes
+        for tap in taps:
+            joined = self._join([tap], batch, length, x.device)
+            if joined is None:
+                continue
+            rows = joined.rows
+            chosen = rows.gather(x)
+            part = chosen if tap.heads is None else chosen[:, :, list(tap.heads)]
+            result = tap.run(part.clone() if tap.edits else part, self._place(tap, rows, rows.valid, length))
+            if not tap.edits:
+                self._keep(tap, rows, result, dim=1)
+                continue
+            if not tap.chooses:
+                self.edited[tap.owner, tap.layer] += rows.count * (part.shape[2] if x.ndim == 4 else 1)
+            if tap.heads is not None:
+                chosen = chosen.clone()
+                chosen[:, :, list(tap.heads)] = result.to(x.dtype)
+                result = chosen
+            if not copied:
+                x, copied = x.clone(), True
+            rows.scatter_(x, result.to(x.dtype))
+        return x
+
+    def attend(self, layer: int, call: AttentionCall, out: Tensor) -> Tensor:
+        """Pass the pattern through its taps; an edit reaches `out` [batch, row, head, d_head] in its linear form."""
+        taps = self.taps.get(("pattern", layer))
+        if not taps:
+            return out
+        self.fired.add(("pattern", layer))
+        (batch, n_heads, length, _), n_keys = call.query.shape, call.key.shape[2]
+        if n_heads != self.layers[layer].n_heads:
+            raise HookError(f"layer {layer} has {n_heads} heads, but its adapter counts {self.layers[layer].n_heads}")
+        joined = self._join(taps, batch, length, out.device)
+        if joined is None:
+            return out
+        named = {head for tap in taps for head in tap.heads or ()}
+        heads = tuple(sorted(named)) if all(tap.heads is not None for tap in taps) else None
+        width = joined.rows.index.shape[1]
+        step = max(1, CHUNK_ELEMENTS // (batch * (n_heads if heads is None else len(heads)) * n_keys))
+        results: list[list[Tensor]] = [[] for _ in taps]
+        if torch.is_grad_enabled() and out.requires_grad:
+            out = out.clone()  # the kernel saved its own output for the backward pass
+        for start in range(0, width, step):
+            rows = joined.rows.part(start, start + step)
+            original = pattern = call.probabilities(rows, heads)
+            for index, tap in enumerate(taps):
+                member = joined.members[index]
+                valid = rows.valid if member is None else member[:, start : start + step]
+                columns = _columns(tap.heads, heads)
+                part = pattern if columns is None else pattern[:, columns]
+                scores = partial(call.scores, rows, tap.heads)
+                result = tap.run(part.clone() if tap.edits else part, self._place(tap, rows, valid, length, scores))
+                if not tap.edits:
+                    results[index].append(result)
+                    continue
+                if member is not None:
+                    result = torch.where(valid[:, None, :, None], result, part)
+                if columns is not None:
+                    whole = pattern.clone()
+                    whole[:, columns] = result
+                    result = whole
+                pattern = result
+            if pattern is not original:
+                call.add_change(out, pattern - original, rows, heads)
+        for index, tap in enumerate(taps):
+            own, pick = joined.own[index], joined.picks[index]
+            if own is None:  # none of its rows is in this pass
+                continue
+            if tap.edits:
+                if not tap.chooses:
+                    self.edited[tap.owner, layer] += own.count * (n_heads if tap.heads is None else len(tap.heads))
+            else:
+                read = torch.cat(results[index], dim=2)
+                self._keep(tap, own, read if pick is None else pick.gather(read, dim=2), dim=2)
+        return out
+
+    def _keep(self, tap: Tap, rows: Chunk, result: Tensor, dim: int) -> None:
+        if tap.name:
+            self.kept[tap.name, tap.layer].append((rows, result, dim))
+
+
+def _columns(wanted: tuple[int, ...] | None, present: tuple[int, ...] | None) -> list[int] | None:
+    """Where the wanted heads lie among the present ones; None where they are the same."""
+    if wanted == present:
+        return None
+    return [head if present is None else present.index(head) for head in wanted or ()]
