@@ -152,7 +152,7 @@ def _blur(n: int, sigma: float) -> Float[Tensor, "n n"]:
     """The smoothing of n cells in a row as a matrix."""
     reach = int(4 * sigma + 0.5)
     offset = torch.arange(-reach, reach + 1)
-    weight = (-0.5 * (offset / sigma) ** 2).exp().double()
+    weight = (-0.5 * (offset.double() / sigma) ** 2).exp()
     source = (torch.arange(n)[:, None] + offset) % (2 * n)  # mirrored: ... 1 0 | 0 1 ... n-1 | n-1 n-2 ...
     source = torch.where(source < n, source, 2 * n - 1 - source)
     matrix = torch.zeros(n, n, dtype=torch.float64)

@@ -1,5 +1,8 @@
 """Experiments: what the lens and the interventions are put to, with the controls that belong to them."""
 
 from .accuracy import exact_match
+from .attribution import attribution_patching
+from .patch_scores import PatchScores
+from .patching import activation_patching
 
-__all__ = ["exact_match"]
+__all__ = ["PatchScores", "activation_patching", "attribution_patching", "exact_match"]

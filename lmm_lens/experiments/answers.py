@@ -27,7 +27,7 @@ AnswersLike = Sequence[tuple[Answer, Answer]] | Tensor
 """(correct, incorrect) of each pair: token ids or texts of one token."""
 
 NOISE = 8
-"""Logit differences that lie closer than this many rounding errors of the largest logit count as equal."""
+"""Logit differences that lie closer than this many rounding errors of the logits count as equal."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +90,8 @@ def contrast(
         )
     clean, corrupt = (logit_difference(x.detach(), ids).cpu() for x in (clean_logits, corrupt_logits))
     gap = clean - corrupt
-    noise = NOISE * torch.finfo(clean_logits.dtype).eps
-    scale = torch.maximum(clean_logits.detach().abs().amax(1), corrupt_logits.detach().abs().amax(1)).cpu().double()
-    undefined = ~(gap.abs() > noise * scale)
+    scale = torch.cat([x.detach().cpu().gather(1, ids).abs() for x in (clean_logits, corrupt_logits)], 1).amax(1)
+    undefined = ~(gap.abs() > NOISE * torch.finfo(clean_logits.dtype).eps * scale.double())
     if bool(undefined.all()):
         raise ScoreError(
             "the clean and the corrupt run have the same logit difference in every pair, so the effect is undefined: "

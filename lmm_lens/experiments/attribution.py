@@ -96,7 +96,8 @@ def _by_unit(product: Tensor, run: Run, site: str, units: Units) -> Tensor:
     per_row = per_row.masked_fill(padding.reshape(*padding.shape, *[1] * (per_row.ndim - 2)), 0)
     if units.by == "head":
         return per_row.sum(1)
-    mine = units.masks.to(per_row.device)[:, torch.arange(len(positions))[:, None], positions.clamp_min(0)]
+    batch = torch.arange(len(positions), device=positions.device)[:, None]
+    mine = units.masks.to(positions.device)[:, batch, positions.clamp_min(0)]
     return torch.einsum("br,ubr->bu", per_row, mine.double())
 
 
@@ -141,3 +142,6 @@ class _Probe(Intervention):
 
     def __repr__(self) -> str:
         return f"probing {self.site}"
+
+
+del Intervention.kinds["_Probe"]  # a part of this experiment, of no use in a file

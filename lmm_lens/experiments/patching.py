@@ -230,3 +230,6 @@ class _PatchUnits(Intervention):
 
     def __repr__(self) -> str:
         return f"patching {self.site} of layer {self.layer} by {self.units.by}"
+
+
+del Intervention.kinds["_PatchUnits"]  # a part of this experiment, of no use in a file

@@ -22,6 +22,7 @@ from ..prompt import Prompt
 from ..taps import Tap
 from . import attention
 from .attention import AttentionCall
+from .tapping import Tapping
 
 
 class Session:
