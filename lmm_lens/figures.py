@@ -40,7 +40,7 @@ def head_heatmap(
     from .scoring import METRICS
 
     n_layers, n_heads = scores.values.shape
-    ax = ax or _new_axes(max(3.6, 0.34 * n_heads + 1.6), max(2.4, 0.3 * n_layers + 1.2))
+    ax = ax or new_axes(max(3.6, 0.34 * n_heads + 1.6), max(2.4, 0.3 * n_layers + 1.2))
     shown = ax.imshow(scores.values.numpy(), cmap="viridis", aspect="auto", vmin=0, vmax=vmax)
     metric = METRICS.get(scores.metric)
     ax.figure.colorbar(shown, ax=ax, label=metric.unit if metric else scores.metric)
@@ -96,7 +96,7 @@ def attention_over_image(
     rows = query if isinstance(query, str) else [query]
     pattern = lens.run(prompt, read=[Read("pattern", [layer], [head], rows)], logits="last").reads["pattern", layer]
     weights = pattern[row, 0, 0].cpu()
-    ax = ax or _new_axes(3.2, 3.4)
+    ax = ax or new_axes(3.2, 3.4)
     draw_over_image(ax, prompt, weights, row=row, image=image, sinks=sinks)
     visual = float(weights[prompt.mask("visual")[row]].sum())
     ax.set_title(f"L{layer}H{head}: {visual:.0%} on the image", fontsize=9)
@@ -149,7 +149,7 @@ def draw_over_image(
 
 def sink_evidence(report: SinkReport, ax: Axes | None = None) -> Axes:
     """|x[d]| / rms at the first token by layer: the sink dimensions in colour, the largest of the others in grey."""
-    ax = ax or _new_axes(4.6, 3.0)
+    ax = ax or new_axes(4.6, 3.0)
     layers = range(len(report.bos_ratio))
     others = torch.ones(report.bos_ratio.shape[1], dtype=torch.bool)
     others[list(report.dims)] = False
@@ -164,7 +164,7 @@ def sink_evidence(report: SinkReport, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _new_axes(width: float, height: float) -> Axes:
+def new_axes(width: float, height: float) -> Axes:
     # not pyplot: it keeps every figure alive and needs a display where one is configured
     from matplotlib.figure import Figure
 

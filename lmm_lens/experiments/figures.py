@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import PromptError, ScoreError
-from ..figures import _new_axes
+from ..figures import new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +35,7 @@ def effect_heatmap(scores: PatchScores, ax: Axes | None = None) -> Axes:
     n_layers, n_units = values.shape
     named = scores.by == "span"
     width = (0.74 if named else 0.46 if n_units <= N_WRITTEN else 0.2) * n_units + 1.9
-    ax = ax or _new_axes(min(max(3.8, width), 12), min(max(2.5, 0.34 * n_layers + 1.3 + 0.4 * named), 10))
+    ax = ax or new_axes(min(max(3.8, width), 12), min(max(2.5, 0.34 * n_layers + 1.3 + 0.4 * named), 10))
     limit = _scale(scores.values)
     colors = colormaps[COLORS].with_extremes(bad="#d9d9d9")  # NaN is not 0
     shown = ax.imshow(values, cmap=colors, aspect="auto", vmin=-limit, vmax=limit)
@@ -76,7 +76,7 @@ def effect_over_image(
     from matplotlib.colors import Normalize
     from PIL import ImageOps
 
-    ax = ax or _new_axes(4.2, 3.6)
+    ax = ax or new_axes(4.2, 3.6)
     picture = prompt.images[row][image]
     grey = np.asarray(ImageOps.autocontrast(picture.convert("L")).convert("RGB")) * 0.6 + 90  # pale: both colours show
     ax.imshow(grey.astype(np.uint8), extent=(0, picture.width, picture.height, 0))

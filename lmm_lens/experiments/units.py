@@ -36,7 +36,7 @@ def check_units(site: str, by: str) -> None:
     if by not in known:
         raise ScoreError(unknown("unit to patch by", by, known))
     if by not in UNITS[site]:
-        why = "it has no heads" if by == "head" else "a span could be its rows or its keys"
+        why = "it has no heads" if by == "head" else "its queries or its keys could be meant"
         raise ScoreError(
             f"{site} cannot be patched by {by}: {why}\n"
             f"  valid for {site}: {', '.join(UNITS[site])}; by {by}: {', '.join(s for s in UNITS if by in UNITS[s])}"

@@ -16,7 +16,7 @@ from ..rows import Rows, RowsLike, bind_rows
 from ..taps import ModelShape, Place, Tap, TapFunction
 from .base import HeadsLike, Intervention, checked_heads, heads_by_layer, shown, shown_heads
 from .means import HeadMeans
-from .patch import replace_rows, stored
+from .patch import heads_of, replace_rows, stored
 
 MODES = {
     "zero": "z is set to 0, which equals deleting the head's slice of W_O",
@@ -65,21 +65,23 @@ class AblateHeads(Intervention):
         """One edit in each layer that has a chosen head."""
         heads: HeadSet | tuple[Head, ...] = self.heads  # type: ignore[assignment]
         rows = bind_rows(self.rows, prompt)
-        taps = []
-        for layer, chosen in heads_by_layer(heads, shape).items():
-            site = "pattern" if self.mode.startswith("uniform") else "z"
-            taps.append(Tap(site, layer, rows, self._edit(layer, prompt), chosen, edits=True))
-        return taps
+        if self.mode == "resample":
+            rows = rows.prompt_only()
+        site = "pattern" if self.mode.startswith("uniform") else "z"
+        return [
+            Tap(site, layer, rows, self._edit(layer, prompt, rows, shape), chosen, edits=True)
+            for layer, chosen in heads_by_layer(heads, shape).items()
+        ]
 
-    def _edit(self, layer: int, prompt: Prompt) -> TapFunction:
+    def _edit(self, layer: int, prompt: Prompt, rows: Rows, shape: ModelShape) -> TapFunction:
         if self.mode == "zero":
             return lambda z, place: torch.zeros_like(z)
         if self.mode == "mean":
             assert isinstance(self.reference, HeadMeans)
-            return self.reference.edit(layer, prompt)
+            return self.reference.edit(layer, prompt, shape)
         if self.mode == "resample":
             assert isinstance(self.reference, Run)
-            return replace_rows(stored(self.reference, "z", layer, prompt))
+            return replace_rows(heads_of(stored(self.reference, "z", layer, prompt, rows), shape, layer))
         if self.mode == "uniform":
             return lambda pattern, place: kernels.uniform(place.visible())
         return _noncausal(bind_rows("all", prompt))

@@ -26,7 +26,8 @@ class Intervention(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        Intervention.kinds[cls.__name__] = cls
+        if not cls.__name__.startswith("_"):  # parts of an experiment have no name that users could write
+            Intervention.kinds[cls.__name__] = cls
 
     @abstractmethod
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:

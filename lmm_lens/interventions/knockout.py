@@ -14,7 +14,7 @@ from .. import kernels
 from ..errors import InterventionError
 from ..prompt import Prompt
 from ..rows import RowsLike, bind_rows
-from ..sinks.rule import SinkRule, as_many_others, remembered
+from ..sinks.rule import SinkRule, remembered
 from ..taps import ModelShape, Place, Tap
 from .base import Intervention, layers_with_heads, shown
 
@@ -109,8 +109,6 @@ class KnockoutSinks(Intervention):
         def forbid(pattern: Tensor, place: Place) -> Tensor:
             seen = place.columns(visual, pattern.shape[-1])
             sinks = seen & place.columns(remembered(place), pattern.shape[-1])
-            if self.control is not None:
-                sinks = as_many_others(sinks, seen & ~sinks, seed=self.control + 1000 * place.layer)
             edited = kernels.knockout(pattern, sinks)
             changed = place.valid[:, None] & (edited != pattern).any(-1)
             moved = (kernels.mass(pattern, sinks) * changed).sum()
@@ -118,7 +116,7 @@ class KnockoutSinks(Intervention):
             return edited
 
         layers = layers_with_heads(self.layers, shape)
-        taps = [rule.tap(prompt, layer) for layer in layers]
+        taps = [rule.tap(prompt, layer, self.control) for layer in layers]
         return taps + [Tap("pattern", layer, rows, forbid, edits=True, chooses=True) for layer in layers]
 
     def __repr__(self) -> str:

@@ -33,8 +33,14 @@ class HeadMeans:
     values: dict[int, Float[Tensor, "role head d_head"]]
     counts: Int[Tensor, "role"]
 
-    def edit(self, layer: int, prompt: Prompt) -> TapFunction:
-        """The edit that puts the means into rows of a prompt."""
+    def edit(self, layer: int, prompt: Prompt, shape: ModelShape) -> TapFunction:
+        """The edit that puts the means into rows of a prompt; InterventionError for means of another model."""
+        own = self.values.get(layer, torch.empty(0, 0, 0)).shape[1:]
+        if own != (shape.n_heads[layer], shape.d_head[layer]):
+            raise InterventionError(
+                f"the means of layer {layer} are of {own[0]} heads of size {own[1]}, the model has "
+                f"{shape.n_heads[layer]} of {shape.d_head[layer]}\n  compute head_means with this model"
+            )
         roles = prompt.roles
 
         def put(z: Tensor, place: Place) -> Tensor:

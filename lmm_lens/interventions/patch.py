@@ -12,16 +12,23 @@ from ..errors import InterventionError
 from ..heads import Head, HeadSet, check_layer
 from ..prompt import Prompt
 from ..results import Run
-from ..rows import RowsLike, bind_rows
+from ..rows import Rows, RowsLike, bind_rows
 from ..taps import HOOK_POINTS, ModelShape, Place, Tap, TapFunction, check_site
 from .base import HeadsLike, Intervention, checked_heads, heads_by_layer, shown, shown_heads
 
 
-def stored(run: Run, site: str, layer: int, prompt: Prompt) -> Tensor:
+def stored(run: Run, site: str, layer: int, prompt: Prompt, rows: Rows) -> Tensor:
     """All rows of an activation that a run read, [batch, position, ...] (at `pattern` [batch, head, position, key]).
 
+    Args:
+        run: the run to take it from.
+        site: its hook point.
+        layer: its layer.
+        prompt: the prompt it is to be put into.
+        rows: the rows that will be taken.
+
     Raises:
-        InterventionError: the run did not read it, or its prompt has another layout than `prompt`.
+        InterventionError: the run did not read it, or not all of it, or its prompt has another layout than `prompt`.
     """
     if (site, layer) not in run.reads:
         raise InterventionError(
@@ -30,12 +37,30 @@ def stored(run: Run, site: str, layer: int, prompt: Prompt) -> Tensor:
     check_same_layout(run.prompt, prompt)
     positions, dim = run.positions[site], 2 if site == "pattern" else 1
     values = run.reads[site, layer]
+    have = torch.zeros_like(rows.prompt)
+    batch, entry = (positions >= 0).cpu().nonzero(as_tuple=True)
+    have[batch, positions.cpu()[batch, entry]] = True
+    if bool((rows.prompt & ~have).any()) or values.ndim != 2 + HOOK_POINTS[site].by_head + 1:
+        raise InterventionError(
+            f"the clean run holds {site} of layer {layer} reduced, or not for all rows of {rows.label!r}\n"
+            f"  make it with lens.run(prompt, read=[{site!r}])"
+        )
     shape = list(values.shape)
     shape[dim] = run.prompt.n_tokens
     whole = torch.zeros(shape, dtype=values.dtype, device=values.device).movedim(dim, 1)
     batch, entry = (positions >= 0).nonzero(as_tuple=True)
     whole[batch, positions[batch, entry]] = values.detach().movedim(dim, 1)[batch, entry]
     return whole.movedim(1, dim)
+
+
+def heads_of(z: Tensor, shape: ModelShape, layer: int) -> Tensor:
+    """z [batch, position, head, ...] itself; InterventionError unless it holds all heads of the layer."""
+    if z.shape[2] != shape.n_heads[layer]:
+        raise InterventionError(
+            f"the clean run holds {z.shape[2]} of the {shape.n_heads[layer]} heads of layer {layer}\n"
+            "  read it without heads=..."
+        )
+    return z
 
 
 def check_same_layout(clean: Prompt, corrupt: Prompt) -> None:
@@ -89,7 +114,14 @@ class PatchHeads(Intervention):
         heads: HeadSet | tuple[Head, ...] = self.heads  # type: ignore[assignment]
         rows = bind_rows(self.rows, prompt).prompt_only()
         return [
-            Tap("z", layer, rows, replace_rows(stored(self.clean, "z", layer, prompt)), chosen, edits=True)
+            Tap(
+                "z",
+                layer,
+                rows,
+                replace_rows(heads_of(stored(self.clean, "z", layer, prompt, rows), shape, layer)),
+                chosen,
+                edits=True,
+            )
             for layer, chosen in heads_by_layer(heads, shape).items()
         ]
 
@@ -128,7 +160,7 @@ class PatchResidual(Intervention):
                 self.site,
                 check_layer(layer, shape.n_layers),
                 rows,
-                replace_rows(stored(self.clean, self.site, layer, prompt)),
+                replace_rows(stored(self.clean, self.site, layer, prompt, rows)),
                 edits=True,
             )
             for layer in self.layers
@@ -161,7 +193,8 @@ class PatchPattern(Intervention):
         rows = bind_rows(self.rows, prompt).prompt_only()
         taps = []
         for layer, chosen in heads_by_layer(heads, shape).items():
-            source = stored(self.clean, "pattern", layer, prompt)
+            source = stored(self.clean, "pattern", layer, prompt, rows)
+            heads_of(source.movedim(1, 2), shape, layer)
 
             def put(pattern: Tensor, place: Place, source: Tensor = source) -> Tensor:
                 whole = source.to(pattern.device, pattern.dtype)[:, list(place.heads)].movedim(2, 1)

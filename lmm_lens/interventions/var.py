@@ -17,7 +17,7 @@ from ..errors import InterventionError, unknown
 from ..prompt import Prompt
 from ..rows import RowsLike, bind_rows
 from ..sinks.discovery import find_sinks
-from ..sinks.rule import SinkRule, as_many_others, is_known, remembered, rule_for
+from ..sinks.rule import SinkRule, is_known, remembered, rule_for
 from ..taps import ModelShape, Place, Tap
 from .base import Intervention, shown
 
@@ -72,9 +72,10 @@ class VAR(Intervention):
                 f"transfer_fraction is the share taken from the sinks, in (0, 1], given {self.transfer_fraction}\n"
                 "  numbers of the released code go through VAR.from_reference_code(rho=..., p=...)"
             )
-        for name in ("min_nonsink_ratio", "min_visual_mass"):
+        for name in ("transfer_fraction", "min_nonsink_ratio", "min_visual_mass"):
+            object.__setattr__(self, name, float(getattr(self, name)))
             if not 0 <= getattr(self, name) <= 1:
-                raise InterventionError(f"{name} lies in [0, 1], given {getattr(self, name)}")
+                raise InterventionError(f"{name} lies in [0, 1], given {getattr(self, name):g}")
         if self.first_layer < 0:
             raise InterventionError(f"first_layer counts from 0, given {self.first_layer}")
         for name in ("sink_threshold", "sink_dims"):
@@ -138,19 +139,13 @@ class VAR(Intervention):
         assert self.sink_threshold != "auto"
         rule = SinkRule(self.sink_dims, self.sink_threshold).checked(shape.d_model)
         visual, rows = prompt.mask("visual"), bind_rows(self.rows, prompt)
-        everything = bind_rows("all", prompt)
 
         def redistribute(pattern: Tensor, place: Place) -> Tensor:
             n_keys = pattern.shape[-1]
-            seen, sink = place.columns(visual, n_keys), place.columns(remembered(place), n_keys)
-            if self.control is not None:
-                real = place.keys(everything, n_keys) & ~sink
-                seed = self.control + 1000 * place.layer
-                sink = as_many_others(sink & seen, real & seen, seed) | as_many_others(sink & ~seen, real & ~seen, seed)
             edited, chosen, moved = kernels.redistribute(
                 pattern,
-                visual=seen,
-                sink=sink,
+                visual=place.columns(visual, n_keys),
+                sink=place.columns(remembered(place), n_keys),
                 transfer_fraction=self.transfer_fraction,
                 min_nonsink_ratio=self.min_nonsink_ratio,
                 min_visual_mass=self.min_visual_mass,
@@ -166,7 +161,7 @@ class VAR(Intervention):
                 f"VAR has no layer to act in: first_layer {self.first_layer}, skip_last_layer {self.skip_last_layer}, "
                 f"the model has layers 0 to {shape.n_layers - 1}"
             )
-        taps = [rule.tap(prompt, layer) for layer in layers]
+        taps = [rule.tap(prompt, layer, self.control) for layer in layers]
         return taps + [Tap("pattern", layer, rows, redistribute, edits=True, chooses=True) for layer in layers]
 
     def __repr__(self) -> str:

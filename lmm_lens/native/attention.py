@@ -13,7 +13,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -30,7 +31,8 @@ NAME = "lmm_lens"  # must not contain "flash", which makes transformers import a
 Heads = tuple[int, ...] | None  # None is all
 
 
-class AttentionCall(NamedTuple):
+@dataclass(frozen=True)
+class AttentionCall:
     """One call of a layer's attention: q and k after rotary embedding, k and v not repeated for grouped queries.
 
     Shapes: query [batch, head, row, d_head], key and value [batch, kv_head, key, d_head], mask [batch | 1, head | 1,
@@ -47,6 +49,19 @@ class AttentionCall(NamedTuple):
     extra_logits: Tensor | None  # [head], a learned logit that takes part in the softmax and holds no value
     position_bias: Tensor | None
 
+    @cached_property
+    def _precision(self) -> torch.dtype:
+        return torch.float64 if self.query.dtype == torch.float64 else torch.float32
+
+    @cached_property
+    def _keys(self) -> Tensor:
+        """Keys for the scores, cast once however many chunks of rows ask: batch kv_head d_head key."""
+        return self.key.to(self._precision).transpose(-1, -2)
+
+    @cached_property
+    def _values(self) -> Tensor:
+        return self.value.to(self._precision)
+
     def probabilities(self, rows: Chunk, heads: Heads = None) -> Float[Tensor, "batch head row key"]:
         """Attention probabilities of some rows and heads, in fp32 (fp64 in a double model)."""
         logits = self.scores(rows, heads)
@@ -57,20 +72,19 @@ class AttentionCall(NamedTuple):
 
     def scores(self, rows: Chunk, heads: Heads = None) -> Float[Tensor, "batch head row key"]:
         """Attention scores of some rows and heads before the softmax, hidden keys at the lowest number."""
-        precision = torch.float64 if self.query.dtype == torch.float64 else torch.float32
-        query = _of_heads(rows.gather(self.query, dim=2), heads).to(precision)
-        logits = self._grouped(query, self.key.to(precision).transpose(-1, -2), heads) * self.scaling
+        query = _of_heads(rows.gather(self.query, dim=2), heads).to(self._precision) * self.scaling
+        logits = self._grouped(query, self._keys, heads)
         if self.position_bias is not None:
             logits = logits + self._rows_of(self.position_bias, rows, heads)
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         if self.mask is not None:
             mask = self._rows_of(self.mask, rows, heads)
-            hide = torch.finfo(precision).min
-            logits = logits.masked_fill(~mask, hide) if mask.dtype == torch.bool else logits + mask
+            hide = torch.finfo(logits.dtype).min
+            logits = logits.masked_fill_(~mask, hide) if mask.dtype == torch.bool else logits + mask
         elif self.query.shape[2] > 1 and self.is_causal:  # top-left aligned, as in sdpa
             future = rows.index[:, None, :, None] < torch.arange(logits.shape[-1], device=logits.device)
-            logits = logits.masked_fill(future, torch.finfo(precision).min)
+            logits = logits.masked_fill_(future, torch.finfo(logits.dtype).min)
         return logits
 
     def add_change(self, out: Tensor, change: Tensor, rows: Chunk, heads: Heads = None) -> None:
@@ -78,7 +92,7 @@ class AttentionCall(NamedTuple):
 
         The sum is taken in the precision of the probabilities and rounded once.
         """
-        read = self._grouped(change, self.value.to(change.dtype), heads).transpose(1, 2)  # batch row head d_head
+        read = self._grouped(change, self._values, heads).transpose(1, 2)  # batch row head d_head
         total = rows.gather(out).to(change.dtype)
         if heads is None:
             total = total + read

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 from torch import Tensor
 
+from .. import files
 from ..errors import ScoreError
 from ..heads import HeadSet, check_layer
 from ..kernels import bootstrap_interval
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from ..lens import Lens
 
-FORMAT = "lmm-lens head scores 1"
+KIND = "head scores"
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,14 +104,8 @@ class HeadScores:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file: the numbers, and everything else as JSON in its header."""
-        from safetensors.torch import save_file
-
-        about = {"format": FORMAT, "metric": self.metric, "query": self.query}
-        about |= {"model": self.model, "settings": self.settings}
-        if not Path(path).parent.is_dir():
-            raise ScoreError(f"there is no folder {str(Path(path).parent)!r} to save scores in")
-        save_file({"per_prompt": self.per_prompt.contiguous()}, path, {"lmm_lens": json.dumps(about)})
-        Path(path).chmod(0o644)  # safetensors writes files that nobody else can read
+        about = {"metric": self.metric, "query": self.query, "model": self.model, "settings": self.settings}
+        files.write(path, KIND, {"per_prompt": self.per_prompt}, about)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], lens: Lens | None = None) -> HeadScores:
@@ -125,31 +118,10 @@ class HeadScores:
         Raises:
             ScoreError: no such file, a truncated one, one of another kind, or scores of another model.
         """
-        from safetensors import SafetensorError, safe_open
-
-        name = Path(path).name
-        if not Path(path).is_file():
-            raise ScoreError(f"there is no score file {name!r}")
-        no_scores = f"{name!r} holds no head scores: expected a file written by HeadScores.save"
-        try:
-            with safe_open(path, "pt") as file:
-                about = json.loads((file.metadata() or {}).get("lmm_lens", "{}"))
-                if not isinstance(about, dict) or about.get("format") != FORMAT:
-                    raise ScoreError(no_scores)
-                per_prompt = file.get_tensor("per_prompt")
-            scores = cls(about["metric"], about["query"], per_prompt, about["model"], about["settings"])
-        except KeyError as error:
-            raise ScoreError(f"{no_scores} (its header lacks {error})") from error
-        except (SafetensorError, json.JSONDecodeError) as error:
-            raise ScoreError(
-                f"{name!r} is truncated or no safetensors file: {error}\n  score the heads again and save anew"
-            ) from error
-        if lens is not None and scores.model != lens.identity:
-            raise ScoreError(
-                f"{name!r} holds scores of another model\n"
-                f"  scored: {_said(scores.model)}\n  lens:   {_said(lens.identity)}"
-            )
-        return scores
+        tensors, about = files.read(path, KIND, ("per_prompt",), ("metric", "query", "model", "settings"))
+        if lens is not None:
+            files.check_model(path, about["model"], lens.identity)
+        return cls(about["metric"], about["query"], tensors["per_prompt"], about["model"], about["settings"])
 
     def __repr__(self) -> str:
         n_layers, n_heads = self.values.shape
@@ -163,7 +135,3 @@ class HeadScores:
 
     def _repr_html_(self) -> str:
         return self.to_pandas().head(10).to_html(index=False, float_format="%.3f")
-
-
-def _said(model: dict[str, Any]) -> str:
-    return f"{model.get('model')} {model.get('n_layers')} x {model.get('n_heads')}, weights {model.get('weights')}"

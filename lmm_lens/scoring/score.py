@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ QUERIES = {
 }
 
 BoxesOfRow = Sequence[float] | Sequence[Sequence[float]] | None
-TokensOfRow = Sequence[int] | Tensor
+Relevant = Sequence[Sequence[int] | Tensor] | Tensor
 
 
 def score_heads(
@@ -39,7 +40,7 @@ def score_heads(
     query: str = "last",
     *,
     boxes: Sequence[BoxesOfRow] | None = None,
-    relevant: Sequence[TokensOfRow] | Tensor | None = None,
+    relevant: Relevant | None = None,
     sink_dims: Sequence[int] | None = None,
     sink_threshold: float | None = None,
     interventions: Sequence[Intervention] = (),
@@ -47,13 +48,11 @@ def score_heads(
 ) -> HeadScores:
     """Score every head of every layer on every prompt.
 
-    Costs one plain forward a prompt (and one decoding step with query "answer"): probabilities are computed for the
-    query row alone.
+    Costs one plain forward a prompt, and a decoding step with query "answer"; only the query row is computed again.
 
     Args:
         lens: the model.
-        prompts: a prompt, or an iterable of them; each may be a batch. Put prompts of like length into one batch for
-            speed.
+        prompts: a prompt, or an iterable of them; each may be a batch, faster with prompts of like length.
         metric: "visual_mass", "nonsink_mass", "nonsink_ratio", "concentration", "visual_preference", "region_mass",
             "retrieval_mass", "hit", "spatial_entropy", "localization", or one of the last two with "nonsink_" before
             it; `METRICS` has their meanings and sources. The best heads are the highest, but for spatial entropy the
@@ -63,10 +62,9 @@ def score_heads(
             row whose output is the first answer token.
         boxes: for region_mass, hit and retrieval_mass, one box (x0, y0, x1, y1) in pixels of the first picture, or a
             list of boxes, a batch row. For hit, the box of the thing that the answer token names.
-        relevant: for retrieval_mass, instead of boxes, the query-relevant visual tokens of each batch row: positions in
-            the padded sequence, or Bool[position]. The number is region_mass's; the tokens are any visual tokens, of
-            any picture or video frame, for models without a grid too. `prompt.positions_in_box(box, image=1)` finds
-            those of a box in another picture.
+        relevant: for retrieval_mass, in place of boxes, the query-relevant visual tokens of each batch row: positions
+            in the padded sequence, or Bool[position]. The sum is region_mass's, but over any visual tokens: of other
+            pictures (`prompt.positions_in_box(box, image=1)`), of video, of models without a grid.
         sink_dims: for the nonsink metrics, the sink dimensions; by default the model card's or the published ones.
         sink_threshold: for the nonsink metrics, tau; by default the card's, or the paper's 20.
         interventions: edits under which the heads are scored.
@@ -98,7 +96,7 @@ def score_parts(
     metric: Metric,
     query: str = "last",
     boxes: Sequence[BoxesOfRow] | None = None,
-    relevant: Sequence[TokensOfRow] | Tensor | None = None,
+    relevant: Relevant | None = None,
     rule: SinkRule | None = None,
     interventions: Sequence[Intervention] = (),
     progress: bool = False,
@@ -138,10 +136,9 @@ class Scorer:
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """A read of the query row in each layer with heads, and of its sinks before it."""
         rows, layers = bind_rows(self.query, prompt), shape.self_attention
-        visual = prompt.mask("visual")
 
         def score(pattern: Tensor, place: Place) -> Float[Tensor, "batch head row metric"]:
-            keys = self._keys(visual, place, pattern.shape[-1])
+            keys = self._keys(prompt.mask("visual"), place, pattern.shape[-1])
             return torch.stack([metric.of(pattern, keys) for metric in self.metrics if metric.of], -1)
 
         taps = [Tap("pattern", layer, rows, score, name="score") for layer in layers]
@@ -156,8 +153,8 @@ class Scorer:
         if self.region is not None:
             keys = keys._replace(region=place.columns(self.region, n_keys), n_region=self.region.sum(1).to(device))
         if self.cells is not None:
-            counts = (self.cells >= 0).sum((1, 2)).to(device)
-            keys = keys._replace(cells=cell_keys(self.cells, place, n_keys), n_cells=counts)
+            cells, n_cells = cell_keys(self.cells, place, n_keys), (self.cells >= 0).sum((1, 2))
+            keys = keys._replace(cells=cells, n_cells=n_cells.to(device))
         return keys
 
     def score(
@@ -166,8 +163,7 @@ class Scorer:
         """The scores of a prompt's rows, on the CPU."""
         if self.query == "last":
             reads = lens.run(prompt, interventions, [self], logits="last").reads
-        else:  # two tokens: the second pass has the first of them as its query
-            # no stop token, or a row that stops at once would have no answer
+        else:  # the second pass has the first token as its query; no stop token, or a row could end before
             reads = lens.generate(prompt, interventions, [self], max_new_tokens=2, eos_token_id=[]).reads
         scores = torch.full((len(self.metrics), prompt.n_rows, lens.n_layers, lens.n_heads), torch.nan)
         for (_, layer), score in reads.items():
@@ -176,11 +172,7 @@ class Scorer:
 
 
 def region_mask(prompt: Prompt, boxes: Sequence[BoxesOfRow], n_before: int = 0) -> Bool[Tensor, "batch position"]:
-    """The patches of each row's first picture that overlap its box, or any of its boxes.
-
-    Raises:
-        ScoreError: a row has no box, or one that covers no patch.
-    """
+    """The patches of each row's first picture under its boxes; ScoreError for a row or a box that has none."""
     mask = torch.zeros_like(prompt.mask("visual"))
     for row, entry in enumerate(boxes):
         where = f"prompt row {n_before + row}"
@@ -200,27 +192,19 @@ def region_mask(prompt: Prompt, boxes: Sequence[BoxesOfRow], n_before: int = 0) 
     return mask
 
 
-def relevant_mask(
-    prompt: Prompt, relevant: Sequence[TokensOfRow] | Tensor, n_before: int = 0
-) -> Bool[Tensor, "batch position"]:
-    """The relevant tokens of each row, given as positions or as Bool[position].
-
-    Raises:
-        ScoreError: a row has none, or some that are no visual tokens.
-    """
+def relevant_mask(prompt: Prompt, relevant: Relevant, n_before: int = 0) -> Bool[Tensor, "batch position"]:
+    """The relevant tokens of each row; ScoreError for a row that has none, or some that are no visual tokens."""
     visual = prompt.mask("visual")
     mask = torch.zeros_like(visual)
     for row, entry in enumerate(relevant):
         where = f"prompt row {n_before + row}"
-        positions = torch.as_tensor(entry)
-        if positions.dtype == torch.bool and positions.shape == (prompt.n_tokens,):
-            positions = positions.nonzero().flatten()
-        if positions.ndim != 1 or positions.dtype not in (torch.int32, torch.int64) or not len(positions):
+        positions = _positions(entry, prompt.n_tokens)
+        if not positions:
             raise ScoreError(
-                f"the relevant tokens of {where} must be positions, or Bool[position] of its {prompt.n_tokens} tokens, "
-                f"and at least one\n  given {entry!r}"
+                f"{where} has no relevant tokens but {entry!r}\n"
+                f"  give one entry a row: positions, or a Bool[position] of its {prompt.n_tokens} tokens"
             )
-        wrong = [p for p in positions.tolist() if not (0 <= p < prompt.n_tokens and bool(visual[row, p]))]
+        wrong = [p for p in positions if not (0 <= p < prompt.n_tokens and bool(visual[row, p]))]
         if wrong:
             raise ScoreError(
                 f"the tokens at positions {wrong} of {where} are not visual tokens\n"
@@ -228,6 +212,17 @@ def relevant_mask(
             )
         mask[row, positions] = True
     return mask
+
+
+def _positions(entry: Sequence[int] | Tensor, n_tokens: int) -> list[int]:
+    """Positions from positions or from a mask; none where it is neither."""
+    with suppress(TypeError, ValueError, RuntimeError):  # what torch raises of things that are no numbers
+        given = torch.as_tensor(entry)
+        if given.dtype == torch.bool and given.shape == (n_tokens,):
+            return given.nonzero().flatten().tolist()
+        if given.dtype in (torch.int32, torch.int64) and given.ndim == 1:
+            return given.tolist()
+    return []
 
 
 def check_visual(prompt: Prompt, n_before: int, metric: str) -> None:
@@ -244,11 +239,12 @@ def check_visual(prompt: Prompt, n_before: int, metric: str) -> None:
 
 def _each(prompts: Prompt | Iterable[Prompt], progress: bool) -> Iterable[Prompt]:
     """The prompts one by one, under a progress bar if asked."""
-    if not isinstance(prompts, (Prompt, Iterable)):
+    if isinstance(prompts, Prompt):
+        return [prompts]
+    if not isinstance(prompts, Iterable):
         raise ScoreError(f"expected prompts made by lens.prompt(...), given {type(prompts).__name__}")
-    listed = [prompts] if isinstance(prompts, Prompt) else prompts
     if not progress:
-        return listed
+        return prompts
     from rich.progress import track
 
-    return track(listed, "scoring heads", transient=True)
+    return track(prompts, "scoring heads", transient=True)

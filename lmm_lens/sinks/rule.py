@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from ..errors import ScoreError
+from ..errors import InterventionError, ScoreError
 from ..kernels import sink_score
 from ..prompt import Prompt
 from ..rows import bind_rows
@@ -64,18 +64,26 @@ class SinkRule:
         found = run.positions["phi"][row][is_sink].tolist()
         return tuple(position for position in found if prompt.mask("visual")[row, position])
 
-    def tap(self, prompt: Prompt, layer: int) -> Tap:
-        """A tap that files the layer's sink tokens under `("sinks", layer)` of the run's memo."""
+    def tap(self, prompt: Prompt, layer: int, control: int | None = None) -> Tap:
+        """A tap that files the layer's sink tokens in the run's memo, for `remembered`.
+
+        Args:
+            prompt: the prompt.
+            layer: the layer.
+            control: None, or the seed of a control: random tokens are filed in the sinks' place, see `as_many_others`.
+        """
+        visual, real = prompt.mask("visual"), prompt.mask("all")
 
         def remember(resid: Tensor, place: Place) -> Tensor:
             found = place.valid & (sink_score(resid, self.dims) >= self.threshold)
-            known = place.memo.get(("sinks", layer))
+            known = place.memo.get(("found sinks", layer))
             mask = torch.zeros(found.shape[0], place.n_seen, dtype=torch.bool, device=found.device)
             if known is not None:
                 width = min(known.shape[1], place.n_seen)
                 mask[:, :width] = known[:, :width]
             mask.scatter_(1, place.positions, found)
-            place.memo["sinks", layer] = mask
+            place.memo["found sinks", layer] = mask
+            place.memo["sinks", layer] = mask if control is None else as_many_others(mask, visual, real, control, layer)
             return found
 
         return Tap("resid_pre", layer, bind_rows("all", prompt), remember)
@@ -92,18 +100,41 @@ def is_known(config: Any) -> bool:
 
 
 def as_many_others(
-    sinks: Bool[Tensor, "batch key"], others: Bool[Tensor, "batch key"], seed: int
-) -> Bool[Tensor, "batch key"]:
-    """In each row of `others` as many True as `sinks` has, drawn at random: the control of every sink experiment.
+    sinks: Bool[Tensor, "batch seen"],
+    visual: Bool[Tensor, "batch position"],
+    real: Bool[Tensor, "batch position"],
+    seed: int,
+    layer: int,
+) -> Bool[Tensor, "batch seen"]:
+    """As many random visual tokens as there are visual sinks, and as many text tokens as text sinks: the control.
 
-    A key has the same rank in every call with the same seed, so the draw holds over decoding steps while the keys grow.
+    Drawn from the prompt's tokens that are no sinks. A token's rank in the draw depends on its place from the row's first
+    real token and on the seed alone, so the draw holds over decoding steps and does not depend on padding.
+
+    Raises:
+        InterventionError: a row has fewer such tokens than sinks.
     """
-    n_keys = others.shape[1]
-    generator = torch.Generator().manual_seed(seed)
-    # drawn key by key, so that more keys do not change the ranks of those before
-    rank = torch.rand(n_keys, generator=generator, dtype=torch.float64).to(others.device).expand(others.shape)
-    order = rank.masked_fill(~others, 2.0).argsort(1).argsort(1)
-    return others & (order < sinks.sum(1, keepdim=True))
+    n_rows, n_prompt = visual.shape
+    generator = torch.Generator().manual_seed(1000 * seed + layer)
+    draw = torch.rand(n_prompt, generator=generator, dtype=torch.float64)
+    place = (real.cumsum(1) - 1).clamp_min(0)
+    rank = draw[place]  # batch position
+    found = torch.nn.functional.pad(sinks.cpu(), (0, max(0, n_prompt - sinks.shape[1])))
+    chosen = torch.zeros(n_rows, max(n_prompt, sinks.shape[1]), dtype=torch.bool)
+    for kind, name in ((visual, "visual"), (real & ~visual, "text")):
+        pool = kind & ~found[:, :n_prompt]
+        is_text = name == "text"
+        n_sinks = (found[:, :n_prompt] & kind).sum(1) + (found[:, n_prompt:].sum(1) if is_text else 0)
+        short = (pool.sum(1) < n_sinks).nonzero().flatten().tolist()
+        if short:
+            row = short[0]
+            raise InterventionError(
+                f"layer {layer} has {int(n_sinks[row])} {name} sinks in batch row {row} but only "
+                f"{int(pool[row].sum())} other {name} tokens, so there is no control of the same size"
+            )
+        order = rank.masked_fill(~pool, 2.0).argsort(1).argsort(1)
+        chosen[:, :n_prompt] |= pool & (order < n_sinks[:, None])
+    return chosen[:, : sinks.shape[1]].to(sinks.device)
 
 
 def rule_for(config: Any, dims: Sequence[int] | None = None, threshold: float | None = None) -> SinkRule:

@@ -1,0 +1,86 @@
+"""Result files: one safetensors file, tensors in its body and everything else as JSON in its header. Never pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .errors import ScoreError
+
+KEY = "lmm_lens"
+
+
+def write(path: str | os.PathLike[str], kind: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write a result.
+
+    Args:
+        path: of the file; its folder must exist.
+        kind: what it holds, as in "head scores".
+        tensors: its numbers.
+        about: what else belongs to it, of JSON types.
+
+    Raises:
+        ScoreError: there is no such folder.
+    """
+    from safetensors.torch import save_file
+
+    if not Path(path).parent.is_dir():
+        raise ScoreError(f"there is no folder {str(Path(path).parent)!r} to save {kind} in")
+    body = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(body, path, {KEY: json.dumps({"format": f"lmm-lens {kind} 1", **about})})
+    Path(path).chmod(0o644)  # safetensors writes files that nobody else can read
+
+
+def read(
+    path: str | os.PathLike[str], kind: str, names: tuple[str, ...], fields: tuple[str, ...]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a result back.
+
+    Args:
+        path: of a file that `write` has written.
+        kind: what it must hold.
+        names: the tensors it must have.
+        fields: the entries that its header must have.
+
+    Returns:
+        The tensors and the header.
+
+    Raises:
+        ScoreError: no such file, a truncated one, or one of another kind.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    name = Path(path).name
+    if not Path(path).is_file():
+        raise ScoreError(f"there is no file of {kind} {name!r}")
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {}).get(KEY, "{}"))
+            stored = set(file.keys())
+            known = isinstance(about, dict) and about.get("format") == f"lmm-lens {kind} 1"
+            missing = [x for x in names if x not in stored] + [x for x in fields if not known or x not in about]
+            if not known or missing:
+                raise ScoreError(f"{name!r} holds no {kind}: expected a file written by their own save()")
+            tensors = {tensor: file.get_tensor(tensor) for tensor in names}
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ScoreError(
+            f"{name!r} is truncated or no safetensors file: {error}\n  compute the {kind} again and save anew"
+        ) from error
+    return tensors, about
+
+
+def check_model(path: str | os.PathLike[str], saved: Mapping[str, Any], lens: Mapping[str, Any]) -> None:
+    """ScoreError unless a result's model is the lens's; both are identities as in `Lens.identity`."""
+    if dict(saved) != dict(lens):
+        raise ScoreError(
+            f"{Path(path).name!r} was made with another model\n  made with: {_said(saved)}\n  lens:      {_said(lens)}"
+        )
+
+
+def _said(model: Mapping[str, Any]) -> str:
+    return f"{model.get('model')} {model.get('n_layers')} x {model.get('n_heads')}, weights {model.get('weights')}"
