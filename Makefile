@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench model clean
+.PHONY: demo test lint bench study model clean
 
 demo: $(STAMP)
 	$(BIN)/lmm-lens demo
@@ -17,6 +17,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	@rm -rf build/types && mkdir -p build/types && cp -r lmm_lens build/types/ && cp -r adapters build/types/lmm_lens/
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p lmm_lens
+
+# Every table of tutorials/results.
+study: $(STAMP)
+	$(BIN)/python tutorials/study_shapes_llava.py
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.attention_tap

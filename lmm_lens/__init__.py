@@ -31,6 +31,14 @@ _HOME = {
     "find_sinks": "sinks",
     "HeadScores": "scoring",
     "score_heads": "scoring",
+    "PatchScores": "experiments",
+    "activation_patching": "experiments",
+    "attribution_patching": "experiments",
+    "ablation_table": "experiments",
+    "image_table": "experiments",
+    "blank_images": "experiments",
+    "swapped_images": "experiments",
+    "exact_match": "experiments",
     "LensError": "errors",
 }
 

@@ -144,4 +144,3 @@ class _Probe(Intervention):
         return f"probing {self.site}"
 
 
-del Intervention.kinds["_Probe"]  # a part of this experiment, of no use in a file

@@ -232,4 +232,3 @@ class _PatchUnits(Intervention):
         return f"patching {self.site} of layer {self.layer} by {self.units.by}"
 
 
-del Intervention.kinds["_PatchUnits"]  # a part of this experiment, of no use in a file

@@ -17,7 +17,7 @@ from ..taps import HOOK_POINTS, ModelShape, Place, Tap, TapFunction, check_site
 from .base import HeadsLike, Intervention, checked_heads, heads_by_layer, shown, shown_heads
 
 
-def stored(run: Run, site: str, layer: int, prompt: Prompt, rows: Rows) -> Tensor:
+def stored(run: Run, site: str, layer: int, prompt: Prompt, rows: Rows | None = None) -> Tensor:
     """All rows of an activation that a run read, [batch, position, ...] (at `pattern` [batch, head, position, key]).
 
     Args:
@@ -25,7 +25,7 @@ def stored(run: Run, site: str, layer: int, prompt: Prompt, rows: Rows) -> Tenso
         site: its hook point.
         layer: its layer.
         prompt: the prompt it is to be put into.
-        rows: the rows that will be taken.
+        rows: the rows that will be taken; all by default.
 
     Raises:
         InterventionError: the run did not read it, or not all of it, or its prompt has another layout than `prompt`.
@@ -37,6 +37,7 @@ def stored(run: Run, site: str, layer: int, prompt: Prompt, rows: Rows) -> Tenso
     check_same_layout(run.prompt, prompt)
     positions, dim = run.positions[site], 2 if site == "pattern" else 1
     values = run.reads[site, layer]
+    rows = rows or bind_rows("all", prompt)
     have = torch.zeros_like(rows.prompt)
     batch, entry = (positions >= 0).cpu().nonzero(as_tuple=True)
     have[batch, positions.cpu()[batch, entry]] = True

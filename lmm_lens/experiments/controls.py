@@ -1,0 +1,151 @@
+"""The controls that a reviewer asks for, one call each.
+
+- The picture: `blank_images` and `swapped_images` make the same prompts with nothing to see, or with another's picture;
+  `image_table` measures all three.
+- The heads: `ablation_table` sets heads against random ones with the same layer spread, in every row scope.
+- The sinks: `KnockoutSinks(..., control=seed)` and `VAR(..., control=seed)` act on as many random tokens.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..errors import PromptError
+from ..heads import HeadSet
+from ..interventions import AblateHeads
+from ..interventions.base import Intervention
+from ..kernels import bootstrap_interval
+from ..prompt import Prompt
+from .accuracy import exact_match
+
+if TYPE_CHECKING:
+    import pandas
+    from PIL.Image import Image
+
+    from ..lens import Lens
+
+
+def blank_images(lens: Lens, prompt: Prompt) -> Prompt:
+    """The same prompt with every picture replaced by a plain one of its size and mean colour.
+
+    Raises:
+        PromptError: the prompt was made from tensors, so there is no picture to replace.
+    """
+    from PIL import Image
+
+    def blank(image: Image.Image) -> Image.Image:
+        pixels = image.convert("RGB").resize((1, 1), Image.Resampling.BOX)
+        return pixels.resize(image.size)
+
+    return _with_images(lens, prompt, [[blank(image) for image in row] for row in prompt.images])
+
+
+def swapped_images(lens: Lens, prompt: Prompt, seed: int = 0) -> Prompt:
+    """The same prompt with every row's pictures taken from another row with as many.
+
+    Raises:
+        PromptError: the prompt was made from tensors, or a row has no other to swap with.
+    """
+    groups: dict[int, list[int]] = {}
+    for row, images in enumerate(prompt.images):
+        if images:
+            groups.setdefault(len(images), []).append(row)
+    source = list(range(prompt.n_rows))
+    draw = random.Random(seed)
+    for n_images, rows in groups.items():
+        if len(rows) < 2:
+            raise PromptError(
+                f"row {rows[0]} is the only one with {n_images} picture{'s' * (n_images > 1)}, so there is none to swap with\n"
+                "  put more prompts into the batch"
+            )
+        order = draw.sample(rows, len(rows))  # a cycle in random order moves every row
+        for here, there in zip(order, order[1:] + order[:1], strict=True):
+            source[here] = there
+    return _with_images(lens, prompt, [list(prompt.images[row]) for row in source])
+
+
+def _with_images(lens: Lens, prompt: Prompt, images: list[list[Image]]) -> Prompt:
+    if prompt.texts is None:
+        raise PromptError(
+            "this prompt was made from tensors, so its pictures cannot be replaced\n"
+            "  make it with lens.prompt(text, images=...), or process the other pictures yourself"
+        )
+    return lens.prompt(list(prompt.texts), images=images, template=prompt.template)
+
+
+def image_table(
+    lens: Lens, prompts: Sequence[Prompt], answers: Sequence[str], interventions: Sequence[Intervention] = (), seed: int = 0
+) -> pandas.DataFrame:
+    """Exact match with the picture, with a blank one, and with another prompt's.
+
+    What is right with a blank picture was not seen.
+
+    Returns:
+        One row a condition: condition, accuracy, low and high of its 95% bootstrap interval, n.
+    """
+    import pandas
+
+    conditions = {
+        "with its picture": list(prompts),
+        "with a blank picture": [blank_images(lens, prompt) for prompt in prompts],
+        "with another's picture": [swapped_images(lens, prompt, seed) for prompt in prompts],
+    }
+    rows = [
+        {"condition": name, **_summary(exact_match(lens, shown, answers, interventions))}
+        for name, shown in conditions.items()
+    ]
+    return pandas.DataFrame(rows)
+
+
+def ablation_table(
+    lens: Lens,
+    prompts: Sequence[Prompt],
+    answers: Sequence[str],
+    heads: HeadSet,
+    *,
+    mode: str = "zero",
+    rows: Iterable[str] = ("all", "after_image", "last"),
+    n_controls: int = 5,
+    seed: int = 0,
+    disjoint: bool = True,
+) -> pandas.DataFrame:
+    """Exact match with heads ablated, against random heads with the same layer spread, in each row scope.
+
+    Args:
+        lens: the model.
+        prompts: prompts or batches; text-only ones need rows=("all",).
+        answers: one a prompt row.
+        heads: the heads in question.
+        mode: of `AblateHeads`, one that needs no reference.
+        rows: the row scopes; they are different experiments.
+        n_controls: random draws a scope.
+        seed: of the first draw.
+        disjoint: draw among the other heads only.
+
+    Returns:
+        One row a scope and condition: rows, condition, accuracy, low and high (95% bootstrap over prompts; for the
+        control the mean over draws, and over prompts and draws), n.
+    """
+    import pandas
+
+    table = [{"rows": "-", "condition": "nothing ablated", **_summary(exact_match(lens, prompts, answers))}]
+    controls = [heads.random_like(seed + draw, disjoint) for draw in range(n_controls)]
+    for scope in rows:
+        right = exact_match(lens, prompts, answers, [AblateHeads(heads, mode, scope)])
+        table.append({"rows": scope, "condition": f"these {len(heads)} heads", **_summary(right)})
+        drawn = [exact_match(lens, prompts, answers, [AblateHeads(control, mode, scope)]) for control in controls]
+        if drawn:
+            table.append({"rows": scope, "condition": "random, same layers", **_summary(torch.stack(drawn, 1))})
+    return pandas.DataFrame(table)
+
+
+def _summary(right: Tensor) -> dict[str, float]:
+    """Mean and interval over prompts of what was right, Bool[prompt] or Bool[prompt, draw]."""
+    per_prompt = right.float().reshape(len(right), -1).mean(1)
+    low, high = bootstrap_interval(per_prompt)
+    return {"accuracy": float(per_prompt.mean()), "low": float(low), "high": float(high), "n": len(right)}
