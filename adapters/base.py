@@ -8,10 +8,9 @@ entry-point group `lmm_lens.adapters`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
-
-from torch import nn
+from typing import Any, ClassVar, Literal
 
 from lmm_lens.errors import ModelError, PromptError
 from lmm_lens.spans import Box, Span, runs
@@ -19,7 +18,8 @@ from lmm_lens.spans import Box, Span, runs
 from .walker import Layer, find_layers
 
 
-class Picture(NamedTuple):
+@dataclass(frozen=True)
+class Picture:
     """What an adapter knows of one picture when it lays out its tokens.
 
     Attributes:
@@ -48,8 +48,8 @@ class Adapter:
     has_grid: ClassVar[bool] = False
     """Whether tokens are mapped to pixels."""
 
-    def __init__(self, model: nn.Module, processor: Any = None) -> None:
-        self.model = model
+    def __init__(self, model: Any, processor: Any = None) -> None:
+        self.model: Any = model
         self.processor = processor
         self.config: Any = model.config
         if self.image_token_id is None:
@@ -121,7 +121,11 @@ class Adapter:
             row: which batch row this is.
         """
         spans: list[Span] = []
-        for kind, token in (("image", self.image_token_id), ("video", self.video_token_id)):
+        kinds: tuple[tuple[Literal["image", "video"], int | None], ...] = (
+            ("image", self.image_token_id),
+            ("video", self.video_token_id),
+        )
+        for kind, token in kinds:
             positions = [position for position, id_ in enumerate(ids) if id_ == token]
             if positions:
                 spans += self.layout(kind, runs(positions), inputs, pictures)
@@ -129,7 +133,7 @@ class Adapter:
 
     def layout(
         self,
-        kind: str,
+        kind: Literal["image", "video"],
         found: list[tuple[int, ...]],
         inputs: Mapping[str, Any],
         pictures: Sequence[Picture] | None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from lmm_lens.spans import Box, Span
 
@@ -20,7 +20,7 @@ class Llava(Adapter):
 
     def layout(
         self,
-        kind: str,
+        kind: Literal["image", "video"],
         found: list[tuple[int, ...]],
         inputs: Mapping[str, Any],
         pictures: Sequence[Picture] | None,

@@ -57,5 +57,5 @@ def _resized(image_processor: Any, width: int, height: int) -> Size:
     return _get(size, "width"), _get(size, "height")
 
 
-def _get(size: Any, name: str) -> int:
+def _get(size: Any, name: str) -> Any:
     return size.get(name) if hasattr(size, "get") else getattr(size, name, None)

@@ -7,6 +7,7 @@ projection; vision towers have no `layer_idx`, so they are not mistaken for the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -76,12 +77,12 @@ def _parts(layer: nn.Module) -> Layer:
     attention, mlp = _attention(layer), _first(layer, MLP)
     if attention is None:
         return Layer(layer, None, None, mlp, 0, 0)
-    projection = _first(attention, OUTPUT_PROJECTION)
-    width = getattr(projection, "in_features", None) or projection.weight.shape[-1]
-    d_head = getattr(attention, "head_dim", None)
+    projection: Any = _first(attention, OUTPUT_PROJECTION)
+    width: int = getattr(projection, "in_features", None) or projection.weight.shape[-1]
+    d_head: Any = getattr(attention, "head_dim", None)
     if d_head is None:
         config = getattr(attention, "config", None)
-        n_heads = getattr(attention, "num_heads", None) or getattr(config, "num_attention_heads", None)
+        n_heads: Any = getattr(attention, "num_heads", None) or getattr(config, "num_attention_heads", None)
         if n_heads is None:
             raise ModelError(f"the number of heads of {type(attention).__name__} is not known; write an adapter")
         d_head = width // n_heads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -162,6 +163,13 @@ def sink_evidence(report: SinkReport, ax: Axes | None = None) -> Axes:
     ax.set(xlabel="layer", ylabel="|x[d]| / rms at the first token", ylim=(0, None))
     ax.legend(fontsize=7, frameon=False)
     return ax
+
+
+def save_figure(ax: Axes, path: str | os.PathLike[str]) -> None:
+    """Write the figure that some axes belong to; the ending of the name says the format."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.savefig(path)
 
 
 def new_axes(width: float, height: float) -> Axes:

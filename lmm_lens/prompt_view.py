@@ -98,7 +98,7 @@ def as_html(prompt: Prompt, thumbnail: int = 96) -> str:
 def _block(prompt: Prompt, span: Span, row: int, size: int) -> str:
     picture = ""
     if span.image is not None and span.image < len(prompt.images[row]) and span.region and span.grid:
-        crop = prompt.images[row][span.image].convert("RGB").crop(tuple(round(v) for v in span.region))
+        crop = prompt.images[row][span.image].convert("RGB").crop(span.region)
         grid = (
             f"background:repeating-linear-gradient(#fff6 0 1px,transparent 1px {size / span.grid[0]}px),"
             f"repeating-linear-gradient(90deg,#fff6 0 1px,transparent 1px {size / span.grid[1]}px)"

@@ -63,7 +63,7 @@ def render(adapter: Adapter, text: str, n_images: int, template: bool) -> str:
     Raises:
         PromptError: the text's slots and the pictures do not match.
     """
-    slot = adapter.image_slot
+    slot = adapter.image_slot or ""
     n_slots = text.count(slot) if slot else 0
     if n_slots and n_slots != n_images:
         raise PromptError(

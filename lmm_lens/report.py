@@ -79,7 +79,7 @@ def write_report(
         figures={name.removesuffix(".png"): _inline(folder / name) for name in figures},
         n_prompts=raw.n_prompts,
         n_top=len(best[0]),
-        rankings=[(scores.metric, _ranking(scores, len(best[0]))) for scores in (raw, nonsink)],
+        rankings=[(scores.metric, _ranking(scores, len(best[0]), first_layer)) for scores in (raw, nonsink)],
         first_layer=first_layer,
         accuracy=[item.row() for item in accuracy],
     )
@@ -114,13 +114,13 @@ def _overlays(lens: Lens, prompt: Prompt, raw: HeadScores, nonsink: HeadScores) 
     axes[0].set_title("the picture", fontsize=9)
     for ax, (layer, head) in zip(axes[1:], heads, strict=True):
         attention_over_image(lens, prompt, layer, head, ax=ax, sinks=rule.positions(lens, prompt, layer))
-        kind = "high by raw mass only:\nit parks on sinks" if (layer, head) in parked else "high by\nnon-sink mass"
+        kind = "high by raw mass only" if (layer, head) in parked else "high by non-sink mass"
         ax.set_xlabel(kind, fontsize=8)
     return figure
 
 
-def _ranking(scores: HeadScores, n: int) -> list[tuple[str, str]]:
-    rows = scores.to_pandas().head(n).itertuples(index=False)
+def _ranking(scores: HeadScores, n: int, first_layer: int) -> list[tuple[str, str]]:
+    rows = scores.to_pandas().query("layer >= @first_layer").head(n).itertuples(index=False)
     return [(f"L{row.layer}H{row.head}", f"{row[2]:.3f} ({row.low:.3f} to {row.high:.3f})") for row in rows]
 
 

@@ -14,11 +14,23 @@ import pandas as pd
 import torch
 from rich.console import Console
 
-from lmm_lens import VAR, KnockoutSinks, Lens, ablation_table, activation_patching, attribution_patching
-from lmm_lens import exact_match, find_sinks, image_table, score_heads, shapes
+from lmm_lens import (
+    VAR,
+    KnockoutSinks,
+    Lens,
+    ablation_table,
+    activation_patching,
+    attribution_patching,
+    exact_match,
+    find_sinks,
+    image_table,
+    score_heads,
+    shapes,
+)
 from lmm_lens.kernels import bootstrap_interval
 
 BATCH = 50
+SHORT_ANSWERS = ("color", "shape", "where", "count", "exist", "at")
 CONSOLE = Console(width=120)
 RESULTS = Path(__file__).parent / "results" / "study_shapes_llava.md"
 
@@ -67,8 +79,10 @@ def where_it_looks(n: int):
         nonsink = score_heads(lens, prompts, "nonsink_mass")
         table = pd.DataFrame(
             {
-                "by raw mass": [f"L{l}H{h} {raw.values[l, h]:.2f}" for l, h in raw.top(8)],
-                "by non-sink mass": [f"L{l}H{h} {nonsink.values[l, h]:.2f}" for l, h in nonsink.top(8)],
+                "by raw mass": [f"L{layer}H{head} {raw.values[layer, head]:.2f}" for layer, head in raw.top(8)],
+                "by non-sink mass": [
+                    f"L{layer}H{head} {nonsink.values[layer, head]:.2f}" for layer, head in nonsink.top(8)
+                ],
             }
         )
         above = int((nonsink.values > 0.1).sum())
@@ -98,7 +112,8 @@ def how_a_colour_travels(n: int = 64):
     lens = Lens.demo()
     pairs = shapes.color_pairs(n, seed=13)
     clean, corrupt = (
-        lens.prompt([pair[side].question for pair in pairs], images=[pair[side].image for pair in pairs]) for side in (0, 1)
+        lens.prompt([pair[side].question for pair in pairs], images=[pair[side].image for pair in pairs])
+        for side in (0, 1)
     )
     own = [shapes.boxes(pair[0].scene)[_asked(pair)] for pair in pairs]
     positions = [list(clean.positions_in_box(box, row=row)) for row, box in enumerate(own)]
@@ -113,12 +128,13 @@ def how_a_colour_travels(n: int = 64):
     best = true.top(6)
     table = pd.DataFrame(
         {
-            "head": [f"L{l}H{h}" for l, h in best],
-            "patching": [float(true.values[l, h]) for l, h in best],
-            "attribution": [float(fast.values[l, h]) for l, h in best],
+            "head": [f"L{layer}H{head}" for layer, head in best],
+            "patching": [float(true.values[layer, head]) for layer, head in best],
+            "attribution": [float(fast.values[layer, head]) for layer, head in best],
         }
     )
-    note = f"z at all rows. Spearman correlation of attribution with patching over 48 heads: {true.rank_correlation(fast):.2f}."
+    agreement = f"{true.rank_correlation(fast):.2f}"
+    note = f"z at all rows. Spearman correlation of attribution with patching over 48 heads: {agreement}."
     yield section("How a colour travels: the heads that move it", note, table, digits=2)
 
 
@@ -136,7 +152,7 @@ def sinks_and_var(n: int):
     nothing = find_sinks(plain, batches(plain, shapes.examples(BATCH, seed=14)))
     CONSOLE.print(f"plain checkpoint: {nothing}", highlight=False, markup=False)
     for condition in ("clean", "faint", "noisy"):
-        examples = shapes.examples(n, kinds=("color", "shape", "where", "count", "exist", "at"), seed=15, condition=condition)
+        examples = shapes.examples(n, kinds=SHORT_ANSWERS, seed=15, condition=condition)
         prompts, answers = batches(lens, examples), [example.answer for example in examples]
         base = exact_match(lens, prompts, answers)
         sinks = {"sink_dims": report.dims, "sink_threshold": report.threshold}
@@ -148,7 +164,7 @@ def sinks_and_var(n: int):
             "VAR, rho 0.5, random tokens": VAR(**sinks, min_nonsink_ratio=0.5, control=0),
             "VAR in all heads": VAR(**sinks, min_nonsink_ratio=0, min_visual_mass=0),
         }
-        rows = [{"condition": "nothing", "accuracy": float(base.float().mean()), "change": 0.0, "low": 0.0, "high": 0.0}]
+        rows: list[dict[str, object]] = [{"condition": "nothing", "accuracy": float(base.float().mean())}]
         for name, edit in edits.items():
             right = exact_match(lens, prompts, answers, [edit])
             difference = right.float() - base.float()

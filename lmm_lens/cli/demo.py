@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from .tables import head_table
@@ -88,7 +88,7 @@ def _run(out: Path, n_prompts: int, seed: int) -> None:
     raw = score_heads(lens, visual_prompts, "visual_mass", progress=True)
     nonsink = score_heads(lens, visual_prompts, "nonsink_mass", progress=True)
     for scores, what in ((raw, "raw visual mass"), (nonsink, "non-sink visual mass")):
-        console.print(head_table(scores, N_TOP, what))
+        console.print(head_table(scores, N_TOP, f"{what}, layers {FIRST_LAYER} to {lens.n_layers - 1}", FIRST_LAYER))
 
     console.rule("are they needed? exact match of the answers")
     conditions: list[tuple[str, list[HeadSet | None]]] = [("nothing ablated", [None])]
@@ -158,7 +158,7 @@ def _accuracy(
     examples: Sequence[Example],
     heads: HeadSet | None,
     progress: Progress,
-    task: int,
+    task: TaskID,
 ) -> float:
     from ..experiments import exact_match
     from ..interventions import AblateHeads

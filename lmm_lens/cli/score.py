@@ -24,6 +24,7 @@ def run(
     dtype: str,
 ) -> None:
     """Score all heads, print the best, and write scores and heat map if a folder is given."""
+    from ..figures import save_figure
     from ..lens import Lens
     from ..scoring import score_heads
     from ..scoring.metrics import metric_named
@@ -44,5 +45,5 @@ def run(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         scores.save(out / f"{metric}.safetensors")
-        scores.plot().figure.savefig(out / f"{metric}.png")
+        save_figure(scores.plot(), out / f"{metric}.png")
         console.print(f"wrote {out / metric}.safetensors and .png", markup=False, highlight=False, soft_wrap=True)

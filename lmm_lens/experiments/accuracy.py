@@ -42,6 +42,8 @@ def exact_match(
     n_rows = sum(prompt.n_rows for prompt in prompts)
     if n_rows != len(answers):
         raise PromptError(f"expected one answer a prompt row, given {len(answers)} answers for {n_rows} rows")
+    if not n_rows:
+        raise PromptError("no prompts were given: expected a non-empty list of them")
     if max_new_tokens is None:
         tokenizer = lens.adapter.tokenizer
         max_new_tokens = 1 + max(len(tokenizer(answer, add_special_tokens=False)["input_ids"]) for answer in answers)

@@ -142,5 +142,3 @@ class _Probe(Intervention):
 
     def __repr__(self) -> str:
         return f"probing {self.site}"
-
-

@@ -60,7 +60,8 @@ def swapped_images(lens: Lens, prompt: Prompt, seed: int = 0) -> Prompt:
     for n_images, rows in groups.items():
         if len(rows) < 2:
             raise PromptError(
-                f"row {rows[0]} is the only one with {n_images} picture{'s' * (n_images > 1)}, so there is none to swap with\n"
+                f"row {rows[0]} is the only one with {n_images} picture{'s' * (n_images > 1)}, "
+                "so there is none to swap with\n"
                 "  put more prompts into the batch"
             )
         order = draw.sample(rows, len(rows))  # a cycle in random order moves every row
@@ -79,7 +80,11 @@ def _with_images(lens: Lens, prompt: Prompt, images: list[list[Image]]) -> Promp
 
 
 def image_table(
-    lens: Lens, prompts: Sequence[Prompt], answers: Sequence[str], interventions: Sequence[Intervention] = (), seed: int = 0
+    lens: Lens,
+    prompts: Sequence[Prompt],
+    answers: Sequence[str],
+    interventions: Sequence[Intervention] = (),
+    seed: int = 0,
 ) -> pandas.DataFrame:
     """Exact match with the picture, with a blank one, and with another prompt's.
 

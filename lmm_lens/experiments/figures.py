@@ -35,11 +35,12 @@ def effect_heatmap(scores: PatchScores, ax: Axes | None = None) -> Axes:
     n_layers, n_units = values.shape
     named = scores.by == "span"
     width = (0.74 if named else 0.46 if n_units <= N_WRITTEN else 0.2) * n_units + 1.9
-    ax = ax or new_axes(min(max(3.8, width), 12), min(max(2.5, 0.34 * n_layers + 1.3 + 0.4 * named), 10))
+    slant = 0.2 + 0.045 * max(map(len, scores.units)) if named else 0.0  # names at 30 degrees
+    ax = ax or new_axes(min(max(3.8, width), 12), min(max(2.0, 0.34 * n_layers), 9) + 0.8 + slant)
     limit = _scale(scores.values)
     colors = colormaps[COLORS].with_extremes(bad="#d9d9d9")  # NaN is not 0
     shown = ax.imshow(values, cmap=colors, aspect="auto", vmin=-limit, vmax=limit)
-    ax.figure.colorbar(shown, ax=ax, label=LABEL)
+    ax.figure.colorbar(shown, ax=ax).set_label(LABEL, fontsize=9)
     if n_units <= N_WRITTEN and n_layers <= 2 * N_WRITTEN:
         for layer, unit in (~scores.values.isnan()).nonzero().tolist():
             value = values[layer, unit]
@@ -96,7 +97,7 @@ def effect_over_image(
             alpha=np.clip(np.abs(heat) / limit, 0, 1) ** 0.5 * 0.8,
             interpolation="nearest",
         )
-    ax.figure.colorbar(ScalarMappable(Normalize(-limit, limit), COLORS), ax=ax, label=LABEL, shrink=0.9)
+    ax.figure.colorbar(ScalarMappable(Normalize(-limit, limit), COLORS), ax=ax, shrink=0.9).set_label(LABEL, fontsize=9)
     ax.set(xlim=(0, picture.width), ylim=(picture.height, 0), xticks=[], yticks=[])
     correct, incorrect = scores.answers[row]
     ax.set_title(f"{scores.site} of layer {layer}, pair {row}:\n{correct!r} clean, {incorrect!r} corrupt", fontsize=9)

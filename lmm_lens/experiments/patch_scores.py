@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .. import files
 from ..errors import ScoreError
 from ..heads import HeadSet, check_layer
 from ..kernels import bootstrap_interval
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from ..lens import Lens
     from ..prompt import Prompt
 
-FORMAT = "lmm-lens patch scores 1"
 TENSORS = ("per_pair", "clean_ld", "corrupt_ld")
 LABELS = ("site", "by", "rows", "method", "layers", "units", "answers", "model")
 
@@ -179,14 +177,8 @@ class PatchScores:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file: the numbers, and everything else as JSON in its header."""
-        from safetensors.torch import save_file
-
-        if not Path(path).parent.is_dir():
-            raise ScoreError(f"there is no folder {str(Path(path).parent)!r} to save scores in")
-        about = {"format": FORMAT, **{name: getattr(self, name) for name in LABELS}}
-        tensors = {name: getattr(self, name).contiguous() for name in TENSORS}
-        save_file(tensors, path, {"lmm_lens": json.dumps(about)})
-        Path(path).chmod(0o644)  # safetensors writes files that nobody else can read
+        tensors = {name: getattr(self, name) for name in TENSORS}
+        files.write(path, "patch scores", tensors, {name: getattr(self, name) for name in LABELS})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], lens: Lens | None = None) -> PatchScores:
@@ -199,30 +191,14 @@ class PatchScores:
         Raises:
             ScoreError: no such file, a truncated one, one of another kind, or scores of another model.
         """
-        from safetensors import SafetensorError, safe_open
-
-        name = Path(path).name
-        if not Path(path).is_file():
-            raise ScoreError(f"there is no score file {name!r}")
-        no_scores = f"{name!r} holds no patch scores: expected a file written by PatchScores.save"
-        try:
-            with safe_open(path, "pt") as file:
-                about = json.loads((file.metadata() or {}).get("lmm_lens", "{}"))
-                if not isinstance(about, dict) or about.get("format") != FORMAT:
-                    raise ScoreError(no_scores)
-                if missing := {*LABELS, *TENSORS} - {*about, *file.keys()}:
-                    raise ScoreError(f"{no_scores} (it lacks {', '.join(sorted(missing))})")
-                tensors = {key: file.get_tensor(key) for key in TENSORS}
-        except (SafetensorError, json.JSONDecodeError) as error:
-            what = f"{name!r} is truncated or no safetensors file: {error}"
-            raise ScoreError(f"{what}\n  run the patching again and save anew") from error
-        answers = tuple((correct, incorrect) for correct, incorrect in about["answers"])
-        tuples = {"layers": tuple(about["layers"]), "units": tuple(about["units"]), "answers": answers}
-        scores = cls(**{**{key: about[key] for key in LABELS}, **tuples}, **tensors)
-        if lens is not None and scores.model != lens.identity:
-            mine, its = (f"{m.get('model')}, weights {m.get('weights')}" for m in (scores.model, lens.identity))
-            raise ScoreError(f"{name!r} holds scores of another model\n  scored: {mine}\n  lens:   {its}")
-        return scores
+        tensors, about = files.read(path, "patch scores", TENSORS, LABELS)
+        labels: dict[str, Any] = {name: about[name] for name in LABELS}
+        for name in ("layers", "units"):
+            labels[name] = tuple(labels[name])
+        labels["answers"] = tuple((correct, incorrect) for correct, incorrect in labels["answers"])
+        if lens is not None:
+            files.check_model(path, labels["model"], lens.identity)
+        return cls(**labels | tensors)
 
     def __repr__(self) -> str:
         scope = f" at rows {self.rows!r}" if self.rows else ""

@@ -96,7 +96,7 @@ def activation_patching(
         layer = chosen[index]
         if source_of is None or source_of[0] != layer:
             run = clean_run if at_once else _read(lens, clean, site, [layer], units)
-            source_of = layer, stored(run, site, layer, corrupt)
+            source_of = layer, stored(run, site, layer, corrupt, Rows(by, units.scope))
         prompt = repeats.of(len(part))
         edit = _PatchUnits(site, layer, units, part, source_of[1])
         logits = lens.run(prompt, [edit], logits="last").logits[:, 0]
@@ -230,5 +230,3 @@ class _PatchUnits(Intervention):
 
     def __repr__(self) -> str:
         return f"patching {self.site} of layer {self.layer} by {self.units.by}"
-
-

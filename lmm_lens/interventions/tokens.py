@@ -50,7 +50,7 @@ class AblateTokens(Intervention):
         if self.mode == "mean" and without:
             raise InterventionError(f"batch rows {without} have no visual tokens to take the mean of; use mode='zero'")
         if not chosen.reaches():
-            return [Tap("resid_pre", 0, chosen, torch.zeros_like, edits=True)]
+            return [Tap("resid_pre", 0, chosen, lambda x, place: x, edits=True)]
         touched = Rows(chosen.label, chosen.prompt | (visual & chosen.prompt.any(1)[:, None]))
 
         def put(x: Tensor, place: Place) -> Tensor:

@@ -112,7 +112,7 @@ class Session:
                 isinstance(child, nn.ModuleList) and self.layers[0].module in list(child) for child in module.children()
             )
         )
-        modules = [*(self.layers[layer].attention for layer in layers), *holders]
+        modules: list[Any] = [*(self.layers[layer].attention for layer in layers), *holders]
         return [module.config for module in modules if hasattr(module, "config")]
 
     # ------------------------------------------------------------------ the passes of one run

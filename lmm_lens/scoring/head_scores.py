@@ -134,4 +134,4 @@ class HeadScores:
         )
 
     def _repr_html_(self) -> str:
-        return self.to_pandas().head(10).to_html(index=False, float_format="%.3f")
+        return self.to_pandas().head(10).round(3).to_html(index=False)

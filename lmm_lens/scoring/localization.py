@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ..lens import Lens
 
 COVERS = 0.9  # of all that the model sees of a picture, for one grid of patches to stand for the whole of it
+ROUNDING = 1e-6  # of the largest attention: what an even map may differ by from its mean
 PAPER_SIDE = 24  # patches a side of LLaVA-1.5, on which the paper smooths by one patch
 
 
@@ -126,11 +127,10 @@ def localize(
     cells = torch.tensor(span.positions).reshape(1, *span.grid).expand(prompt.n_rows, -1, -1)
     rule = _rule(lens, drop_sinks, sink_dims, sink_threshold)
     reader = MapReader(HeadSet(heads, lens.n_layers, lens.n_heads), cells, rule)
-    maps = torch.stack(
-        [x[row].sum((0, 1)).cpu() for x in lens.run(prompt, read=[reader], logits="last").reads.values()]
-    )
-    above = spatial.excess(spatial.smooth(maps.sum(0), min(span.grid) / PAPER_SIDE if sigma is None else sigma))
-    places = spatial.components(above > 0)
+    reads = lens.run(prompt, read=[reader], logits="last").reads.values()
+    total = torch.stack([maps[row].sum((0, 1)).cpu() for maps in reads]).sum(0)
+    above = spatial.excess(spatial.smooth(total, min(span.grid) / PAPER_SIDE if sigma is None else sigma))
+    places = spatial.components(above > ROUNDING * total.max())
     masses = spatial.component_masses(above, places)[1:]
     if not bool((masses > 0).any()):
         raise ScoreError(

@@ -54,9 +54,8 @@ def score_heads(
         lens: the model.
         prompts: a prompt, or an iterable of them; each may be a batch, faster with prompts of like length.
         metric: "visual_mass", "nonsink_mass", "nonsink_ratio", "concentration", "visual_preference", "region_mass",
-            "retrieval_mass", "hit", "spatial_entropy", "localization", or one of the last two with "nonsink_" before
-            it; `METRICS` has their meanings and sources. The best heads are the highest, but for spatial entropy the
-            lowest, `scores.bottom(n)`.
+            "retrieval_mass", "hit", "spatial_entropy", "localization", or one of these two with "nonsink_" before it;
+            see `METRICS`. The best heads are the highest; of spatial entropy the lowest, `scores.bottom(n)`.
         query: whose attention: "last", the last prompt token, or "answer", the first generated token at its decoding
             step (what the CVPR 2025 code of visual mass does). The papers of hit and localization look at "last", the
             row whose output is the first answer token.
@@ -200,8 +199,9 @@ def relevant_mask(prompt: Prompt, relevant: Relevant, n_before: int = 0) -> Bool
         where = f"prompt row {n_before + row}"
         positions = _positions(entry, prompt.n_tokens)
         if not positions:
+            given = f"a {entry.dtype} of {tuple(entry.shape)}" if isinstance(entry, Tensor) else repr(entry)
             raise ScoreError(
-                f"{where} has no relevant tokens but {entry!r}\n"
+                f"{where} has no relevant tokens but {given}\n"
                 f"  give one entry a row: positions, or a Bool[position] of its {prompt.n_tokens} tokens"
             )
         wrong = [p for p in positions if not (0 <= p < prompt.n_tokens and bool(visual[row, p]))]

@@ -108,8 +108,8 @@ def as_many_others(
 ) -> Bool[Tensor, "batch seen"]:
     """As many random visual tokens as there are visual sinks, and as many text tokens as text sinks: the control.
 
-    Drawn from the prompt's tokens that are no sinks. A token's rank in the draw depends on its place from the row's first
-    real token and on the seed alone, so the draw holds over decoding steps and does not depend on padding.
+    Drawn from the prompt's tokens that are no sinks. A token's rank in the draw depends on its place from the row's
+    first real token and on the seed alone, so the draw holds over decoding steps and does not depend on padding.
 
     Raises:
         InterventionError: a row has fewer such tokens than sinks.

@@ -7,7 +7,7 @@ whose norm explodes. Rule: ||x|| >= 100 in the tower's last layers (CLIP ViT-L: 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -87,7 +87,7 @@ def find_vision_sinks(lens: Lens, prompt: Prompt, threshold: float = 100.0) -> V
     return VisionSinks(stacked if stacked.ndim == 3 else stacked[None], threshold)
 
 
-def vision_layers(model: nn.Module) -> nn.ModuleList:
+def vision_layers(model: Any) -> nn.ModuleList:
     """The layers of the vision tower: the longest module list outside the decoder.
 
     Raises:

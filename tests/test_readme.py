@@ -1,0 +1,30 @@
+"""The README's examples run as printed, and its table is what the demo measures."""
+
+import re
+from pathlib import Path
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_every_python_example_runs_as_printed(capsys):
+    assert blocks("python")
+    for code in blocks("python"):
+        exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    assert "image" in capsys.readouterr().out
+
+
+def test_every_linked_file_exists():
+    root = Path(__file__).parent.parent
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("https://"):
+            assert (root / target).exists(), target
+
+
+def test_the_commands_of_the_readme_exist():
+    makefile = (Path(__file__).parent.parent / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make (\w+)", "\n".join(blocks("bash")), re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
