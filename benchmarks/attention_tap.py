@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .harness import N_HEADS_EDITED, PLAIN, Case, Setting, main  # first: it sets the number of threads
+from lmm_lens import AblateHeads, Read, kernels, score_heads
 
-from lmm_lens import AblateHeads, Read, kernels, score_heads  # isort: skip
+from .harness import N_HEADS_EDITED, PLAIN, Case, Setting, main
 
 
 def zero_heads(setting: Setting, rows: str) -> Any:

@@ -11,10 +11,6 @@ Cases with one base run once a round, in random order, and a case's time is comp
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
-
 import argparse
 import copy
 import random
@@ -26,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.module import register_module_forward_hook
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from lmm_lens import HeadSet, Lens, Prompt
@@ -166,11 +163,11 @@ def watched(case: Case, setting: Setting) -> tuple[Any, Tensor]:
     """What a case returns, and the logits [step, vocab] that each pass gives for the next token, of whichever model."""
     head, seen = setting.lens.model.lm_head.weight, []
 
-    def see(module: nn.Module, args: Any, out: Any) -> None:
+    def see(module: torch.nn.Module, args: Any, out: Any) -> None:
         if getattr(module, "weight", None) is head:
             seen.append(out[0, -1].float())
 
-    hook = nn.modules.module.register_module_forward_hook(see)
+    hook = register_module_forward_hook(see)
     result = case.run(setting)
     hook.remove()
     return result, torch.stack(seen)
@@ -249,10 +246,10 @@ def main(name: str, title: str, cases: Sequence[Case], comment: Callable[[Result
     shape = lens.n_layers, lens.n_heads
     heads = HeadSet(random.Random(0).sample([*HeadSet.all(*shape)], N_HEADS_EDITED), *shape)
     rounds = {700: 3} if options.quick else {700: options.repeats, 3000: max(2, options.repeats // 3)}
-    results = {
-        length: measure([c for c in cases if length in c.lengths], Setting(lens, prompt_of(lens, length), heads), n, device)
-        for length, n in rounds.items()
-    }
+    results = {}
+    for length, n_rounds in rounds.items():
+        setting = Setting(lens, prompt_of(lens, length), heads)
+        results[length] = measure([case for case in cases if length in case.lengths], setting, n_rounds, device)
     lines, notes = table_of(cases, results), f"{notes_of(results, lens, device)} {comment(results)}".strip()
     show(lines, notes)
     if not options.quick:

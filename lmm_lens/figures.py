@@ -165,6 +165,23 @@ def sink_evidence(report: SinkReport, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def sinks_over_image(
+    prompt: Prompt,
+    phi: Float[Tensor, "position"],
+    sinks: Sequence[int],
+    layer: int,
+    row: int = 0,
+    ax: Axes | None = None,
+) -> Axes:
+    """The sink score of every patch over the first picture of a prompt row, sink tokens outlined."""
+    if not prompt.images[row]:
+        raise PromptError(f"row {row} has no picture to draw on\n  make the prompt with lens.prompt(text, images=...)")
+    ax = ax or new_axes(3.2, 3.4)
+    draw_over_image(ax, prompt, phi, row=row, sinks=sinks)
+    ax.set_title(f"layer {layer}: {len(sinks)} visual sinks (dashed), phi up to {float(phi.max()):.1f}", fontsize=9)
+    return ax
+
+
 def save_figure(ax: Axes, path: str | os.PathLike[str]) -> None:
     """Write the figure that some axes belong to; the ending of the name says the format."""
     figure = ax.get_figure(root=True)

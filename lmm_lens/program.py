@@ -71,5 +71,5 @@ class Program:
         reports = tuple(report(x, i, tapping.edited, tapping.moved) for i, x in enumerate(self.interventions))
         for intervention, what in zip(self.interventions, reports, strict=True):
             if not what.n_edits:
-                warnings.warn(f"{what.intervention} changed nothing: {intervention.why_nothing}", stacklevel=4)
+                warnings.warn(f"{what.intervention} changed nothing: {intervention.why_nothing}", stacklevel=3)
         return reports

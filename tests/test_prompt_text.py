@@ -73,7 +73,7 @@ def test_an_adapter_is_told_each_pictures_place_in_its_row_and_in_the_batch(lens
 
     class Asks(Llava):
         def spans(self, ids, inputs, pictures, row):
-            told.append((row, [tuple(picture) for picture in pictures]))
+            told.append((row, [(p.index, p.size, p.order) for p in pictures]))
             return super().spans(ids, inputs, pictures, row)
 
     other = Lens(lens.model, lens.processor, adapter=Asks(lens.model, lens.processor))

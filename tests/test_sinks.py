@@ -129,7 +129,7 @@ def found(lens, prompt, rule, layer, generated=0):
     class Look:
         def taps(self, prompt, shape):
             def look(z, place):
-                seen.append(place.memo["sinks", layer].clone())
+                seen.append(rule.sinks(place).clone())
                 return z
 
             reading = Read("z", [layer], reduce=look).taps(prompt, shape)

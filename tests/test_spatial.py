@@ -132,14 +132,9 @@ def test_what_is_above_the_mean_but_under_the_threshold_counts_in_the_total_alon
     assert float(spatial.spatial_entropy(weights, threshold=0.35)) == math.inf
 
 
-@pytest.mark.parametrize("weight", [0.0, 1 / 36, 1.0])
-def test_an_even_map_has_no_place(weight):
-    assert float(spatial.spatial_entropy(torch.full((6, 6), weight))) == math.inf
-
-
-def test_a_map_too_faint_for_any_place_is_not_taken_for_one_place():
-    faint = random_maps(6, 6) * 1e-4
-    assert float(spatial.spatial_entropy(faint)) == math.inf
+def test_a_map_that_is_even_or_too_faint_has_no_place_rather_than_one():
+    for maps in (torch.zeros(6, 6), torch.full((6, 6), 1 / 36), torch.ones(6, 6), random_maps(6, 6) * 1e-4):
+        assert float(spatial.spatial_entropy(maps)) == math.inf
 
 
 def test_a_broken_map_has_no_entropy():
@@ -174,11 +169,10 @@ def test_a_map_has_the_attention_of_its_cells_keys():
     for b, h, r, i, j in product(range(2), range(3), range(4), range(2), range(3)):
         key = int(cells[b, i, j])
         assert float(maps[b, h, r, i, j]) == (float(pattern[b, h, r, key]) if key >= 0 else 0)
-
-
-def test_cells_of_marked_keys():
-    mask = torch.tensor([[True, False, True]])
-    assert spatial.at_cells(mask, torch.tensor([[[0, 1], [2, -1]]])).tolist() == [[[True, False], [True, False]]]
+    assert spatial.at_cells(torch.arange(9).expand(2, 9) % 2 == 0, cells)[1].tolist() == [
+        [True, True, False],
+        [False] * 3,
+    ]
 
 
 # ---------------------------------------------------------------------- elbow
@@ -246,7 +240,7 @@ def test_smoothing_keeps_the_total_and_an_even_map():
     maps = random_maps(4, 6, 6)
     torch.testing.assert_close(spatial.smooth(maps, 2.0).sum((-2, -1)), maps.sum((-2, -1)))
     torch.testing.assert_close(spatial.smooth(torch.ones(3, 3), 1.5), torch.ones(3, 3))
-    assert spatial.smooth(maps, 0) is maps
+    assert spatial.smooth(maps, 0.0) is maps
 
 
 def test_the_bounds_of_a_place():

@@ -87,8 +87,8 @@ def where_it_looks(n: int):
         )
         above = int((nonsink.values > 0.1).sum())
         note = (
-            f"Mean over {n} questions, last prompt token. {int((raw.values > 0.1).sum())} of 48 heads have raw mass above "
-            f"0.1, {above} have non-sink mass above 0.1."
+            f"Mean over {n} questions, last prompt token. {int((raw.values > 0.1).sum())} of 48 heads have raw mass "
+            f"above 0.1, {above} have non-sink mass above 0.1."
         )
         yield section(f"Where it looks: the {variant} checkpoint", note, table)
 

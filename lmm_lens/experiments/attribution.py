@@ -64,7 +64,7 @@ def attribution_patching(
     chosen = chosen_layers(site, layers, lens.shape)
     clean_run = lens.run(clean, read=[Read(site, chosen, rows=units.scope)], logits="last")
     probe = _Probe(site, tuple(chosen), Rows(by, units.scope))
-    with _frozen(lens.model), torch.inference_mode(False):
+    with _frozen(lens.model), torch.inference_mode(False), torch.enable_grad():
         logits = lens.run(corrupt, [probe], logits="last", grad=True).logits[:, 0]
         pair = contrast(lens, clean_run.logits[:, 0], logits, answers)
         leaves = [leaf for layer in chosen for _, leaf in probe.found[layer]]

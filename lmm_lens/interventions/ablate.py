@@ -14,7 +14,7 @@ from ..prompt import Prompt
 from ..results import Run
 from ..rows import Rows, RowsLike, bind_rows
 from ..taps import ModelShape, Place, Tap, TapFunction
-from .base import HeadsLike, Intervention, checked_heads, heads_by_layer, shown, shown_heads
+from .base import HeadsLike, Intervention, checked_heads, heads_by_layer, plain_rows, shown, shown_heads
 from .means import HeadMeans
 from .patch import heads_of, replace_rows, stored
 
@@ -53,6 +53,7 @@ class AblateHeads(Intervention):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", checked_heads(self.heads, "AblateHeads"))
+        object.__setattr__(self, "rows", plain_rows(self.rows))
         if self.mode not in MODES:
             raise InterventionError(unknown("ablation mode", self.mode, MODES))
         wanted = {"mean": HeadMeans, "resample": Run}.get(self.mode, type(None))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from ..errors import InterventionError, unknown
 from ..heads import Head, HeadSet, as_head, check_head, check_layer
 from ..prompt import Prompt
+from ..rows import RowsLike
 from ..taps import ModelShape, Tap
 
 if TYPE_CHECKING:
@@ -66,7 +67,9 @@ class Intervention(ABC):
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Intervention:
-        """The intervention that `to_dict` described; InterventionError for an unknown name or parameter."""
+        """The intervention that `to_dict` described; InterventionError for anything else."""
+        if not isinstance(values, dict):
+            raise InterventionError(f"expected an intervention as to_json writes it, given {values!r}")
         rest = dict(values)
         name = rest.pop("intervention", None)
         if name not in Intervention.kinds:
@@ -78,7 +81,10 @@ class Intervention(ABC):
         for parameter in rest:
             if parameter not in known:
                 raise InterventionError(unknown(f"parameter of {name}", parameter, sorted(known)))
-        return Intervention.kinds[name](**rest)
+        try:
+            return Intervention.kinds[name](**rest)
+        except TypeError as error:
+            raise InterventionError(f"{name} cannot be made of {rest}: {error}") from error
 
 
 def to_json(interventions: Iterable[Intervention]) -> str:
@@ -88,7 +94,13 @@ def to_json(interventions: Iterable[Intervention]) -> str:
 
 def from_json(text: str) -> list[Intervention]:
     """The interventions that `to_json` wrote."""
-    return [Intervention.from_dict(values) for values in json.loads(text)]
+    try:
+        listed = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InterventionError(f"expected a JSON list of interventions as to_json writes it: {error}") from error
+    if not isinstance(listed, list):
+        raise InterventionError(f"expected a JSON list of interventions as to_json writes it, given {listed!r}")
+    return [Intervention.from_dict(values) for values in listed]
 
 
 def bind_all(interventions: Sequence[Intervention], prompt: Prompt, shape: ModelShape) -> list[Tap]:
@@ -163,6 +175,11 @@ def layers_with_heads(layers: Iterable[int] | None, shape: ModelShape) -> list[i
             else "no layers were given"
         )
     return chosen
+
+
+def plain_rows(rows: RowsLike) -> RowsLike:
+    """Positions as a tuple, so that interventions compare equal and can be hashed; names and masks as they are."""
+    return tuple(rows) if isinstance(rows, Sequence) and not isinstance(rows, str) else rows
 
 
 def shown(rows: object) -> str:

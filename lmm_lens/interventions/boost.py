@@ -12,7 +12,7 @@ from ..errors import InterventionError
 from ..prompt import Prompt
 from ..rows import RowsLike, bind_rows
 from ..taps import ModelShape, Place, Tap
-from .base import Intervention, layers_with_heads, shown
+from .base import Intervention, layers_with_heads, plain_rows, shown
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class BoostAttention(Intervention):
     rows: RowsLike = "generating"
 
     def __post_init__(self) -> None:
+        for name in ("keys", "rows"):
+            object.__setattr__(self, name, plain_rows(getattr(self, name)))
         if not 0 < self.alpha < float("inf"):
             raise InterventionError(f"alpha must be positive, given {self.alpha}")
         object.__setattr__(self, "layers", None if self.layers is None else tuple(int(x) for x in self.layers))

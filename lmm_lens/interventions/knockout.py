@@ -14,9 +14,9 @@ from .. import kernels
 from ..errors import InterventionError
 from ..prompt import Prompt
 from ..rows import RowsLike, bind_rows
-from ..sinks.rule import SinkRule, remembered
+from ..sinks.rule import SinkRule
 from ..taps import ModelShape, Place, Tap
-from .base import Intervention, layers_with_heads, shown
+from .base import Intervention, layers_with_heads, plain_rows, shown
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Knockout(Intervention):
     why_nothing = "the target rows were not reached"
 
     def __post_init__(self) -> None:
+        for name in ("source", "target"):
+            object.__setattr__(self, name, plain_rows(getattr(self, name)))
         for name in ("layers", "heads"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(int(x) for x in value))
@@ -71,7 +73,8 @@ class Knockout(Intervention):
 
     def __repr__(self) -> str:
         layers = "all" if self.layers is None else list(self.layers)
-        return f"Knockout({shown(self.source)} -> {shown(self.target)}, layers={layers})"
+        heads = "" if self.heads is None else f", heads={list(self.heads)}"
+        return f"Knockout({shown(self.source)} -> {shown(self.target)}, layers={layers}{heads})"
 
 
 @dataclass(frozen=True)
@@ -98,17 +101,18 @@ class KnockoutSinks(Intervention):
     why_nothing = "no layer has a visual sink"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", plain_rows(self.rows))
         object.__setattr__(self, "sink_dims", tuple(int(d) for d in self.sink_dims))
         object.__setattr__(self, "layers", None if self.layers is None else tuple(int(x) for x in self.layers))
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """Find the sinks of each layer, then edit its pattern."""
-        rule = SinkRule(self.sink_dims, self.sink_threshold).checked(shape.d_model)
+        rule = SinkRule(self.sink_dims, self.sink_threshold, control=self.control).checked(shape.d_model)
         visual, rows = prompt.mask("visual"), bind_rows(self.rows, prompt)
 
         def forbid(pattern: Tensor, place: Place) -> Tensor:
             seen = place.columns(visual, pattern.shape[-1])
-            sinks = seen & place.columns(remembered(place), pattern.shape[-1])
+            sinks = seen & place.columns(rule.sinks(place), pattern.shape[-1])
             edited = kernels.knockout(pattern, sinks)
             changed = place.valid[:, None] & (edited != pattern).any(-1)
             moved = (kernels.mass(pattern, sinks) * changed).sum()
@@ -116,7 +120,7 @@ class KnockoutSinks(Intervention):
             return edited
 
         layers = layers_with_heads(self.layers, shape)
-        taps = [rule.tap(prompt, layer, self.control) for layer in layers]
+        taps = [rule.tap(prompt, layer) for layer in layers]
         return taps + [Tap("pattern", layer, rows, forbid, edits=True, chooses=True) for layer in layers]
 
     def __repr__(self) -> str:

@@ -14,7 +14,7 @@ from ..prompt import Prompt
 from ..results import Run
 from ..rows import Rows, RowsLike, bind_rows
 from ..taps import HOOK_POINTS, ModelShape, Place, Tap, TapFunction, check_site
-from .base import HeadsLike, Intervention, checked_heads, heads_by_layer, shown, shown_heads
+from .base import HeadsLike, Intervention, checked_heads, heads_by_layer, plain_rows, shown, shown_heads
 
 
 def stored(run: Run, site: str, layer: int, prompt: Prompt, rows: Rows | None = None) -> Tensor:
@@ -109,6 +109,7 @@ class PatchHeads(Intervention):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", checked_heads(self.heads, "PatchHeads"))
+        object.__setattr__(self, "rows", plain_rows(self.rows))
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """One edit of z in each layer that has a chosen head."""
@@ -148,6 +149,7 @@ class PatchResidual(Intervention):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers))
+        object.__setattr__(self, "rows", plain_rows(self.rows))
         if not self.layers:
             raise InterventionError("PatchResidual was given no layers")
         if HOOK_POINTS[check_site(self.site)].by_head:
@@ -187,6 +189,7 @@ class PatchPattern(Intervention):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", checked_heads(self.heads, "PatchPattern"))
+        object.__setattr__(self, "rows", plain_rows(self.rows))
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """One edit of the pattern in each layer that has a chosen head."""

@@ -11,7 +11,7 @@ from ..errors import InterventionError, unknown
 from ..prompt import Prompt
 from ..rows import Rows, RowsLike, bind_rows
 from ..taps import ModelShape, Place, Tap
-from .base import Intervention, shown
+from .base import Intervention, plain_rows, shown
 
 MODES = ("mean", "zero")
 
@@ -34,6 +34,7 @@ class AblateTokens(Intervention):
     mode: str = "mean"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tokens", plain_rows(self.tokens))
         if self.mode not in MODES:
             raise InterventionError(unknown("mode of AblateTokens", self.mode, MODES))
 

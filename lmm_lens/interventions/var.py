@@ -17,9 +17,9 @@ from ..errors import InterventionError, unknown
 from ..prompt import Prompt
 from ..rows import RowsLike, bind_rows
 from ..sinks.discovery import find_sinks
-from ..sinks.rule import SinkRule, is_known, remembered, rule_for
+from ..sinks.rule import SinkRule, is_known, rule_for
 from ..taps import ModelShape, Place, Tap
-from .base import Intervention, shown
+from .base import Intervention, plain_rows, shown
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -67,6 +67,7 @@ class VAR(Intervention):
     why_nothing = "no head met min_visual_mass and min_nonsink_ratio on a row that sees a sink"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", plain_rows(self.rows))
         if not 0 < self.transfer_fraction <= 1:
             raise InterventionError(
                 f"transfer_fraction is the share taken from the sinks, in (0, 1], given {self.transfer_fraction}\n"
@@ -137,7 +138,7 @@ class VAR(Intervention):
         """In each layer, find the sinks in the residual stream, then edit the pattern."""
         assert self.sink_dims != "auto"
         assert self.sink_threshold != "auto"
-        rule = SinkRule(self.sink_dims, self.sink_threshold).checked(shape.d_model)
+        rule = SinkRule(self.sink_dims, self.sink_threshold, control=self.control).checked(shape.d_model)
         visual, rows = prompt.mask("visual"), bind_rows(self.rows, prompt)
 
         def redistribute(pattern: Tensor, place: Place) -> Tensor:
@@ -145,7 +146,7 @@ class VAR(Intervention):
             edited, chosen, moved = kernels.redistribute(
                 pattern,
                 visual=place.columns(visual, n_keys),
-                sink=place.columns(remembered(place), n_keys),
+                sink=place.columns(rule.sinks(place), n_keys),
                 transfer_fraction=self.transfer_fraction,
                 min_nonsink_ratio=self.min_nonsink_ratio,
                 min_visual_mass=self.min_visual_mass,
@@ -161,13 +162,17 @@ class VAR(Intervention):
                 f"VAR has no layer to act in: first_layer {self.first_layer}, skip_last_layer {self.skip_last_layer}, "
                 f"the model has layers 0 to {shape.n_layers - 1}"
             )
-        taps = [rule.tap(prompt, layer, self.control) for layer in layers]
+        taps = [rule.tap(prompt, layer) for layer in layers]
         return taps + [Tap("pattern", layer, rows, redistribute, edits=True, chooses=True) for layer in layers]
 
     def __repr__(self) -> str:
         tau = self.sink_threshold if isinstance(self.sink_threshold, str) else f"{self.sink_threshold:g}"
         dims = self.sink_dims if isinstance(self.sink_dims, str) else list(self.sink_dims)
+        rest = {"min_visual_mass": 0.2, "first_layer": 2, "skip_last_layer": True, "control": None}
+        changed = "".join(
+            f", {name}={getattr(self, name)}" for name, usual in rest.items() if getattr(self, name) != usual
+        )
         return (
             f"VAR(p={self.transfer_fraction:g}, rho={self.min_nonsink_ratio:g}, tau={tau}, dims={dims}, "
-            f"rows={shown(self.rows)}{'' if self.control is None else f', control={self.control}'})"
+            f"rows={shown(self.rows)}{changed})"
         )

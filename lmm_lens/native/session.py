@@ -117,13 +117,14 @@ class Session:
 
     # ------------------------------------------------------------------ the passes of one run
 
-    def _before_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self._is_acting():
+    def _before_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        # without kwargs torch calls another thread's pass while this hook is being added or taken away
+        if kwargs is None or not self._is_acting():
             return
-        cache = kwargs.get("past_key_values")
         if args:
             kwargs = dict(inspect.signature(self.model.forward).bind_partial(*args, **kwargs).arguments)
             kwargs |= kwargs.pop("kwargs", {})
+        cache = kwargs.get("past_key_values")
         tokens = kwargs.get("input_ids") if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
         self._length = tokens.shape[1] if isinstance(tokens, Tensor) else 0
         self.tapping.first = int(cache.get_seq_length()) if cache is not None else 0
@@ -169,8 +170,8 @@ class Session:
                 return self.tapping.through(x, site, layer)
             return self.tapping.through(x.unflatten(-1, (parts.n_heads, parts.d_head)), site, layer).flatten(-2)
 
-        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if not self._is_acting():
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+            if kwargs is None or not self._is_acting():  # as in _before_pass
                 return None
             if args:
                 return (tapped(args[0]), *args[1:]), kwargs

@@ -26,7 +26,7 @@ from ..errors import PromptError, ScoreError
 from ..heads import HeadSet, check_layer
 from ..prompt import Prompt
 from ..rows import bind_rows
-from ..sinks import SinkRule, remembered, rule_for
+from ..sinks import SinkRule, rule_for
 from ..spans import Box, Span
 from ..taps import ModelShape, Place, Tap
 from .metrics import METRICS
@@ -129,7 +129,8 @@ def localize(
     reader = MapReader(HeadSet(heads, lens.n_layers, lens.n_heads), cells, rule)
     reads = lens.run(prompt, read=[reader], logits="last").reads.values()
     total = torch.stack([maps[row].sum((0, 1)).cpu() for maps in reads]).sum(0)
-    above = spatial.excess(spatial.smooth(total, min(span.grid) / PAPER_SIDE if sigma is None else sigma))
+    width = min(span.grid) / PAPER_SIDE if sigma is None else float(sigma)
+    above = spatial.excess(spatial.smooth(total, width))
     places = spatial.components(above > ROUNDING * total.max())
     masses = spatial.component_masses(above, places)[1:]
     if not bool((masses > 0).any()):
@@ -180,7 +181,7 @@ class MapReader:
         def read(pattern: Tensor, place: Place) -> Float[Tensor, "batch head row rows cols"]:
             cells = cell_keys(self.cells, place, pattern.shape[-1])
             if self.rule:
-                sink = place.columns(remembered(place), pattern.shape[-1])
+                sink = place.columns(self.rule.sinks(place), pattern.shape[-1])
                 cells = cells.masked_fill(spatial.at_cells(sink, cells), -1)
             return spatial.as_maps(pattern, cells)
 

@@ -15,7 +15,7 @@ from ..errors import ScoreError, unknown
 from ..interventions.base import Intervention
 from ..prompt import Prompt
 from ..rows import bind_rows
-from ..sinks import SinkRule, remembered, rule_for
+from ..sinks import SinkRule, rule_for
 from ..taps import ModelShape, Place, Tap
 from .head_scores import HeadScores
 from .localization import cell_keys, map_cells
@@ -148,7 +148,7 @@ class Scorer:
         device = place.positions.device
         keys = KeyMasks(place.columns(visual, n_keys), visual.sum(1).to(device))
         if self.rule:
-            keys = keys._replace(sink=place.columns(remembered(place), n_keys))
+            keys = keys._replace(sink=place.columns(self.rule.sinks(place), n_keys))
         if self.region is not None:
             keys = keys._replace(region=place.columns(self.region, n_keys), n_region=self.region.sum(1).to(device))
         if self.cells is not None:

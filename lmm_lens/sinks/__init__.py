@@ -2,7 +2,7 @@
 
 from .discovery import SinkReport, find_sinks
 from .known import KNOWN, KnownSinks, known_for
-from .rule import SinkRule, remembered, rule_for
+from .rule import SinkRule, rule_for
 from .vision import VisionSinks, find_vision_sinks
 
 __all__ = [
@@ -14,6 +14,5 @@ __all__ = [
     "find_sinks",
     "find_vision_sinks",
     "known_for",
-    "remembered",
     "rule_for",
 ]

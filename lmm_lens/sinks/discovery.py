@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 MIN_SHARE = 0.25  # of sqrt(d_model), the largest possible ratio: what BOS must reach on a massive dimension
 MIN_GAP = 2.0  # factor between the last massive dimension and the next
+MIN_MARGIN = 1.5  # factor between the strongest ordinary token's phi and the weakest sink's
 TIMES_MEDIAN = 5.0  # of mean |x|, for the second rule
 MAX_DIMS = 16
 
@@ -51,6 +52,7 @@ class SinkReport:
         mean_ratio: mean |x[d]| over all tokens, over the median dimension's.
         prompts: the prompts that were looked at.
         sinks: for each prompt, which tokens of which layer are sinks.
+        phi: for each prompt, the sink score of every token by layer; 0 without sink dimensions.
     """
 
     dims: tuple[int, ...]
@@ -61,9 +63,10 @@ class SinkReport:
     mean_ratio: Float[Tensor, "layer d_model"]
     prompts: tuple[Prompt, ...]
     sinks: tuple[Bool[Tensor, "batch layer position"], ...]
+    phi: tuple[Float[Tensor, "batch layer position"], ...]
 
     def __bool__(self) -> bool:
-        return bool(self.dims)
+        return bool(self.dims) and self.threshold < float("inf")
 
     @property
     def rule(self) -> SinkRule:
@@ -110,7 +113,26 @@ class SinkReport:
 
         return sink_evidence(self, ax)
 
+    def plot_over_image(self, layer: int, prompt: int = 0, row: int = 0, ax: Axes | None = None) -> Axes:
+        """Where the visual sinks of a layer lie on the first picture of a prompt row, its phi laid over it.
+
+        Raises:
+            PromptError: the prompt was made from tensors, or its layout is unknown.
+        """
+        from ..figures import sinks_over_image
+
+        own = self.prompts[prompt]
+        return sinks_over_image(
+            own, self.phi[prompt][row, layer], self.positions(layer, prompt, row, True), layer, row, ax
+        )
+
     def __repr__(self) -> str:
+        if self.dims and not self:
+            return (
+                f"SinkReport: dimensions {list(self.dims)} are massive at the first token, but no threshold tells "
+                f"sinks from ordinary tokens: the widest gap of phi is {self.margin[0]:.1f} to {self.margin[1]:.1f}. "
+                "VAR has nothing to redistribute."
+            )
         if not self:
             largest = float(self.bos_ratio.max())
             return (
@@ -149,11 +171,14 @@ def find_sinks(lens: Lens, prompts: Prompt | Iterable[Prompt]) -> SinkReport:
     by_mean = _by_mean(mean_ratio)
     if not dims:
         none = tuple(torch.zeros(p.n_rows, lens.n_layers, p.n_tokens, dtype=torch.bool) for p in listed)
-        return SinkReport((), by_mean, float("inf"), (0.0, 0.0), bos_ratio, mean_ratio, listed, none)
+        phi = tuple(mask.float() for mask in none)
+        return SinkReport((), by_mean, float("inf"), (0.0, 0.0), bos_ratio, mean_ratio, listed, none, phi)
     scores = [_scores(lens, prompt, dims) for prompt in listed]
     threshold, margin = _largest_gap(scores, [p.mask("all") for p in listed])
+    if margin[1] < MIN_MARGIN * margin[0]:  # every token is alike on these dimensions: no threshold tells any apart
+        threshold = float("inf")
     sinks = tuple((s >= threshold) & p.mask("all")[:, None] for s, p in zip(scores, listed, strict=True))
-    return SinkReport(dims, by_mean, threshold, margin, bos_ratio, mean_ratio, listed, sinks)
+    return SinkReport(dims, by_mean, threshold, margin, bos_ratio, mean_ratio, listed, sinks, tuple(scores))
 
 
 def _statistics(lens: Lens, prompts: tuple[Prompt, ...]) -> tuple[Tensor, Tensor]:

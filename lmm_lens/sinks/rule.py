@@ -33,11 +33,14 @@ class SinkRule:
         dims: the sink dimensions of the residual stream; empty for a model measured to have none.
         threshold: tau, in units of the token's RMS; the paper's is 20. phi never exceeds sqrt(d_model).
         source: where the dimensions come from.
+        control: None, or the seed of a control experiment: as many random tokens take the sinks' place, see
+            `as_many_others`.
     """
 
     dims: tuple[int, ...]
     threshold: float = 20.0
     source: str = "given by the user"
+    control: int | None = None
 
     def checked(self, d_model: int) -> SinkRule:
         """This rule, if a model of that width can have such sinks; ScoreError otherwise."""
@@ -64,34 +67,32 @@ class SinkRule:
         found = run.positions["phi"][row][is_sink].tolist()
         return tuple(position for position in found if prompt.mask("visual")[row, position])
 
-    def tap(self, prompt: Prompt, layer: int, control: int | None = None) -> Tap:
-        """A tap that files the layer's sink tokens in the run's memo, for `remembered`.
-
-        Args:
-            prompt: the prompt.
-            layer: the layer.
-            control: None, or the seed of a control: random tokens are filed in the sinks' place, see `as_many_others`.
-        """
+    def tap(self, prompt: Prompt, layer: int) -> Tap:
+        """A tap that files the layer's sink tokens in the run's memo, for `sinks`."""
         visual, real = prompt.mask("visual"), prompt.mask("all")
 
         def remember(resid: Tensor, place: Place) -> Tensor:
             found = place.valid & (sink_score(resid, self.dims) >= self.threshold)
-            known = place.memo.get(("found sinks", layer))
+            known = place.memo.get(self._key("found", place))
             mask = torch.zeros(found.shape[0], place.n_seen, dtype=torch.bool, device=found.device)
             if known is not None:
                 width = min(known.shape[1], place.n_seen)
                 mask[:, :width] = known[:, :width]
             mask.scatter_(1, place.positions, found)
-            place.memo["found sinks", layer] = mask
-            place.memo["sinks", layer] = mask if control is None else as_many_others(mask, visual, real, control, layer)
+            place.memo[self._key("found", place)] = mask
+            if self.control is not None:
+                mask = as_many_others(mask, visual, real, self.control, layer)
+            place.memo[self._key("sinks", place)] = mask
             return found
 
         return Tap("resid_pre", layer, bind_rows("all", prompt), remember)
 
+    def sinks(self, place: Place) -> Bool[Tensor, "batch position"]:
+        """The sink tokens of this layer so far, or their random control, that `tap` has filed in this run."""
+        return place.memo[self._key("sinks", place)]
 
-def remembered(place: Place) -> Bool[Tensor, "batch position"]:
-    """The sink tokens of this layer that its tap has filed."""
-    return place.memo["sinks", place.layer]
+    def _key(self, what: str, place: Place) -> tuple[object, ...]:
+        return what, self.dims, self.threshold, self.control, place.layer  # one entry a rule: two may act in one run
 
 
 def is_known(config: Any) -> bool:

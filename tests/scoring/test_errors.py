@@ -1,9 +1,9 @@
 """What cannot be scored is refused, in words that say what to do."""
 
 import pytest
-from lmm_lens.adapters import Generic
 
 from lmm_lens import LensError, score_heads
+from lmm_lens.adapters import Generic
 from lmm_lens.errors import InterventionError, PromptError, ScoreError
 
 BOX = (0, 0, 8, 8)

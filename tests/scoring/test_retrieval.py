@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from lmm_lens.adapters import Generic
 
 from lmm_lens import Lens, LensError, score_heads
+from lmm_lens.adapters import Generic
 from lmm_lens.errors import ScoreError
 from lmm_lens.scoring import METRICS
 from tests.models import FAMILIES, IMAGE

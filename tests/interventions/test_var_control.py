@@ -1,0 +1,78 @@
+"""The control of VAR: as many random tokens as there are sinks take the sinks' part."""
+
+import torch
+
+from lmm_lens import VAR, Read
+from tests.cases import close, edits_of
+from tests.interventions.oracle import SlowVAR, spans
+from tests.interventions.planted import DIMS, THRESHOLD, planted
+
+LOOSE = {"sink_dims": DIMS, "sink_threshold": THRESHOLD, "min_nonsink_ratio": 0.0, "min_visual_mass": 0.0}
+NEW = 5
+
+
+def changed_keys(before, after, factor=0.4):
+    """Keys that keep 40 % in every head of a row."""
+    with_some = before > 1e-9
+    ratio = torch.where(with_some, after / before.clamp_min(1e-12), torch.nan)
+    return {int(j) for j in ((ratio - factor).abs() < 1e-3).all(0).nonzero()}
+
+
+def sinks_of(case, inputs, layer):
+    case.reference.run(inputs)
+    return SlowVAR(case.reference, inputs, DIMS, THRESHOLD).find_sinks(layer)
+
+
+def test_as_many_words_and_as_many_patches_give_in_place_of_the_sinks():
+    case = planted("llava_next")
+    read = Read("pattern", [2], rows="last")
+    before = case.lens.run(case.prompt, read=[read]).reads["pattern", 2][0, :, 0]
+    run = case.lens.run(case.prompt, [VAR(**LOOSE, control=3)], read=[read])
+    (sinks,), image = sinks_of(case, case.inputs, 2), spans(case.inputs)["image"][0]
+    given = changed_keys(before, run.reads["pattern", 2][0, :, 0])
+    assert not given & sinks
+    assert (len(given & image), len(given - image)) == (len(sinks & image), len(sinks - image)) == (2, 2)
+    close(run.reads["pattern", 2].sum(-1), torch.ones(1, 4, 1))
+
+
+def test_another_seed_draws_others_and_none_takes_the_sinks():
+    case = planted("llava")
+    runs = [case.lens.run(case.prompt, [VAR(**LOOSE, control=seed)]) for seed in (None, 0, 1, 0)]
+    logits = [run.logits for run in runs]
+    assert torch.equal(logits[1], logits[3])
+    assert not torch.allclose(logits[1], logits[2], atol=1e-4)
+    assert not torch.allclose(logits[0], logits[1], atol=1e-4)
+    assert all(edits_of(run)[0] > 0 for run in runs)
+
+
+def drawn_by_step(name, layer, n_new=NEW):
+    """The keys that give, for each row after the image, prompt and generated."""
+    case = planted(name)
+    read = Read("pattern", [layer], rows="after_image")
+    edit = VAR(**LOOSE, first_layer=layer, control=3)
+    # an edit of the pattern changes no key or query of its own layer, so the rows can be compared with unedited ones
+    before = case.lens.generate(case.prompt, read=[read], max_new_tokens=n_new)
+    after = case.lens.generate(case.prompt, [edit], read=[read], max_new_tokens=n_new)
+    assert torch.equal(before.tokens[:, :-1], after.tokens[:, :-1]), "choose another prompt: the answers differ"
+    old, new = before.reads["pattern", layer][0], after.reads["pattern", layer][0]
+    return [changed_keys(old[:, i], new[:, i]) for i in range(old.shape[1])]
+
+
+def test_while_generating_the_same_tokens_give():
+    steps = drawn_by_step("llava", 2)
+    last_of_prompt = steps[-NEW]
+    assert last_of_prompt
+    for step in steps[-NEW + 1 :]:
+        assert last_of_prompt <= step, "a generated token has taken the place of one that was drawn before"
+
+
+def test_in_a_window_too():
+    """A key's column is another token in each step there; the window is of eight keys."""
+    steps = drawn_by_step("gemma3", 1, n_new=3)
+    image = spans(planted("gemma3").inputs)["image"][0]
+    rows = [*sorted(spans(planted("gemma3").inputs)["after_image"][0]), 17, 18]
+    drawn = set.union(*steps)
+    assert drawn & image
+    for row, step in zip(rows, steps, strict=True):
+        visible = {j for j in drawn if row - 8 < j <= row}
+        assert step in (set(), visible)  # a row that sees no other patch is left alone
