@@ -16,6 +16,7 @@ from torch import Tensor
 
 COMPONENT_THRESHOLD = 1e-3  # of attention above the map's mean, for a cell to belong to a component; the paper's
 LOWEST = 10  # how many heads a prompt selects; the paper's number, of about a thousand heads
+FEWEST = 3  # but no fewer, in models with few heads: as many as the paper localizes with
 
 
 def as_maps(
@@ -118,9 +119,9 @@ def localization(
     """Which heads each prompt selects as localization heads: 1 or 0, NaN for heads without a mass; and the threshold.
 
     Heads whose mean mass over the prompts reaches the elbow of all heads' stay. Of these a prompt selects the `lowest`
-    with the lowest spatial entropy, or half of them where fewer than `2 * lowest` stay (that half is ours: the paper's
-    models have about a thousand heads). Heads that tie with the last one are all selected, since on small maps many
-    have exactly one component; a head whose map has no component (entropy inf) is never selected.
+    with the lowest spatial entropy. Where fewer than `2 * lowest` stay it selects half, at least three; that is ours,
+    since the paper's models have about a thousand heads. Heads that tie with the last one are all selected: on small
+    maps many have exactly one component. A head whose map has no component (entropy inf) is never selected.
 
     Args:
         mass: visual mass.
@@ -133,7 +134,7 @@ def localization(
     mean = mass.mean(0)
     threshold = elbow(mean.flatten())
     kept = mean >= threshold
-    n = max(1, min(lowest, -(-int(kept.sum()) // 2)))
+    n = min(lowest, max(FEWEST, -(-int(kept.sum()) // 2)), entropy[0].numel())
     candidates = entropy.masked_fill(~kept | entropy.isnan(), torch.inf)
     last = candidates.flatten(1).sort(1).values[:, n - 1]
     selected = (candidates <= last[:, None, None]) & candidates.isfinite()

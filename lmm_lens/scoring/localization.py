@@ -81,7 +81,8 @@ def localization_heads(
     if not 0 < n <= len(found):
         raise ScoreError(
             f"{n} localization heads were asked for, expected 1 to {len(found)}: so many were selected by any prompt\n"
-            f"  to be selected, a head needs a mean mass of {threshold:.3f} on the picture, and a map with few places"
+            f"  to be selected, a head needs a mean mass of {threshold:.3f} on the picture, and a map with few places\n"
+            "  ask for fewer; where sinks hold much of the mass, drop_sinks=True finds others"
         )
     best = sorted(found, key=lambda head: (-float(frequency[head]), float(spread[head])))
     return HeadSet(best[:n], lens.n_layers, lens.n_heads)

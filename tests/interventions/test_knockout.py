@@ -124,14 +124,33 @@ def test_a_padded_batch_hides_in_each_row_its_own_image(name):
         close(given.logits[row, -alone.logits.shape[1] :], alone.logits[0])
 
 
+def own_mask(case):
+    """The image hidden from the question by a mask of four dimensions, which transformers takes itself."""
+    n_tokens, hide = case.prompt.n_tokens, torch.finfo(torch.float32).min
+    mask = torch.full((n_tokens, n_tokens), hide).triu(1)
+    mask[21:, 5:21] = hide
+    return {**case.inputs, "attention_mask": mask[None, None]}
+
+
 def test_it_equals_a_mask_given_to_the_model_itself():
-    """No reference of ours: transformers takes a mask of four dimensions."""
+    """No reference of ours."""
     case = planted("llava")
-    n_tokens = case.prompt.n_tokens
-    mask = torch.full((n_tokens, n_tokens), torch.finfo(torch.float32).min).triu(1)
-    mask[21:, 5:21] = torch.finfo(torch.float32).min
-    expected = plain(case.model, {**case.inputs, "attention_mask": mask[None, None]})
+    expected = plain(case.model, own_mask(case))
     close(case.lens.run(case.prompt, [Knockout("image", "question")]).logits, expected)
+
+
+def test_its_gradient_is_that_of_the_masked_model():
+    case = planted("llava")
+    weight = case.model.get_input_embeddings().weight
+
+    def gradient(logits):
+        return torch.autograd.grad(logits[0, -1, 7], weight)[0]
+
+    expected = gradient(case.model(**own_mask(case)).logits)
+    run = case.lens.run(case.prompt, [Knockout("image", "question")], grad=True)
+    close(gradient(run.logits), expected)
+    assert expected.abs().max() > 1e-3
+    assert (gradient(case.model(**case.inputs).logits) - expected).abs().max() > 1e-3
 
 
 # ---------------------------------------------------------------------- nothing to hide, or everything

@@ -77,8 +77,15 @@ def test_each_prompt_selects_its_lowest_entropies_among_the_heads_above_the_elbo
     selected, threshold = spatial.localization(mass, entropy, lowest=1)
     assert threshold == pytest.approx(0.7)
     assert selected.tolist() == [[[0, 0, 0, 0, 1]], [[0, 0, 1, 1, 0]]]  # both of two that tie
-    half, _ = spatial.localization(mass, entropy)  # ten are asked for, three stay: two are selected
-    assert half.tolist() == [[[0, 0, 0, 1, 1]], [[0, 0, 1, 1, 0]]]
+    assert spatial.localization(mass, entropy)[0].tolist() == [[[0, 0, 1, 1, 1]]] * 2  # of three, all
+
+
+def test_of_few_heads_above_the_elbow_a_prompt_selects_half():
+    mass = torch.tensor([[[0.0] * 4 + [0.9] * 8]])
+    entropy = torch.tensor([[[0.0] * 4 + [0.5, 0.1, 0.8, 0.2, 0.7, 0.3, 0.6, 0.4]]])
+    selected, threshold = spatial.localization(mass, entropy)
+    assert threshold == pytest.approx(0.9)
+    assert selected.tolist() == [[[0] * 4 + [0, 1, 0, 1, 0, 1, 0, 1]]]
 
 
 def test_a_head_without_a_place_is_never_selected_and_a_layer_without_heads_has_no_selection():
@@ -99,11 +106,11 @@ def test_selection_frequencies_equal_a_loop_over_prompts_and_heads(lens, asked, 
     scores = score_heads(lens, asked.batch, metric)
     threshold = farthest_from_the_chord(masses.mean(0).flatten().tolist())
     kept = (masses.mean(0) >= threshold - 1e-6).nonzero().tolist()
-    n = min(10, math.ceil(len(kept) / 2))
+    n = min(10, max(3, math.ceil(len(kept) / 2)))
     assert scores.settings["min_mean_mass"] == pytest.approx(threshold, abs=1e-5)
     assert scores.settings["n_heads_above"] == len(kept)
     for row, table in enumerate(entropies.tolist()):  # a map without a place has ln 36 and is not selected
-        worst = min(sorted(table[layer][head] for layer, head in kept)[n - 1], math.log(36) - 1e-3)
+        worst = min(sorted(table[layer][head] for layer, head in kept)[:n][-1], math.log(36) - 1e-3)
         for layer, head in ((layer, head) for layer in range(6) for head in range(8)):
             chosen = [layer, head] in kept and table[layer][head] <= worst + 1e-6
             assert float(scores.per_prompt[row, layer, head]) == chosen
@@ -161,17 +168,17 @@ def test_in_the_plain_model_the_found_heads_show_the_cell_of_the_thing_asked_abo
 
 
 def test_sinks_pass_for_places_until_they_are_dropped(lens):
-    prompts, test = asked_colors(lens, 60, seed=1), asked_colors(lens, 30, seed=2)
+    prompts, test = asked_colors(lens, 60, seed=1), asked_colors(lens, 40, seed=2)
     ratio = score_heads(lens, prompts.batch, "nonsink_ratio").values
-    fooled = localization_heads(lens, prompts.batch, 1)
-    assert float(ratio[fooled.heads[0]]) < 0.3  # measured: .00, it parks on sinks
-    assert success(lens, test, fooled)[0] <= 0.2  # measured: 0 of 300
-    heads = localization_heads(lens, prompts.batch, drop_sinks=True)
-    assert float(ratio[heads.heads[0]]) > 0.7  # measured: .96
-    good, centered = success(lens, test, heads, drop_sinks=True)  # measured: .91 and .94 of 300
-    assert good >= 0.75
-    assert centered >= 0.8
-    assert success(lens, test, heads.random_like(0), drop_sinks=True)[0] <= 0.4  # measured: .11 to .51
+    fooled = localization_heads(lens, prompts.batch, 2)
+    assert min(float(ratio[head]) for head in fooled) < 0.1  # one of them parks on sinks
+    heads = localization_heads(lens, prompts.batch, 2, drop_sinks=True)
+    assert min(float(ratio[head]) for head in heads) > 0.2
+    good, centered = success(lens, test, heads, drop_sinks=True)  # measured: .95 and .97 of 100
+    assert good >= 0.8
+    assert centered >= 0.85
+    assert success(lens, test, fooled)[0] <= good - 0.05  # measured: .76
+    assert success(lens, test, heads.random_like(0), drop_sinks=True)[0] <= 0.5
 
 
 def test_the_found_heads_are_the_most_often_selected_ones(plain):
