@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .figures import attention_over_image, head_heatmap
 from .prompt_view import as_html
+from .scoring import score_heads
 from .sinks import rule_for
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ def _overlays(lens: Lens, prompt: Prompt, raw: HeadScores, nonsink: HeadScores) 
     from matplotlib.figure import Figure
 
     parked = [head for head in raw.top(12) if head not in nonsink.top(16)][:2]
-    reading = list(nonsink.top(4 - len(parked)))
+    here = score_heads(lens, prompt, "nonsink_mass").values
+    reading = sorted(nonsink.top(8), key=lambda head: -float(here[head]))[: 4 - len(parked)]
     heads = reading + parked
     rule = rule_for(lens.adapter.config)
     figure = Figure(figsize=(2.5 * (len(heads) + 1), 3.2), dpi=150, layout="constrained")
@@ -114,7 +116,7 @@ def _overlays(lens: Lens, prompt: Prompt, raw: HeadScores, nonsink: HeadScores) 
     axes[0].set_title("the picture", fontsize=9)
     for ax, (layer, head) in zip(axes[1:], heads, strict=True):
         attention_over_image(lens, prompt, layer, head, ax=ax, sinks=rule.positions(lens, prompt, layer))
-        kind = "high by raw mass only" if (layer, head) in parked else "high by non-sink mass"
+        kind = "high by raw mass only" if (layer, head) in parked else "high by non-sink mass, here too"
         ax.set_xlabel(kind, fontsize=8)
     return figure
 
