@@ -31,6 +31,8 @@ _HOME = {
     "find_sinks": "sinks",
     "HeadScores": "scoring",
     "score_heads": "scoring",
+    "localization_heads": "scoring",
+    "localize": "scoring",
     "PatchScores": "experiments",
     "activation_patching": "experiments",
     "attribution_patching": "experiments",
@@ -46,14 +48,33 @@ __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
     from .errors import LensError as LensError
+    from .experiments import PatchScores as PatchScores
+    from .experiments import ablation_table as ablation_table
+    from .experiments import activation_patching as activation_patching
+    from .experiments import attribution_patching as attribution_patching
+    from .experiments import blank_images as blank_images
+    from .experiments import exact_match as exact_match
+    from .experiments import image_table as image_table
+    from .experiments import swapped_images as swapped_images
     from .heads import HeadSet as HeadSet
     from .interventions import VAR as VAR
     from .interventions import AblateHeads as AblateHeads
+    from .interventions import AblateTokens as AblateTokens
+    from .interventions import BoostAttention as BoostAttention
     from .interventions import Intervention as Intervention
+    from .interventions import Knockout as Knockout
+    from .interventions import KnockoutSinks as KnockoutSinks
+    from .interventions import PatchHeads as PatchHeads
+    from .interventions import PatchPattern as PatchPattern
+    from .interventions import PatchResidual as PatchResidual
+    from .interventions import head_means as head_means
     from .lens import Lens as Lens
     from .prompt import Prompt as Prompt
     from .scoring import HeadScores as HeadScores
+    from .scoring import localization_heads as localization_heads
+    from .scoring import localize as localize
     from .scoring import score_heads as score_heads
+    from .sinks import find_sinks as find_sinks
     from .spans import Box as Box
     from .spans import Span as Span
     from .taps import Read as Read

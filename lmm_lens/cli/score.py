@@ -30,6 +30,8 @@ def run(
     from ..scoring.metrics import metric_named
 
     chosen = metric_named(metric)  # before the model is loaded
+    if chosen.needs_boxes or chosen.needs_relevant:
+        raise LensError(f"{metric} needs a box or tokens for every prompt: call score_heads in Python")
     if dtype not in DTYPES:
         raise LensError(unknown("dtype", dtype, DTYPES))
     console = Console()

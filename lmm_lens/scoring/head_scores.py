@@ -15,6 +15,7 @@ from .. import files
 from ..errors import ScoreError
 from ..heads import HeadSet, check_layer
 from ..kernels import bootstrap_interval
+from .metrics import METRICS
 
 if TYPE_CHECKING:
     import pandas
@@ -61,17 +62,22 @@ class HeadScores:
             raise ScoreError(f"the level of an interval lies between 0 and 1, given {level}")
         return bootstrap_interval(self.per_prompt, level, resamples, seed)
 
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a large score is what one looks for; not so for entropies."""
+        return self.metric not in METRICS or METRICS[self.metric].higher_is_better
+
     def top(self, n: int, layers: Iterable[int] | None = None) -> HeadSet:
-        """The n highest heads, best first, among all layers or the given ones.
+        """The n best heads, best first, among all layers or the given ones: the highest, or lowest for entropies.
 
         Raises:
             ScoreError: there are fewer heads than that.
         """
-        return self._ranked(n, layers, descending=True)
+        return self._ranked(n, layers, descending=self.higher_is_better)
 
     def bottom(self, n: int, layers: Iterable[int] | None = None) -> HeadSet:
-        """The n lowest heads, lowest first."""
-        return self._ranked(n, layers, descending=False)
+        """The n worst heads, worst first."""
+        return self._ranked(n, layers, descending=not self.higher_is_better)
 
     def _ranked(self, n: int, layers: Iterable[int] | None, descending: bool) -> HeadSet:
         n_layers, n_heads = self.values.shape
@@ -92,7 +98,7 @@ class HeadScores:
             for layer, head in (~self.values.isnan()).nonzero().tolist()
         ]
         table = pandas.DataFrame(rows, columns=["layer", "head", self.metric, "low", "high"])
-        return table.sort_values(self.metric, ascending=False, ignore_index=True)
+        return table.sort_values(self.metric, ascending=not self.higher_is_better, ignore_index=True)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """A layer x head heat map."""
@@ -130,7 +136,7 @@ class HeadScores:
         best = ", ".join(f"L{layer}H{head} {self.values[layer, head]:.3f}" for layer, head in heads) or "none"
         return (
             f"HeadScores: {self.metric} of {n_layers} layers x {n_heads} heads at query {self.query!r}, "
-            f"mean of {self.n_prompts} prompts; highest {best}"
+            f"mean of {self.n_prompts} prompts; {'highest' if self.higher_is_better else 'lowest'} {best}"
         )
 
     def _repr_html_(self) -> str:
