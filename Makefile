@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/lmm-lens demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --durations=5
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -43,12 +43,7 @@ def score(
     model: ModelName,
     images: Annotated[list[Path], typer.Option(help="A picture; repeat for more.")],
     question: Annotated[list[str], typer.Option(help="A question, asked of every picture; repeat for more.")],
-    metric: Annotated[
-        str,
-        typer.Option(
-            help="visual_mass, nonsink_mass, nonsink_ratio, concentration, visual_preference, localization, ..."
-        ),
-    ] = "visual_mass",
+    metric: Annotated[str, typer.Option(help="visual_mass, nonsink_mass, concentration, ...")] = "visual_mass",
     query: Annotated[str, typer.Option(help='"last" prompt token, or "answer": the first generated token.')] = "last",
     top: Annotated[int, typer.Option(min=1, help="How many heads to print.")] = 10,
     out: Annotated[Path | None, typer.Option(help="Folder for the scores (safetensors) and the heat map.")] = None,
