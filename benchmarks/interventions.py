@@ -14,12 +14,13 @@ from lmm_lens import VAR, AblateHeads, BoostAttention, Intervention, Knockout
 from lmm_lens.interventions.means import HeadMeans
 from lmm_lens.prompt import ROLES
 
-from .harness import N_HEADS_EDITED, N_NEW, PLAIN, SINK_DIMS, TEXT_AFTER_IMAGE, Case, Results, Setting, main
+from .harness import N_HEADS_EDITED, N_NEW, PLAIN, Case, Results, Setting, main
+from .model import SINK_DIMS, TEXT_AFTER_IMAGE
 from .rivals import EagerVAR, all_heads_at_once, head_by_head
 
 QUARTER = {700: 0.91, 3000: 0.98}  # min_visual_mass: patches are most of the prompt, so a random head is on them
 AT_ONCE, HEAD_BY_HEAD = EagerVAR(all_heads_at_once), EagerVAR(head_by_head)
-SHORT = (700,)
+SHORT, TOLERANCE = (700,), 1e-4
 
 
 def var_of(setting: Setting) -> VAR:
@@ -51,18 +52,16 @@ def generate(setting: Setting, edit: Intervention) -> Any:
 
 def ablate(setting: Setting, mode: str = "zero") -> AblateHeads:
     """An ablation of the chosen heads in the rows after the image."""
-    shape = setting.lens.n_layers, setting.lens.n_heads, setting.lens.d_head
-    return AblateHeads(
-        setting.heads, mode, "after_image", means(*shape, setting.lens.device) if mode == "mean" else None
-    )
+    lens = setting.lens
+    reference = means(lens.n_layers, lens.n_heads, lens.d_head, lens.device) if mode == "mean" else None
+    return AblateHeads(setting.heads, mode, "after_image", reference)
 
 
-def rival(setting: Setting, way: EagerVAR, generates: bool = False) -> list[int]:
-    """A pass, or new tokens, under VAR written another way; returns how many sinks each layer had."""
+def rival(setting: Setting, way: EagerVAR, generates: bool = False) -> Any:
+    """A pass, or new tokens, under VAR written another way."""
     model = setting.model(way.name)
     with way.on(model, setting.prompt, var_of(setting)):
-        _ = setting.generate(model) if generates else setting.forward(model)
-    return [int(sinks.sum()) for sinks in way.sinks.values()]
+        return setting.generate(model) if generates else setting.forward(model)
 
 
 AFTER, ZEROED = f"{TEXT_AFTER_IMAGE} rows after the image", f"{N_HEADS_EDITED} random heads"
@@ -73,8 +72,10 @@ GENERATE = Case(f"generate {N_NEW} tokens (sdpa)", lambda s: s.generate(s.model(
 short = partial(Case, lengths=SHORT)
 steps = partial(Case, lengths=SHORT, base=GENERATE)
 REDISTRIBUTE_STEPS = steps(f"generate {N_NEW}: VAR", lambda s: generate(s, var_of(s)), 1.15)
-same, same_steps = ({"same_logits": x, "tolerance": 1e-4, "rival": True} for x in (REDISTRIBUTE, REDISTRIBUTE_STEPS))
-FULL_PATTERNS = Case("VAR on eager patterns, all heads at once", lambda s: rival(s, AT_ONCE), **same)
+same, same_steps = (
+    {"same_logits": x, "tolerance": TOLERANCE, "rival": True} for x in (REDISTRIBUTE, REDISTRIBUTE_STEPS)
+)
+FULL_PATTERNS = Case("VAR, eager, all heads at once", lambda s: rival(s, AT_ONCE), **same)
 
 CASES = (
     PLAIN,
@@ -86,36 +87,32 @@ CASES = (
     short(f"`AblateHeads` mean, {ZEROED}, {AFTER}", lambda s: run(s, ablate(s, "mean"))),
     short(f"`AblateHeads` uniform, {ZEROED}, {AFTER}", lambda s: run(s, ablate(s, "uniform"))),
     short("`BoostAttention`, image, last row", lambda s: run(s, BoostAttention())),
-    Case("eager attention, nothing edited", lambda s: s.forward(s.model("eager")), rival=True),
+    Case("nothing edited, eager attention", lambda s: s.forward(s.model("eager")), rival=True),
     FULL_PATTERNS,
-    short("VAR on eager patterns, head by head", lambda s: rival(s, HEAD_BY_HEAD), **same),
+    short("VAR, eager, head by head", lambda s: rival(s, HEAD_BY_HEAD), **same),
     GENERATE,
     REDISTRIBUTE_STEPS,
     steps(f"generate {N_NEW}: `Knockout` image -> {AFTER} and new ones", lambda s: generate(s, KNOCKOUT)),
     steps(f"generate {N_NEW}: `AblateHeads` zero, {ZEROED}, same rows", lambda s: generate(s, ablate(s))),
-    steps(f"generate {N_NEW}: eager, nothing edited", lambda s: s.generate(s.model("eager")), rival=True),
-    steps(
-        f"generate {N_NEW}: VAR on eager patterns, all heads at once", lambda s: rival(s, AT_ONCE, True), **same_steps
-    ),
-    steps(
-        f"generate {N_NEW}: VAR on eager patterns, head by head", lambda s: rival(s, HEAD_BY_HEAD, True), **same_steps
-    ),
+    steps(f"generate {N_NEW}: nothing edited, eager attention", lambda s: s.generate(s.model("eager")), rival=True),
+    steps(f"generate {N_NEW}: VAR, eager, all heads at once", lambda s: rival(s, AT_ONCE, True), **same_steps),
+    steps(f"generate {N_NEW}: VAR, eager, head by head", lambda s: rival(s, HEAD_BY_HEAD, True), **same_steps),
 )
 
 
 def comment(results: Results) -> str:
     """How much VAR had to do, and what the rivals were checked for."""
-    edited = []
-    for n_tokens, rows in results.items():
-        [report] = rows[REDISTRIBUTE.name].result.reports
-        [everywhere] = rows[EVERYWHERE.name].result.reports
-        edited.append(f"{report.n_edits / everywhere.n_edits:.0%} of the rows and heads at {n_tokens:,} tokens")
-    n_sinks = sorted(set(results[700][FULL_PATTERNS.name].result))
+    shares = (
+        f"{rows[REDISTRIBUTE.name].edits / rows[EVERYWHERE.name].edits:.0%} at {n_tokens:,} tokens"
+        for n_tokens, rows in results.items()
+    )
+    n_sinks = sorted({int(sinks.sum()) for sinks in AT_ONCE.sinks.values()})
     return (
-        f"VAR found {' or '.join(map(str, n_sinks))} sinks in each layer. With `min_visual_mass` set for a quarter of the "
-        f"heads it edited {' and '.join(edited)}. VAR on eager patterns does the same work: its logits, in every step of "
-        "a generation, were checked to be those of `lmm_lens` within 1e-4 (in fp32). Head by head is released research "
-        "code's way to write it: indices in lists, a loop over heads, deep copies of their rows."
+        f"Generations are compared with the plain generation. VAR finds {' or '.join(map(str, n_sinks))} sinks in each "
+        f"layer; `min_visual_mass` is set so that it edits about a quarter of the rows and heads: {' and '.join(shares)}. "
+        "The rows with VAR on eager attention do the same work on full patterns: their logits, in every step of a "
+        f"generation, were checked to be those of `lmm_lens` within {TOLERANCE:g} (in fp32). Head by head is written as "
+        "released research code is: lists of indices, a loop over heads, deep copies of their rows."
     )
 
 

@@ -89,7 +89,6 @@ def test_the_version_is_that_of_the_distribution():
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """Built from a copy, so that neither the build leaves files here nor old ones here reach the build."""
-    pytest.importorskip("setuptools", minversion="77", reason="building a wheel without isolation needs setuptools")
     folder = tmp_path_factory.mktemp("wheel")
     ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info", "lmm-lens-demo", "runs")
     shutil.copytree(ROOT, folder / "source", ignore=ignored)

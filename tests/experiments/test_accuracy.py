@@ -79,5 +79,6 @@ def test_one_answer_a_row_is_needed(lens, asked, n):
         exact_match(lens, asked[1], ["yes"] * n)
 
 
-def test_no_prompts_have_no_answers(lens):
-    assert exact_match(lens, [], []).tolist() == []
+def test_no_prompts_are_refused(lens):
+    with pytest.raises(PromptError, match="no prompts were given"):
+        exact_match(lens, [], [])

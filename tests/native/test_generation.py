@@ -116,12 +116,11 @@ def test_a_right_padded_batch_is_not_continued(family):
         family.lens.generate(prompt, max_new_tokens=2)
 
 
-@pytest.mark.parametrize("name", WIDE)
+# transformers 5.23 itself fails with a static cache and paligemma2
+@pytest.mark.parametrize("name", [name for name in WIDE if name != "paligemma2"])
 @pytest.mark.parametrize("scope", ["after_image", "last"])
 def test_a_static_cache_gives_the_same_answer(name, scope):
     family = case(name)
-    if name == "paligemma2":
-        pytest.skip("transformers 5.23 itself fails with a static cache there")
     dynamic = ablated_generation(family, scope)
     static = ablated_generation(family, scope, cache_implementation="static")
     assert torch.equal(static.tokens, dynamic.tokens)

@@ -6,7 +6,7 @@ import torch
 from lmm_lens import Lens, Read
 from lmm_lens.native import tapping
 from tests.cases import HEAD_SITES, SITES, Case, case, close, plain
-from tests.models import IMAGE
+from tests.models import FAMILIES, IMAGE
 
 
 def every_site(case: Case, rows: str = "all") -> list[Read]:
@@ -110,8 +110,6 @@ def test_a_ragged_batch_is_filled_with_nan_and_positions_of_minus_one(family):
 
 
 def test_a_right_padded_batch_reads_as_its_prompts_alone(family):
-    if family.name == "qwen3_5":
-        pytest.skip("linear attention runs on through padding, in transformers itself")
     prompts, batch = family.pair("right")
     joint = family.lens.run(family.lens.prompt(inputs=batch), read=every_site(family, "last"))
     for row, inputs in enumerate(prompts):
@@ -156,7 +154,6 @@ def test_a_double_model_is_read_in_double(name):
 
 @pytest.mark.parametrize("name", ["llava", "gemma3", "qwen2_vl", "idefics2"])
 def test_a_model_loaded_with_eager_attention_stays_identical_while_read(name):
-    from tests.models import FAMILIES
 
     model, inputs = FAMILIES[name]()
     model.set_attn_implementation("eager")
