@@ -32,7 +32,8 @@ def run(
     chosen = metric_named(metric)  # before the model is loaded
     if chosen.needs_boxes or chosen.needs_relevant:
         raise LensError(
-            f"{metric} needs boxes, one for each prompt, which the command line does not take\n  call score_heads in Python"
+            f"{metric} needs boxes, one for each prompt, which the command line does not take\n"
+            "  call score_heads in Python"
         )
     if dtype not in DTYPES:
         raise LensError(unknown("dtype", dtype, DTYPES))
