@@ -7,6 +7,7 @@ All cases of one base run once a round, in random order, and a time is compared 
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -146,7 +147,7 @@ def measure(cases: Sequence[Case], setting: Setting, rounds: int, device: torch.
     rows: dict[str, Row] = {}
     for (base, rival), group in groups.items():
         calls = {name: partial(case.run, setting) for name, case in group.items()}
-        times = interleaved(calls, max(1, rounds // 3) if rival else rounds, device)
+        times = interleaved(calls, math.ceil(rounds / 3) if rival else rounds, device)
         for name in group.keys() - rows.keys():
             ratio = statistics.median(x / y for x, y in zip(times[name], times[base.name], strict=True))
             (edits, logits), (_, plain) = first[name], first[base.name]
