@@ -22,7 +22,15 @@ from .results import Generation, Run
 from .sinks import SinkReport
 from .taps import HOOK_POINTS, ModelShape, Place, Read, Reader
 
-BACKENDS = ("native",)
+BACKENDS = ("native", "transformer_lens")
+
+
+def _backend_of(name: str, adapter: Adapter) -> NativeBackend:
+    if name == "transformer_lens":  # loaded only where it is used
+        from .bridge import BridgeBackend
+
+        return BridgeBackend(adapter)
+    return NativeBackend(adapter)
 
 
 @contextmanager
@@ -45,7 +53,8 @@ class Lens:
     Args:
         model: a loaded Hugging Face image-text-to-text model, in eval mode.
         processor: its processor; None if you always give processed tensors.
-        backend: "native".
+        backend: "native", plain transformers at the price of its fused kernels, or "transformer_lens", a TransformerBridge
+            on a twin that shares the model's weights.
         adapter: the family's adapter, if it should not be looked up.
 
     Raises:
@@ -61,7 +70,7 @@ class Lens:
         self.model = model
         self.processor = processor
         self.adapter = adapter or adapter_for(model, processor)
-        self._backend = NativeBackend(self.adapter)
+        self._backend = _backend_of(backend, self.adapter)
         self._applied: tuple[Intervention, ...] = ()
         self._n_runs = 0
         self.sink_report: SinkReport | None = None  # what "auto" found on the first prompt that asked
@@ -149,6 +158,13 @@ class Lens:
             "n_heads": self.n_heads,
             "weights": digest.hexdigest()[:16],
         }
+
+    @property
+    def bridge(self) -> Any:
+        """The TransformerBridge of the TransformerLens backend; its hooks all work, edits included."""
+        if not hasattr(self._backend, "bridge"):
+            raise LensError(f'the {self._backend.name} backend has no bridge: use Lens(..., backend="transformer_lens")')
+        return self._backend.bridge
 
     def __repr__(self) -> str:
         return (

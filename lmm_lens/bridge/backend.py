@@ -1,0 +1,133 @@
+"""Run and generate with taps through the hook points of a TransformerBridge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..adapters import Adapter
+from ..errors import HookError
+from ..native.backend import Bind, NativeBackend
+from ..native.session import Session
+from ..prompt import Prompt
+from ..rows import Chunk
+from .build_tmp import bridge_of
+
+HOOKS = {
+    "resid_pre": "hook_in",
+    "pattern": "attn.hook_pattern",
+    "z": "attn.hook_z",
+    "attn_out": "hook_attn_out",
+    "mlp_out": "hook_mlp_out",
+    "resid_post": "hook_out",
+}
+"""Our hook points as TransformerLens names them, after `blocks.{layer}.`."""
+
+
+class BridgeBackend(NativeBackend):
+    """The TransformerLens backend: a TransformerBridge on a twin of the model that shares its weights.
+
+    It computes eager attention, as every TransformerBridge does, and so costs what that costs.
+
+    Args:
+        adapter: of the user's model, which is never changed.
+    """
+
+    name = "transformer_lens"
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.bridge = bridge_of(adapter.model, adapter.tokenizer)
+        super().__init__(adapter)
+        self.model = self.bridge.original_model
+
+    def session(
+        self,
+        bind: Bind,
+        prompt: Prompt | None = None,
+        prompt_of: Callable[[Mapping[str, Any]], Prompt] | None = None,
+    ) -> Session:
+        """A context in which the bridge runs with the taps that `bind` gives."""
+        return BridgeSession(self.bridge, self.model, self.adapter.layers, bind, prompt, prompt_of)
+
+
+class BridgeSession(Session):
+    """A session whose hooks sit on the bridge's own hook points."""
+
+    def __init__(self, bridge: Any, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.bridge = bridge
+        self._scores: dict[int, Tensor] = {}
+
+    def _connect(self) -> None:
+        hooks: list[tuple[str, Callable[..., Any]]] = []
+        for site, layer in self.tapping.taps:
+            name = f"blocks.{layer}.{HOOKS[site]}"
+            if name not in self.bridge.hook_dict:
+                raise HookError(f"layer {layer} of this bridge has no {site}: TransformerLens knows no hook {name!r} there")
+            if site == "pattern":
+                hooks.append((f"blocks.{layer}.attn.hook_attn_scores", partial(self._remember_scores, layer)))
+                hooks.append((name, partial(self._on_pattern, layer)))
+            else:
+                hooks.append((name, partial(self._on_rows, site, layer)))
+        if hooks:
+            self._hooks.enter_context(self.bridge.hooks(fwd_hooks=hooks))
+
+    def _on_rows(self, site: str, layer: int, x: Tensor, hook: object) -> Tensor | None:
+        return self.tapping.through(x, site, layer) if self._is_acting() else None
+
+    def _remember_scores(self, layer: int, scores: Tensor, hook: object) -> None:
+        self._scores[layer] = scores
+
+    def _on_pattern(self, layer: int, pattern: Tensor, hook: object) -> Tensor | None:
+        if not self._is_acting():
+            return None
+        whole = WholePattern(pattern, self._scores.pop(layer, None))
+        self.tapping.attend(layer, whole)
+        return whole.pattern
+
+
+class WholePattern:
+    """One layer's attention as a whole pattern [batch, head, row, key], edited where it stands.
+
+    Args:
+        pattern: after the softmax.
+        scores: before it, hidden keys at the lowest number; None where the bridge gives none.
+    """
+
+    def __init__(self, pattern: Tensor, scores: Tensor | None) -> None:
+        self.pattern, self._before = pattern, scores
+        self.shape = tuple(pattern.shape)
+        self.device = pattern.device
+        self._is_ours = False
+
+    def probabilities(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
+        """Some rows and heads of the pattern, in fp32 or better."""
+        return _cut(self.pattern, rows, heads)
+
+    def scores(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
+        """The same before the softmax."""
+        if self._before is None:
+            raise HookError("this bridge gives no attention scores before the softmax, which this intervention needs")
+        return _cut(self._before, rows, heads)
+
+    def put(self, pattern: Tensor, original: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> None:
+        """Put edited rows in the place of the original ones, in a copy of the pattern."""
+        if not self._is_ours:
+            self.pattern, self._is_ours = self.pattern.clone(), True
+        by_row = self.pattern.transpose(1, 2)  # batch row head key, a view
+        edited = pattern.transpose(1, 2).to(self.pattern.dtype)
+        if heads is not None:
+            whole = rows.gather(by_row).clone()
+            whole[:, :, list(heads)] = edited
+            edited = whole
+        rows.scatter_(by_row, edited)
+
+
+def _cut(x: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
+    chosen = rows.gather(x, dim=2)
+    chosen = chosen if heads is None else chosen[:, list(heads)]
+    return chosen.to(torch.promote_types(x.dtype, torch.float32))
