@@ -15,14 +15,14 @@ from ..native.backend import Bind, NativeBackend
 from ..native.session import Session
 from ..prompt import Prompt
 from ..rows import Chunk
-from .build_tmp import bridge_of
+from .build import bridge_of
 
 HOOKS = {
     "resid_pre": "hook_in",
     "pattern": "attn.hook_pattern",
     "z": "attn.hook_z",
-    "attn_out": "hook_attn_out",
-    "mlp_out": "hook_mlp_out",
+    "attn_out": "attn.hook_out",
+    "mlp_out": "mlp.hook_out",
     "resid_post": "hook_out",
 }
 """Our hook points as TransformerLens names them, after `blocks.{layer}.`."""

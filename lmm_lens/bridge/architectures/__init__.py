@@ -1,0 +1,59 @@
+"""What TransformerLens lacks to bridge the multimodal models of transformers, registered with its own factory.
+
+`register` runs when `lmm_lens.bridge` is imported. The architectures that TransformerLens has no adapter for are offered
+through its entry-point group `transformer_lens.architectures` too, so that they work without importing this library.
+"""
+
+from __future__ import annotations
+
+from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES, ArchitectureAdapterFactory
+from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
+
+from .attention import HookedAttention, use_hooks
+from .decoder import Decoder
+from .upstream import Llava, editable, make_editable
+
+NEW = (
+    "AyaVisionForConditionalGeneration",
+    "Cohere2VisionForConditionalGeneration",
+    "Idefics2ForConditionalGeneration",
+    "InternVLForConditionalGeneration",
+    "MllamaForConditionalGeneration",
+    "PaliGemmaForConditionalGeneration",
+    "Qwen2VLForConditionalGeneration",
+    "SmolVLMForConditionalGeneration",
+    "VideoLlavaForConditionalGeneration",
+    "VipLlavaForConditionalGeneration",
+)
+"""Architectures that TransformerLens 4.3 has no adapter for; others that it lacks are read off the model as well."""
+
+MENDED = (
+    "Gemma3nForConditionalGeneration",
+    "Gemma4ForConditionalGeneration",
+    "Gemma4UnifiedForConditionalGeneration",
+    "Glm4vForConditionalGeneration",
+    "Llama4ForConditionalGeneration",
+    "MuseGlimmerForConditionalGeneration",
+    "Qwen2_5_VLForConditionalGeneration",
+    "Qwen3VLForConditionalGeneration",
+    "Qwen3VLMoeForConditionalGeneration",
+    "Qwen3_5ForConditionalGeneration",
+    "Qwen3_5MoeForConditionalGeneration",
+)
+"""Architectures whose attention TransformerLens delegates, or for which it demands torchvision."""
+
+
+def adapters() -> dict[str, type[ArchitectureAdapter]]:
+    """Our adapter of each architecture."""
+    new: dict[str, type[ArchitectureAdapter]] = dict.fromkeys(NEW, Decoder)
+    mended = {name: editable(SUPPORTED_ARCHITECTURES[name]) for name in MENDED if name in SUPPORTED_ARCHITECTURES}
+    return {**new, **mended, "LlavaForConditionalGeneration": Llava}
+
+
+def register() -> None:
+    """Make TransformerLens build these architectures with our adapters."""
+    for name, adapter in adapters().items():
+        ArchitectureAdapterFactory.register_adapter(name, adapter)
+
+
+__all__ = ["MENDED", "NEW", "Decoder", "HookedAttention", "Llava", "adapters", "make_editable", "register", "use_hooks"]

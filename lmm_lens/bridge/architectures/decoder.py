@@ -1,0 +1,169 @@
+"""An adapter that reads a model's decoder off the model itself.
+
+TransformerLens describes each architecture in a file of its own; two thirds of the multimodal ones have none. What a
+circuit analysis needs is alike in all of them: embedding, layers of norm, attention, norm, feed-forward, a final norm,
+an unembedding, and an opaque vision tower with a projector. `Decoder` finds these by name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
+from transformer_lens.model_bridge.generalized_components import (
+    DelegatedAttentionBlockBridge,
+    EmbeddingBridge,
+    GatedMLPBridge,
+    LinearBridge,
+    NormalizationBridge,
+    RMSNormalizationBridge,
+    RotaryEmbeddingBridge,
+    UnembeddingBridge,
+    VisionProjectionBridge,
+)
+from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+
+from lmm_lens.adapters.walker import ATTENTION, MLP, OUTPUT_PROJECTION, find_layers
+
+from .attention import HookedAttention, use_hooks
+
+NORMS = (  # the field's names for the norms around the attention and the feed-forward
+    {"ln1": "input_layernorm", "ln1_post": "post_attention_layernorm", "ln2": "pre_feedforward_layernorm",
+     "ln2_post": "post_feedforward_layernorm"},
+    {"ln1": "input_layernorm", "ln1_post": "post_self_attn_layernorm", "ln2": "post_attention_layernorm",
+     "ln2_post": "post_mlp_layernorm"},
+    {"ln1": "input_layernorm", "ln2": "post_attention_layernorm"},
+    {"ln1": "input_layernorm"},
+)  # fmt: skip
+PROJECTORS = ("multi_modal_projector", "connector", "modality_projection", "merger", "aligner", "mm_projector")
+
+
+class Block(DelegatedAttentionBlockBridge):
+    """A decoder layer; where it attends to the picture instead of the sequence, that is its `attn`."""
+
+    def set_original_component(self, original_component: nn.Module) -> None:
+        """Bind the layer, choosing its kind of attention."""
+        super().set_original_component(original_component)
+        found = [name for name in ATTENTION if getattr(original_component, name, None) is not None]
+        if found and "attn" in self.submodules:
+            self.submodules["attn"].name = found[0]
+
+
+class Decoder(ArchitectureAdapter):
+    """Any multimodal model whose attention goes through the attention interface of transformers."""
+
+    supports_fold_ln = False
+
+    def __init__(self, cfg: Any) -> None:
+        super().__init__(cfg)
+        self.cfg.is_multimodal = True
+        self.cfg.attn_implementation = "eager"
+        self.cfg.positional_embedding_type = "rotary"
+        self._extract_vision_dims(cfg)
+        self.weight_processing_conversions = {}
+        self.component_mapping = {}
+
+    def prepare_model(self, hf_model: Any) -> None:
+        """Find the parts, now that there is a model to look at."""
+        super().prepare_model(hf_model)
+        self.component_mapping = self.parts_of(hf_model)
+        use_hooks(hf_model)
+
+    def parts_of(self, model: Any) -> dict[str, Any]:
+        """The bridge components of a model."""
+        paths = {id(module): path for path, module in model.named_modules()}
+        layers = [layer.module for layer in find_layers(model)]
+        blocks = paths[id(layers[0])].rpartition(".")[0]
+        text = blocks.rpartition(".")[0]
+        decoder = model.get_submodule(text)
+        final = [name for name, child in decoder.named_children() if "norm" in name.lower() or name == "ln_f"]
+        self._describe_norms(getattr(decoder, final[0]) if final else None)
+        found: dict[str, Any] = self.vision_parts(model, paths)
+        found["embed"] = EmbeddingBridge(name=paths[id(decoder.get_input_embeddings())])
+        if hasattr(decoder, "rotary_emb"):
+            found["rotary_emb"] = RotaryEmbeddingBridge(name=f"{text}.rotary_emb")
+        found["blocks"] = Block(name=blocks, submodules=self.layer_parts(layers))
+        if final:
+            found["ln_final"] = self._norm(f"{text}.{final[0]}", getattr(decoder, final[0]))
+        found["unembed"] = UnembeddingBridge(name=paths[id(model.get_output_embeddings())], config=self.cfg)
+        return found
+
+    def vision_parts(self, model: Any, paths: dict[int, str]) -> dict[str, Any]:
+        """The vision tower, opaque, and what projects its features into the stream."""
+        found: dict[str, Any] = {}
+        tower = model.get_encoder(modality="image")
+        if tower is not model and paths.get(id(tower)):
+            found["vision_encoder"] = GeneralizedComponent(name=paths[id(tower)])
+        projectors = [path for path in paths.values() if path.rpartition(".")[2] in PROJECTORS]
+        if projectors:
+            found["vision_projector"] = VisionProjectionBridge(name=min(projectors, key=len))
+        return found
+
+    def layer_parts(self, layers: list[nn.Module]) -> dict[str, Any]:
+        """What every layer holds; parts that some layers lack are optional."""
+        first = next(layer for layer in layers if _first(layer, ATTENTION))
+        parts: dict[str, Any] = {}
+        names = next((norms for norms in NORMS if all(hasattr(first, name) for name in norms.values())), {})
+        for key, name in names.items():
+            parts[key] = self._norm(name, getattr(first, name))
+        attention = _first(first, ATTENTION)
+        parts["attn"] = self.attention(attention, getattr(first, attention))
+        mlp = _first(first, MLP)
+        if mlp:
+            parts["mlp"] = self.mlp(mlp, [getattr(layer, mlp, None) for layer in layers])
+        return parts
+
+    def attention(self, name: str, module: nn.Module) -> HookedAttention:
+        """The attention of a layer, its projections bridged where they are separate."""
+        parts: dict[str, Any] = {}
+        if all(hasattr(module, f"{key}_proj") for key in "qkv"):
+            parts = {key: LinearBridge(name=f"{key}_proj", optional=True) for key in "qkv"}
+        elif hasattr(module, "qkv_proj"):
+            parts["qkv"] = LinearBridge(name="qkv_proj")
+        parts["o"] = LinearBridge(name=_first(module, OUTPUT_PROJECTION))
+        for norm in ("q_norm", "k_norm"):
+            if hasattr(module, norm):
+                parts[norm] = GeneralizedComponent(name=norm, optional=True)
+        return HookedAttention(name, self.cfg, parts, optional=True)
+
+    def mlp(self, name: str, modules: list[nn.Module | None]) -> GeneralizedComponent:
+        """The feed-forward: its inner hooks too where every layer has the gated form of LLaMA."""
+        llama = ("gate_proj", "up_proj", "down_proj")
+        if all(isinstance(getattr(module, part, None), nn.Linear) for module in modules for part in llama):
+            return GatedMLPBridge(
+                name=name,
+                config=self.cfg,
+                submodules={key: LinearBridge(name=part) for key, part in zip(("gate", "in", "out"), llama, strict=True)},
+            )
+        return GeneralizedComponent(name=name, optional=True)
+
+    def _norm(self, name: str, module: nn.Module) -> GeneralizedComponent:
+        kind = RMSNormalizationBridge if self.cfg.uses_rms_norm else NormalizationBridge
+        options = {} if self.cfg.uses_rms_norm else {"use_native_layernorm_autograd": True}
+        return kind(name=name, config=self.cfg, **options) if hasattr(module, "weight") else GeneralizedComponent(name=name)
+
+    def _describe_norms(self, norm: nn.Module | None) -> None:
+        """Record what TransformerLens must know to fold or apply the norms: mean or not, weight or 1 + weight."""
+        self.cfg.uses_rms_norm, self.cfg.normalization_type = True, "RMS"
+        weight = getattr(norm, "weight", None)
+        if norm is None or weight is None or weight.device.type == "meta":
+            return
+        with torch.no_grad():
+            x = torch.arange(1.0, weight.shape[-1] + 1, device=weight.device, dtype=weight.dtype)
+            out, wide = norm(x[None]).double()[0], x.double()
+            scaled = wide / wide.pow(2).mean().sqrt()
+            errors = [(out - scaled * (weight.double() + offset)).abs().max() for offset in (0, 1)]
+            centred = (wide - wide.mean()) / wide.var(correction=0).sqrt() * weight.double()
+            bias = getattr(norm, "bias", None)
+            errors.append((out - centred - (0 if bias is None else bias.double())).abs().max())
+        best = int(torch.stack(errors).argmin())
+        self.cfg.rmsnorm_uses_offset = best == 1
+        if best == 2:
+            self.cfg.uses_rms_norm, self.cfg.normalization_type = False, "LN"
+
+
+def _first(module: nn.Module, names: tuple[str, ...]) -> str:
+    """The first of some names that the module has a part of, or nothing."""
+    return next((name for name in names if isinstance(getattr(module, name, None), nn.Module)), "")

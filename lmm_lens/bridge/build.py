@@ -1,0 +1,93 @@
+"""Build a TransformerBridge of a loaded model, which itself is never touched."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
+from transformer_lens.model_bridge.bridge import TransformerBridge
+from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+from ..errors import ModelError
+from .architectures import Decoder, HookedAttention, make_editable, register, use_hooks
+
+
+def bridge_of(model: Any, tokenizer: Any = None) -> TransformerBridge:
+    """A TransformerBridge on the weights of a loaded model, every hook of which can be edited.
+
+    The bridge stands on a twin of the model that shares its weights, since TransformerLens replaces modules in place.
+    Nothing is downloaded or installed.
+
+    Args:
+        model: a multimodal model of transformers.
+        tokenizer: its tokenizer, for the text methods of the bridge; without one it takes token ids only.
+
+    Raises:
+        ModelError: the model has no decoder of a known form.
+    """
+    architecture = type(model).__name__
+    register()
+    ArchitectureAdapterFactory.discover_entry_points()
+    if architecture not in ArchitectureAdapterFactory._adapters:
+        ArchitectureAdapterFactory.register_adapter(architecture, Decoder)
+    with _quiet():
+        try:
+            bridge = build_bridge_from_module(
+                _twin(model),
+                architecture,
+                hf_config=copy.deepcopy(model.config),
+                tokenizer=tokenizer,
+                model_name=model.config.name_or_path or architecture,
+                post_adapter_hook=_editable,
+            )
+        except ModelError:
+            raise
+        except (AttributeError, KeyError, StopIteration, TypeError, ValueError, RuntimeError, ImportError) as error:
+            raise ModelError(
+                f"{architecture} cannot be made a TransformerBridge: {error}\n"
+                f"  expected decoder layers of norms, attention and feed-forward under known names\n"
+                f"  use backend='native', or register an adapter with TransformerLens; supported: {', '.join(supported())}"
+            ) from error
+    if any(isinstance(module, HookedAttention) for module in bridge.modules()):
+        use_hooks(bridge.original_model)
+    return bridge
+
+
+def supported() -> list[str]:
+    """The multimodal architectures with an adapter, here or in TransformerLens; others are tried as they are."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as MULTIMODAL
+
+    register()
+    return sorted(set(MULTIMODAL.values()) & set(ArchitectureAdapterFactory._adapters))
+
+
+def _editable(adapter: Any) -> None:
+    """Give the adapters of others editable attention too."""
+    if adapter.component_mapping:
+        make_editable(adapter)
+
+
+def _twin(model: nn.Module) -> Any:
+    """A copy of a model that shares every parameter and buffer, without the hooks of its user."""
+    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    return copy.deepcopy(model, shared)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what TransformerLens says of every multimodal model while it is built, and nothing of any run."""
+    logger = logging.getLogger("transformer_lens")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="transformer_lens")
+            yield
+    finally:
+        logger.setLevel(level)
