@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,9 @@ from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_f
 
 from ..errors import ModelError
 from .architectures import Decoder, HookedAttention, make_editable, register, use_hooks
+
+
+CAPTURES = "_output_capturing_hooks_installed"  # where transformers notes that it hooked a model
 
 
 def bridge_of(model: Any, tokenizer: Any = None) -> TransformerBridge:
@@ -73,10 +77,28 @@ def _editable(adapter: Any) -> None:
         make_editable(adapter)
 
 
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+"""Where torch keeps the hooks of a module."""
+
+
 def _twin(model: nn.Module) -> Any:
-    """A copy of a model that shares every parameter and buffer, without the hooks of its user."""
-    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
-    return copy.deepcopy(model, shared)
+    """A copy of a model that shares every parameter and buffer, without the hooks that stand on it."""
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    for module in model.modules():
+        memo |= {id(getattr(module, name)): OrderedDict() for name in HOOKS}
+    twin = copy.deepcopy(model, memo)
+    for module in twin.modules():  # transformers' own hooks are gone too; it puts them back when it is told so
+        if getattr(module, CAPTURES, False):
+            setattr(module, CAPTURES, False)
+    return twin
 
 
 @contextmanager

@@ -61,6 +61,8 @@ def test_redistribution(family):
     same(family, [VAR(sink_dims=dims, sink_threshold=float(phi.sort().values[-3]) - 1e-3, **settings)])
 
 
+# the gates of mllama's cross-attention are zero in a random model, so its picture changes nothing
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "mllama"], indirect=True)
 def test_patching(family):
     seeded = torch.Generator().manual_seed(5)
     pixels = {

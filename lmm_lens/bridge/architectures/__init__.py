@@ -11,7 +11,7 @@ from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapt
 
 from .attention import HookedAttention, use_hooks
 from .decoder import Decoder
-from .upstream import Llava, editable, make_editable
+from .upstream import editable, make_editable, on_any_decoder
 
 NEW = (
     "AyaVisionForConditionalGeneration",
@@ -43,11 +43,20 @@ MENDED = (
 """Architectures whose attention TransformerLens delegates, or for which it demands torchvision."""
 
 
+ON_ANY_DECODER = (
+    "LlavaForConditionalGeneration",
+    "LlavaNextForConditionalGeneration",
+    "LlavaOnevisionForConditionalGeneration",
+)
+"""Architectures that TransformerLens knows with one form of decoder only."""
+
+
 def adapters() -> dict[str, type[ArchitectureAdapter]]:
     """Our adapter of each architecture."""
     new: dict[str, type[ArchitectureAdapter]] = dict.fromkeys(NEW, Decoder)
     mended = {name: editable(SUPPORTED_ARCHITECTURES[name]) for name in MENDED if name in SUPPORTED_ARCHITECTURES}
-    return {**new, **mended, "LlavaForConditionalGeneration": Llava}
+    widened = {name: on_any_decoder(SUPPORTED_ARCHITECTURES[name]) for name in ON_ANY_DECODER}
+    return {**new, **mended, **widened}
 
 
 def register() -> None:
@@ -56,4 +65,4 @@ def register() -> None:
         ArchitectureAdapterFactory.register_adapter(name, adapter)
 
 
-__all__ = ["MENDED", "NEW", "Decoder", "HookedAttention", "Llava", "adapters", "make_editable", "register", "use_hooks"]
+__all__ = ["MENDED", "NEW", "ON_ANY_DECODER", "Decoder", "HookedAttention", "adapters", "make_editable", "register", "use_hooks"]

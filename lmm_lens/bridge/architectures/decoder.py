@@ -26,6 +26,7 @@ from transformer_lens.model_bridge.generalized_components import (
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 
 from lmm_lens.adapters.walker import ATTENTION, MLP, OUTPUT_PROJECTION, find_layers
+from lmm_lens.errors import ModelError
 
 from .attention import HookedAttention, use_hooks
 
@@ -80,25 +81,24 @@ class Decoder(ArchitectureAdapter):
         decoder = model.get_submodule(text)
         final = [name for name, child in decoder.named_children() if "norm" in name.lower() or name == "ln_f"]
         self._describe_norms(getattr(decoder, final[0]) if final else None)
-        found: dict[str, Any] = self.vision_parts(model, paths)
+        found: dict[str, Any] = opaque_vision(model)
         found["embed"] = EmbeddingBridge(name=paths[id(decoder.get_input_embeddings())])
         if hasattr(decoder, "rotary_emb"):
             found["rotary_emb"] = RotaryEmbeddingBridge(name=f"{text}.rotary_emb")
-        found["blocks"] = Block(name=blocks, submodules=self.layer_parts(layers))
+        parts = self.layer_parts(layers)
+        found["blocks"] = Block(name=blocks, submodules=parts)
+        if "ln2" not in parts:  # attention and feed-forward read the same stream
+            found["blocks"].hook_aliases.pop("hook_resid_mid")
         if final:
             found["ln_final"] = self._norm(f"{text}.{final[0]}", getattr(decoder, final[0]))
-        found["unembed"] = UnembeddingBridge(name=paths[id(model.get_output_embeddings())], config=self.cfg)
-        return found
-
-    def vision_parts(self, model: Any, paths: dict[int, str]) -> dict[str, Any]:
-        """The vision tower, opaque, and what projects its features into the stream."""
-        found: dict[str, Any] = {}
-        tower = model.get_encoder(modality="image")
-        if tower is not model and paths.get(id(tower)):
-            found["vision_encoder"] = GeneralizedComponent(name=paths[id(tower)])
-        projectors = [path for path in paths.values() if path.rpartition(".")[2] in PROJECTORS]
-        if projectors:
-            found["vision_projector"] = VisionProjectionBridge(name=min(projectors, key=len))
+        head = model.get_output_embeddings()
+        if head is None:
+            raise ModelError(
+                f"{type(model).__name__} has no output embedding, so it says nothing to analyse\n"
+                "  expected a model for generation, such as LlavaForConditionalGeneration\n"
+                "  load it with AutoModelForImageTextToText"
+            )
+        found["unembed"] = UnembeddingBridge(name=paths[id(head)], config=self.cfg)
         return found
 
     def layer_parts(self, layers: list[nn.Module]) -> dict[str, Any]:
@@ -162,6 +162,19 @@ class Decoder(ArchitectureAdapter):
         self.cfg.rmsnorm_uses_offset = best == 1
         if best == 2:
             self.cfg.uses_rms_norm, self.cfg.normalization_type = False, "LN"
+
+
+def opaque_vision(model: Any) -> dict[str, Any]:
+    """The vision tower, opaque, and what projects its features into the residual stream."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    found: dict[str, Any] = {}
+    tower = model.get_encoder(modality="image")
+    if tower is not model and paths.get(id(tower)):
+        found["vision_encoder"] = GeneralizedComponent(name=paths[id(tower)])
+    projectors = [path for path in paths.values() if path.rpartition(".")[2] in PROJECTORS]
+    if projectors:
+        found["vision_projector"] = VisionProjectionBridge(name=min(projectors, key=len))
+    return found
 
 
 def _first(module: nn.Module, names: tuple[str, ...]) -> str:

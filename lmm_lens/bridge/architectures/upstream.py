@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
 from transformer_lens.model_bridge.generalized_components import AttentionBridge
 
 from .attention import HookedAttention, use_hooks
-from .decoder import Decoder
+from .decoder import Decoder, opaque_vision
+
+FORKS = ("hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input")  # the stream before the norm, one for each head
+KNOWN_TOWERS = ("clip_vision_model", "siglip_vision_model")
 
 
 def make_editable(adapter: Any) -> bool:
@@ -18,11 +20,14 @@ def make_editable(adapter: Any) -> bool:
     Returns:
         Whether there was any.
     """
-    parts = getattr(adapter.components.get("blocks"), "submodules", {})
+    blocks = adapter.components.get("blocks")
+    parts = getattr(blocks, "submodules", {})
     delegated = [name for name, part in parts.items() if type(part) is AttentionBridge]
+    if delegated:
+        blocks.hook_aliases = {name: hook for name, hook in blocks.hook_aliases.items() if name not in FORKS}
     for name in delegated:
-        old = parts[name]
-        parts[name] = HookedAttention(str(old.name), adapter.cfg, old.submodules, optional=old.optional)
+        old = parts.pop(name)  # Gemma 3n's is named self_attn, unlike any other
+        parts["attn"] = HookedAttention(str(old.name), adapter.cfg, old.submodules, optional=old.optional)
     return bool(delegated)
 
 
@@ -31,6 +36,7 @@ def editable(base: type[ArchitectureAdapter]) -> type[ArchitectureAdapter]:
 
     def prepare_model(self: Any, hf_model: Any) -> None:
         base.prepare_model(self, hf_model)
+        self.cfg.is_multimodal = True
         if make_editable(self):
             use_hooks(hf_model)
 
@@ -38,19 +44,19 @@ def editable(base: type[ArchitectureAdapter]) -> type[ArchitectureAdapter]:
     return type(f"Editable{base.__name__}", (base,), members)
 
 
-class Llava(SUPPORTED_ARCHITECTURES["LlavaForConditionalGeneration"]):  # type: ignore[misc]
-    """LLaVA on any decoder and any vision tower: TransformerLens's adapter knows LLaMA's layout and CLIP's."""
+def on_any_decoder(base: type[ArchitectureAdapter]) -> type[ArchitectureAdapter]:
+    """An adapter of the LLaVA kind for every decoder and vision tower: TransformerLens's knows LLaMA's and CLIP's."""
 
-    def prepare_model(self, hf_model: Any) -> None:
-        """Fall back on reading the model where it is not laid out as LLaMA with CLIP or SigLIP."""
+    def prepare_model(self: Any, hf_model: Any) -> None:
         layer = hf_model.get_decoder().layers[0]
-        known = ("clip_vision_model", "siglip_vision_model")
-        if hasattr(layer.self_attn, "q_proj") and hasattr(layer.mlp, "gate_proj"):
-            super().prepare_model(hf_model)
-            if hf_model.config.vision_config.model_type not in known:
-                paths = {id(module): path for path, module in hf_model.named_modules()}
-                self.component_mapping = {**self.components, **Decoder.vision_parts(self, hf_model, paths)}
-        else:
+        if not (hasattr(layer.self_attn, "q_proj") and hasattr(layer.mlp, "gate_proj")):
             reader = Decoder(self.cfg)
             reader.prepare_model(hf_model)
             self.component_mapping = reader.component_mapping
+            return
+        base.prepare_model(self, hf_model)
+        if hf_model.config.vision_config.model_type not in KNOWN_TOWERS:
+            self.component_mapping = {**self.components, **opaque_vision(hf_model)}
+
+    members = {"prepare_model": prepare_model, "__doc__": on_any_decoder.__doc__}
+    return type(f"AnyDecoder{base.__name__}", (base,), members)
