@@ -188,6 +188,8 @@ class Read:
         """Bind to a prompt and a model; HookError for a site, layer, head or row scope that does not exist."""
         check_site(self.site)
         by_head = HOOK_POINTS[self.site].by_head
+        if self.heads is not None and not len(self.heads):
+            raise HookError(f"no heads were given to read at {self.site}; None is all")
         if self.heads is not None and not by_head:
             raise HookError(f"{self.site} has no heads, so heads={list(self.heads)} cannot be read there")
         if self.layers is None:

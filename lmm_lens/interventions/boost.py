@@ -12,7 +12,7 @@ from ..errors import InterventionError
 from ..prompt import Prompt
 from ..rows import RowsLike, bind_rows
 from ..taps import ModelShape, Place, Tap
-from .base import Intervention, layers_with_heads, plain_rows, shown
+from .base import Intervention, layers_with_heads, plain_rows, shown, whole_numbers
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class BoostAttention(Intervention):
             object.__setattr__(self, name, plain_rows(getattr(self, name)))
         if not 0 < self.alpha < float("inf"):
             raise InterventionError(f"alpha must be positive, given {self.alpha}")
-        object.__setattr__(self, "layers", None if self.layers is None else tuple(int(x) for x in self.layers))
+        if self.layers is not None:
+            object.__setattr__(self, "layers", whole_numbers(self.layers, "BoostAttention", "layers"))
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """One edit of the pattern a layer."""

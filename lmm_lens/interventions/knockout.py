@@ -16,7 +16,7 @@ from ..prompt import Prompt
 from ..rows import RowsLike, bind_rows
 from ..sinks.rule import SinkRule
 from ..taps import ModelShape, Place, Tap
-from .base import Intervention, layers_with_heads, plain_rows, shown
+from .base import Intervention, layers_with_heads, plain_rows, shown, whole_numbers
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Knockout(Intervention):
             object.__setattr__(self, name, plain_rows(getattr(self, name)))
         for name in ("layers", "heads"):
             value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else tuple(int(x) for x in value))
+            object.__setattr__(self, name, None if value is None else whole_numbers(value, "Knockout", name))
 
     @staticmethod
     def window(center: int, k: int = 9, n_layers: int | None = None) -> range:
@@ -66,7 +66,7 @@ class Knockout(Intervention):
 
         layers = layers_with_heads(self.layers, shape)
         heads = None if self.heads is None else tuple(self.heads)
-        outside = [head for head in heads or () for layer in layers if not 0 <= head < shape.n_heads[layer]]
+        outside = sorted({h for h in heads or () for layer in layers if not 0 <= h < shape.n_heads[layer]})
         if outside:
             raise InterventionError(f"heads {outside} are out of range: layers have {max(shape.n_heads)} heads")
         return [Tap("pattern", layer, rows, forbid, heads, edits=True) for layer in layers]
@@ -102,8 +102,11 @@ class KnockoutSinks(Intervention):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", plain_rows(self.rows))
-        object.__setattr__(self, "sink_dims", tuple(int(d) for d in self.sink_dims))
-        object.__setattr__(self, "layers", None if self.layers is None else tuple(int(x) for x in self.layers))
+        object.__setattr__(self, "sink_dims", whole_numbers(self.sink_dims, "KnockoutSinks", "sink_dims"))
+        if not isinstance(self.sink_threshold, (int, float)):
+            raise InterventionError(f"KnockoutSinks: sink_threshold is a number, given {self.sink_threshold!r}")
+        if self.layers is not None:
+            object.__setattr__(self, "layers", whole_numbers(self.layers, "KnockoutSinks", "layers"))
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """Find the sinks of each layer, then edit its pattern."""

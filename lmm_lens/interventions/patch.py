@@ -14,7 +14,7 @@ from ..prompt import Prompt
 from ..results import Run
 from ..rows import Rows, RowsLike, bind_rows
 from ..taps import HOOK_POINTS, ModelShape, Place, Tap, TapFunction, check_site
-from .base import HeadsLike, Intervention, checked_heads, heads_by_layer, plain_rows, shown, shown_heads
+from .base import HeadsLike, Intervention, checked_heads, heads_by_layer, plain_rows, shown, shown_heads, whole_numbers
 
 
 def stored(run: Run, site: str, layer: int, prompt: Prompt, rows: Rows | None = None) -> Tensor:
@@ -64,6 +64,15 @@ def heads_of(z: Tensor, shape: ModelShape, layer: int) -> Tensor:
     return z
 
 
+def check_run(clean: object, name: str) -> None:
+    """InterventionError unless `clean` is a run."""
+    if not isinstance(clean, Run):
+        raise InterventionError(
+            f"{name} takes its activations from a run, made with lens.run(clean_prompt, read=[...]), "
+            f"given {type(clean).__name__}"
+        )
+
+
 def check_same_layout(clean: Prompt, corrupt: Prompt) -> None:
     """InterventionError unless both prompts have the same rows, length, padding and visual tokens."""
     sizes = [(p.n_rows, p.n_tokens) for p in (clean, corrupt)]
@@ -109,6 +118,7 @@ class PatchHeads(Intervention):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", checked_heads(self.heads, "PatchHeads"))
+        check_run(self.clean, "PatchHeads")
         object.__setattr__(self, "rows", plain_rows(self.rows))
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
@@ -148,10 +158,9 @@ class PatchResidual(Intervention):
     site: str = "resid_pre"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers))
+        object.__setattr__(self, "layers", whole_numbers(self.layers, "PatchResidual", "layers"))
+        check_run(self.clean, "PatchResidual")
         object.__setattr__(self, "rows", plain_rows(self.rows))
-        if not self.layers:
-            raise InterventionError("PatchResidual was given no layers")
         if HOOK_POINTS[check_site(self.site)].by_head:
             raise InterventionError(f"PatchResidual patches no {self.site}: use PatchHeads or PatchPattern")
 
@@ -189,6 +198,7 @@ class PatchPattern(Intervention):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", checked_heads(self.heads, "PatchPattern"))
+        check_run(self.clean, "PatchPattern")
         object.__setattr__(self, "rows", plain_rows(self.rows))
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:

@@ -19,7 +19,7 @@ from ..rows import RowsLike, bind_rows
 from ..sinks.discovery import find_sinks
 from ..sinks.rule import SinkRule, is_known, rule_for
 from ..taps import ModelShape, Place, Tap
-from .base import Intervention, plain_rows, shown
+from .base import Intervention, plain_rows, shown, whole_numbers
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -68,6 +68,9 @@ class VAR(Intervention):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", plain_rows(self.rows))
+        for name in ("transfer_fraction", "min_nonsink_ratio", "min_visual_mass"):
+            if not isinstance(getattr(self, name), (int, float)):
+                raise InterventionError(f"{name} is a number in [0, 1], given {getattr(self, name)!r}")
         if not 0 < self.transfer_fraction <= 1:
             raise InterventionError(
                 f"transfer_fraction is the share taken from the sinks, in (0, 1], given {self.transfer_fraction}\n"
@@ -77,16 +80,16 @@ class VAR(Intervention):
             object.__setattr__(self, name, float(getattr(self, name)))
             if not 0 <= getattr(self, name) <= 1:
                 raise InterventionError(f"{name} lies in [0, 1], given {getattr(self, name):g}")
-        if self.first_layer < 0:
-            raise InterventionError(f"first_layer counts from 0, given {self.first_layer}")
+        if not isinstance(self.first_layer, int) or self.first_layer < 0:
+            raise InterventionError(f"first_layer counts from 0, given {self.first_layer!r}")
         for name in ("sink_threshold", "sink_dims"):
             value = getattr(self, name)
             if isinstance(value, str) and value != "auto":
                 raise InterventionError(f'{name} is a value or "auto", given {value!r}')
         if self.sink_dims != "auto":
-            object.__setattr__(self, "sink_dims", tuple(int(d) for d in self.sink_dims))
-            if not self.sink_dims:
+            if not isinstance(self.sink_dims, int) and not len(self.sink_dims):
                 raise InterventionError('VAR needs sink_dims, or sink_dims="auto"')
+            object.__setattr__(self, "sink_dims", whole_numbers(self.sink_dims, "VAR", "sink_dims"))
 
     @classmethod
     def for_task(cls, task: str, lens: Lens, **changes: object) -> VAR:

@@ -93,7 +93,6 @@ def test_what_is_not_there_is_refused():
     for edit, text in (
         (BoostAttention(keys="video"), "BoostAttention's keys 'video' select no token of this prompt"),
         (BoostAttention(layers=[7]), "layer 7 is out of range"),
-        (BoostAttention(layers=[]), "no layers were given"),
         (BoostAttention(rows="video"), "touches nothing: rows 'video'"),
         (BoostAttention(keys="picture"), "unknown row scope 'picture'"),
     ):

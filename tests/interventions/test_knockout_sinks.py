@@ -200,5 +200,5 @@ def test_parameters_that_do_not_fit_the_model_are_refused():
         case.lens.run(case.prompt, [KnockoutSinks((99,), 4.0)])
     with pytest.raises(ScoreError, match="sink_threshold 20 can never be reached"):
         case.lens.run(case.prompt, [KnockoutSinks(DIMS)])
-    with pytest.raises(InterventionError, match="no layers were given"):
+    with pytest.raises(InterventionError, match="was given no layers"):
         case.lens.run(case.prompt, [KnockoutSinks(**SINKS, layers=[])])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import cache
 
 import pytest
 import torch
@@ -92,23 +93,36 @@ def test_what_is_read_back_acts_alike():
     assert again.reports == run.reports
 
 
+HOLDING = [
+    "reference is a Run",
+    "reference is a HeadMeans",
+    "clean is a Run (heads)",
+    "clean is a Run (residual)",
+    "clean is a Run (pattern)",
+    "rows is a Tensor",
+    "source is a Tensor",
+]
+
+
+@cache
 def holding():
     """One of each kind that holds activations."""
     llava = case("llava")
     run = llava.lens.run(llava.prompt, read=["z", "resid_pre", "pattern"])
     means = head_means(llava.lens, llava.prompt)
-    return {
-        "reference is a Run": AblateHeads([(0, 0)], "resample", reference=run),
-        "reference is a HeadMeans": AblateHeads([(0, 0)], "mean", reference=means),
-        "clean is a Run (heads)": PatchHeads([(0, 0)], run),
-        "clean is a Run (residual)": PatchResidual([0], run),
-        "clean is a Run (pattern)": PatchPattern([(0, 0)], run),
-        "rows is a Tensor": AblateHeads([(0, 0)], rows=llava.prompt.mask("image")),
-        "source is a Tensor": Knockout(torch.tensor([1, 2])),
-    }
+    edits = [
+        AblateHeads([(0, 0)], "resample", reference=run),
+        AblateHeads([(0, 0)], "mean", reference=means),
+        PatchHeads([(0, 0)], run),
+        PatchResidual([0], run),
+        PatchPattern([(0, 0)], run),
+        AblateHeads([(0, 0)], rows=llava.prompt.mask("image")),
+        Knockout(torch.tensor([1, 2])),
+    ]
+    return dict(zip(HOLDING, edits, strict=True))
 
 
-@pytest.mark.parametrize("what", list(holding()))
+@pytest.mark.parametrize("what", HOLDING)
 def test_what_holds_activations_or_tensors_is_not_written(what):
     edit = holding()[what]
     with pytest.raises(InterventionError) as caught:

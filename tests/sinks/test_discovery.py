@@ -10,7 +10,7 @@ from lmm_lens.errors import ScoreError
 from lmm_lens.sinks import SinkRule
 from tests.cases import Case, case
 from tests.interventions.oracle import spans
-from tests.interventions.planted import DIMS, WORDS, build, entering, planted
+from tests.interventions.planted import DIMS, WORDS, build, entering, plant, planted
 from tests.models import BOS, FAMILIES, IMAGE, another
 
 
@@ -67,8 +67,6 @@ def test_tokens_of_several_prompts_and_padded_rows_are_found():
 
 
 def test_one_dimension_is_found_as_one():
-    from tests.interventions.planted import plant
-
     model, inputs = build("qwen2_5_vl")
     lens = Lens(plant(model, inputs, dims=(33,)))
     assert find_sinks(lens, lens.prompt(inputs=inputs)).dims == (33,)
@@ -90,6 +88,26 @@ def test_the_threshold_lies_in_the_gap_and_its_margin_bounds_it(family):
     assert low == pytest.approx(max(max(others), 1.0), rel=1e-4)
     assert report.threshold == pytest.approx((low * high) ** 0.5, rel=1e-6)
     assert low < report.threshold < high
+
+
+def test_what_is_large_in_the_outer_layers_alone_is_not_taken_for_a_sink_dimension():
+    """Embeddings and what the last layers write have outliers of their own; the middle layers count."""
+    model, inputs = build("llava")
+    plant(model, inputs)
+    layers = model.get_decoder().layers
+
+    def grow(x, value):
+        x = x.clone()
+        x[:, 0, 20] = value
+        return x
+
+    layers[0].register_forward_pre_hook(lambda m, args: (grow(args[0], 300.0), *args[1:]))
+    layers[0].register_forward_hook(lambda m, args, out: grow(out, 0.0))
+    layers[3].register_forward_hook(lambda m, args, out: grow(out, 300.0))
+    lens = Lens(model)
+    report = find_sinks(lens, lens.prompt(inputs=inputs))
+    assert report.bos_ratio[[0, 4], 20].min() > 6
+    assert report.dims == DIMS
 
 
 def test_half_precision_finds_the_same():
