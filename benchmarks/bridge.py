@@ -8,6 +8,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import torch
+
 from lmm_lens import Lens, score_heads
 
 from .harness import PLAIN, Case, Setting, main
@@ -32,7 +34,8 @@ def with_cache(setting: Setting) -> Any:
     """A pass that keeps one filtered hook point of every layer, as TransformerLens users do."""
     bridge, inputs = bridged(setting.lens).bridge, dict(setting.prompt.inputs)
     ids = inputs.pop("input_ids")
-    return bridge.run_with_cache(ids, names_filter=lambda name: name.endswith("attn.hook_z"), use_cache=False, **inputs)
+    with torch.no_grad():
+        return bridge.run_with_cache(ids, names_filter=lambda name: name.endswith("hook_z"), use_cache=False, **inputs)
 
 
 EAGER = Case("eager attention, no bridge", lambda s: s.forward(eager(s.lens)), lengths=LENGTHS)

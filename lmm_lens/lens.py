@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -21,6 +21,10 @@ from .prompt import Prompt
 from .results import Generation, Run
 from .sinks import SinkReport
 from .taps import HOOK_POINTS, ModelShape, Place, Read, Reader
+
+if TYPE_CHECKING:
+    from .bridge.cache import PromptCache
+    from .bridge.patching import PatchingModel
 
 BACKENDS = ("native", "transformer_lens")
 
@@ -163,7 +167,9 @@ class Lens:
     def bridge(self) -> Any:
         """The TransformerBridge of the TransformerLens backend; its hooks all work, edits included."""
         if not hasattr(self._backend, "bridge"):
-            raise LensError(f'the {self._backend.name} backend has no bridge: use Lens(..., backend="transformer_lens")')
+            raise LensError(
+                f'the {self._backend.name} backend has no bridge: use Lens(..., backend="transformer_lens")'
+            )
         return self._backend.bridge
 
     def __repr__(self) -> str:
@@ -269,6 +275,53 @@ class Lens:
         text = tuple(row.strip() for row in decoded) if decoded else ("",) * len(tokens)
         stacked = torch.stack(steps, 1) if steps is not None else None
         return Generation(prompt, text, tokens, stacked, *program.collect(tapping), program.reports(tapping))
+
+    # ------------------------------------------------------------------ TransformerLens's own ways
+
+    def bridge_inputs(self, prompt: Prompt) -> dict[str, Any]:
+        """The prompt's tensors, its pictures included, as `bridge(...)`, `bridge.run_with_hooks` and others take them."""
+        from .bridge import face
+
+        return face.bridge_inputs(prompt)
+
+    def run_with_cache(
+        self, prompt: Prompt, interventions: Sequence[Intervention] = (), **options: Any
+    ) -> tuple[Any, PromptCache]:
+        """TransformerLens's `run_with_cache` on a prompt: logits, and an ActivationCache that answers by span.
+
+        Args:
+            prompt: from `Lens.prompt`.
+            interventions: edits; the cache holds what they left.
+            **options: of `TransformerBridge.run_with_cache`; name what to keep with `names_filter`.
+
+        Raises:
+            LensError: the lens has another backend.
+        """
+        from .bridge import face
+
+        return face.run_with_cache(self, prompt, interventions, **options)
+
+    def run_with_hooks(self, prompt: Prompt, interventions: Sequence[Intervention] = (), **options: Any) -> Any:
+        """TransformerLens's `run_with_hooks` on a prompt: its logits under `fwd_hooks=[(name, function), ...]`.
+
+        Raises:
+            LensError: the lens has another backend.
+        """
+        from .bridge import face
+
+        return face.run_with_hooks(self, prompt, interventions, **options)
+
+    def patching_model(self, prompt: Prompt) -> PatchingModel:
+        """A stand-in for the model that `transformer_lens.patching` can patch: the prompt's pictures are bound to it.
+
+        Raises:
+            LensError: the lens has another backend.
+        """
+        from .bridge.patching import PatchingModel
+
+        return PatchingModel(self, prompt)
+
+    # ------------------------------------------------------------------ editing whatever runs
 
     @contextmanager
     def apply(self, *interventions: Intervention) -> Iterator[Lens]:

@@ -15,6 +15,7 @@ from ..native.backend import Bind, NativeBackend
 from ..native.session import Session
 from ..prompt import Prompt
 from ..rows import Chunk
+from ..tapping import Tapping
 from .build import bridge_of
 
 HOOKS = {
@@ -25,7 +26,10 @@ HOOKS = {
     "mlp_out": "mlp.hook_out",
     "resid_post": "hook_out",
 }
-"""Our hook points as TransformerLens names them, after `blocks.{layer}.`."""
+"""Our hook points as TransformerLens names them, after `blocks.{layer}.`. Its own `hook_attn_out` and `hook_mlp_out`
+stand behind the post norms of Gemma and GLM; ours are what the modules give."""
+
+Hook = tuple[str, Callable[..., Any]]
 
 
 class BridgeBackend(NativeBackend):
@@ -60,34 +64,51 @@ class BridgeSession(Session):
     def __init__(self, bridge: Any, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.bridge = bridge
-        self._scores: dict[int, Tensor] = {}
 
     def _connect(self) -> None:
-        hooks: list[tuple[str, Callable[..., Any]]] = []
-        for site, layer in self.tapping.taps:
-            name = f"blocks.{layer}.{HOOKS[site]}"
-            if name not in self.bridge.hook_dict:
-                raise HookError(f"layer {layer} of this bridge has no {site}: TransformerLens knows no hook {name!r} there")
-            if site == "pattern":
-                hooks.append((f"blocks.{layer}.attn.hook_attn_scores", partial(self._remember_scores, layer)))
-                hooks.append((name, partial(self._on_pattern, layer)))
-            else:
-                hooks.append((name, partial(self._on_rows, site, layer)))
+        hooks = hooks_of(self.bridge, self.tapping, lambda site, layer, length: self._is_acting())
         if hooks:
             self._hooks.enter_context(self.bridge.hooks(fwd_hooks=hooks))
 
-    def _on_rows(self, site: str, layer: int, x: Tensor, hook: object) -> Tensor | None:
-        return self.tapping.through(x, site, layer) if self._is_acting() else None
 
-    def _remember_scores(self, layer: int, scores: Tensor, hook: object) -> None:
-        self._scores[layer] = scores
+def hooks_of(bridge: Any, tapping: Tapping, begin: Callable[[str, int, int], bool]) -> list[Hook]:
+    """The hooks that hand a bridge's activations to taps.
 
-    def _on_pattern(self, layer: int, pattern: Tensor, hook: object) -> Tensor | None:
-        if not self._is_acting():
+    Args:
+        bridge: the TransformerBridge.
+        tapping: the taps of a prompt.
+        begin: called with hook point, layer and number of rows before anything is handed over; False to let it pass.
+
+    Raises:
+        HookError: the bridge lacks a hook point.
+    """
+    scores: dict[int, Tensor] = {}
+
+    def on_rows(site: str, layer: int, x: Tensor, hook: object) -> Tensor | None:
+        return tapping.through(x, site, layer) if begin(site, layer, x.shape[1]) else None
+
+    def remember(layer: int, x: Tensor, hook: object) -> None:
+        scores[layer] = x
+
+    def on_pattern(layer: int, pattern: Tensor, hook: object) -> Tensor | None:
+        before = scores.pop(layer, None)
+        if not begin("pattern", layer, pattern.shape[2]):
             return None
-        whole = WholePattern(pattern, self._scores.pop(layer, None))
-        self.tapping.attend(layer, whole)
+        whole = WholePattern(pattern, before)
+        tapping.attend(layer, whole)
         return whole.pattern
+
+    hooks: list[Hook] = []
+    for site, layer in tapping.taps:
+        name = f"blocks.{layer}.{HOOKS[site]}"
+        if name not in bridge.hook_dict:
+            raise HookError(f"layer {layer} of this bridge has no {site}: TransformerLens knows no hook {name!r} there")
+        if site == "pattern":
+            hooks.append((f"blocks.{layer}.attn.hook_attn_scores", partial(remember, layer)))
+            hooks.append((name, partial(on_pattern, layer)))
+        else:
+            hooks.append((name, partial(on_rows, site, layer)))
+    return hooks
 
 
 class WholePattern:
@@ -100,7 +121,7 @@ class WholePattern:
 
     def __init__(self, pattern: Tensor, scores: Tensor | None) -> None:
         self.pattern, self._before = pattern, scores
-        self.shape = tuple(pattern.shape)
+        self.shape: tuple[int, int, int, int] = (*pattern.shape,)  # type: ignore[assignment]
         self.device = pattern.device
         self._is_ours = False
 

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
 from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
 from transformer_lens.model_bridge.bridge import TransformerBridge
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+from transformers import PreTrainedModel
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from ..errors import ModelError
 from .architectures import Decoder, HookedAttention, make_editable, register, use_hooks
-
 
 CAPTURES = "_output_capturing_hooks_installed"  # where transformers notes that it hooked a model
 
@@ -36,8 +36,9 @@ def bridge_of(model: Any, tokenizer: Any = None) -> TransformerBridge:
         ModelError: the model has no decoder of a known form.
     """
     architecture = type(model).__name__
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(f"expected a Hugging Face model with a config, given {architecture}")
     register()
-    ArchitectureAdapterFactory.discover_entry_points()
     if architecture not in ArchitectureAdapterFactory._adapters:
         ArchitectureAdapterFactory.register_adapter(architecture, Decoder)
     with _quiet():
@@ -55,8 +56,8 @@ def bridge_of(model: Any, tokenizer: Any = None) -> TransformerBridge:
         except (AttributeError, KeyError, StopIteration, TypeError, ValueError, RuntimeError, ImportError) as error:
             raise ModelError(
                 f"{architecture} cannot be made a TransformerBridge: {error}\n"
-                f"  expected decoder layers of norms, attention and feed-forward under known names\n"
-                f"  use backend='native', or register an adapter with TransformerLens; supported: {', '.join(supported())}"
+                "  expected decoder layers of norms, attention and feed-forward under known names\n"
+                f"  use backend='native', or register an adapter with TransformerLens as for {', '.join(supported())}"
             ) from error
     if any(isinstance(module, HookedAttention) for module in bridge.modules()):
         use_hooks(bridge.original_model)
@@ -89,15 +90,16 @@ HOOKS = (
 """Where torch keeps the hooks of a module."""
 
 
-def _twin(model: nn.Module) -> Any:
+def _twin(model: Any) -> Any:
     """A copy of a model that shares every parameter and buffer, without the hooks that stand on it."""
     memo: dict[int, Any] = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     for module in model.modules():
         memo |= {id(getattr(module, name)): OrderedDict() for name in HOOKS}
     twin = copy.deepcopy(model, memo)
-    for module in twin.modules():  # transformers' own hooks are gone too; it puts them back when it is told so
+    for module in twin.modules():
         if getattr(module, CAPTURES, False):
             setattr(module, CAPTURES, False)
+    maybe_install_capturing_hooks(twin)  # now: in a bridge every module stands twice, and would report twice
     return twin
 
 

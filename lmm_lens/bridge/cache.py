@@ -9,7 +9,6 @@ the table's own output.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -140,7 +139,8 @@ class PromptCache(ActivationCache):
         at = self._queries(query, row)
         if pattern.shape[1:] != (self.prompt.n_tokens, self.prompt.n_tokens):
             raise HookError(
-                f"the pattern of layer {layer} is {tuple(pattern.shape[1:])}, the prompt has {self.prompt.n_tokens} tokens"
+                f"the pattern of layer {layer} is {tuple(pattern.shape[1:])}, "
+                f"the prompt has {self.prompt.n_tokens} tokens"
             )
         to_image = pattern[:, at][:, :, list(span.positions)].mean(1)
         assert span.grid is not None
@@ -155,13 +155,15 @@ class PromptCache(ActivationCache):
         self._check_row(row)
         names = list(self.prompt.tokens[row])
         spans = [span for span in self.prompt.spans[row] if span.kind != "marker"]
+        seen: dict[str, int] = {}  # patches without a known place are counted, over all runs of their picture
         for span in spans:
-            of_image = [other for other in spans if (other.kind, other.image) == (span.kind, span.image)]
+            tiles = {other.tile for other in spans if (other.kind, other.image) == (span.kind, span.image)}
             head = "vid" if span.kind == "video" else "img"
             head += "" if span.image is None else f" {span.image}"
-            head += f" t{span.tile}" if len(of_image) > 1 else ""
+            head += f" t{span.tile}" if len(tiles) > 1 else ""
             for index, position in enumerate(span.positions):
-                where = f"#{index}" if span.grid is None else "r{} c{}".format(*divmod(index, span.grid[1]))
+                where = f"#{seen.get(head, 0)}" if span.grid is None else "r{} c{}".format(*divmod(index, span.grid[1]))
+                seen[head] = seen.get(head, 0) + 1
                 names[position] = f"<{head} {where}>"
         return names
 
@@ -236,7 +238,7 @@ class PromptCache(ActivationCache):
 
     # ------------------------------------------------------------------ sums
 
-    def logit_attrs(self, residual_stack: Tensor, tokens: Any, incorrect_tokens: Any = None, **options: Any) -> Tensor:
+    def logit_attrs(self, *arguments: Any, **options: Any) -> Tensor:
         """As TransformerLens's, with the weights of the final norm, which a bridge with unfolded weights leaves out.
 
         Over all parts of `decompose_resid` it sums to the logits, but for a bias of the norm or the unembedding, and
@@ -244,7 +246,7 @@ class PromptCache(ActivationCache):
         """
         folded = copy.copy(self)
         folded.model = _Folded(self.model)
-        return ActivationCache.logit_attrs(folded, residual_stack, tokens, incorrect_tokens, **options)
+        return ActivationCache.logit_attrs(folded, *arguments, **options)
 
     def decompose_resid(self, layer: int | None = None, *arguments: Any, **options: Any) -> Any:
         """As TransformerLens's, with the true visual embeddings, and refused where the parts do not sum.
@@ -273,7 +275,7 @@ class PromptCache(ActivationCache):
             return
         whole = self._whole(end)
         try:
-            parts: Sequence[Tensor] | None = super().decompose_resid(end)
+            parts: Any = super().decompose_resid(end)
         except KeyError:  # a partial cache, which cannot be compared
             parts = None
         if whole is None or parts is None or not self.has_embed:
@@ -283,12 +285,12 @@ class PromptCache(ActivationCache):
                     "  lacks what tells whether its parts sum: cache everything, and use text positions alone"
                 )
             return
-        gap = (torch.as_tensor(parts).sum(0) - whole).norm(dim=-1) / whole.norm(dim=-1).clamp_min(1e-6)
+        gap = (parts.sum(0) - whole).norm(dim=-1) / whole.norm(dim=-1).clamp_min(1e-6)
         if bool((gap > (1e-3 if whole.dtype in (torch.float32, torch.float64) else 5e-2)).any()):
             why = ": it adds visual features after layer 0 (deepstack)" if self._reinjects else ""
             raise HookError(
                 f"the parts of the residual stream do not sum to what enters layer {end} of this model{why}\n"
-                f"  up to {float(gap.nan_to_num().max()):.0%} of a position is missing, so an attribution would be wrong"
+                f"  up to {float(gap.nan_to_num().max()):.0%} of a position is missing: attributions would be wrong"
             )
         self._sums_up_to.add(end)
 

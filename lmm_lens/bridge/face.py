@@ -7,24 +7,20 @@ whatever the lens applies. `fwd_hooks` turns interventions into (name, function)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from ..errors import HookError, InterventionError, PromptError
+from ..errors import InterventionError, PromptError
 from ..interventions.base import Intervention
 from ..program import Program
 from ..prompt import Prompt
 from ..results import Report
 from ..tapping import Tapping
-from .backend import HOOKS, WholePattern
+from .backend import Hook, hooks_of
 from .cache import EMBED, ENTERS, PromptCache
 
 if TYPE_CHECKING:
     from ..lens import Lens
 
-Hook = tuple[str, Callable[..., Tensor | None]]
 NamesFilter = str | list[str] | Callable[[str], bool] | None
 
 
@@ -131,46 +127,6 @@ def _also(names_filter: NamesFilter, name: str) -> NamesFilter:
 
 
 # ---------------------------------------------------------------------- interventions as hooks
-
-
-def hooks_of(bridge: Any, tapping: Tapping, begin: Callable[[str, int, int], bool]) -> list[Hook]:
-    """The hooks that hand a bridge's activations to taps.
-
-    Args:
-        bridge: the TransformerBridge.
-        tapping: the taps of a prompt.
-        begin: called with hook point, layer and number of rows before anything is handed over; False to let it pass.
-
-    Raises:
-        HookError: the bridge lacks a hook point.
-    """
-    scores: dict[int, Tensor] = {}
-
-    def on_rows(site: str, layer: int, x: Tensor, hook: object) -> Tensor | None:
-        return tapping.through(x, site, layer) if begin(site, layer, x.shape[1]) else None
-
-    def remember(layer: int, x: Tensor, hook: object) -> None:
-        scores[layer] = x
-
-    def on_pattern(layer: int, pattern: Tensor, hook: object) -> Tensor | None:
-        before = scores.pop(layer, None)
-        if not begin("pattern", layer, pattern.shape[2]):
-            return None
-        whole = WholePattern(pattern, before)
-        tapping.attend(layer, whole)
-        return whole.pattern
-
-    hooks: list[Hook] = []
-    for site, layer in tapping.taps:
-        name = f"blocks.{layer}.{HOOKS[site]}"
-        if name not in bridge.hook_dict:
-            raise HookError(f"layer {layer} of this bridge has no {site}: TransformerLens knows no hook {name!r} there")
-        if site == "pattern":
-            hooks.append((f"blocks.{layer}.attn.hook_attn_scores", partial(remember, layer)))
-            hooks.append((name, partial(on_pattern, layer)))
-        else:
-            hooks.append((name, partial(on_rows, site, layer)))
-    return hooks
 
 
 class InterventionHooks(list[Hook]):

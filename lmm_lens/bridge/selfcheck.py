@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -130,7 +131,7 @@ def _probe(bridge: Any, inputs: Mapping[str, Any], clean: _Clean, site: str) -> 
         return restored
 
     layers = sorted(clean.before)
-    after = dict(zip(layers, layers[1:], strict=False))
+    after = dict(pairwise(layers))
     hooks: Hooks = [(name, partial(edit, layer)) for layer, name in names.items()]
     for layer in names:
         if site != "hook_out":
@@ -148,4 +149,3 @@ def _probe(bridge: Any, inputs: Mapping[str, Any], clean: _Clean, site: str) -> 
 
 def _lost(name: str) -> str:
     return f"edits of {name} are discarded: the layer's output stays the same\n  {ADVICE}"
-

@@ -43,6 +43,16 @@ class Intervention(ABC):
         """This intervention with everything it leaves to the model ("auto") found out."""
         return self
 
+    def fwd_hooks(self, prompt: Prompt, lens: Lens) -> list[tuple[str, Any]]:
+        """This intervention on a prompt as TransformerLens hooks, for `lens.bridge.run_with_hooks`.
+
+        Raises:
+            LensError: the lens has another backend than "transformer_lens".
+        """
+        from ..bridge.face import fwd_hooks
+
+        return fwd_hooks(lens, prompt, [self])
+
     def to_dict(self) -> dict[str, Any]:
         """Its name and parameters, of plain types only.
 

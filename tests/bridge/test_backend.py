@@ -42,7 +42,9 @@ def prompt(lens):
 
 
 def interventions(lens, prompt):
-    other = lens.run(lens.prompt(list(prompt.texts), images=[row[0] for row in prompt.images][::-1]), read=[*HOOK_POINTS])
+    other = lens.run(
+        lens.prompt(list(prompt.texts), images=[row[0] for row in prompt.images][::-1]), read=[*HOOK_POINTS]
+    )
     heads = [(1, 4), (2, 0), (2, 5), (4, 2)]
     return [
         AblateHeads(heads),
@@ -131,5 +133,7 @@ def test_apply_reaches_the_bridge(bridged, prompt):
 
 
 def test_the_native_backend_has_no_bridge(lens):
-    with pytest.raises(LensError, match=r"the native backend has no bridge: use Lens\(\.\.\., backend=\"transformer_lens\"\)"):
+    with pytest.raises(
+        LensError, match=r"the native backend has no bridge: use Lens\(\.\.\., backend=\"transformer_lens\"\)"
+    ):
         _ = lens.bridge

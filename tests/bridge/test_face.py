@@ -64,7 +64,9 @@ def test_interventions_apply_inside_both_runs_and_the_cache_holds_what_they_left
         z = expected.reads["z", layer]
         for row in range(3):
             n = int(real[row].sum())
-            assert torch.allclose(cache["z", layer][row][real[row]], z[row][~z[row].flatten(1).isnan().any(1)][:n], atol=1e-5)
+            assert torch.allclose(
+                cache["z", layer][row][real[row]], z[row][~z[row].flatten(1).isnan().any(1)][:n], atol=1e-5
+            )
     assert gap(prompt, run_with_hooks(bridged, prompt, edits), expected.logits) < TOLERANCE
 
 
@@ -98,8 +100,11 @@ def test_hooks_go_on_while_decoding(bridged, prompt, edits):
         with bridged.bridge.hooks(fwd_hooks=hooks):
             out = bridged.bridge.hf_generate(
                 **bridge_inputs(prompt),
-                **{"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False},
-                **{"output_logits": True, "return_dict_in_generate": True},
+                max_new_tokens=6,
+                min_new_tokens=6,
+                do_sample=False,
+                output_logits=True,
+                return_dict_in_generate=True,
             )
         assert torch.equal(out.sequences[:, prompt.n_tokens :], expected.tokens)
         assert (torch.stack(out.logits, 1) - expected.logits).abs().max() < 1e-4

@@ -1,16 +1,27 @@
 """transformer_lens.patching on prompts gives what our own activation patching gives, since the image is there."""
 
+import pandas
 import pytest
 import torch
 from transformer_lens import patching
 
 from lmm_lens import Lens, activation_patching, shapes
 from lmm_lens.bridge.face import run_with_cache, run_with_hooks
-from lmm_lens.bridge.patching import PatchingModel
+from lmm_lens.bridge.patching import PatchingModel, get_act_patch_by_span
 from lmm_lens.errors import PromptError
 from lmm_lens.experiments.answers import logit_difference
 
-SITES = ("hook_in", "hook_resid_pre", "hook_z", "hook_pattern", "hook_mlp_out", "hook_attn_out", "hook_q", "hook_k", "hook_v")
+SITES = (
+    "hook_in",
+    "hook_resid_pre",
+    "hook_z",
+    "hook_pattern",
+    "hook_mlp_out",
+    "hook_attn_out",
+    "hook_q",
+    "hook_k",
+    "hook_v",
+)
 
 
 class Experiment:
@@ -42,7 +53,7 @@ class Experiment:
     def sweep(self, function, **options):
         with torch.no_grad():
             result = function(self.model, self.model.tokens, self.cache, self.metric, reduce="none", **options)
-        return result.per_example
+        return result.values
 
     def ours(self, site, by, **options):
         return activation_patching(self.lens, self.clean, self.corrupt, site, by, **options).per_pair.float()
@@ -74,18 +85,36 @@ def test_heads_are_those_of_our_own_patching(experiment, function, site):
 
 
 def test_residual_positions_are_those_of_our_own_patching(experiment):
-    theirs = experiment.sweep(patching.get_act_patch_resid_pre)  # layer position pair
-    ours = experiment.ours("resid_pre", "patch")  # pair layer visual
+    ours = experiment.ours("resid_pre", "patch", layers=[1, 3])  # pair layer visual
     assert ours.abs().max() > 0.05
-    for pair in range(2):
-        visual = experiment.corrupt.mask("visual")[pair]
-        assert torch.allclose(theirs[:, visual, pair], ours[pair], atol=1e-3)
+    positions = experiment.corrupt.mask("visual").nonzero()[::9]  # a few of each pair
+    cells = [(layer, int(position)) for layer in (1, 3) for _, position in positions]
+    frame = pandas.DataFrame(cells, columns=["layer", "pos"])
+    theirs = experiment.sweep(patching.get_act_patch_resid_pre, index_axis_names=None, index_df=frame)  # cell pair
+    theirs = theirs.unflatten(0, (2, -1))
+    for index, (pair, position) in enumerate(positions.tolist()):
+        visual = experiment.corrupt.mask("visual")[pair].nonzero()[:, 0].tolist().index(position)
+        assert torch.allclose(theirs[:, index, pair], ours[pair, :, visual], atol=1e-3)
 
 
-def test_queries_keys_and_values_run_too(experiment):
-    for letter in "qkv":
-        function = getattr(patching, f"get_act_patch_attn_head_{letter}_all_pos")
-        assert experiment.sweep(function).shape == (6, 8, 2)
+@pytest.mark.parametrize("site", ["resid_pre", "mlp_out", "z"])
+def test_spans_are_those_of_our_own_patching(experiment, site):
+    with torch.no_grad():
+        theirs, names = get_act_patch_by_span(
+            experiment.model, experiment.cache, experiment.metric, site, reduce="none"
+        )
+        mean, _ = get_act_patch_by_span(experiment.model, experiment.cache, lambda x: experiment.metric(x).mean(), site)
+    ours = activation_patching(experiment.lens, experiment.clean, experiment.corrupt, site, "span")
+    assert names == ours.units
+    assert torch.allclose(theirs.movedim(-1, 0), ours.per_pair.float(), atol=1e-3, equal_nan=True)
+    assert torch.allclose(mean, theirs.mean(-1), atol=1e-5)
+
+
+@pytest.mark.parametrize("letter", ["q", "k", "v"])
+def test_queries_keys_and_values_run_too(experiment, letter):
+    function = getattr(patching, f"get_act_patch_attn_head_{letter}_all_pos")
+    cells = pandas.DataFrame([(layer, head) for layer in (0, 2) for head in (1, 7)], columns=["layer", "head"])
+    assert experiment.sweep(function, index_axis_names=None, index_df=cells).isfinite().all()
 
 
 def test_without_the_image_the_answer_would_be_another(experiment):
@@ -99,7 +128,7 @@ def test_it_stands_in_for_the_bridge(experiment):
     logits, cache = model.run_with_cache(model.tokens, names_filter="blocks.0.hook_in")
     for found in (model(model.tokens), model.run_with_hooks(model.tokens, fwd_hooks=[]), logits):
         assert torch.allclose(experiment.last(found), experiment.last(expected), atol=1e-5)
-    assert torch.equal(cache["hook_in" if "hook_in" in cache else "blocks.0.hook_in"], cache["resid_pre", 0])
+    assert torch.equal(cache["blocks.0.hook_in"], run_with_cache(lens, experiment.corrupt)[1]["resid_pre", 0])
     assert model.cfg is lens.bridge.cfg
     assert model.blocks is lens.bridge.blocks
     assert repr(model) == f"PatchingModel of a prompt of 2 rows x {experiment.corrupt.n_tokens} tokens"

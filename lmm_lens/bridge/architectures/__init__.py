@@ -1,7 +1,7 @@
 """What TransformerLens lacks to bridge the multimodal models of transformers, registered with its own factory.
 
-`register` runs when `lmm_lens.bridge` is imported. The architectures that TransformerLens has no adapter for are offered
-through its entry-point group `transformer_lens.architectures` too, so that they work without importing this library.
+`register` runs when a bridge is built. The architectures that TransformerLens has no adapter for are offered through
+its entry-point group `transformer_lens.architectures` too, so that they work without importing this library.
 """
 
 from __future__ import annotations
@@ -60,9 +60,14 @@ def adapters() -> dict[str, type[ArchitectureAdapter]]:
 
 
 def register() -> None:
-    """Make TransformerLens build these architectures with our adapters."""
+    """Make TransformerLens build these architectures with our adapters.
+
+    Not done at import: TransformerLens imports us while it reads entry points, and warns of names that it finds taken.
+    """
+    ArchitectureAdapterFactory.discover_entry_points()
     for name, adapter in adapters().items():
         ArchitectureAdapterFactory.register_adapter(name, adapter)
 
 
-__all__ = ["MENDED", "NEW", "ON_ANY_DECODER", "Decoder", "HookedAttention", "adapters", "make_editable", "register", "use_hooks"]
+__all__ = ["MENDED", "NEW", "ON_ANY_DECODER", "Decoder", "HookedAttention", "adapters", "make_editable", "register"]
+__all__ += ["use_hooks"]

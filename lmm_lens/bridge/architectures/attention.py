@@ -126,5 +126,5 @@ AttentionMaskInterface.register(IMPLEMENTATION, eager_mask)
 
 def use_hooks(model: Any) -> None:
     """Make the decoder of a model compute its attention with `attend`; its vision tower keeps its own."""
-    config = model.config
-    model.set_attn_implementation({"text_config": IMPLEMENTATION} if "text_config" in config.sub_configs else IMPLEMENTATION)
+    nested = "text_config" in model.config.sub_configs
+    model.set_attn_implementation({"text_config": IMPLEMENTATION} if nested else IMPLEMENTATION)

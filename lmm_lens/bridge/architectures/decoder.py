@@ -18,7 +18,6 @@ from transformer_lens.model_bridge.generalized_components import (
     GatedMLPBridge,
     LinearBridge,
     NormalizationBridge,
-    RMSNormalizationBridge,
     RotaryEmbeddingBridge,
     UnembeddingBridge,
     VisionProjectionBridge,
@@ -75,12 +74,11 @@ class Decoder(ArchitectureAdapter):
     def parts_of(self, model: Any) -> dict[str, Any]:
         """The bridge components of a model."""
         paths = {id(module): path for path, module in model.named_modules()}
-        layers = [layer.module for layer in find_layers(model)]
+        layers = decoder_layers(model)
         blocks = paths[id(layers[0])].rpartition(".")[0]
         text = blocks.rpartition(".")[0]
         decoder = model.get_submodule(text)
         final = [name for name, child in decoder.named_children() if "norm" in name.lower() or name == "ln_f"]
-        self._describe_norms(getattr(decoder, final[0]) if final else None)
         found: dict[str, Any] = opaque_vision(model)
         found["embed"] = EmbeddingBridge(name=paths[id(decoder.get_input_embeddings())])
         if hasattr(decoder, "rotary_emb"):
@@ -90,7 +88,11 @@ class Decoder(ArchitectureAdapter):
         if "ln2" not in parts:  # attention and feed-forward read the same stream
             found["blocks"].hook_aliases.pop("hook_resid_mid")
         if final:
-            found["ln_final"] = self._norm(f"{text}.{final[0]}", getattr(decoder, final[0]))
+            norm = norm_of(f"{text}.{final[0]}", getattr(decoder, final[0]), self.cfg)
+            found["ln_final"] = norm
+            self.cfg.uses_rms_norm = getattr(norm, "uses_rms_norm", True)
+            self.cfg.normalization_type = "RMS" if self.cfg.uses_rms_norm else "LN"
+            self.cfg.rmsnorm_uses_offset = getattr(norm, "uses_weight_offset", False)
         head = model.get_output_embeddings()
         if head is None:
             raise ModelError(
@@ -107,7 +109,7 @@ class Decoder(ArchitectureAdapter):
         parts: dict[str, Any] = {}
         names = next((norms for norms in NORMS if all(hasattr(first, name) for name in norms.values())), {})
         for key, name in names.items():
-            parts[key] = self._norm(name, getattr(first, name))
+            parts[key] = norm_of(name, getattr(first, name), self.cfg)
         attention = _first(first, ATTENTION)
         parts["attn"] = self.attention(attention, getattr(first, attention))
         mlp = _first(first, MLP)
@@ -130,38 +132,45 @@ class Decoder(ArchitectureAdapter):
 
     def mlp(self, name: str, modules: list[nn.Module | None]) -> GeneralizedComponent:
         """The feed-forward: its inner hooks too where every layer has the gated form of LLaMA."""
-        llama = ("gate_proj", "up_proj", "down_proj")
-        if all(isinstance(getattr(module, part, None), nn.Linear) for module in modules for part in llama):
-            return GatedMLPBridge(
-                name=name,
-                config=self.cfg,
-                submodules={key: LinearBridge(name=part) for key, part in zip(("gate", "in", "out"), llama, strict=True)},
-            )
+        llama = {"gate": "gate_proj", "in": "up_proj", "out": "down_proj"}
+        if all(isinstance(getattr(module, part, None), nn.Linear) for module in modules for part in llama.values()):
+            parts: dict[str, GeneralizedComponent] = {key: LinearBridge(name=part) for key, part in llama.items()}
+            return GatedMLPBridge(name=name, config=self.cfg, submodules=parts)
         return GeneralizedComponent(name=name, optional=True)
 
-    def _norm(self, name: str, module: nn.Module) -> GeneralizedComponent:
-        kind = RMSNormalizationBridge if self.cfg.uses_rms_norm else NormalizationBridge
-        options = {} if self.cfg.uses_rms_norm else {"use_native_layernorm_autograd": True}
-        return kind(name=name, config=self.cfg, **options) if hasattr(module, "weight") else GeneralizedComponent(name=name)
 
-    def _describe_norms(self, norm: nn.Module | None) -> None:
-        """Record what TransformerLens must know to fold or apply the norms: mean or not, weight or 1 + weight."""
-        self.cfg.uses_rms_norm, self.cfg.normalization_type = True, "RMS"
-        weight = getattr(norm, "weight", None)
-        if norm is None or weight is None or weight.device.type == "meta":
-            return
-        with torch.no_grad():
-            x = torch.arange(1.0, weight.shape[-1] + 1, device=weight.device, dtype=weight.dtype)
-            out, wide = norm(x[None]).double()[0], x.double()
-            scaled = wide / wide.pow(2).mean().sqrt()
-            errors = [(out - scaled * (weight.double() + offset)).abs().max() for offset in (0, 1)]
-            centred = (wide - wide.mean()) / wide.var(correction=0).sqrt() * weight.double()
-            bias = getattr(norm, "bias", None)
-            errors.append((out - centred - (0 if bias is None else bias.double())).abs().max())
-        best = int(torch.stack(errors).argmin())
-        self.cfg.rmsnorm_uses_offset = best == 1
-        if best == 2:
-            self.cfg.uses_rms_norm, self.cfg.normalization_type = False, "LN"
+def norm_of(name: str, module: Any, cfg: Any) -> GeneralizedComponent:
+    """The bridge of a norm, which knows its form: whether it takes the mean off, and scales by weight or 1 + weight.
+
+    The form is found by trying, since neither names nor configs tell it.
+    """
+    weight = getattr(module, "weight", None)
+    if weight is None or weight.device.type == "meta":
+        return GeneralizedComponent(name=name)
+    with torch.no_grad():
+        x = torch.linspace(1, 2, weight.shape[-1], device=weight.device, dtype=weight.dtype)
+        out, wide = module(x.expand(1, *weight.shape)).double()[0], x.double()
+        w, bias = weight.double(), getattr(module, "bias", None)
+        b = 0 if bias is None else bias.double()
+        scaled, centred = wide / wide.pow(2).mean().sqrt(), (wide - wide.mean()) / wide.std(correction=0)
+        forms = {(True, False): scaled * w, (True, True): scaled * (1 + w), (False, False): centred * w + b}
+        is_rms, has_offset = min(forms, key=lambda form: float((forms[form] - out).abs().max()))
+    return NormalizationBridge(
+        name=name,
+        config=cfg,
+        use_native_layernorm_autograd=True,
+        uses_rms_norm=is_rms,
+        uses_weight_offset=has_offset,
+    )
+
+
+def decoder_layers(model: Any) -> list[nn.Module]:
+    """The layers of the decoder, by preference of what the model itself calls so: resamplers look much like it."""
+    try:
+        found = find_layers(model.get_decoder())
+    except (AttributeError, ModelError):
+        found = find_layers(model)
+    return [layer.module for layer in found]
 
 
 def opaque_vision(model: Any) -> dict[str, Any]:

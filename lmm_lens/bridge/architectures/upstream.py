@@ -6,11 +6,12 @@ from typing import Any
 
 from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
 from transformer_lens.model_bridge.generalized_components import AttentionBridge
+from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 
 from .attention import HookedAttention, use_hooks
-from .decoder import Decoder, opaque_vision
+from .decoder import Decoder, norm_of, opaque_vision
 
-FORKS = ("hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input")  # the stream before the norm, one for each head
+FORKS = ("hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input")  # the stream before the norm, by head
 KNOWN_TOWERS = ("clip_vision_model", "siglip_vision_model")
 
 
@@ -37,6 +38,10 @@ def editable(base: type[ArchitectureAdapter]) -> type[ArchitectureAdapter]:
     def prepare_model(self: Any, hf_model: Any) -> None:
         base.prepare_model(self, hf_model)
         self.cfg.is_multimodal = True
+        final = self.components.get("ln_final")
+        if type(final) is GeneralizedComponent:  # without hook_scale, so that no attribution could apply it
+            path = str(final.name)
+            self.components["ln_final"] = norm_of(path, hf_model.get_submodule(path), self.cfg)
         if make_editable(self):
             use_hooks(hf_model)
 
