@@ -57,8 +57,8 @@ class Lens:
     Args:
         model: a loaded Hugging Face image-text-to-text model, in eval mode.
         processor: its processor; None if you always give processed tensors.
-        backend: "native", plain transformers at the price of its fused kernels, or "transformer_lens", a TransformerBridge
-            on a twin that shares the model's weights.
+        backend: "native", plain transformers at the price of its fused kernels, or "transformer_lens", a
+            TransformerBridge on a twin that shares the model's weights.
         adapter: the family's adapter, if it should not be looked up.
 
     Raises:
@@ -279,7 +279,7 @@ class Lens:
     # ------------------------------------------------------------------ TransformerLens's own ways
 
     def bridge_inputs(self, prompt: Prompt) -> dict[str, Any]:
-        """The prompt's tensors, its pictures included, as `bridge(...)`, `bridge.run_with_hooks` and others take them."""
+        """The prompt's tensors, pictures included, as `bridge(...)`, `bridge.run_with_hooks` and others take them."""
         from .bridge import face
 
         return face.bridge_inputs(prompt)
