@@ -121,7 +121,7 @@ class WholePattern:
 
     def __init__(self, pattern: Tensor, scores: Tensor | None) -> None:
         self.pattern, self._before = pattern, scores
-        self.shape: tuple[int, int, int, int] = (*pattern.shape,)  # type: ignore[assignment]
+        self.shape: tuple[int, int, int, int] = (*pattern.shape,)
         self.device = pattern.device
         self._is_ours = False
 

@@ -13,6 +13,7 @@ from typing import Any
 from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
 from transformer_lens.model_bridge.bridge import TransformerBridge
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+from transformer_lens.utilities.attn_implementation import force_eager_attention
 from transformers import PreTrainedModel
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
@@ -100,6 +101,7 @@ def _twin(model: Any) -> Any:
         if getattr(module, CAPTURES, False):
             setattr(module, CAPTURES, False)
     maybe_install_capturing_hooks(twin)  # now: in a bridge every module stands twice, and would report twice
+    force_eager_attention(twin)  # not every adapter does
     return twin
 
 

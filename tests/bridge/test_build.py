@@ -16,6 +16,7 @@ from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_f
 
 from lmm_lens.bridge import bridge_of
 from lmm_lens.bridge.architectures import MENDED, NEW, ON_ANY_DECODER, adapters, register
+from lmm_lens.bridge.architectures.attention import IMPLEMENTATION
 from lmm_lens.bridge.build import supported
 from lmm_lens.errors import ModelError
 from tests.bridge.decoders import DECODERS
@@ -90,6 +91,15 @@ def test_a_bridge_still_gives_attentions_and_hidden_states_when_the_model_alread
     for name in ("attentions", "hidden_states"):
         for mine, other in zip(ours[name], theirs[name], strict=True):
             close(mine, other)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_the_bridge_is_eager_whatever_the_model_was(name):
+    bridge = bridge_of(BUILDERS[name]()[0])
+    configs = [m.config for m in bridge.original_model.modules() if hasattr(m, "config")]
+    found = {getattr(config, "_attn_implementation", None) for config in configs} - {None}
+    assert "eager" in found
+    assert found <= {"eager", IMPLEMENTATION}
 
 
 def test_two_bridges_of_one_model_do_not_disturb_each_other():

@@ -59,6 +59,7 @@ def on_any_decoder(base: type[ArchitectureAdapter]) -> type[ArchitectureAdapter]
             reader.prepare_model(hf_model)
             self.component_mapping = reader.component_mapping
             return
+        self.cfg.attn_implementation = "eager"
         base.prepare_model(self, hf_model)
         if hf_model.config.vision_config.model_type not in KNOWN_TOWERS:
             self.component_mapping = {**self.components, **opaque_vision(hf_model)}
