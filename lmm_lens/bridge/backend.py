@@ -11,12 +11,14 @@ from torch import Tensor
 
 from ..adapters import Adapter
 from ..errors import HookError
+from ..native.attention import listener_of
 from ..native.backend import Bind, NativeBackend
 from ..native.session import Session
 from ..prompt import Prompt
 from ..rows import Chunk
 from ..tapping import Tapping
 from .build import bridge_of
+from .selfcheck import check_edits_land
 
 HOOKS = {
     "resid_pre": "hook_in",
@@ -47,6 +49,7 @@ class BridgeBackend(NativeBackend):
         self.bridge = bridge_of(adapter.model, adapter.tokenizer)
         super().__init__(adapter)
         self.model = self.bridge.original_model
+        self._is_checked = False
 
     def session(
         self,
@@ -54,7 +57,18 @@ class BridgeBackend(NativeBackend):
         prompt: Prompt | None = None,
         prompt_of: Callable[[Mapping[str, Any]], Prompt] | None = None,
     ) -> Session:
-        """A context in which the bridge runs with the taps that `bind` gives."""
+        """A context in which the bridge runs with the taps that `bind` gives.
+
+        The first prompt with a picture is also run eight times with probe edits, so that a hook whose edits are lost is an error and
+        not a silent no-op.
+
+        Raises:
+            HookError: an edit at some hook point does not reach the logits of this bridge.
+        """
+        if prompt is not None and not self._is_checked and bool(prompt.mask("visual").any()):
+            if listener_of(self.model) is None:  # not inside an apply block, whose edits would reach the probes
+                check_edits_land(self.bridge, prompt.inputs)
+                self._is_checked = True
         return BridgeSession(self.bridge, self.model, self.adapter.layers, bind, prompt, prompt_of)
 
 

@@ -1,5 +1,7 @@
 """The TransformerLens backend gives what the native one gives."""
 
+import copy
+
 import pytest
 import torch
 
@@ -24,7 +26,9 @@ from lmm_lens import (
     score_heads,
     shapes,
 )
+from lmm_lens.errors import HookError
 from lmm_lens.taps import HOOK_POINTS
+from tests.cases import case
 
 SINKS = {"sink_dims": (5, 77), "sink_threshold": 7.0}
 TOLERANCE = 1e-4
@@ -137,3 +141,20 @@ def test_the_native_backend_has_no_bridge(lens):
         LensError, match=r"the native backend has no bridge: use Lens\(\.\.\., backend=\"transformer_lens\"\)"
     ):
         _ = lens.bridge
+
+
+def test_a_bridge_whose_edits_are_lost_is_refused_at_its_first_prompt(monkeypatch):
+    """TransformerLens's own bridge of Qwen2.5-VL fires hook_pattern after the pattern was used."""
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+    def plain(model, tokenizer=None):
+        name = type(model).__name__
+        adapter = SUPPORTED_ARCHITECTURES[name]
+        monkeypatch.setattr(adapter, "required_libraries", [], raising=False)
+        return build_bridge_from_module(copy.deepcopy(model), name, hf_config=model.config)
+
+    monkeypatch.setattr("lmm_lens.bridge.backend.bridge_of", plain)
+    family = case("qwen2_5_vl")
+    with pytest.raises(HookError, match="pattern"):
+        Lens(family.model, backend="transformer_lens").run(family.prompt)
