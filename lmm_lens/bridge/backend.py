@@ -59,16 +59,18 @@ class BridgeBackend(NativeBackend):
     ) -> Session:
         """A context in which the bridge runs with the taps that `bind` gives.
 
-        The first prompt with a picture is also run eight times with probe edits, so that a hook whose edits are lost is an error and
-        not a silent no-op.
+        The first prompt with a picture is also run eight times with probe edits, so that a hook whose edits are lost
+        is an error and not a silent no-op.
 
         Raises:
             HookError: an edit at some hook point does not reach the logits of this bridge.
         """
-        if prompt is not None and not self._is_checked and bool(prompt.mask("visual").any()):
-            if listener_of(self.model) is None:  # not inside an apply block, whose edits would reach the probes
-                check_edits_land(self.bridge, prompt.inputs)
-                self._is_checked = True
+        has_picture = prompt is not None and bool(prompt.mask("visual").any())
+        # not inside an apply block, whose edits would reach the probes
+        if has_picture and not self._is_checked and listener_of(self.model) is None:
+            assert prompt is not None
+            check_edits_land(self.bridge, prompt.inputs)
+            self._is_checked = True
         return BridgeSession(self.bridge, self.model, self.adapter.layers, bind, prompt, prompt_of)
 
 

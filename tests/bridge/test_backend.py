@@ -1,7 +1,5 @@
 """The TransformerLens backend gives what the native one gives."""
 
-import copy
-
 import pytest
 import torch
 
@@ -28,7 +26,6 @@ from lmm_lens import (
 )
 from lmm_lens.errors import HookError
 from lmm_lens.taps import HOOK_POINTS
-from tests.cases import case
 
 SINKS = {"sink_dims": (5, 77), "sink_threshold": 7.0}
 TOLERANCE = 1e-4
@@ -143,18 +140,23 @@ def test_the_native_backend_has_no_bridge(lens):
         _ = lens.bridge
 
 
-def test_a_bridge_whose_edits_are_lost_is_refused_at_its_first_prompt(monkeypatch):
-    """TransformerLens's own bridge of Qwen2.5-VL fires hook_pattern after the pattern was used."""
-    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
-    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+def test_the_first_prompt_with_a_picture_checks_once_that_edits_land(monkeypatch, prompt):
+    checked = []
+    monkeypatch.setattr("lmm_lens.bridge.backend.check_edits_land", lambda bridge, inputs: checked.append(bridge))
+    lens = Lens.demo(backend="transformer_lens")
+    lens.run(lens.prompt("what is two plus two?"))
+    assert not checked
+    lens.run(prompt)
+    lens.generate(prompt, max_new_tokens=2)
+    assert checked == [lens.bridge]
 
-    def plain(model, tokenizer=None):
-        name = type(model).__name__
-        adapter = SUPPORTED_ARCHITECTURES[name]
-        monkeypatch.setattr(adapter, "required_libraries", [], raising=False)
-        return build_bridge_from_module(copy.deepcopy(model), name, hf_config=model.config)
 
-    monkeypatch.setattr("lmm_lens.bridge.backend.bridge_of", plain)
-    family = case("qwen2_5_vl")
-    with pytest.raises(HookError, match="pattern"):
-        Lens(family.model, backend="transformer_lens").run(family.prompt)
+def test_a_bridge_whose_edits_are_lost_is_refused(monkeypatch, prompt):
+    """As TransformerLens's own bridges of Qwen2.5-VL and others are: the hook fires, and its edit goes nowhere."""
+    lens = Lens.demo(backend="transformer_lens")
+    hook = lens.bridge.hook_dict["blocks.2.attn.hook_pattern"]
+    call = hook._call_impl  # torch calls forward and hooks in here
+    monkeypatch.setattr(hook, "_call_impl", lambda x: (call(x.clone()), x)[1])
+    with pytest.raises(HookError, match=r"hook_pattern") as caught:
+        lens.run(prompt)
+    assert "2" in str(caught.value)
