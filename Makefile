@@ -25,6 +25,7 @@ study: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.attention_tap
 	$(BIN)/python -m benchmarks.interventions
+	$(BIN)/python -m benchmarks.bridge
 
 # Train the bundled model again, from its seeds (about 45 CPU minutes); see lmm_lens/shapes/README.md.
 model: $(STAMP)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -22,7 +22,19 @@ from .results import Generation, Run
 from .sinks import SinkReport
 from .taps import HOOK_POINTS, ModelShape, Place, Read, Reader
 
-BACKENDS = ("native",)
+if TYPE_CHECKING:
+    from .bridge.cache import PromptCache
+    from .bridge.patching import PatchingModel
+
+BACKENDS = ("native", "transformer_lens")
+
+
+def _backend_of(name: str, adapter: Adapter) -> NativeBackend:
+    if name == "transformer_lens":  # loaded only where it is used
+        from .bridge import BridgeBackend
+
+        return BridgeBackend(adapter)
+    return NativeBackend(adapter)
 
 
 @contextmanager
@@ -45,7 +57,8 @@ class Lens:
     Args:
         model: a loaded Hugging Face image-text-to-text model, in eval mode.
         processor: its processor; None if you always give processed tensors.
-        backend: "native".
+        backend: "native", plain transformers at the price of its fused kernels, or "transformer_lens", a
+            TransformerBridge on a twin that shares the model's weights.
         adapter: the family's adapter, if it should not be looked up.
 
     Raises:
@@ -61,7 +74,7 @@ class Lens:
         self.model = model
         self.processor = processor
         self.adapter = adapter or adapter_for(model, processor)
-        self._backend = NativeBackend(self.adapter)
+        self._backend = _backend_of(backend, self.adapter)
         self._applied: tuple[Intervention, ...] = ()
         self._n_runs = 0
         self.sink_report: SinkReport | None = None  # what "auto" found on the first prompt that asked
@@ -149,6 +162,15 @@ class Lens:
             "n_heads": self.n_heads,
             "weights": digest.hexdigest()[:16],
         }
+
+    @property
+    def bridge(self) -> Any:
+        """The TransformerBridge of the TransformerLens backend; its hooks all work, edits included."""
+        if not hasattr(self._backend, "bridge"):
+            raise LensError(
+                f'the {self._backend.name} backend has no bridge: use Lens(..., backend="transformer_lens")'
+            )
+        return self._backend.bridge
 
     def __repr__(self) -> str:
         return (
@@ -253,6 +275,53 @@ class Lens:
         text = tuple(row.strip() for row in decoded) if decoded else ("",) * len(tokens)
         stacked = torch.stack(steps, 1) if steps is not None else None
         return Generation(prompt, text, tokens, stacked, *program.collect(tapping), program.reports(tapping))
+
+    # ------------------------------------------------------------------ TransformerLens's own ways
+
+    def bridge_inputs(self, prompt: Prompt) -> dict[str, Any]:
+        """The prompt's tensors, pictures included, as `bridge(...)`, `bridge.run_with_hooks` and others take them."""
+        from .bridge import face
+
+        return face.bridge_inputs(prompt)
+
+    def run_with_cache(
+        self, prompt: Prompt, interventions: Sequence[Intervention] = (), **options: Any
+    ) -> tuple[Any, PromptCache]:
+        """TransformerLens's `run_with_cache` on a prompt: logits, and an ActivationCache that answers by span.
+
+        Args:
+            prompt: from `Lens.prompt`.
+            interventions: edits; the cache holds what they left.
+            **options: of `TransformerBridge.run_with_cache`; name what to keep with `names_filter`.
+
+        Raises:
+            LensError: the lens has another backend.
+        """
+        from .bridge import face
+
+        return face.run_with_cache(self, prompt, interventions, **options)
+
+    def run_with_hooks(self, prompt: Prompt, interventions: Sequence[Intervention] = (), **options: Any) -> Any:
+        """TransformerLens's `run_with_hooks` on a prompt: its logits under `fwd_hooks=[(name, function), ...]`.
+
+        Raises:
+            LensError: the lens has another backend.
+        """
+        from .bridge import face
+
+        return face.run_with_hooks(self, prompt, interventions, **options)
+
+    def patching_model(self, prompt: Prompt) -> PatchingModel:
+        """A stand-in for the model that `transformer_lens.patching` can patch: the prompt's pictures are bound to it.
+
+        Raises:
+            LensError: the lens has another backend.
+        """
+        from .bridge.patching import PatchingModel
+
+        return PatchingModel(self, prompt)
+
+    # ------------------------------------------------------------------ editing whatever runs
 
     @contextmanager
     def apply(self, *interventions: Intervention) -> Iterator[Lens]:

@@ -16,7 +16,7 @@ from .taps import Read, Reader, Tap
 
 if TYPE_CHECKING:
     from .lens import Lens
-    from .native import Tapping
+    from .tapping import Tapping
 
 
 class Program:

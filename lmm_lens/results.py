@@ -13,7 +13,7 @@ from torch import Tensor
 from .prompt import Prompt
 
 if TYPE_CHECKING:
-    from .native.tapping import Kept
+    from .tapping import Kept
 
 Reads = dict[tuple[str, int], Tensor]
 

@@ -43,6 +43,16 @@ class Intervention(ABC):
         """This intervention with everything it leaves to the model ("auto") found out."""
         return self
 
+    def fwd_hooks(self, prompt: Prompt, lens: Lens) -> list[tuple[str, Any]]:
+        """This intervention on a prompt as TransformerLens hooks, for `lens.bridge.run_with_hooks`.
+
+        Raises:
+            LensError: the lens has another backend than "transformer_lens".
+        """
+        from ..bridge.face import fwd_hooks
+
+        return fwd_hooks(lens, prompt, [self])
+
     def to_dict(self) -> dict[str, Any]:
         """Its name and parameters, of plain types only.
 
@@ -179,7 +189,7 @@ def layers_with_heads(layers: Iterable[int] | None, shape: ModelShape) -> list[i
 
 def whole_numbers(values: object, name: str, what: str) -> tuple[int, ...]:
     """Layers, heads or dimensions as a tuple, each once; InterventionError for anything else, or nothing."""
-    listed = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
+    listed: list[Any] = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
     good = all(isinstance(x, int) and not isinstance(x, bool) for x in listed) and isinstance(values, Iterable)
     if not good:
         raise InterventionError(f"{name}: {what} is a sequence of whole numbers, as in (1, 2), given {values!r}")

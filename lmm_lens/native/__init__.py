@@ -2,6 +2,5 @@
 
 from .backend import NativeBackend
 from .session import Session
-from .tapping import Tapping
 
-__all__ = ["NativeBackend", "Session", "Tapping"]
+__all__ = ["NativeBackend", "Session"]

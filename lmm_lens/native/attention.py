@@ -87,19 +87,9 @@ class AttentionCall:
             logits = logits.masked_fill_(future, torch.finfo(logits.dtype).min)
         return logits
 
-    def add_change(self, out: Tensor, change: Tensor, rows: Chunk, heads: Heads = None) -> None:
-        """Add to out [batch, row, head, d_head], in place, what a change of the weights reads from the values.
-
-        The sum is taken in the precision of the probabilities and rounded once.
-        """
-        read = self._grouped(change, self._values, heads).transpose(1, 2)  # batch row head d_head
-        total = rows.gather(out).to(change.dtype)
-        if heads is None:
-            total = total + read
-        else:
-            total = total.clone()
-            total[:, :, list(heads)] += read
-        rows.scatter_(out, total.to(out.dtype))
+    def read_values(self, weights: Tensor, heads: Heads = None) -> Float[Tensor, "batch row head d_head"]:
+        """What attention weights, or a change of them, [batch, head, row, key], read from the values."""
+        return self._grouped(weights, self._values, heads).transpose(1, 2)
 
     def _grouped(self, x: Tensor, shared: Tensor, heads: Heads) -> Tensor:
         """`x @ shared` a head, x [batch, head, row, n] of the chosen heads, shared [batch, kv_head, n, m]."""
@@ -114,6 +104,36 @@ class AttentionCall:
         full = mask.expand(self.query.shape[0], -1, self.query.shape[2], -1)
         chosen = rows.gather(full, dim=2)[..., : self.key.shape[2]]
         return chosen if chosen.shape[1] == 1 else _of_heads(chosen, heads)
+
+
+class FusedAttention:
+    """One layer's attention beside the output of its kernel; edits of the pattern reach that output.
+
+    Args:
+        call: what the kernel was given.
+        out: what it returned, [batch, row, head, d_head].
+    """
+
+    def __init__(self, call: AttentionCall, out: Tensor) -> None:
+        self.call, self.out = call, out
+        self.shape = (*call.query.shape[:3], call.key.shape[2])
+        self.device = out.device
+        self.probabilities, self.scores = call.probabilities, call.scores
+        # the kernel saved its own output for a backward pass; else it is ours to change
+        self._is_ours = not (torch.is_grad_enabled() and out.requires_grad)
+
+    def put(self, pattern: Tensor, original: Tensor, rows: Chunk, heads: Heads) -> None:
+        """Add what the change of the weights reads from the values, summed in its precision and rounded once."""
+        if not self._is_ours:
+            self.out, self._is_ours = self.out.clone(), True
+        change = self.call.read_values(pattern - original, heads)
+        total = rows.gather(self.out).to(change.dtype)
+        if heads is None:
+            total = total + change
+        else:
+            total = total.clone()
+            total[:, :, list(heads)] += change
+        rows.scatter_(self.out, total.to(self.out.dtype))
 
 
 def _of_heads(x: Tensor, heads: Heads) -> Tensor:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..adapters import Adapter
 from ..prompt import Prompt
+from ..tapping import Tapping
 from ..taps import Tap
 from .session import Session
-from .tapping import Tapping
 
 Bind = Callable[[Prompt], Sequence[Tap]]
 

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from ..adapters import Layer
 from ..errors import HookError, InterventionError, ModelError
 from ..prompt import Prompt
+from ..tapping import Tapping
 from ..taps import Tap
 from . import attention
-from .attention import AttentionCall
-from .tapping import Tapping
+from .attention import AttentionCall, FusedAttention
 
 
 class Session:
@@ -92,6 +92,10 @@ class Session:
         """Bind the taps to a prompt and hook the modules they need."""
         self._hooks.close()
         self.tapping.start(prompt, self.bind(prompt))
+        self._connect()
+
+    def _connect(self) -> None:
+        """Put the hooks in that the taps need, each with its undoing on `_hooks`."""
         patterned = [layer for site, layer in self.tapping.taps if site == "pattern"]
         if patterned:
             self._hooks.enter_context(attention.switched(self._attention_configs(patterned)))
@@ -187,6 +191,10 @@ class Session:
         return module.register_forward_hook(after)
 
     def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
-        """Called by the attention function of transformers; see `Tapping.attend`."""
+        """Called by the attention function of transformers; an edit of the pattern reaches `out` in its linear form."""
         layer = self._layer_of.get(id(module))
-        return out if layer is None else self.tapping.attend(layer, call, out)
+        if layer is None:
+            return out
+        fused = FusedAttention(call, out)
+        self.tapping.attend(layer, fused)
+        return fused.out

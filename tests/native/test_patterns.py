@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from lmm_lens import AblateHeads, Lens, Read
-from lmm_lens.native import tapping
+from lmm_lens import AblateHeads, Lens, Read, tapping
 from tests.cases import Case, case, close, edits_of, plain
 from tests.models import FAMILIES
 from tests.native.programs import PROGRAMS, Step, interventions, reference_edit

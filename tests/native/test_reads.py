@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from lmm_lens import Lens, Read
-from lmm_lens.native import tapping
+from lmm_lens import Lens, Read, tapping
 from tests.cases import HEAD_SITES, SITES, Case, case, close, plain
 from tests.models import FAMILIES, IMAGE
 

@@ -1,25 +1,45 @@
-"""Hand rows of activations to taps: cut out, read or edited, put back. Knows positions, not modules."""
+"""Hand rows of activations to taps: cut out, read or edited, put back. Knows positions, not modules or frameworks."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ..adapters import Layer
-from ..errors import HookError, InterventionError
-from ..prompt import Prompt
-from ..rows import Chunk, JoinedRows
-from ..taps import Place, Tap
-from .attention import AttentionCall
+from .adapters import Layer
+from .errors import HookError, InterventionError
+from .prompt import Prompt
+from .rows import Chunk, JoinedRows
+from .taps import Place, Tap
 
 CHUNK_ELEMENTS = 2**20  # probabilities held at once, 4 MiB: less than what a feed-forward layer needs anyway
 
 Kept = dict[tuple[str, int], list[tuple[Chunk, Tensor, int]]]
+
+
+class Attention(Protocol):
+    """One layer's attention in one pass, as a backend offers it.
+
+    Attributes:
+        shape: batch, head, row, key.
+        device: where it is.
+    """
+
+    shape: tuple[int, int, int, int]
+    device: torch.device
+
+    def probabilities(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
+        """Some rows and heads of the pattern, in fp32 or better."""
+
+    def scores(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
+        """The same before the softmax, hidden keys at `HIDDEN` or below."""
+
+    def put(self, pattern: Tensor, original: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> None:
+        """Put edited rows in the place of the original ones."""
 
 
 class Tapping:
@@ -113,34 +133,32 @@ class Tapping:
             rows.scatter_(x, result.to(x.dtype))
         return x
 
-    def attend(self, layer: int, call: AttentionCall, out: Tensor) -> Tensor:
-        """Pass the pattern through its taps; an edit reaches `out` [batch, row, head, d_head] in its linear form."""
+    def attend(self, layer: int, attention: Attention) -> None:
+        """Pass the pattern of a layer through its taps."""
         taps = self.taps.get(("pattern", layer))
         if not taps:
-            return out
+            return
         self.fired.add(("pattern", layer))
-        (batch, n_heads, length, _), n_keys = call.query.shape, call.key.shape[2]
+        batch, n_heads, length, n_keys = attention.shape
         if n_heads != self.layers[layer].n_heads:
             raise HookError(f"layer {layer} has {n_heads} heads, but its adapter counts {self.layers[layer].n_heads}")
-        joined = self._join(taps, batch, length, out.device)
+        joined = self._join(taps, batch, length, attention.device)
         if joined is None:
-            return out
+            return
         named = {head for tap in taps for head in tap.heads or ()}
         heads = tuple(sorted(named)) if all(tap.heads is not None for tap in taps) else None
         width = joined.rows.index.shape[1]
         step = max(1, CHUNK_ELEMENTS // (batch * (n_heads if heads is None else len(heads)) * n_keys))
         results: list[list[Tensor]] = [[] for _ in taps]
-        if torch.is_grad_enabled() and out.requires_grad:
-            out = out.clone()  # the kernel saved its own output for the backward pass
         for start in range(0, width, step):
             rows = joined.rows.part(start, start + step)
-            original = pattern = call.probabilities(rows, heads)
+            original = pattern = attention.probabilities(rows, heads)
             for index, tap in enumerate(taps):
                 member = joined.members[index]
                 valid = rows.valid if member is None else member[:, start : start + step]
                 columns = _columns(tap.heads, heads)
                 part = pattern if columns is None else pattern[:, columns]
-                scores = partial(call.scores, rows, tap.heads)
+                scores = partial(attention.scores, rows, tap.heads)
                 result = tap.run(part.clone() if tap.edits else part, self._place(tap, rows, valid, length, scores))
                 if not tap.edits:
                     results[index].append(result)
@@ -153,7 +171,7 @@ class Tapping:
                     result = whole
                 pattern = result
             if pattern is not original:
-                call.add_change(out, pattern - original, rows, heads)
+                attention.put(pattern, original, rows, heads)
         for index, tap in enumerate(taps):
             own, pick = joined.own[index], joined.picks[index]
             if own is None:  # none of its rows is in this pass
@@ -164,7 +182,6 @@ class Tapping:
             else:
                 read = torch.cat(results[index], dim=2)
                 self._keep(tap, own, read if pick is None else pick.gather(read, dim=2), dim=2)
-        return out
 
     def _keep(self, tap: Tap, rows: Chunk, result: Tensor, dim: int) -> None:
         if tap.name:

@@ -1,0 +1,170 @@
+"""Run and generate with taps through the hook points of a TransformerBridge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..adapters import Adapter
+from ..errors import HookError
+from ..native.attention import listener_of
+from ..native.backend import Bind, NativeBackend
+from ..native.session import Session
+from ..prompt import Prompt
+from ..rows import Chunk
+from ..tapping import Tapping
+from .build import bridge_of
+from .selfcheck import check_edits_land
+
+HOOKS = {
+    "resid_pre": "hook_in",
+    "pattern": "attn.hook_pattern",
+    "z": "attn.hook_z",
+    "attn_out": "attn.hook_out",
+    "mlp_out": "mlp.hook_out",
+    "resid_post": "hook_out",
+}
+"""Our hook points as TransformerLens names them, after `blocks.{layer}.`. Its own `hook_attn_out` and `hook_mlp_out`
+stand behind the post norms of Gemma and GLM; ours are what the modules give."""
+
+Hook = tuple[str, Callable[..., Any]]
+
+
+class BridgeBackend(NativeBackend):
+    """The TransformerLens backend: a TransformerBridge on a twin of the model that shares its weights.
+
+    It computes eager attention, as every TransformerBridge does, and so costs what that costs.
+
+    Args:
+        adapter: of the user's model, which is never changed.
+    """
+
+    name = "transformer_lens"
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.bridge = bridge_of(adapter.model, adapter.tokenizer)
+        super().__init__(adapter)
+        self.model = self.bridge.original_model
+        self._is_checked = False
+
+    def session(
+        self,
+        bind: Bind,
+        prompt: Prompt | None = None,
+        prompt_of: Callable[[Mapping[str, Any]], Prompt] | None = None,
+    ) -> Session:
+        """A context in which the bridge runs with the taps that `bind` gives.
+
+        The first prompt with a picture is also run eight times with probe edits, so that a hook whose edits are lost
+        is an error and not a silent no-op.
+
+        Raises:
+            HookError: an edit at some hook point does not reach the logits of this bridge.
+        """
+        has_picture = prompt is not None and bool(prompt.mask("visual").any())
+        # not inside an apply block, whose edits would reach the probes
+        if has_picture and not self._is_checked and listener_of(self.model) is None:
+            assert prompt is not None
+            check_edits_land(self.bridge, prompt.inputs)
+            self._is_checked = True
+        return BridgeSession(self.bridge, self.model, self.adapter.layers, bind, prompt, prompt_of)
+
+
+class BridgeSession(Session):
+    """A session whose hooks sit on the bridge's own hook points."""
+
+    def __init__(self, bridge: Any, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.bridge = bridge
+
+    def _connect(self) -> None:
+        hooks = hooks_of(self.bridge, self.tapping, lambda site, layer, length: self._is_acting())
+        if hooks:
+            self._hooks.enter_context(self.bridge.hooks(fwd_hooks=hooks))
+
+
+def hooks_of(bridge: Any, tapping: Tapping, begin: Callable[[str, int, int], bool]) -> list[Hook]:
+    """The hooks that hand a bridge's activations to taps.
+
+    Args:
+        bridge: the TransformerBridge.
+        tapping: the taps of a prompt.
+        begin: called with hook point, layer and number of rows before anything is handed over; False to let it pass.
+
+    Raises:
+        HookError: the bridge lacks a hook point.
+    """
+    scores: dict[int, Tensor] = {}
+
+    def on_rows(site: str, layer: int, x: Tensor, hook: object) -> Tensor | None:
+        return tapping.through(x, site, layer) if begin(site, layer, x.shape[1]) else None
+
+    def remember(layer: int, x: Tensor, hook: object) -> None:
+        scores[layer] = x
+
+    def on_pattern(layer: int, pattern: Tensor, hook: object) -> Tensor | None:
+        before = scores.pop(layer, None)
+        if not begin("pattern", layer, pattern.shape[2]):
+            return None
+        whole = WholePattern(pattern, before)
+        tapping.attend(layer, whole)
+        return whole.pattern
+
+    hooks: list[Hook] = []
+    for site, layer in tapping.taps:
+        name = f"blocks.{layer}.{HOOKS[site]}"
+        if name not in bridge.hook_dict:
+            raise HookError(f"layer {layer} of this bridge has no {site}: TransformerLens knows no hook {name!r} there")
+        if site == "pattern":
+            hooks.append((f"blocks.{layer}.attn.hook_attn_scores", partial(remember, layer)))
+            hooks.append((name, partial(on_pattern, layer)))
+        else:
+            hooks.append((name, partial(on_rows, site, layer)))
+    return hooks
+
+
+class WholePattern:
+    """One layer's attention as a whole pattern [batch, head, row, key], edited where it stands.
+
+    Args:
+        pattern: after the softmax.
+        scores: before it, hidden keys at the lowest number; None where the bridge gives none.
+    """
+
+    def __init__(self, pattern: Tensor, scores: Tensor | None) -> None:
+        self.pattern, self._before = pattern, scores
+        self.shape: tuple[int, int, int, int] = (*pattern.shape,)
+        self.device = pattern.device
+        self._is_ours = False
+
+    def probabilities(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
+        """Some rows and heads of the pattern, in fp32 or better."""
+        return _cut(self.pattern, rows, heads)
+
+    def scores(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
+        """The same before the softmax."""
+        if self._before is None:
+            raise HookError("this bridge gives no attention scores before the softmax, which this intervention needs")
+        return _cut(self._before, rows, heads)
+
+    def put(self, pattern: Tensor, original: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> None:
+        """Put edited rows in the place of the original ones, in a copy of the pattern."""
+        if not self._is_ours:
+            self.pattern, self._is_ours = self.pattern.clone(), True
+        by_row = self.pattern.transpose(1, 2)  # batch row head key, a view
+        edited = pattern.transpose(1, 2).to(self.pattern.dtype)
+        if heads is not None:
+            whole = rows.gather(by_row).clone()
+            whole[:, :, list(heads)] = edited
+            edited = whole
+        rows.scatter_(by_row, edited)
+
+
+def _cut(x: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
+    chosen = rows.gather(x, dim=2)
+    chosen = chosen if heads is None else chosen[:, list(heads)]
+    return chosen.to(torch.promote_types(x.dtype, torch.float32))

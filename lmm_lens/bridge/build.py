@@ -1,0 +1,119 @@
+"""Build a TransformerBridge of a loaded model, which itself is never touched."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
+from transformer_lens.model_bridge.bridge import TransformerBridge
+from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+from transformer_lens.utilities.attn_implementation import force_eager_attention
+from transformers import PreTrainedModel
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
+
+from ..errors import ModelError
+from .architectures import Decoder, HookedAttention, make_editable, register, use_hooks
+
+CAPTURES = "_output_capturing_hooks_installed"  # where transformers notes that it hooked a model
+
+
+def bridge_of(model: Any, tokenizer: Any = None) -> TransformerBridge:
+    """A TransformerBridge on the weights of a loaded model, every hook of which can be edited.
+
+    The bridge stands on a twin of the model that shares its weights, since TransformerLens replaces modules in place.
+    Nothing is downloaded or installed.
+
+    Args:
+        model: a multimodal model of transformers.
+        tokenizer: its tokenizer, for the text methods of the bridge; without one it takes token ids only.
+
+    Raises:
+        ModelError: the model has no decoder of a known form.
+    """
+    architecture = type(model).__name__
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(f"expected a Hugging Face model with a config, given {architecture}")
+    register()
+    if architecture not in ArchitectureAdapterFactory._adapters:
+        ArchitectureAdapterFactory.register_adapter(architecture, Decoder)
+    with _quiet():
+        try:
+            bridge = build_bridge_from_module(
+                _twin(model),
+                architecture,
+                hf_config=copy.deepcopy(model.config),
+                tokenizer=tokenizer,
+                model_name=model.config.name_or_path or architecture,
+                post_adapter_hook=_editable,
+            )
+        except ModelError:
+            raise
+        except (AttributeError, KeyError, StopIteration, TypeError, ValueError, RuntimeError, ImportError) as error:
+            raise ModelError(
+                f"{architecture} cannot be made a TransformerBridge: {error}\n"
+                "  expected decoder layers of norms, attention and feed-forward under known names\n"
+                f"  use backend='native', or register an adapter with TransformerLens as for {', '.join(supported())}"
+            ) from error
+    if any(isinstance(module, HookedAttention) for module in bridge.modules()):
+        use_hooks(bridge.original_model)
+    return bridge
+
+
+def supported() -> list[str]:
+    """The multimodal architectures with an adapter, here or in TransformerLens; others are tried as they are."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as MULTIMODAL
+
+    register()
+    return sorted(set(MULTIMODAL.values()) & set(ArchitectureAdapterFactory._adapters))
+
+
+def _editable(adapter: Any) -> None:
+    """Give the adapters of others editable attention too."""
+    if adapter.component_mapping:
+        make_editable(adapter)
+
+
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+"""Where torch keeps the hooks of a module."""
+
+
+def _twin(model: Any) -> Any:
+    """A copy of a model that shares every parameter and buffer, without the hooks that stand on it."""
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    for module in model.modules():
+        memo |= {id(getattr(module, name)): OrderedDict() for name in HOOKS}
+    twin = copy.deepcopy(model, memo)
+    for module in twin.modules():
+        if getattr(module, CAPTURES, False):
+            setattr(module, CAPTURES, False)
+    maybe_install_capturing_hooks(twin)  # now: in a bridge every module stands twice, and would report twice
+    force_eager_attention(twin)  # not every adapter does
+    return twin
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what TransformerLens says of every multimodal model while it is built, and nothing of any run."""
+    logger = logging.getLogger("transformer_lens")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="transformer_lens")
+            yield
+    finally:
+        logger.setLevel(level)

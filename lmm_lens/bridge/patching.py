@@ -1,0 +1,133 @@
+"""`transformer_lens.patching` on prompts: its functions take tokens alone, and would silently run without the image.
+
+They call the model as `model.run_with_hooks(tokens, fwd_hooks=...)` and read `model.cfg`. `PatchingModel` stands in for
+the bridge: it adds the prompt's image inputs to each such call, and passes everything else on.
+
+    model = lens.patching_model(corrupt)
+    _, clean_cache = lens.run_with_cache(clean)
+    get_act_patch_resid_pre(model, model.tokens, clean_cache, metric)
+    get_act_patch_by_span(model, clean_cache, metric, "resid_pre")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas
+import torch
+from torch import Tensor
+from transformer_lens import ActivationCache
+from transformer_lens.patching import generic_activation_patch
+
+from ..errors import PromptError
+from ..experiments.units import GroupsLike, Units
+from ..prompt import Prompt
+from .face import bridge_inputs, run_with_cache
+
+if TYPE_CHECKING:
+    from ..lens import Lens
+
+
+class PatchingModel:
+    """A TransformerBridge whose every run has the image inputs of one prompt.
+
+    Args:
+        lens: a lens of the TransformerLens backend.
+        prompt: the corrupt prompt, in most of the functions.
+
+    Attributes:
+        prompt: the prompt.
+        tokens: its token ids, the only ones that it runs with.
+    """
+
+    def __init__(self, lens: Lens, prompt: Prompt) -> None:
+        self._bridge, self._lens, self.prompt = lens.bridge, lens, prompt
+        self._inputs = bridge_inputs(prompt)
+        self.tokens: Tensor = self._inputs["input"]
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_bridge":  # not yet set: copying and unpickling look before __init__ ran
+            raise AttributeError(name)
+        return getattr(self._bridge, name)
+
+    def __repr__(self) -> str:
+        return f"PatchingModel of a {repr(self.prompt).splitlines()[0].lower()}"
+
+    def __call__(self, tokens: Tensor, **options: Any) -> Any:
+        """The logits of the prompt."""
+        return self._bridge(**self._bound(tokens, options))
+
+    forward = __call__
+
+    def run_with_hooks(self, tokens: Tensor, **options: Any) -> Any:
+        """As the bridge's, with the image."""
+        return self._bridge.run_with_hooks(**self._bound(tokens, options))
+
+    def run_with_cache(self, tokens: Tensor, **options: Any) -> Any:
+        """As `Lens.run_with_cache`."""
+        self._bound(tokens, {})
+        return run_with_cache(self._lens, self.prompt, **options)
+
+    def _bound(self, tokens: Tensor, options: dict[str, Any]) -> dict[str, Any]:
+        if not (isinstance(tokens, Tensor) and torch.equal(tokens.to(self.tokens.device), self.tokens)):
+            given = f"tokens of shape {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else type(tokens).__name__
+            raise PromptError(
+                f"this model runs one prompt of {self.prompt.n_rows} rows x {self.prompt.n_tokens} tokens, "
+                f"given {given}\n"
+                "  pass its own token ids, model.tokens; for another prompt make another lens.patching_model(prompt)"
+            )
+        return {"use_cache": False, **self._inputs, **options}
+
+
+def get_act_patch_by_span(
+    model: PatchingModel,
+    clean_cache: ActivationCache,
+    patching_metric: Callable[[Tensor], Any],
+    activation_name: str = "resid_pre",
+    *,
+    groups: GroupsLike | None = None,
+    reduce: Literal["scalar", "mean", "none"] = "scalar",
+) -> tuple[Tensor, tuple[str, ...]]:
+    """As the functions of `transformer_lens.patching`, with the spans of the prompt in the place of its positions.
+
+    Args:
+        model: from `lens.patching_model(corrupt)`.
+        clean_cache: of a clean prompt with the same layout.
+        patching_metric: of the logits, as `transformer_lens.patching` takes it.
+        activation_name: with positions second: "resid_pre", "resid_mid", "attn_out", "mlp_out", "z", "q", ...
+        groups: more spans by name, as in `activation_patching`.
+        reduce: as in `transformer_lens.patching`: "scalar" for a metric that returns one number, else [batch].
+
+    Returns:
+        Float[layer, span], with reduce="none" Float[layer, span, batch], and the names of the spans: bos, before_image,
+        each picture, markers, question, answer_turn, last, as far as the prompt has them.
+
+    Raises:
+        PromptError: the activation has no positions in its second dimension.
+    """
+    units = Units.of("span", model.prompt, model.cfg.n_heads, groups=groups)
+    cells = [(layer, unit) for layer in range(model.cfg.n_layers) for unit in range(len(units.names))]
+
+    def put(corrupt: Tensor, index: Any, clean: Tensor) -> Tensor:
+        if corrupt.shape[:2] != units.masks.shape[1:]:
+            raise PromptError(
+                f"{activation_name} has shape {tuple(corrupt.shape)}, without the prompt's positions in second place\n"
+                "  patch it by head, or another activation by span"
+            )
+        mask = units.masks[int(index[1])].to(corrupt.device)
+        corrupt[mask] = clean[mask]
+        return corrupt
+
+    found: Any = generic_activation_patch(
+        model,
+        model.tokens,
+        clean_cache,
+        patching_metric,
+        put,  # type: ignore[arg-type]
+        activation_name,
+        index_df=pandas.DataFrame(cells, columns=["layer", "span"]),
+        reduce=reduce,  # type: ignore[arg-type]
+    )
+    values = found if isinstance(found, Tensor) else found.values
+    return values.unflatten(0, (model.cfg.n_layers, len(units.names))), units.names
