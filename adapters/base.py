@@ -1,6 +1,6 @@
 """What an adapter is: the few facts about one model family that everything else is built on.
 
-A family is usually declared by its `model_types` and a `grid` method; the rest has defaults that hold for most of
+A family is usually declared by its `model_types` and a `layout` method; the rest has defaults that hold for most of
 the field. To support a new family, subclass `Adapter`, override what differs, and register the class under the
 entry-point group `lmm_lens.adapters`.
 """

@@ -62,6 +62,7 @@ class Prompt:
     masks: Mapping[str, Bool[Tensor, "batch position"]] = field(repr=False)
     texts: tuple[str, ...] | None = None
     template: bool = True
+    scopes: dict[str, Any] = field(default_factory=dict, repr=False, init=False)  # row scopes already bound, by name
 
     @property
     def n_rows(self) -> int:

@@ -169,21 +169,11 @@ def bind_rows(rows: RowsLike, prompt: Prompt) -> Rows:
     Raises:
         HookError: no such scope, or positions outside the prompt.
     """
-    everyone = torch.ones(prompt.n_rows, dtype=torch.bool)
     if isinstance(rows, str):
-        if rows == "answer":
-            return Rows(rows, torch.zeros_like(prompt.mask("all")), (0, 1), everyone)
-        if rows == "generating":
-            return Rows(rows, prompt.mask("last"), (0, None), everyone)
-        if rows not in MASKS:
-            raise HookError(unknown("row scope", rows, [*MASKS, "answer", "generating"]))
-        mask = prompt.mask(rows)
-        if rows in ("all", "text"):
-            return Rows(rows, mask, (0, None), everyone)
-        if rows == "after_image":
-            seen = prompt.mask("visual").any(1)
-            return Rows(rows, mask, (0, None) if bool(seen.any()) else (0, 0), seen)
-        return Rows(rows, mask)
+        # one object a scope, so that taps of all layers share what is computed of its rows in each pass
+        if rows not in prompt.scopes:
+            prompt.scopes[rows] = _named(rows, prompt)
+        return prompt.scopes[rows]
     try:
         given = torch.as_tensor(rows)
     except (TypeError, ValueError, RuntimeError):
@@ -207,3 +197,20 @@ def bind_rows(rows: RowsLike, prompt: Prompt) -> Rows:
     mask = torch.zeros_like(prompt.mask("all"))
     mask[:, positions] = True
     return Rows(f"positions {positions}", mask)
+
+
+def _named(rows: str, prompt: Prompt) -> Rows:
+    everyone = torch.ones(prompt.n_rows, dtype=torch.bool)
+    if rows == "answer":
+        return Rows(rows, torch.zeros_like(prompt.mask("all")), (0, 1), everyone)
+    if rows == "generating":
+        return Rows(rows, prompt.mask("last"), (0, None), everyone)
+    if rows not in MASKS:
+        raise HookError(unknown("row scope", rows, [*MASKS, "answer", "generating"]))
+    mask = prompt.mask(rows)
+    if rows in ("all", "text"):
+        return Rows(rows, mask, (0, None), everyone)
+    if rows == "after_image":
+        seen = prompt.mask("visual").any(1)
+        return Rows(rows, mask, (0, None) if bool(seen.any()) else (0, 0), seen)
+    return Rows(rows, mask)
