@@ -110,9 +110,10 @@ def comment(results: Results) -> str:
     return (
         f"Generations are compared with the plain generation. VAR finds {' or '.join(map(str, n_sinks))} sinks in each "
         "layer; `min_visual_mass` is set so that it edits about a quarter of the rows and heads: "
-        f"{' and '.join(shares)}. The rows with VAR on eager attention do the same work on full patterns: their logits, "
-        f"in every step of a generation, were checked to be those of `lmm_lens` within {TOLERANCE:g} (in fp32). Head by "
-        "head is written as released research code is: lists of indices, a loop over heads, deep copies of their rows."
+        f"{' and '.join(shares)}. The rows with VAR on eager attention do the same work on full patterns: their "
+        "logits, in every step of a generation, were checked to be those of `lmm_lens` within "
+        f"{TOLERANCE:g} (in fp32). Head by head is written as released research code is: lists of indices, a loop over "
+        "heads, deep copies of their rows."
     )
 
 
