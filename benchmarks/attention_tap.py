@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lmm_lens import AblateHeads, Read, kernels, score_heads
+from lmm_lens import AblateHeads, Read, score_heads
+from lmm_lens.core import kernels
 
 from .harness import N_HEADS_EDITED, PLAIN, Case, Setting, main
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, LlavaForConditionalGeneration
 from transformers.masking_utils import eager_mask
 
-from lmm_lens import VAR, Prompt, kernels
+from lmm_lens import VAR, Prompt
+from lmm_lens.core import kernels
 
 Edit = Callable[[Tensor, Tensor, Tensor, int, VAR], None]
 """Edits a pattern [head, row, key] in place, from some row on, given which keys are visual and which are sinks."""

@@ -13,6 +13,7 @@ from torch import nn
 
 from . import prompting
 from .adapters import Adapter, adapter_for
+from .core.taps import Place
 from .errors import InterventionError, LensError, ModelError, PromptError, unknown
 from .interventions.base import Intervention
 from .native import NativeBackend
@@ -20,7 +21,7 @@ from .program import Program
 from .prompt import Prompt
 from .results import Generation, Run
 from .sinks import SinkReport
-from .taps import HOOK_POINTS, ModelShape, Place, Read, Reader
+from .taps import HOOK_POINTS, ModelShape, Read, Reader
 
 if TYPE_CHECKING:
     from .bridge.cache import PromptCache
@@ -236,7 +237,7 @@ class Lens:
         last = out[:, -1] if logits == "last" else out[torch.arange(len(out)), prompt.mask("last").int().argmax(1)]
         if bool(last.isnan().any()):
             raise ModelError(self._where_nan(prompt, program.interventions))
-        return Run(prompt, out, *program.collect(tapping), program.reports(tapping))
+        return Run(prompt, out, *program.collect(tapping), program.reports(tapping), tapping.sums)
 
     def generate(
         self,

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from .core.taps import Tap
 from .errors import HookError, LensError
 from .interventions.base import Intervention, bind_all, shown
 from .prompt import Prompt
 from .results import Reads, Report, collect, report
-from .taps import Read, Reader, Tap
+from .taps import Read, Reader
 
 if TYPE_CHECKING:
+    from .core.tapping import Tapping
     from .lens import Lens
-    from .tapping import Tapping
 
 
 class Program:

@@ -13,7 +13,7 @@ from torch import Tensor
 from .prompt import Prompt
 
 if TYPE_CHECKING:
-    from .tapping import Kept
+    from .core.tapping import Kept
 
 Reads = dict[tuple[str, int], Tensor]
 
@@ -62,6 +62,7 @@ class Run:
         reads: (name, layer) to what was read, [batch, row, ...] (at `pattern` [batch, head, row, ...]).
         positions: name to the absolute position of each row that was read, -1 where a batch row has fewer.
         reports: what each intervention did, in order.
+        sums: (name, layer) to what taps added up with `Place.add`.
     """
 
     prompt: Prompt
@@ -69,6 +70,7 @@ class Run:
     reads: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
     positions: Mapping[str, Int[Tensor, "batch row"]] = field(default_factory=dict)
     reports: tuple[Report, ...] = ()
+    sums: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         edits = "".join(f"\n  {report}" for report in self.reports)

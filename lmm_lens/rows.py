@@ -7,157 +7,17 @@ are three different experiments, so the scope is always named.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
 from torch import Tensor
 
+from .core.selection import Rows
 from .errors import HookError, unknown
 from .prompt import MASKS, Prompt
 
 RowsLike = str | Sequence[int] | Tensor
 """A mask name of the prompt, "answer" (the first generated token), "generating" (the last prompt token and all
 generated ones: the rows whose output is the next token), positions, or Bool[batch, position]."""
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """A row scope bound to a prompt.
-
-    Attributes:
-        label: how the scope was named.
-        prompt: which prompt positions are in it.
-        generated: which generated tokens are in it, as a half-open range; None is open-ended.
-        takes_part: the batch rows whose generated tokens count.
-    """
-
-    label: str
-    prompt: Bool[Tensor, "batch position"]
-    generated: tuple[int, int | None] = (0, 0)
-    takes_part: Bool[Tensor, "batch"] | None = None
-
-    def mask(self, first: int, length: int) -> Bool[Tensor, "batch chunk"]:
-        """The scope as a mask over positions first .. first + length - 1, on the CPU."""
-        n_prompt = self.prompt.shape[1]
-        inside = self.prompt[:, first : first + length]
-        start, stop = self.generated
-        step = torch.arange(max(first, n_prompt), max(first + length, n_prompt)) - n_prompt
-        chosen = (step >= start) & (step < (stop if stop is not None else torch.inf))
-        takes_part = torch.ones(len(self.prompt), dtype=torch.bool) if self.takes_part is None else self.takes_part
-        return torch.cat([inside, takes_part[:, None] & chosen], dim=1)
-
-    def prompt_only(self) -> Rows:
-        """The scope without generated tokens."""
-        return Rows(self.label, self.prompt)
-
-    def reaches(self) -> bool:
-        """Whether the scope selects anything at all, in the prompt or later."""
-        return bool(self.prompt.any()) or self.generated != (0, 0)
-
-
-@dataclass(frozen=True, eq=False)
-class Chunk:
-    """The rows of one forward pass that a scope selects, ragged batches padded.
-
-    Attributes:
-        index: rows counted from the start of the pass; padded entries repeat a valid or any row.
-        valid: which entries are real.
-        count: how many are.
-        first: absolute position of the pass's first row.
-        window: the same rows as a slice, where every batch row has the same contiguous ones.
-    """
-
-    index: Int[Tensor, "batch row"]
-    valid: Bool[Tensor, "batch row"]
-    count: int
-    first: int
-    window: slice | None
-
-    @classmethod
-    def of(cls, mask: Bool[Tensor, "batch chunk"], first: int) -> Chunk | None:
-        counts = mask.sum(1)
-        width = int(counts.max())
-        if width == 0:
-            return None
-        index = torch.argsort(mask.int(), dim=1, descending=True, stable=True)[:, :width]
-        valid = torch.arange(width) < counts[:, None]
-        start = int(index[0, 0])
-        contiguous = bool((index == torch.arange(start, start + width)).all()) and bool(valid.all())
-        window = slice(start, start + width) if contiguous else None
-        return cls(index, valid, int(counts.sum()), first, window)
-
-    def to(self, device: torch.device) -> Chunk:
-        """The same rows with index tensors on another device."""
-        if self.index.device == device:
-            return self
-        return Chunk(self.index.to(device), self.valid.to(device), self.count, self.first, self.window)
-
-    def part(self, start: int, stop: int) -> Chunk:
-        """Entries start .. stop - 1 of every batch row."""
-        window = None
-        if self.window is not None:
-            window = slice(self.window.start + start, min(self.window.start + stop, self.window.stop))
-        index, valid = self.index[:, start:stop], self.valid[:, start:stop]
-        return Chunk(index, valid, self.count, self.first, window)
-
-    @property
-    def positions(self) -> Int[Tensor, "batch row"]:
-        """Absolute positions of the rows."""
-        return self.index + self.first
-
-    def gather(self, x: Tensor, dim: int = 1) -> Tensor:
-        """The selected rows of x, whose dimension 0 is the batch and `dim` the rows of the pass."""
-        if self.window is not None:
-            return x[(slice(None),) * dim + (self.window,)]
-        rows_first = x.movedim(dim, 1)
-        batch = torch.arange(len(self.index), device=x.device)[:, None]
-        return rows_first[batch, self.index].movedim(1, dim)
-
-    def scatter_(self, x: Tensor, rows: Tensor) -> None:
-        """Put rows [batch, row, ...] back into x [batch, chunk, ...], in place; padded entries are left alone."""
-        if self.window is not None:
-            x[:, self.window] = rows
-            return
-        batch, entry = self.valid.nonzero(as_tuple=True)
-        x[batch, self.index[batch, entry]] = rows[batch, entry]
-
-
-@dataclass(frozen=True, eq=False)
-class JoinedRows:
-    """Several row scopes as one set of rows, so that what they share is computed once.
-
-    Attributes:
-        rows: the union.
-        own: for each scope, its rows; None where it has none here.
-        members: for each scope, which entries of the union are its own; None for all of them.
-        picks: for each scope, its own entries of the union, closed up; None where that is all or nothing.
-    """
-
-    rows: Chunk
-    own: tuple[Chunk | None, ...]
-    members: tuple[Bool[Tensor, "batch row"] | None, ...]
-    picks: tuple[Chunk | None, ...]
-
-    @classmethod
-    def of(cls, scopes: Sequence[Rows], first: int, length: int, device: torch.device) -> JoinedRows | None:
-        """The union of the scopes among positions first .. first + length - 1; None where it is empty."""
-        masks = [scope.mask(first, length) for scope in scopes]
-        union = torch.stack(masks).any(0)
-        rows = Chunk.of(union, first)
-        if rows is None:
-            return None
-        own = [Chunk.of(mask, first) for mask in masks]
-        members: list[Tensor | None] = []
-        picks: list[Chunk | None] = []
-        for mask in masks:
-            member = mask.gather(1, rows.index) & rows.valid
-            whole = bool((member == rows.valid).all())
-            pick = None if whole else Chunk.of(member, 0)  # its index counts entries of the union
-            members.append(None if whole else member.to(device))
-            picks.append(pick.to(device) if pick else None)
-        chunks = tuple(chunk.to(device) if chunk else None for chunk in own)
-        return cls(rows.to(device), chunks, tuple(members), tuple(picks))
 
 
 def bind_rows(rows: RowsLike, prompt: Prompt) -> Rows:

@@ -1,24 +1,23 @@
-"""The one mechanism behind every read and every edit: a tap on a few rows of one activation.
+"""Hook points, what a tap must know of a model, and reads: the one mechanism behind every read and every edit.
 
-A tap says where (hook point, layer, heads, rows) and holds a function of the selected rows. A reading tap's
-function returns what to keep; an editing tap's returns the rows to put back. Backends only fetch and store
-rows; what is done with them is the same in each.
+A tap (`lmm_lens.core.taps`) says where (hook point, layer, heads, rows) and holds a function of the selected rows. A
+reading tap's function returns what to keep; an editing tap's returns the rows to put back. Backends only fetch and
+store rows; what is done with them is the same in each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
-import torch
-from jaxtyping import Bool, Int
 from torch import Tensor
 
+from .core.taps import Place, Tap, TapFunction
 from .errors import HookError, unknown
 from .heads import check_head, check_layer
 from .prompt import Prompt
-from .rows import Rows, RowsLike, bind_rows
+from .rows import RowsLike, bind_rows
 
 
 class HookPoint(NamedTuple):
@@ -39,9 +38,6 @@ HOOK_POINTS: dict[str, HookPoint] = {
     "resid_post": HookPoint("batch row d_model", "the residual stream that leaves the layer", False, False),
 }
 """TransformerLens's hook names without `blocks.l.` and `hook_`, in the order in which they fire in a layer."""
-
-
-HIDDEN = -3e4  # attention scores at or below belong to keys that a row cannot see; fp16 masks hide with -65504
 
 
 class ModelShape(NamedTuple):
@@ -67,89 +63,6 @@ class ModelShape(NamedTuple):
     def self_attention(self) -> list[int]:
         """The layers with heads whose keys are the sequence, so that masks over tokens apply to them."""
         return [layer for layer in range(self.n_layers) if self.n_heads[layer] and not self.cross_attention[layer]]
-
-
-class Place(NamedTuple):
-    """Where in a run a tap is called: handed to its function beside the rows.
-
-    Attributes:
-        layer: the layer.
-        heads: the heads of the rows handed over, in order; empty at hook points without heads.
-        positions: absolute positions of the rows.
-        valid: which of them are real; ragged batches are padded.
-        n_seen: tokens that went through the model so far, this pass included.
-        memo: a dict that lives as long as the run, for what one tap leaves to another.
-        owner: index of the intervention that the tap belongs to.
-        scores: at `pattern`, computes the attention scores before the softmax, [batch, head, row, key], hidden keys at
-            `HIDDEN` or below; None at other hook points.
-    """
-
-    layer: int
-    heads: tuple[int, ...]
-    positions: Int[Tensor, "batch row"]
-    valid: Bool[Tensor, "batch row"]
-    n_seen: int
-    memo: dict[Any, Any]
-    owner: int = 0
-    scores: Callable[[], Tensor] | None = None
-
-    def note(self, rows: Tensor, moved: Tensor | None = None) -> None:
-        """Report what an edit that chooses for itself changed: how many rows, and the attention it moved in all."""
-        for what, value in (("rows", rows), ("moved", moved)):
-            if value is not None:
-                key = (what, self.owner, self.layer)
-                self.memo[key] = self.memo.get(key, 0) + value
-
-    def keys(self, scope: Rows, n_keys: int) -> Bool[Tensor, "batch key"]:
-        """The tokens of a scope, generated ones included, as a mask over the keys that the layer holds now."""
-        return self.columns(scope.mask(0, self.n_seen), n_keys)
-
-    def visible(self) -> Bool[Tensor, "batch head row key"]:
-        """At `pattern`, the keys that each row can see."""
-        assert self.scores is not None
-        return self.scores() > HIDDEN
-
-    def columns(self, mask: Bool[Tensor, "batch position"], n_keys: int) -> Bool[Tensor, "batch key"]:
-        """A mask over absolute positions as a mask over the keys that the layer holds now.
-
-        Sliding-window layers hold only the last keys, static caches more than were seen; positions that the mask does
-        not reach are False.
-        """
-        first = max(0, self.n_seen - n_keys)
-        inside = mask[:, first : first + n_keys].to(self.positions.device)
-        return torch.nn.functional.pad(inside, (0, n_keys - inside.shape[1]))
-
-
-TapFunction = Callable[[Tensor, Place], Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Tap:
-    """A read or an edit of some rows at one hook point of one layer.
-
-    Attributes:
-        site: hook point name.
-        layer: layer number.
-        rows: bound row scope.
-        run: function of the selected rows, acting on each row alone; an edit gets its own copy, a read must not
-            change it. Its result is kept (a read) or put back (an edit).
-        heads: the heads it gets; None for all. Only at `pattern` and `z`.
-        edits: whether the result is put back.
-        chooses: whether an edit itself decides which of its rows and heads it changes; it then reports them with
-            `Place.note`.
-        name: under which a read's result is filed; without one it is not kept.
-        owner: index of the intervention it belongs to, for the report.
-    """
-
-    site: str
-    layer: int
-    rows: Rows
-    run: TapFunction
-    heads: tuple[int, ...] | None = None
-    edits: bool = False
-    chooses: bool = False
-    name: str = ""
-    owner: int = 0
 
 
 @runtime_checkable
@@ -203,12 +116,11 @@ class Read:
         rows = bind_rows(self.rows, prompt)
         heads = tuple(self.heads) if self.heads is not None else None
         reduce = self.reduce
-        run = _keep if reduce is None else lambda x, place: reduce(x.clone(), place)  # it may work in place
-        return [Tap(self.site, layer, rows, run, heads, name=self.name or self.site) for layer in layers]
 
+        def keep(rows: Tensor, place: Place) -> Tensor:
+            return rows.clone() if reduce is None else reduce(rows.clone(), place)  # it may work in place
 
-def _keep(rows: Tensor, place: Place) -> Tensor:
-    return rows.clone()
+        return [Tap(self.site, layer, rows, keep, heads, name=self.name or self.site) for layer in layers]
 
 
 def check_site(site: str) -> str:

@@ -9,7 +9,10 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 from jaxtyping import install_import_hook
 
 # the shape annotations of the pure functions are checked in the tests, not in users' hot paths
-install_import_hook(["lmm_lens.kernels", "lmm_lens.rows", "lmm_lens.spatial", "lmm_lens.results"], "beartype.beartype")
+install_import_hook(
+    ["lmm_lens.core.kernels", "lmm_lens.core.selection", "lmm_lens.core.spatial", "lmm_lens.results"],
+    "beartype.beartype",
+)
 
 import pytest
 import torch

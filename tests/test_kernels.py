@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmm_lens import kernels
+from lmm_lens.core import kernels
 
 # keys: text sink, text, visual sink, visual, visual, text
 ROW = torch.tensor([0.30, 0.10, 0.10, 0.20, 0.15, 0.15])

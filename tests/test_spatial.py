@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmm_lens import spatial
+from lmm_lens.core import spatial
 
 
 def drawn(text: str) -> Tensor:

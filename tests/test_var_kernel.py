@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmm_lens.kernels import redistribute
+from lmm_lens.core.kernels import redistribute
 
 # keys: text sink, text, visual sink, visual, visual, text; of the visual mass .45 lies .7778 off the sinks
 ROW = [0.30, 0.10, 0.10, 0.20, 0.15, 0.15]

@@ -27,7 +27,7 @@ from lmm_lens import (
     score_heads,
     shapes,
 )
-from lmm_lens.kernels import bootstrap_interval
+from lmm_lens.core.kernels import bootstrap_interval
 
 BATCH = 50
 SHORT_ANSWERS = ("color", "shape", "where", "count", "exist", "at")

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ..adapters import Adapter
+from ..core.selection import Chunk
+from ..core.tapping import Tapping
 from ..errors import HookError
 from ..native.attention import listener_of
 from ..native.backend import Bind, NativeBackend
 from ..native.session import Session
 from ..prompt import Prompt
-from ..rows import Chunk
-from ..tapping import Tapping
 from .build import bridge_of
 from .selfcheck import check_edits_land
 

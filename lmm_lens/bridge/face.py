@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..core.tapping import Tapping
 from ..errors import InterventionError, PromptError
 from ..interventions.base import Intervention
 from ..program import Program
 from ..prompt import Prompt
 from ..results import Report
-from ..tapping import Tapping
 from .backend import Hook, hooks_of
 from .cache import EMBED, ENTERS, PromptCache
 
@@ -150,8 +150,8 @@ class InterventionHooks(list[Hook]):
         bridge_inputs(prompt)  # refuses what is no prompt
         self.prompt, self._program = prompt, Program(lens, interventions)
         self._taps = self._program(prompt)
-        self._tapping = Tapping(lens.adapter.layers)
-        self._tapping.start(prompt, self._taps)
+        self._tapping = Tapping([layer.n_heads for layer in lens.adapter.layers])
+        self._tapping.start(prompt.n_rows, self._taps)
         self._next: int | None = None  # where the next pass starts; None before the first one
         super().__init__(hooks_of(bridge, self._tapping, self._begin))
 
@@ -160,7 +160,7 @@ class InterventionHooks(list[Hook]):
         if self._next is not None and (site, layer) not in tapping.fired:
             return True  # inside a pass
         if length == self.prompt.n_tokens:
-            tapping.start(self.prompt, self._taps)
+            tapping.start(self.prompt.n_rows, self._taps)
             tapping.first = 0
         elif self._next is not None and length == 1:
             tapping.first = self._next

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..core.selection import Rows
+from ..core.taps import Place, Tap
 from ..interventions.base import Intervention
 from ..interventions.patch import check_same_layout
 from ..prompt import Prompt
 from ..results import Run
-from ..rows import Rows, RowsLike
-from ..taps import ModelShape, Place, Read, Tap
+from ..rows import RowsLike
+from ..taps import ModelShape, Read
 from .answers import AnswersLike, contrast, logit_difference
 from .patch_scores import PatchScores
 from .patching import checked_pair, chosen_layers

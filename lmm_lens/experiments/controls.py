@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..core.kernels import bootstrap_interval
 from ..errors import PromptError
 from ..heads import HeadSet
 from ..interventions import AblateHeads
 from ..interventions.base import Intervention
-from ..kernels import bootstrap_interval
 from ..prompt import Prompt
 from .accuracy import exact_match
 

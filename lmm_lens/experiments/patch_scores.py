@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import files
+from ..core.kernels import bootstrap_interval
 from ..errors import ScoreError
 from ..heads import HeadSet, check_layer
-from ..kernels import bootstrap_interval
 
 if TYPE_CHECKING:
     import pandas

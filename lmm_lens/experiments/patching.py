@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..core.selection import Rows
+from ..core.taps import Place, Tap
 from ..errors import ScoreError
 from ..heads import check_layer
 from ..interventions.base import Intervention
 from ..interventions.patch import check_same_layout, stored
 from ..prompt import Prompt
 from ..results import Run
-from ..rows import Rows, RowsLike
-from ..taps import HOOK_POINTS, ModelShape, Place, Read, Tap
+from ..rows import RowsLike
+from ..taps import HOOK_POINTS, ModelShape, Read
 from .answers import AnswersLike, contrast, logit_difference
 from .patch_scores import PatchScores
 from .units import GroupsLike, Units, check_units

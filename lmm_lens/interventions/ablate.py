@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import kernels
+from ..core.kernels import uniform
+from ..core.selection import Rows
+from ..core.taps import Place, Tap, TapFunction
 from ..errors import InterventionError, unknown
 from ..heads import Head, HeadSet
 from ..prompt import Prompt
 from ..results import Run
-from ..rows import Rows, RowsLike, bind_rows
-from ..taps import ModelShape, Place, Tap, TapFunction
+from ..rows import RowsLike, bind_rows
+from ..taps import ModelShape
 from .base import HeadsLike, Intervention, checked_heads, heads_by_layer, plain_rows, shown, shown_heads
 from .means import HeadMeans
 from .patch import heads_of, replace_rows, stored
@@ -84,7 +86,7 @@ class AblateHeads(Intervention):
             assert isinstance(self.reference, Run)
             return replace_rows(heads_of(stored(self.reference, "z", layer, prompt, rows), shape, layer))
         if self.mode == "uniform":
-            return lambda pattern, place: kernels.uniform(place.visible())
+            return lambda pattern, place: uniform(place.visible())
         return _noncausal(bind_rows("all", prompt))
 
     def __repr__(self) -> str:
@@ -94,6 +96,6 @@ class AblateHeads(Intervention):
 def _noncausal(everything: Rows) -> TapFunction:
     def edit(pattern: Tensor, place: Place) -> Tensor:
         keys = place.keys(everything, pattern.shape[-1])[:, None, None]
-        return kernels.uniform(keys.expand(pattern.shape)).to(pattern.dtype)
+        return uniform(keys.expand(pattern.shape)).to(pattern.dtype)
 
     return edit

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from ..core.taps import Tap
 from ..errors import InterventionError, unknown
 from ..heads import Head, HeadSet, as_head, check_head, check_layer
 from ..prompt import Prompt
 from ..rows import RowsLike
-from ..taps import ModelShape, Tap
+from ..taps import ModelShape
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -132,7 +133,9 @@ def bind_all(interventions: Sequence[Intervention], prompt: Prompt, shape: Model
                 f"{intervention} touches nothing: rows {scopes} select no token of this prompt\n"
                 f"  the prompt is {str(prompt).splitlines()[0]}"
             )
-        taps += [replace(tap, owner=index) for tap in own]
+        for tap in own:
+            tap.owner = index
+        taps += own
     return taps
 
 

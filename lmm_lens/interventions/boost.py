@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .. import kernels
+from ..core.kernels import boost
+from ..core.taps import Place, Tap
 from ..errors import InterventionError
 from ..prompt import Prompt
 from ..rows import RowsLike, bind_rows
-from ..taps import ModelShape, Place, Tap
+from ..taps import ModelShape
 from .base import Intervention, layers_with_heads, plain_rows, shown, whole_numbers
 
 
@@ -50,12 +51,14 @@ class BoostAttention(Intervention):
         if not keys.reaches():
             raise InterventionError(f"BoostAttention's keys {shown(self.keys)} select no token of this prompt")
 
-        def boost(pattern: Tensor, place: Place) -> Tensor:
+        alpha = self.alpha
+
+        def raise_scores(pattern: Tensor, place: Place) -> Tensor:
             assert place.scores is not None
-            return kernels.boost(pattern, place.scores(), place.keys(keys, pattern.shape[-1]), self.alpha)
+            return boost(pattern, place.scores(), place.keys(keys, pattern.shape[-1]), alpha)
 
         layers = self.layers if self.layers is not None else [x for x in shape.self_attention if x >= 2]
-        return [Tap("pattern", layer, rows, boost, edits=True) for layer in layers_with_heads(layers, shape)]
+        return [Tap("pattern", layer, rows, raise_scores, edits=True) for layer in layers_with_heads(layers, shape)]
 
     def __repr__(self) -> str:
         return f"BoostAttention(alpha={self.alpha:g}, keys={shown(self.keys)}, rows={shown(self.rows)})"

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .. import kernels
+from ..core.kernels import knockout, mass
+from ..core.sinks import sinks_of
+from ..core.taps import Place, Tap
 from ..errors import InterventionError
 from ..prompt import Prompt
 from ..rows import RowsLike, bind_rows
 from ..sinks.rule import SinkRule
-from ..taps import ModelShape, Place, Tap
+from ..taps import ModelShape
 from .base import Intervention, layers_with_heads, plain_rows, shown, whole_numbers
 
 
@@ -62,7 +64,7 @@ class Knockout(Intervention):
             raise InterventionError(f"Knockout's source {shown(self.source)} selects no token of this prompt")
 
         def forbid(pattern: Tensor, place: Place) -> Tensor:
-            return kernels.knockout(pattern, place.keys(source, pattern.shape[-1]))
+            return knockout(pattern, place.keys(source, pattern.shape[-1]))
 
         layers = layers_with_heads(self.layers, shape)
         heads = None if self.heads is None else tuple(self.heads)
@@ -113,12 +115,14 @@ class KnockoutSinks(Intervention):
         rule = SinkRule(self.sink_dims, self.sink_threshold, control=self.control).checked(shape.d_model)
         visual, rows = prompt.mask("visual"), bind_rows(self.rows, prompt)
 
+        sinks_key = rule.key
+
         def forbid(pattern: Tensor, place: Place) -> Tensor:
             seen = place.columns(visual, pattern.shape[-1])
-            sinks = seen & place.columns(rule.sinks(place), pattern.shape[-1])
-            edited = kernels.knockout(pattern, sinks)
+            sinks = seen & place.columns(sinks_of(place, sinks_key), pattern.shape[-1])
+            edited = knockout(pattern, sinks)
             changed = place.valid[:, None] & (edited != pattern).any(-1)
-            moved = (kernels.mass(pattern, sinks) * changed).sum()
+            moved = (mass(pattern, sinks) * changed).sum()
             place.note(changed.sum(), moved)
             return edited
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..core.taps import Place, Tap, TapFunction, role_of
 from ..errors import InterventionError
 from ..prompt import ROLES, Prompt
 from ..rows import bind_rows
-from ..taps import ModelShape, Place, Tap, TapFunction
+from ..taps import ModelShape
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -41,18 +42,18 @@ class HeadMeans:
                 f"the means of layer {layer} are of {own[0]} heads of size {own[1]}, the model has "
                 f"{shape.n_heads[layer]} of {shape.d_head[layer]}\n  compute head_means with this model"
             )
-        roles = prompt.roles
+        roles, counts, values = prompt.roles, self.counts, self.values[layer]
 
         def put(z: Tensor, place: Place) -> Tensor:
-            role = _role_of(roles, place)
-            missing = (self.counts[role[place.valid].cpu()] == 0).nonzero().flatten()
+            role = role_of(roles, place, ANSWER_TURN)
+            missing = (counts[role[place.valid].cpu()] == 0).nonzero().flatten()
             if len(missing):
                 name = ROLES[int(role[place.valid][missing[0]])]
                 raise InterventionError(
                     f"the reference prompts of the means hold no token of role {name!r}, which this prompt has\n"
                     "  compute head_means over prompts of the same form"
                 )
-            means = self.values[layer].to(z.device, z.dtype)[:, list(place.heads)]
+            means = values.to(z.device, z.dtype)[:, list(place.heads)]
             return means[role]  # batch row head d_head
 
         return put
@@ -60,29 +61,18 @@ class HeadMeans:
 
 @dataclass(frozen=True)
 class _Sums:
-    """Reads z and adds it up, so that nothing of the prompts is kept."""
-
-    sums: dict[int, Tensor] = field(default_factory=dict)
+    """Reads z and adds it up where the model is, so that nothing of the prompts is kept."""
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         roles, rows = prompt.roles, bind_rows("all", prompt)
 
         def add(z: Tensor, place: Place) -> Tensor:
-            role = _role_of(roles, place)[place.valid]
+            role = role_of(roles, place, ANSWER_TURN)[place.valid]
             total = torch.zeros(len(ROLES), *z.shape[2:], dtype=torch.float64, device=z.device)
-            total.index_add_(0, role, z[place.valid].double())
-            self.sums[place.layer] = self.sums.get(place.layer, 0) + total.cpu()
+            place.add("z", total.index_add_(0, role, z[place.valid].double()))
             return z
 
         return [Tap("z", layer, rows, add) for layer in range(shape.n_layers) if shape.n_heads[layer]]
-
-
-def _role_of(roles: Int[Tensor, "batch position"], place: Place) -> Int[Tensor, "batch row"]:
-    """The role of each row; tokens after the prompt belong to the answer turn."""
-    n_prompt = roles.shape[1]
-    inside = place.positions.clamp(max=n_prompt - 1)
-    role = roles.to(inside.device).gather(1, inside)
-    return torch.where(place.positions < n_prompt, role, ANSWER_TURN)
 
 
 def head_means(lens: Lens, prompts: Prompt | Iterable[Prompt]) -> HeadMeans:
@@ -95,12 +85,13 @@ def head_means(lens: Lens, prompts: Prompt | Iterable[Prompt]) -> HeadMeans:
     Raises:
         InterventionError: no prompts.
     """
-    reader = _Sums()
+    sums: dict[int, Tensor] = {}
     counts = torch.zeros(len(ROLES), dtype=torch.long)
     for prompt in [prompts] if isinstance(prompts, Prompt) else prompts:
-        lens.run(prompt, read=[reader], logits="last")
+        for (_, layer), total in lens.run(prompt, read=[_Sums()], logits="last").sums.items():
+            sums[layer] = sums.get(layer, 0) + total.cpu()
         counts += torch.bincount(prompt.roles[prompt.mask("all")], minlength=len(ROLES))
-    if not reader.sums:
+    if not sums:
         raise InterventionError("head_means was given no prompts")
     scale = counts.clamp_min(1)[:, None, None]
-    return HeadMeans({layer: (total / scale).float() for layer, total in reader.sums.items()}, counts)
+    return HeadMeans({layer: (total / scale).float() for layer, total in sums.items()}, counts)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core.selection import Rows
+from ..core.taps import Place, Tap
 from ..errors import InterventionError, unknown
 from ..prompt import Prompt
-from ..rows import Rows, RowsLike, bind_rows
-from ..taps import ModelShape, Place, Tap
+from ..rows import RowsLike, bind_rows
+from ..taps import ModelShape
 from .base import Intervention, plain_rows, shown
 
 MODES = ("mean", "zero")
@@ -54,10 +56,12 @@ class AblateTokens(Intervention):
             return [Tap("resid_pre", 0, chosen, lambda x, place: x, edits=True)]
         touched = Rows(chosen.label, chosen.prompt | (visual & chosen.prompt.any(1)[:, None]))
 
+        is_zero = self.mode == "zero"
+
         def put(x: Tensor, place: Place) -> Tensor:
             target = chosen.prompt.to(x.device).gather(1, place.positions) & place.valid
             place.note(target.sum())
-            if self.mode == "zero":
+            if is_zero:
                 return x.masked_fill(target[..., None], 0)
             seen = (visual.to(x.device).gather(1, place.positions) & place.valid)[..., None].to(x.dtype)
             mean = (x * seen).sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp_min(1)

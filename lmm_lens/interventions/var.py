@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from torch import Tensor
 
-from .. import kernels
+from ..core.kernels import redistribute
+from ..core.sinks import sinks_of
+from ..core.taps import Place, Tap
 from ..errors import InterventionError, unknown
 from ..prompt import Prompt
 from ..rows import RowsLike, bind_rows
 from ..sinks.discovery import find_sinks
 from ..sinks.rule import SinkRule, is_known, rule_for
-from ..taps import ModelShape, Place, Tap
+from ..taps import ModelShape
 from .base import Intervention, plain_rows, shown, whole_numbers
 
 if TYPE_CHECKING:
@@ -144,15 +146,18 @@ class VAR(Intervention):
         rule = SinkRule(self.sink_dims, self.sink_threshold, control=self.control).checked(shape.d_model)
         visual, rows = prompt.mask("visual"), bind_rows(self.rows, prompt)
 
-        def redistribute(pattern: Tensor, place: Place) -> Tensor:
+        fraction, ratio, least_mass = self.transfer_fraction, self.min_nonsink_ratio, self.min_visual_mass
+        sinks = rule.key
+
+        def move(pattern: Tensor, place: Place) -> Tensor:
             n_keys = pattern.shape[-1]
-            edited, chosen, moved = kernels.redistribute(
+            edited, chosen, moved = redistribute(
                 pattern,
                 visual=place.columns(visual, n_keys),
-                sink=place.columns(rule.sinks(place), n_keys),
-                transfer_fraction=self.transfer_fraction,
-                min_nonsink_ratio=self.min_nonsink_ratio,
-                min_visual_mass=self.min_visual_mass,
+                sink=place.columns(sinks_of(place, sinks), n_keys),
+                transfer_fraction=fraction,
+                min_nonsink_ratio=ratio,
+                min_visual_mass=least_mass,
             )
             chosen = chosen & place.valid[:, None]
             place.note(chosen.sum(), (moved * chosen).sum())
@@ -166,7 +171,7 @@ class VAR(Intervention):
                 f"the model has layers 0 to {shape.n_layers - 1}"
             )
         taps = [rule.tap(prompt, layer) for layer in layers]
-        return taps + [Tap("pattern", layer, rows, redistribute, edits=True, chooses=True) for layer in layers]
+        return taps + [Tap("pattern", layer, rows, move, edits=True, chooses=True) for layer in layers]
 
     def __repr__(self) -> str:
         tau = self.sink_threshold if isinstance(self.sink_threshold, str) else f"{self.sink_threshold:g}"

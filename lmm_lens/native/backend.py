@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..adapters import Adapter
+from ..core.tapping import Tapping
+from ..core.taps import Tap
 from ..prompt import Prompt
-from ..tapping import Tapping
-from ..taps import Tap
 from .session import Session
 
 Bind = Callable[[Prompt], Sequence[Tap]]

@@ -17,12 +17,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..adapters import Layer
+from ..core.attention import AttentionCall, FusedAttention
+from ..core.tapping import Tapping
+from ..core.taps import Tap
 from ..errors import HookError, InterventionError, ModelError
 from ..prompt import Prompt
-from ..tapping import Tapping
-from ..taps import Tap
 from . import attention
-from .attention import AttentionCall, FusedAttention
 
 
 class Session:
@@ -52,7 +52,7 @@ class Session:
         self.prompt, self.prompt_of = prompt, prompt_of
         # a run belongs to its thread; an open context holds for all, since `generate` is often called from its own
         self.thread = threading.get_ident() if prompt is not None else None
-        self.tapping = Tapping(layers)
+        self.tapping = Tapping([layer.n_heads for layer in layers])
         self.n_passes = 0
         self._layer_of = {id(layer.attention): index for index, layer in enumerate(layers) if layer.attention}
         self._modules = {id(model), *self._layer_of}
@@ -91,7 +91,7 @@ class Session:
     def _install(self, prompt: Prompt) -> None:
         """Bind the taps to a prompt and hook the modules they need."""
         self._hooks.close()
-        self.tapping.start(prompt, self.bind(prompt))
+        self.tapping.start(prompt.n_rows, self.bind(prompt))
         self._connect()
 
     def _connect(self) -> None:

@@ -21,14 +21,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .. import spatial
+from ..core import spatial
+from ..core.sinks import sinks_of
+from ..core.spatial import as_maps, at_cells, cell_keys
+from ..core.taps import Place, Tap
 from ..errors import PromptError, ScoreError
 from ..heads import HeadSet, check_layer
 from ..prompt import Prompt
 from ..rows import bind_rows
 from ..sinks import SinkRule, rule_for
 from ..spans import Box, Span
-from ..taps import ModelShape, Place, Tap
+from ..taps import ModelShape
 from .metrics import METRICS
 
 if TYPE_CHECKING:
@@ -179,12 +182,14 @@ class MapReader:
         if wrong:
             raise ScoreError(f"the heads of layers {wrong} do not attend to the sequence, so they have no map over it")
 
+        at, sinks = self.cells, self.rule.key if self.rule else None
+
         def read(pattern: Tensor, place: Place) -> Float[Tensor, "batch head row rows cols"]:
-            cells = cell_keys(self.cells, place, pattern.shape[-1])
-            if self.rule:
-                sink = place.columns(self.rule.sinks(place), pattern.shape[-1])
-                cells = cells.masked_fill(spatial.at_cells(sink, cells), -1)
-            return spatial.as_maps(pattern, cells)
+            cells = cell_keys(at, place, pattern.shape[-1])
+            if sinks is not None:
+                sink = place.columns(sinks_of(place, sinks), pattern.shape[-1])
+                cells = cells.masked_fill(at_cells(sink, cells), -1)
+            return as_maps(pattern, cells)
 
         rows = bind_rows("last", prompt)
         by_layer = self.heads.by_layer()
@@ -233,8 +238,3 @@ def map_cells(prompt: Prompt, n_before: int = 0) -> Int[Tensor, "batch rows cols
     for row, (span, (rows, cols)) in enumerate(zip(spans, grids, strict=True)):
         cells[row, :rows, :cols] = torch.tensor(span.positions).reshape(rows, cols)
     return cells
-
-
-def cell_keys(cells: Int[Tensor, "batch rows cols"], place: Place, n_keys: int) -> Int[Tensor, "batch rows cols"]:
-    """Positions as the keys that the layer holds now: a sliding window has dropped the first, which become negative."""
-    return cells.to(place.positions.device) - max(0, place.n_seen - n_keys)

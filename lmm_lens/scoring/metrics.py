@@ -7,61 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
-import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from .. import kernels, spatial
+from ..core import measures, spatial
+from ..core.measures import KeyMasks, Pattern, PerRow
 from ..errors import ScoreError, unknown
 
-Pattern = Float[Tensor, "batch head row key"]
-PerRow = Float[Tensor, "batch head row"]
 PerPrompt = Float[Tensor, "prompt layer head"]
-
-
-T = TypeVar("T")
-
-
-def _known(x: T | None) -> T:
-    """What the metric has said it needs."""
-    assert x is not None
-    return x
-
-
-class KeyMasks(NamedTuple):
-    """The keys a metric may ask about: masks are Bool[batch, key], and None unless the metric needs them.
-
-    Attributes:
-        visual: patch tokens of pictures and video frames.
-        n_visual: how many of them the prompt row has, also where a sliding window hides some.
-        sink: sink tokens of the layer.
-        region: the tokens the user named: patches that overlap the prompt's boxes, or the relevant tokens.
-        n_region: how many of them the prompt row has.
-        cells: Int[batch, rows, cols], the keys of the first picture's patches as a map; negative where there is none.
-        n_cells: how many patches that picture has.
-    """
-
-    visual: Bool[Tensor, "batch key"]
-    n_visual: Int[Tensor, "batch"]
-    sink: Bool[Tensor, "batch key"] | None = None
-    region: Bool[Tensor, "batch key"] | None = None
-    n_region: Int[Tensor, "batch"] | None = None
-    cells: Int[Tensor, "batch rows cols"] | None = None
-    n_cells: Int[Tensor, "batch"] | None = None
-
-    @property
-    def nonsink(self) -> Bool[Tensor, "batch key"]:
-        """Visual tokens that are no sinks."""
-        return self.visual & ~_known(self.sink)
-
-    def without_sinks(self) -> KeyMasks:
-        """The same keys with the sinks cut out of the visual tokens and of the map."""
-        cells = _known(self.cells)
-        sink = spatial.at_cells(_known(self.sink), cells)
-        cells, n_cells = cells.masked_fill(sink, -1), _known(self.n_cells) - sink.sum((1, 2))
-        return self._replace(visual=self.nonsink, cells=cells, n_cells=n_cells.clamp_min(1))
 
 
 @dataclass(frozen=True)
@@ -97,16 +52,6 @@ class Metric:
     combine: Callable[..., tuple[PerPrompt, dict[str, Any]]] | None = None
 
 
-def _raw_entropy(pattern: Pattern, keys: KeyMasks) -> PerRow:
-    """Spatial entropy, inf for a map without components."""
-    return spatial.spatial_entropy(spatial.as_maps(pattern, _known(keys.cells)), _known(keys.n_cells)[:, None, None])
-
-
-def _bounded(entropy: PerRow, keys: KeyMasks) -> PerRow:
-    """Spatial entropy with ln n of a map's n cells in place of inf: more than any components can have."""
-    return torch.where(entropy.isinf(), _known(keys.n_cells)[:, None, None].to(entropy.dtype).log(), entropy)
-
-
 def _localization(mass: PerPrompt, entropy: PerPrompt) -> tuple[PerPrompt, dict[str, Any]]:
     selected, threshold = spatial.localization(mass, entropy)
     n_kept = int((mass.mean(0) >= threshold).sum())
@@ -122,23 +67,27 @@ _VISUAL_MASS = Metric(
     "visual_mass",
     "attention on the visual tokens",
     f"{_BI}, released code",
-    lambda pattern, keys: kernels.mass(pattern, keys.visual),
+    measures.visual_mass,
 )
 _NONSINK_MASS = Metric(
     "nonsink_mass",
     "attention on the visual tokens that are no attention sinks",
     f"{_KANG}, section 2 of its method",
-    lambda pattern, keys: kernels.mass(pattern, keys.nonsink),
+    measures.nonsink_mass,
     needs_sinks=True,
 )
 _MAP_ENTROPY = Metric(
-    "map_entropy", "spatial entropy, inf for a map without components", _LOCALIZATION, _raw_entropy, needs_grid=True
+    "map_entropy",
+    "spatial entropy, inf for a map without components",
+    _LOCALIZATION,
+    measures.map_entropy,
+    needs_grid=True,
 )
 _NONSINK_MAP_ENTROPY = Metric(
     "nonsink_map_entropy",
     "the same with the sinks cut out",
     _LOCALIZATION,
-    lambda pattern, keys: _raw_entropy(pattern, keys.without_sinks()),
+    measures.nonsink_map_entropy,
     needs_sinks=True,
     needs_grid=True,
 )
@@ -154,28 +103,28 @@ METRICS: dict[str, Metric] = {
             "concentration",
             "how concentrated the attention within the image is: 0 even, 1 on one patch",
             f"{_BI} has an entropy-based score; {_OURS}",
-            lambda pattern, keys: kernels.concentration(pattern, keys.visual, keys.n_visual),
+            measures.image_concentration,
             unit="concentration (0 even, 1 one patch)",
         ),
         Metric(
             "visual_preference",
             "visual mass times concentration",
             f"after {_BI}; {_OURS}",
-            lambda pattern, keys: kernels.visual_preference(pattern, keys.visual, keys.n_visual),
+            measures.preference,
             unit="mass x concentration",
         ),
         Metric(
             "region_mass",
             "attention on the patches that overlap a box",
             f"{_BI}, released code",
-            lambda pattern, keys: kernels.mass(pattern, _known(keys.region)),
+            measures.region_mass,
             needs_boxes=True,
         ),
         Metric(
             "nonsink_ratio",
             "the share of the visual mass that lies off the attention sinks: 0 all on sinks, 1 none",
             f"{_KANG}, the ratio by which VAR selects heads",
-            lambda pattern, keys: kernels.nonsink_ratio(pattern, keys.visual, _known(keys.sink)),
+            measures.ratio_off_sinks,
             needs_sinks=True,
             unit="share of visual mass",
         ),
@@ -183,7 +132,7 @@ METRICS: dict[str, Metric] = {
             "hit",
             "1 / patches in the box whenever the most attended of all keys lies in the box",
             "SparseMM, arXiv:2506.05344, paper and released code",
-            lambda pattern, keys: kernels.hit(pattern, _known(keys.region), keys.n_region),
+            measures.region_hit,
             needs_boxes=True,
             unit="hits / patches in the box",
         ),
@@ -191,21 +140,21 @@ METRICS: dict[str, Metric] = {
             "retrieval_mass",
             "attention on the query-relevant visual tokens, named by boxes or as tokens",
             "Retrieval Attention Mass of CoRe heads, arXiv:2606.05843, after its abstract",
-            lambda pattern, keys: kernels.mass(pattern, _known(keys.region)),
+            measures.region_mass,
             needs_relevant=True,
         ),
         Metric(
             "spatial_entropy",
             "over how many places of the first picture the attention is spread: 0 one; low is better",
             f"{_LOCALIZATION}; for maps without components our own value, ln of the number of patches",
-            lambda pattern, keys: _bounded(_raw_entropy(pattern, keys), keys),
+            measures.bounded_entropy,
             **_PLACES,
         ),
         Metric(
             "nonsink_spatial_entropy",
             "spatial entropy with the attention sinks cut out of the map; low is better",
             f"after {_LOCALIZATION}; our own combination with the sinks of {_KANG}",
-            lambda pattern, keys: _bounded(_raw_entropy(pattern, keys.without_sinks()), keys),
+            measures.nonsink_bounded_entropy,
             needs_sinks=True,
             **_PLACES,
         ),

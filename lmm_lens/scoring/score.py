@@ -11,15 +11,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..core.measures import KeyMasks
+from ..core.sinks import sinks_of
+from ..core.spatial import cell_keys
+from ..core.taps import Place, Tap
 from ..errors import ScoreError, unknown
 from ..interventions.base import Intervention
 from ..prompt import Prompt
 from ..rows import bind_rows
 from ..sinks import SinkRule, rule_for
-from ..taps import ModelShape, Place, Tap
+from ..taps import ModelShape
 from .head_scores import HeadScores
-from .localization import cell_keys, map_cells
-from .metrics import KeyMasks, Metric, check_tokens, metric_named
+from .localization import map_cells
+from .metrics import Metric, check_tokens, metric_named
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -135,26 +139,23 @@ class Scorer:
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """A read of the query row in each layer with heads, and of its sinks before it."""
         rows, layers = bind_rows(self.query, prompt), shape.self_attention
+        measures = [metric.of for metric in self.metrics if metric.of]
+        visual, region, cells = prompt.mask("visual"), self.region, self.cells
+        sinks = self.rule.key if self.rule else None
 
         def score(pattern: Tensor, place: Place) -> Float[Tensor, "batch head row metric"]:
-            keys = self._keys(prompt.mask("visual"), place, pattern.shape[-1])
-            return torch.stack([metric.of(pattern, keys) for metric in self.metrics if metric.of], -1)
+            device, n_keys = pattern.device, pattern.shape[-1]
+            keys = KeyMasks(place.columns(visual, n_keys), visual.sum(1).to(device))
+            if sinks is not None:
+                keys.sink = place.columns(sinks_of(place, sinks), n_keys)
+            if region is not None:
+                keys.region, keys.n_region = place.columns(region, n_keys), region.sum(1).to(device)
+            if cells is not None:
+                keys.cells, keys.n_cells = cell_keys(cells, place, n_keys), (cells >= 0).sum((1, 2)).to(device)
+            return torch.stack([measure(pattern, keys) for measure in measures], -1)
 
         taps = [Tap("pattern", layer, rows, score, name="score") for layer in layers]
         return taps + [self.rule.tap(prompt, layer) for layer in layers if self.rule]
-
-    def _keys(self, visual: Bool[Tensor, "batch position"], place: Place, n_keys: int) -> KeyMasks:
-        """The masks over positions as masks over the keys that the layer holds now."""
-        device = place.positions.device
-        keys = KeyMasks(place.columns(visual, n_keys), visual.sum(1).to(device))
-        if self.rule:
-            keys = keys._replace(sink=place.columns(self.rule.sinks(place), n_keys))
-        if self.region is not None:
-            keys = keys._replace(region=place.columns(self.region, n_keys), n_region=self.region.sum(1).to(device))
-        if self.cells is not None:
-            cells, n_cells = cell_keys(self.cells, place, n_keys), (self.cells >= 0).sum((1, 2))
-            keys = keys._replace(cells=cells, n_cells=n_cells.to(device))
-        return keys
 
     def score(
         self, lens: Lens, prompt: Prompt, interventions: Sequence[Intervention] = ()

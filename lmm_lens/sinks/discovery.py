@@ -12,7 +12,7 @@ al. (ICLR 2025, arXiv:2503.03321) and Sun et al. (2024, arXiv:2402.17762) descri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,10 +20,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..core.kernels import sink_score
+from ..core.taps import Place, TapFunction
 from ..errors import ScoreError
-from ..kernels import sink_score
 from ..prompt import Prompt
-from ..taps import Place, Read
+from ..taps import Read
 from .rule import SinkRule
 
 if TYPE_CHECKING:
@@ -183,29 +184,32 @@ def find_sinks(lens: Lens, prompts: Prompt | Iterable[Prompt]) -> SinkReport:
 
 def _statistics(lens: Lens, prompts: tuple[Prompt, ...]) -> tuple[Tensor, Tensor]:
     """Both ratios, [layer, d_model]."""
-    bos_sum: dict[int, Tensor] = {}
-    abs_sum: dict[int, Tensor] = {}
-
-    def accumulate(prompt: Prompt) -> Callable[[Tensor, Place], Tensor]:
-        real, bos = prompt.mask("all"), prompt.mask("bos")
-        first = torch.where(bos.any(1, keepdim=True), bos, real & (real.cumsum(1) == 1))
-
-        def add(resid: Tensor, place: Place) -> Tensor:
-            x = resid.float().abs()
-            at_first = first.to(x.device).gather(1, place.positions) & place.valid
-            ratio = x / x.pow(2).mean(-1, keepdim=True).add(1e-6).sqrt()
-            for store, value in ((bos_sum, ratio[at_first].sum(0)), (abs_sum, x[place.valid].sum(0))):
-                store[place.layer] = store.get(place.layer, 0) + value.double().cpu()
-            return resid[..., :0]
-
-        return add
-
+    totals: dict[tuple[str, int], Tensor] = {}
     for prompt in prompts:
-        lens.run(prompt, read=[Read("resid_pre", reduce=accumulate(prompt))], logits="last")
+        sums = lens.run(prompt, read=[Read("resid_pre", reduce=_adding(prompt))], logits="last").sums
+        for place, total in sums.items():
+            totals[place] = totals.get(place, 0) + total.cpu()
     n_rows = sum(prompt.n_rows for prompt in prompts)
-    bos = torch.stack([bos_sum[layer] for layer in range(lens.n_layers)]) / n_rows
-    mean = torch.stack([abs_sum[layer] for layer in range(lens.n_layers)])
+    layers = range(lens.n_layers)
+    bos = torch.stack([totals["bos_ratio", layer] for layer in layers]) / n_rows
+    mean = torch.stack([totals["abs", layer] for layer in layers])
     return bos.float(), (mean / mean.median(-1, keepdim=True).values.clamp_min(1e-30)).float()
+
+
+def _adding(prompt: Prompt) -> TapFunction:
+    """Add up |x| of all tokens, and |x| / rms of the first ones, where the model is."""
+    real, bos = prompt.mask("all"), prompt.mask("bos")
+    first = torch.where(bos.any(1, keepdim=True), bos, real & (real.cumsum(1) == 1))
+
+    def add(resid: Tensor, place: Place) -> Tensor:
+        x = resid.float().abs()
+        at_first = first.to(x.device).gather(1, place.positions) & place.valid
+        ratio = x / x.pow(2).mean(-1, keepdim=True).add(1e-6).sqrt()
+        place.add("bos_ratio", ratio[at_first].sum(0).double())
+        place.add("abs", x[place.valid].sum(0).double())
+        return resid[..., :0]
+
+    return add
 
 
 def _by_bos(bos_ratio: Float[Tensor, "layer d_model"]) -> tuple[int, ...]:

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-from jaxtyping import Bool
 from torch import Tensor
 
-from ..errors import InterventionError, ScoreError
-from ..kernels import sink_score
+from ..core.kernels import sink_score
+from ..core.sinks import SinkKey, file_sinks
+from ..core.taps import Place, Tap
+from ..errors import ScoreError
 from ..prompt import Prompt
 from ..rows import bind_rows
-from ..taps import Place, Read, Tap
+from ..taps import Read
 from .known import known_for
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class SinkRule:
         threshold: tau, in units of the token's RMS; the paper's is 20. phi never exceeds sqrt(d_model).
         source: where the dimensions come from.
         control: None, or the seed of a control experiment: as many random tokens take the sinks' place, see
-            `as_many_others`.
+            `lmm_lens.core.sinks.as_many_others`.
     """
 
     dims: tuple[int, ...]
@@ -61,81 +61,31 @@ class SinkRule:
 
     def positions(self, lens: Lens, prompt: Prompt, layer: int, row: int = 0) -> tuple[int, ...]:
         """The visual sink tokens of one layer and prompt row."""
-        read = Read("resid_pre", [layer], reduce=lambda x, place: sink_score(x, self.dims), name="phi")
+        dims = self.dims
+        read = Read("resid_pre", [layer], reduce=lambda x, place: sink_score(x, dims), name="phi")
         run = lens.run(prompt, read=[read], logits="last")
         is_sink = run.reads["phi", layer][row] >= self.threshold
         found = run.positions["phi"][row][is_sink].tolist()
         return tuple(position for position in found if prompt.mask("visual")[row, position])
 
+    @property
+    def key(self) -> SinkKey:
+        """Names this rule where its sinks are filed: two rules may act in one run."""
+        return self.dims, self.threshold, self.control
+
     def tap(self, prompt: Prompt, layer: int) -> Tap:
-        """A tap that files the layer's sink tokens in the run's memo, for `sinks`."""
-        visual, real = prompt.mask("visual"), prompt.mask("all")
+        """A tap that files the layer's sink tokens in the run, for `lmm_lens.core.sinks.sinks_of`."""
+        visual, real, key = prompt.mask("visual"), prompt.mask("all"), self.key
 
         def remember(resid: Tensor, place: Place) -> Tensor:
-            found = place.valid & (sink_score(resid, self.dims) >= self.threshold)
-            known = place.memo.get(self._key("found", place))
-            mask = torch.zeros(found.shape[0], place.n_seen, dtype=torch.bool, device=found.device)
-            if known is not None:
-                width = min(known.shape[1], place.n_seen)
-                mask[:, :width] = known[:, :width]
-            mask.scatter_(1, place.positions, found)
-            place.memo[self._key("found", place)] = mask
-            if self.control is not None:
-                mask = as_many_others(mask, visual, real, self.control, layer)
-            place.memo[self._key("sinks", place)] = mask
-            return found
+            return file_sinks(resid, place, key, visual, real)
 
         return Tap("resid_pre", layer, bind_rows("all", prompt), remember)
-
-    def sinks(self, place: Place) -> Bool[Tensor, "batch position"]:
-        """The sink tokens of this layer so far, or their random control, that `tap` has filed in this run."""
-        return place.memo[self._key("sinks", place)]
-
-    def _key(self, what: str, place: Place) -> tuple[object, ...]:
-        return what, self.dims, self.threshold, self.control, place.layer  # one entry a rule: two may act in one run
 
 
 def is_known(config: Any) -> bool:
     """Whether a model's card or the table of published dimensions names its sinks."""
     return "sink_dims" in (getattr(config, "lmm_lens", None) or {}) or known_for(config) is not None
-
-
-def as_many_others(
-    sinks: Bool[Tensor, "batch seen"],
-    visual: Bool[Tensor, "batch position"],
-    real: Bool[Tensor, "batch position"],
-    seed: int,
-    layer: int,
-) -> Bool[Tensor, "batch seen"]:
-    """As many random visual tokens as there are visual sinks, and as many text tokens as text sinks: the control.
-
-    Drawn from the prompt's tokens that are no sinks. A token's rank in the draw depends on its place from the row's
-    first real token and on the seed alone, so the draw holds over decoding steps and does not depend on padding.
-
-    Raises:
-        InterventionError: a row has fewer such tokens than sinks.
-    """
-    n_rows, n_prompt = visual.shape
-    generator = torch.Generator().manual_seed(1000 * seed + layer)
-    draw = torch.rand(n_prompt, generator=generator, dtype=torch.float64)
-    place = (real.cumsum(1) - 1).clamp_min(0)
-    rank = draw[place]  # batch position
-    found = torch.nn.functional.pad(sinks.cpu(), (0, max(0, n_prompt - sinks.shape[1])))
-    chosen = torch.zeros(n_rows, max(n_prompt, sinks.shape[1]), dtype=torch.bool)
-    for kind, name in ((visual, "visual"), (real & ~visual, "text")):
-        pool = kind & ~found[:, :n_prompt]
-        is_text = name == "text"
-        n_sinks = (found[:, :n_prompt] & kind).sum(1) + (found[:, n_prompt:].sum(1) if is_text else 0)
-        short = (pool.sum(1) < n_sinks).nonzero().flatten().tolist()
-        if short:
-            row = short[0]
-            raise InterventionError(
-                f"layer {layer} has {int(n_sinks[row])} {name} sinks in batch row {row} but only "
-                f"{int(pool[row].sum())} other {name} tokens, so there is no control of the same size"
-            )
-        order = rank.masked_fill(~pool, 2.0).argsort(1).argsort(1)
-        chosen[:, :n_prompt] |= pool & (order < n_sinks[:, None])
-    return chosen[:, : sinks.shape[1]].to(sinks.device)
 
 
 def rule_for(config: Any, dims: Sequence[int] | None = None, threshold: float | None = None) -> SinkRule:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lmm_lens import BoostAttention
+from lmm_lens.core.kernels import boost
 from lmm_lens.errors import HookError, InterventionError
-from lmm_lens.kernels import boost
 from tests.cases import close, edits_of
 from tests.interventions.oracle import each_row, spans
 from tests.interventions.planted import planted

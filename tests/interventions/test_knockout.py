@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lmm_lens import Knockout, Read
+from lmm_lens.core.kernels import knockout
 from lmm_lens.errors import HookError, InterventionError
-from lmm_lens.kernels import knockout
 from tests.cases import close, edits_of, plain
 from tests.interventions.oracle import ScoreReference, forbid, spans
 from tests.interventions.planted import planted, real_tokens

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lmm_lens import Intervention
+from lmm_lens.core.taps import Tap
 from lmm_lens.rows import bind_rows
-from lmm_lens.taps import Tap
 from tests.models import IMAGE
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lmm_lens import AblateHeads, Intervention, Lens, LensError
+from lmm_lens.core.taps import Tap
 from lmm_lens.rows import bind_rows
-from lmm_lens.taps import Tap
 from tests.cases import case, close, hooks_of_ours, plain
 from tests.models import IMAGE
 from tests.native.programs import PROGRAMS, interventions

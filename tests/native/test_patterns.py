@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lmm_lens import AblateHeads, Lens, Read, tapping
+from lmm_lens import AblateHeads, Lens, Read
+from lmm_lens.core import tapping
 from tests.cases import Case, case, close, edits_of, plain
 from tests.models import FAMILIES
 from tests.native.programs import PROGRAMS, Step, interventions, reference_edit
@@ -166,8 +167,8 @@ def halved(x, place):
 @pytest.mark.parametrize("site", ["pattern", "z", "resid_pre", "mlp_out"])
 def test_an_edit_may_work_in_place(site):
     from lmm_lens import Intervention
+    from lmm_lens.core.taps import Tap
     from lmm_lens.rows import bind_rows
-    from lmm_lens.taps import Tap
 
     class Halve(Intervention):
         def __init__(self, function):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lmm_lens import Lens, Read, tapping
+from lmm_lens import Lens, Read
+from lmm_lens.core import tapping
 from tests.cases import HEAD_SITES, SITES, Case, case, close, plain
 from tests.models import FAMILIES, IMAGE
 

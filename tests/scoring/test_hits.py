@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmm_lens import Lens, kernels, score_heads
+from lmm_lens import Lens, score_heads
+from lmm_lens.core import kernels
 from lmm_lens.errors import ScoreError
 from tests.models import FAMILIES, IMAGE
 from tests.scoring.eager import Eager, phi, sinks_by_layer

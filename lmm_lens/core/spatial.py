@@ -10,9 +10,10 @@ Few Attention Heads For Visual Grounding"); its released code labels components 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from .taps import Place
 
 COMPONENT_THRESHOLD = 1e-3  # of attention above the map's mean, for a cell to belong to a component; the paper's
 LOWEST = 10  # how many heads a prompt selects; the paper's number, of about a thousand heads
@@ -34,6 +35,11 @@ def at_cells(mask: Bool[Tensor, "batch key"], cells: Int[Tensor, "batch rows col
     return mask.gather(1, cells.clamp_min(0).flatten(1)).reshape(cells.shape) & (cells >= 0)
 
 
+def cell_keys(cells: Int[Tensor, "batch rows cols"], place: Place, n_keys: int) -> Int[Tensor, "batch rows cols"]:
+    """Positions as the keys that the layer holds now: a sliding window has dropped the first, which become negative."""
+    return cells.to(place.positions.device) - max(0, place.n_seen - n_keys)
+
+
 def components(mask: Bool[Tensor, "*lead rows cols"]) -> Int[Tensor, "*lead rows cols"]:
     """8-connected components of each map: one positive number a component, 0 outside.
 
@@ -46,7 +52,7 @@ def components(mask: Bool[Tensor, "*lead rows cols"]) -> Int[Tensor, "*lead rows
     found = torch.arange(1, rows * cols + 1, device=mask.device).reshape(rows, cols) * flat
     while True:
         # exact in fp32 up to 2 ** 24 cells; the pooling of integers is not implemented everywhere
-        spread = F.max_pool2d(found.float(), 3, stride=1, padding=1).long() * flat
+        spread = torch.nn.functional.max_pool2d(found.float(), 3, stride=1, padding=1).long() * flat
         named = spread.flatten(2).gather(2, (spread.flatten(2) - 1).clamp_min(0)).reshape(spread.shape)
         spread = torch.maximum(spread, named * flat)
         if torch.equal(spread, found):

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .adapters import Layer
-from .errors import HookError, InterventionError
-from .prompt import Prompt
-from .rows import Chunk, JoinedRows
+from ..errors import HookError, InterventionError
+from .selection import Chunk, JoinedRows
 from .taps import Place, Tap
 
 CHUNK_ELEMENTS = 2**20  # probabilities held at once, 4 MiB: less than what a feed-forward layer needs anyway
@@ -46,7 +42,8 @@ class Tapping:
     """The taps of one prompt and what they did.
 
     Args:
-        layers: the decoder layers.
+        n_heads: query heads of each decoder layer.
+        stash: what runs of one job leave to each other.
 
     Attributes:
         taps: by (hook point, layer), in the order in which they act.
@@ -56,23 +53,29 @@ class Tapping:
             dimensions is the rows.
         edited: rows times heads (or streams) that were edited, by (index of the intervention, layer).
         moved: attention moved in them, by the same; only of edits that report it.
+        sums: what taps added up, by (name, layer).
     """
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
-        self.layers = layers
-        self.taps: dict[tuple[str, int], list[Tap]] = {}
-        self.first = 0
-        self.fired: set[tuple[str, int]] = set()
-        self.kept: Kept = defaultdict(list)
-        self.edited: dict[tuple[int, int], int] = defaultdict(int)
-        self.moved: dict[tuple[int, int], float] = defaultdict(float)
-        self._memo: dict[Any, Any] = {}
-        self._joined: dict[tuple[Any, ...], JoinedRows | None] = {}
+    taps: dict[tuple[str, int], list[Tap]]
+    fired: set[tuple[str, int]]
+    kept: Kept
+    edited: dict[tuple[int, int], int]
+    moved: dict[tuple[int, int], float]
+    sums: dict[tuple[str, int], Tensor]
+    _memo: dict[Any, Any]
+    _joined: dict[tuple[Any, ...], JoinedRows | None]
 
-    def start(self, prompt: Prompt, taps: Sequence[Tap]) -> None:
-        """Begin a prompt; nothing of the one before is left but the counts."""
+    def __init__(self, n_heads: Sequence[int], stash: dict[Any, Any] | None = None) -> None:
+        self.n_heads = n_heads
+        self.taps, self.first, self.fired = {}, 0, set()
+        self.kept, self.edited, self.moved, self.sums = {}, {}, {}, {}
+        self._n_rows, self._memo, self._joined = 0, {}, {}
+        self._stash = {} if stash is None else stash
+
+    def start(self, n_rows: int, taps: Sequence[Tap]) -> None:
+        """Begin a prompt of so many rows; nothing of the one before is left but the counts."""
         self.settle()
-        self._n_rows = prompt.n_rows
+        self._n_rows = n_rows
         self._joined.clear()
         self.taps = {}
         for tap in sorted(taps, key=lambda tap: not tap.edits):  # reads see what edits left
@@ -82,9 +85,11 @@ class Tapping:
         """Add up what taps noted, and forget what they left to each other."""
         for key, value in self._memo.items():
             if key[0] == "rows":
-                self.edited[key[1:]] += int(value)
+                self.edited[key[1:]] = self.edited.get(key[1:], 0) + int(value)
             elif key[0] == "moved":
-                self.moved[key[1:]] += float(value)
+                self.moved[key[1:]] = self.moved.get(key[1:], 0.0) + float(value)
+            elif key[0] == "sum":
+                self.sums[key[1:]] = self.sums.get(key[1:], 0) + value
         self._memo.clear()
 
     def _join(self, taps: Sequence[Tap], batch: int, length: int, device: torch.device) -> JoinedRows | None:
@@ -101,9 +106,9 @@ class Tapping:
     def _place(
         self, tap: Tap, rows: Chunk, valid: Tensor, length: int, scores: Callable[[], Tensor] | None = None
     ) -> Place:
-        heads = tap.heads if tap.heads is not None else tuple(range(self.layers[tap.layer].n_heads))
+        heads = tap.heads if tap.heads is not None else tuple(range(self.n_heads[tap.layer]))
         n_seen = self.first + length
-        return Place(tap.layer, heads, rows.positions, valid, n_seen, self._memo, tap.owner, scores)
+        return Place(tap.layer, heads, rows.positions, valid, n_seen, self._memo, self._stash, tap.owner, scores)
 
     def through(self, x: Tensor, site: str, layer: int) -> Tensor:
         """Pass an activation [batch, row, ...] through the taps of its hook point, in order."""
@@ -123,7 +128,7 @@ class Tapping:
                 self._keep(tap, rows, result, dim=1)
                 continue
             if not tap.chooses:
-                self.edited[tap.owner, tap.layer] += rows.count * (part.shape[2] if x.ndim == 4 else 1)
+                self._count(tap, rows.count * (part.shape[2] if x.ndim == 4 else 1))
             if tap.heads is not None:
                 chosen = chosen.clone()
                 chosen[:, :, list(tap.heads)] = result.to(x.dtype)
@@ -140,8 +145,8 @@ class Tapping:
             return
         self.fired.add(("pattern", layer))
         batch, n_heads, length, n_keys = attention.shape
-        if n_heads != self.layers[layer].n_heads:
-            raise HookError(f"layer {layer} has {n_heads} heads, but its adapter counts {self.layers[layer].n_heads}")
+        if n_heads != self.n_heads[layer]:
+            raise HookError(f"layer {layer} has {n_heads} heads, but its adapter counts {self.n_heads[layer]}")
         joined = self._join(taps, batch, length, attention.device)
         if joined is None:
             return
@@ -149,7 +154,7 @@ class Tapping:
         heads = tuple(sorted(named)) if all(tap.heads is not None for tap in taps) else None
         width = joined.rows.index.shape[1]
         step = max(1, CHUNK_ELEMENTS // (batch * (n_heads if heads is None else len(heads)) * n_keys))
-        results: list[list[Tensor]] = [[] for _ in taps]
+        results = [[] for _ in taps]  # type: ignore[var-annotated]
         for start in range(0, width, step):
             rows = joined.rows.part(start, start + step)
             original = pattern = attention.probabilities(rows, heads)
@@ -158,8 +163,9 @@ class Tapping:
                 valid = rows.valid if member is None else member[:, start : start + step]
                 columns = _columns(tap.heads, heads)
                 part = pattern if columns is None else pattern[:, columns]
-                scores = partial(attention.scores, rows, tap.heads)
-                result = tap.run(part.clone() if tap.edits else part, self._place(tap, rows, valid, length, scores))
+
+                place = self._place(tap, rows, valid, length, _scores_later(attention, rows, tap.heads))
+                result = tap.run(part.clone() if tap.edits else part, place)
                 if not tap.edits:
                     results[index].append(result)
                     continue
@@ -178,14 +184,21 @@ class Tapping:
                 continue
             if tap.edits:
                 if not tap.chooses:
-                    self.edited[tap.owner, layer] += own.count * (n_heads if tap.heads is None else len(tap.heads))
+                    self._count(tap, own.count * (n_heads if tap.heads is None else len(tap.heads)))
             else:
                 read = torch.cat(results[index], dim=2)
                 self._keep(tap, own, read if pick is None else pick.gather(read, dim=2), dim=2)
 
+    def _count(self, tap: Tap, n_edits: int) -> None:
+        self.edited[tap.owner, tap.layer] = self.edited.get((tap.owner, tap.layer), 0) + n_edits
+
     def _keep(self, tap: Tap, rows: Chunk, result: Tensor, dim: int) -> None:
         if tap.name:
-            self.kept[tap.name, tap.layer].append((rows, result, dim))
+            self.kept.setdefault((tap.name, tap.layer), []).append((rows, result, dim))
+
+
+def _scores_later(attention: Attention, rows: Chunk, heads: tuple[int, ...] | None) -> Callable[[], Tensor]:
+    return lambda: attention.scores(rows, heads)
 
 
 def _columns(wanted: tuple[int, ...] | None, present: tuple[int, ...] | None) -> list[int] | None:

@@ -1,0 +1,138 @@
+"""One layer's attention as its kernel saw it, and edits of the pattern without the kernel.
+
+Where rows of the pattern are read, their probabilities are computed beside the kernel; where they are edited, the
+change is added in its linear form, `out' = out + (a' - a) @ values`, which is exact because attention is linear in the
+probabilities. So no [layer, head, query, key] tensor ever exists.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .selection import Chunk
+
+Heads = tuple[int, ...] | None  # None is all
+
+
+class AttentionCall:
+    """One call of a layer's attention: q and k after rotary embedding, k and v not repeated for grouped queries.
+
+    Args:
+        query: Float[batch, head, row, d_head].
+        key, value: Float[batch, kv_head, key, d_head].
+        mask: [batch | 1, head | 1, row, key], True or 0 where visible; None is causal for more than one row and
+            unmasked for one.
+        scaling: of the scores.
+        is_causal: whether the absence of a mask means causal.
+        softcap: of the scores, if any.
+        extra_logits: [head], a learned logit that takes part in the softmax and holds no value.
+        position_bias: added to the scores.
+    """
+
+    def __init__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scaling: float,
+        is_causal: bool,
+        softcap: float | None = None,
+        extra_logits: Tensor | None = None,
+        position_bias: Tensor | None = None,
+    ) -> None:
+        self.query, self.key, self.value, self.mask = query, key, value, mask
+        self.scaling, self.is_causal, self.softcap = scaling, is_causal, softcap
+        self.extra_logits, self.position_bias = extra_logits, position_bias
+        self._precision = torch.float64 if query.dtype == torch.float64 else torch.float32
+        self._cast = {}  # type: ignore[var-annotated]
+
+    def _keys(self) -> Tensor:
+        """Keys for the scores, cast once however many chunks of rows ask: batch kv_head d_head key."""
+        if "keys" not in self._cast:
+            self._cast["keys"] = self.key.to(self._precision).transpose(-1, -2)
+        return self._cast["keys"]
+
+    def _values(self) -> Tensor:
+        if "values" not in self._cast:
+            self._cast["values"] = self.value.to(self._precision)
+        return self._cast["values"]
+
+    def probabilities(self, rows: Chunk, heads: Heads = None) -> Float[Tensor, "batch head row key"]:
+        """Attention probabilities of some rows and heads, in fp32 (fp64 in a double model)."""
+        logits = self.scores(rows, heads)
+        if self.extra_logits is None:
+            return logits.softmax(-1)
+        extra = _of_heads(self.extra_logits.to(logits.dtype).reshape(1, -1, 1, 1), heads)
+        return torch.cat([logits, extra.expand(*logits.shape[:-1], 1)], -1).softmax(-1)[..., :-1]
+
+    def scores(self, rows: Chunk, heads: Heads = None) -> Float[Tensor, "batch head row key"]:
+        """Attention scores of some rows and heads before the softmax, hidden keys at the lowest number."""
+        query = _of_heads(rows.gather(self.query, dim=2), heads).to(self._precision) * self.scaling
+        logits = self._grouped(query, self._keys(), heads)
+        if self.position_bias is not None:
+            logits = logits + self._rows_of(self.position_bias, rows, heads)
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        if self.mask is not None:
+            mask = self._rows_of(self.mask, rows, heads)
+            hide = torch.finfo(logits.dtype).min
+            logits = logits.masked_fill_(~mask, hide) if mask.dtype == torch.bool else logits + mask
+        elif self.query.shape[2] > 1 and self.is_causal:  # top-left aligned, as in sdpa
+            future = rows.index[:, None, :, None] < torch.arange(logits.shape[-1], device=logits.device)
+            logits = logits.masked_fill_(future, torch.finfo(logits.dtype).min)
+        return logits
+
+    def read_values(self, weights: Tensor, heads: Heads = None) -> Float[Tensor, "batch row head d_head"]:
+        """What attention weights, or a change of them, [batch, head, row, key], read from the values."""
+        return self._grouped(weights, self._values(), heads).transpose(1, 2)
+
+    def _grouped(self, x: Tensor, shared: Tensor, heads: Heads) -> Tensor:
+        """`x @ shared` a head, x [batch, head, row, n] of the chosen heads, shared [batch, kv_head, n, m]."""
+        if heads is not None:
+            group = self.query.shape[1] // shared.shape[1]
+            return x @ shared[:, [head // group for head in heads]]
+        batch, n_heads, n_rows, n = x.shape
+        return (x.reshape(batch, shared.shape[1], -1, n) @ shared).reshape(batch, n_heads, n_rows, -1)
+
+    def _rows_of(self, mask: Tensor, rows: Chunk, heads: Heads) -> Tensor:
+        """The chosen rows and heads of a mask or bias whose batch and head dimensions may be 1."""
+        full = mask.expand(self.query.shape[0], -1, self.query.shape[2], -1)
+        chosen = rows.gather(full, dim=2)[..., : self.key.shape[2]]
+        return chosen if chosen.shape[1] == 1 else _of_heads(chosen, heads)
+
+
+class FusedAttention:
+    """One layer's attention beside the output of its kernel; edits of the pattern reach that output.
+
+    Args:
+        call: what the kernel was given.
+        out: what it returned, [batch, row, head, d_head].
+    """
+
+    def __init__(self, call: AttentionCall, out: Tensor) -> None:
+        self.call, self.out = call, out
+        self.shape = (*call.query.shape[:3], call.key.shape[2])
+        self.device = out.device
+        self.probabilities, self.scores = call.probabilities, call.scores
+        # the kernel saved its own output for a backward pass; else it is ours to change
+        self._is_ours = not (torch.is_grad_enabled() and out.requires_grad)
+
+    def put(self, pattern: Tensor, original: Tensor, rows: Chunk, heads: Heads) -> None:
+        """Add what the change of the weights reads from the values, summed in its precision and rounded once."""
+        if not self._is_ours:
+            self.out, self._is_ours = self.out.clone(), True
+        change = self.call.read_values(pattern - original, heads)
+        total = rows.gather(self.out).to(change.dtype)
+        if heads is None:
+            total = total + change
+        else:
+            total = total.clone()
+            total[:, :, list(heads)] += change
+        rows.scatter_(self.out, total.to(self.out.dtype))
+
+
+def _of_heads(x: Tensor, heads: Heads) -> Tensor:
+    return x if heads is None else x[:, list(heads)]

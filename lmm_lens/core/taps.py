@@ -1,0 +1,126 @@
+"""A tap: a read or an edit of some rows of one activation, and the place at which its function is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from .selection import Rows
+
+HIDDEN = -3e4  # attention scores at or below belong to keys that a row cannot see; fp16 masks hide with -65504
+
+
+class Place:
+    """Where in a run a tap is called: handed to its function beside the rows.
+
+    Attributes:
+        layer: the layer.
+        heads: the heads of the rows handed over, in order; empty at hook points without heads.
+        positions: Int[batch, row], absolute positions of the rows.
+        valid: Bool[batch, row], which of them are real; ragged batches are padded.
+        n_seen: tokens that went through the model so far, this pass included.
+        memo: a dict that lives as long as the run, for what one tap leaves to another.
+        stash: a dict that lives as long as the job, for what one run leaves to the next.
+        owner: index of the intervention that the tap belongs to.
+        scores: at `pattern`, computes the attention scores before the softmax, [batch, head, row, key], hidden keys at
+            `HIDDEN` or below; None at other hook points.
+    """
+
+    def __init__(
+        self,
+        layer: int,
+        heads: tuple[int, ...],
+        positions: Int[Tensor, "batch row"],
+        valid: Bool[Tensor, "batch row"],
+        n_seen: int,
+        memo: dict[Any, Any],
+        stash: dict[Any, Any],
+        owner: int = 0,
+        scores: Callable[[], Tensor] | None = None,
+    ) -> None:
+        self.layer, self.heads, self.positions, self.valid = layer, heads, positions, valid
+        self.n_seen, self.memo, self.stash, self.owner, self.scores = n_seen, memo, stash, owner, scores
+
+    def note(self, rows: Tensor, moved: Tensor | None = None) -> None:
+        """Report what an edit that chooses for itself changed: how many rows, and the attention it moved in all."""
+        for what, value in (("rows", rows), ("moved", moved)):
+            if value is not None:
+                key = (what, self.owner, self.layer)
+                self.memo[key] = self.memo.get(key, 0) + value
+
+    def add(self, name: str, value: Tensor) -> None:
+        """Add to a sum over the whole run, returned as `run.sums[name, layer]`."""
+        key = ("sum", name, self.layer)
+        self.memo[key] = self.memo.get(key, 0) + value
+
+    def keys(self, scope: Rows, n_keys: int) -> Bool[Tensor, "batch key"]:
+        """The tokens of a scope, generated ones included, as a mask over the keys that the layer holds now."""
+        return self.columns(scope.mask(0, self.n_seen), n_keys)
+
+    def visible(self) -> Bool[Tensor, "batch head row key"]:
+        """At `pattern`, the keys that each row can see."""
+        assert self.scores is not None
+        return self.scores() > HIDDEN
+
+    def columns(self, mask: Bool[Tensor, "batch position"], n_keys: int) -> Bool[Tensor, "batch key"]:
+        """A mask over absolute positions as a mask over the keys that the layer holds now.
+
+        Sliding-window layers hold only the last keys, static caches more than were seen; positions that the mask does
+        not reach are False.
+        """
+        first = max(0, self.n_seen - n_keys)
+        inside = mask[:, first : first + n_keys].to(self.positions.device)
+        return torch.nn.functional.pad(inside, (0, n_keys - inside.shape[1]))
+
+
+def role_of(roles: Int[Tensor, "batch position"], place: Place, afterwards: int) -> Int[Tensor, "batch row"]:
+    """The role of each row, by number; `afterwards` is that of generated tokens."""
+    n_prompt = roles.shape[1]
+    inside = place.positions.clamp(max=n_prompt - 1)
+    role = roles.to(inside.device).gather(1, inside)
+    return torch.where(place.positions < n_prompt, role, afterwards)
+
+
+TapFunction = Callable[[Tensor, Place], Tensor]
+
+
+class Tap:
+    """A read or an edit of some rows at one hook point of one layer.
+
+    Attributes:
+        site: hook point name.
+        layer: layer number.
+        rows: bound row scope.
+        run: function of the selected rows, acting on each row alone; an edit gets its own copy, a read must not
+            change it. Its result is kept (a read) or put back (an edit). To travel to a server it may use torch,
+            plain values and what is in `lmm_lens.core`, nothing else.
+        heads: the heads it gets; None for all. Only at `pattern` and `z`.
+        edits: whether the result is put back.
+        chooses: whether an edit itself decides which of its rows and heads it changes; it then reports them with
+            `Place.note`.
+        name: under which a read's result is filed; without one it is not kept.
+        owner: index of the intervention it belongs to, for the report.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        layer: int,
+        rows: Rows,
+        run: TapFunction,
+        heads: tuple[int, ...] | None = None,
+        edits: bool = False,
+        chooses: bool = False,
+        name: str = "",
+        owner: int = 0,
+    ) -> None:
+        self.site, self.layer, self.rows, self.run, self.heads = site, layer, rows, run, heads
+        self.edits, self.chooses, self.name, self.owner = edits, chooses, name, owner
+
+    def __repr__(self) -> str:
+        what = "edit" if self.edits else "read"
+        return f"Tap({what} of {self.site} in layer {self.layer}, {self.rows.label!r}, heads {self.heads})"
