@@ -34,6 +34,16 @@ class ScoreError(LensError):
     """Scores cannot be computed, saved or loaded as asked."""
 
 
+class RemoteError(LensError):
+    """A server could not be reached, refused, went silent, or failed; nothing that finished before is lost.
+
+    Attributes:
+        details: what the server said, in full; empty where it said nothing more.
+    """
+
+    details: str = ""
+
+
 def unknown(what: str, given: object, valid: Iterable[object]) -> str:
     """The text for a name that does not exist: what was given, the closest valid name, all valid names.
 

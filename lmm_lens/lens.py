@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from . import prompting
 from .adapters import Adapter, adapter_for
 from .core.taps import Place
 from .errors import InterventionError, LensError, ModelError, PromptError, unknown
+from .faces import NNsightFace, TransformerLensFace
 from .interventions.base import Intervention
 from .native import NativeBackend
 from .program import Program
@@ -23,15 +24,17 @@ from .results import Generation, Run
 from .sinks import SinkReport
 from .taps import HOOK_POINTS, ModelShape, Read, Reader
 
-if TYPE_CHECKING:
-    from .bridge.cache import PromptCache
-    from .bridge.patching import PatchingModel
-
-BACKENDS = ("native", "transformer_lens")
+BACKENDS = ("native", "transformer_lens", "nnsight")
 
 
-def _backend_of(name: str, adapter: Adapter) -> NativeBackend:
-    if name == "transformer_lens":  # loaded only where it is used
+def _backend_of(name: str, adapter: Adapter, **options: Any) -> Any:
+    if name == "nnsight":  # loaded only where it is used
+        from .envoy import EnvoyBackend
+
+        return EnvoyBackend(adapter, **options)
+    if options["remote"]:
+        raise LensError(f'remote={options["remote"]!r} needs backend="nnsight", given backend={name!r}')
+    if name == "transformer_lens":
         from .bridge import BridgeBackend
 
         return BridgeBackend(adapter)
@@ -52,15 +55,18 @@ def loading(name: str) -> Iterator[None]:
         ) from error
 
 
-class Lens:
+class Lens(TransformerLensFace, NNsightFace):
     """A lens on a multimodal model. The model is never changed; whatever a call puts in, it takes out again.
 
     Args:
-        model: a loaded Hugging Face image-text-to-text model, in eval mode.
+        model: a loaded Hugging Face image-text-to-text model, in eval mode; for nnsight also a TransformersModel.
         processor: its processor; None if you always give processed tensors.
-        backend: "native", plain transformers at the price of its fused kernels, or "transformer_lens", a
-            TransformerBridge on a twin that shares the model's weights.
+        backend: "native", plain transformers at the price of its fused kernels; "transformer_lens", a
+            TransformerBridge, or "nnsight", a TransformersModel, both on a twin that shares the model's weights.
         adapter: the family's adapter, if it should not be looked up.
+        remote: with nnsight, where to run: False here, True on NDIF, "http://..." on that server, "local" here but
+            packed as for a server. `run`, `generate` and `trace` can say otherwise for one call.
+        timeout: seconds without news from a server after which a call gives up.
 
     Raises:
         ModelError: the model has no image token or no decoder layers.
@@ -68,25 +74,44 @@ class Lens:
     """
 
     def __init__(
-        self, model: nn.Module, processor: Any = None, backend: str = "native", adapter: Adapter | None = None
+        self,
+        model: nn.Module,
+        processor: Any = None,
+        backend: str = "native",
+        adapter: Adapter | None = None,
+        *,
+        remote: bool | str = False,
+        timeout: float = 600.0,
     ) -> None:
         if backend not in BACKENDS:
             raise LensError(unknown("backend", backend, BACKENDS))
+        envoy = None
+        if backend == "nnsight" and not isinstance(model, nn.Module) and hasattr(model, "_module"):
+            envoy, model = model, model._module
         self.model = model
         self.processor = processor
         self.adapter = adapter or adapter_for(model, processor)
-        self._backend = _backend_of(backend, self.adapter)
+        name = (envoy.repo_id if envoy is not None else None) or getattr(model, "name_or_path", None)
+        self._backend = _backend_of(backend, self.adapter, envoy=envoy, served_as=name, remote=remote, timeout=timeout)
         self._applied: tuple[Intervention, ...] = ()
         self._n_runs = 0
         self.sink_report: SinkReport | None = None  # what "auto" found on the first prompt that asked
 
     @classmethod
-    def from_pretrained(cls, name: str, backend: str = "native", **options: Any) -> Lens:
-        """Load a model and its processor by name or folder.
+    def from_pretrained(
+        cls,
+        name: str,
+        backend: str = "native",
+        *,
+        remote: bool | str = False,
+        timeout: float = 600.0,
+        **options: Any,
+    ) -> Lens:
+        """Load a model and its processor by name or folder; with `remote`, its shape and its processor alone.
 
         Args:
             name: a Hub name or a local folder.
-            backend: see `Lens`.
+            backend, remote, timeout: see `Lens`.
             **options: for `AutoModelForImageTextToText.from_pretrained`: dtype, device_map, ...
 
         Raises:
@@ -95,22 +120,34 @@ class Lens:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         with loading(name):
-            model = AutoModelForImageTextToText.from_pretrained(name, **options).eval()
             processor = AutoProcessor.from_pretrained(name)
-        return cls(model, processor, backend)
+            if remote and backend == "nnsight":
+                from .envoy.wrap import opened
+
+                model = opened(name, processor, **options)
+            else:
+                model = AutoModelForImageTextToText.from_pretrained(name, **options).eval()
+        return cls(model, processor, backend, remote=remote, timeout=timeout)
 
     @classmethod
-    def demo(cls, variant: str = "sinks", backend: str = "native") -> Lens:
+    def demo(
+        cls,
+        variant: str = "sinks",
+        backend: str = "native",
+        *,
+        remote: bool | str = False,
+        timeout: float = 600.0,
+    ) -> Lens:
         """The bundled model shapes-llava, offline.
 
         Args:
             variant: "sinks", with planted attention sinks and sparse visual heads, or "plain", trained on the tasks
                 alone.
-            backend: see `Lens`.
+            backend, remote, timeout: see `Lens`; a server knows it as "lmm-lens/shapes-llava".
         """
         from . import shapes
 
-        return cls(*shapes.load(variant), backend=backend)
+        return cls(*shapes.load(variant), backend=backend, remote=remote, timeout=timeout)
 
     # ------------------------------------------------------------------ what the model is
 
@@ -164,15 +201,6 @@ class Lens:
             "weights": digest.hexdigest()[:16],
         }
 
-    @property
-    def bridge(self) -> Any:
-        """The TransformerBridge of the TransformerLens backend; its hooks all work, edits included."""
-        if not hasattr(self._backend, "bridge"):
-            raise LensError(
-                f'the {self._backend.name} backend has no bridge: use Lens(..., backend="transformer_lens")'
-            )
-        return self._backend.bridge
-
     def __repr__(self) -> str:
         return (
             f"Lens on {type(self.model).__name__} (family {self.adapter.family}, backend {self._backend.name}): "
@@ -220,6 +248,7 @@ class Lens:
         *,
         logits: Literal["all", "last"] = "all",
         grad: bool = False,
+        remote: bool | str | None = None,
     ) -> Run:
         """One forward pass over a prompt.
 
@@ -229,11 +258,13 @@ class Lens:
             read: what to return: hook point names, or `Read` for some layers, heads or rows, reduced on the spot.
             logits: of all positions, or of each row's last prompt token.
             grad: keep the graph for a backward pass.
+            remote: where to run, with nnsight; the lens's own by default.
         """
         if logits not in ("all", "last"):
             raise LensError(unknown("choice of logits", logits, ("all", "last")))
         program = self._program(prompt, interventions, read)
-        out, tapping = self._backend.forward(prompt, program, logits == "last", grad)
+        with self._at(remote):
+            out, tapping = self._backend.forward(prompt, program, logits == "last", grad)
         last = out[:, -1] if logits == "last" else out[torch.arange(len(out)), prompt.mask("last").int().argmax(1)]
         if bool(last.isnan().any()):
             raise ModelError(self._where_nan(prompt, program.interventions))
@@ -247,6 +278,7 @@ class Lens:
         *,
         max_new_tokens: int = 20,
         logits: bool = False,
+        remote: bool | str | None = None,
         **options: Any,
     ) -> Generation:
         """Continue a prompt, edited at prefill and at every decoding step; greedy unless the options say otherwise.
@@ -256,6 +288,7 @@ class Lens:
             interventions, read: as in `run`.
             max_new_tokens: at most this many.
             logits: return the logits of each step.
+            remote: where to run, with nnsight; the lens's own by default.
             **options: of transformers' GenerationConfig (do_sample, temperature, eos_token_id, ...).
 
         Raises:
@@ -269,58 +302,14 @@ class Lens:
             )
         options = {**options, "max_new_tokens": max_new_tokens, "output_logits": logits}
         try:
-            tokens, steps, tapping = self._backend.generate(prompt, program, options)
+            with self._at(remote):
+                tokens, steps, tapping = self._backend.generate(prompt, program, options)
         except FloatingPointError as error:
             raise ModelError(f"{error}\n  {self._where_nan(prompt, program.interventions)}") from error
         decoded = self.adapter.tokenizer.batch_decode(tokens, skip_special_tokens=True) if self.processor else None
         text = tuple(row.strip() for row in decoded) if decoded else ("",) * len(tokens)
         stacked = torch.stack(steps, 1) if steps is not None else None
         return Generation(prompt, text, tokens, stacked, *program.collect(tapping), program.reports(tapping))
-
-    # ------------------------------------------------------------------ TransformerLens's own ways
-
-    def bridge_inputs(self, prompt: Prompt) -> dict[str, Any]:
-        """The prompt's tensors, pictures included, as `bridge(...)`, `bridge.run_with_hooks` and others take them."""
-        from .bridge import face
-
-        return face.bridge_inputs(prompt)
-
-    def run_with_cache(
-        self, prompt: Prompt, interventions: Sequence[Intervention] = (), **options: Any
-    ) -> tuple[Any, PromptCache]:
-        """TransformerLens's `run_with_cache` on a prompt: logits, and an ActivationCache that answers by span.
-
-        Args:
-            prompt: from `Lens.prompt`.
-            interventions: edits; the cache holds what they left.
-            **options: of `TransformerBridge.run_with_cache`; name what to keep with `names_filter`.
-
-        Raises:
-            LensError: the lens has another backend.
-        """
-        from .bridge import face
-
-        return face.run_with_cache(self, prompt, interventions, **options)
-
-    def run_with_hooks(self, prompt: Prompt, interventions: Sequence[Intervention] = (), **options: Any) -> Any:
-        """TransformerLens's `run_with_hooks` on a prompt: its logits under `fwd_hooks=[(name, function), ...]`.
-
-        Raises:
-            LensError: the lens has another backend.
-        """
-        from .bridge import face
-
-        return face.run_with_hooks(self, prompt, interventions, **options)
-
-    def patching_model(self, prompt: Prompt) -> PatchingModel:
-        """A stand-in for the model that `transformer_lens.patching` can patch: the prompt's pictures are bound to it.
-
-        Raises:
-            LensError: the lens has another backend.
-        """
-        from .bridge.patching import PatchingModel
-
-        return PatchingModel(self, prompt)
 
     # ------------------------------------------------------------------ editing whatever runs
 
@@ -388,10 +377,20 @@ class Lens:
         _, tapping = self._backend.forward(prompt, program, last_only=True, grad=False)
         order = list(HOOK_POINTS)
         for site, layer in sorted(tapping.kept, key=lambda place: (place[1], order.index(place[0]))):
-            if any(bool(found.any()) for _, found, _ in tapping.kept[site, layer]):
+            if any(bool(found.any()) for _, _, found, _ in tapping.kept[site, layer]):
                 cause = " under these interventions" if edits else ""
                 return f"NaN in the model's activations{cause}, first at {site} of layer {layer}"
         return "NaN in the logits, but in no activation of the layers: look at the final norm and the output embedding"
+
+    def _at(self, remote: bool | str | None) -> AbstractContextManager[None]:
+        """Inside, run there."""
+        if remote is None:
+            return nullcontext()
+        if not hasattr(self._backend, "at"):
+            if remote is False:
+                return nullcontext()
+            raise LensError(f'remote={remote!r} needs backend="nnsight", this lens has {self._backend.name!r}')
+        return self._backend.at(remote)
 
     def _program(self, prompt: Prompt, interventions: Sequence[Intervention], read: Sequence[Reader | str]) -> Program:
         if not isinstance(prompt, Prompt):

@@ -77,6 +77,16 @@ class Prompt:
     def __len__(self) -> int:
         return self.n_rows
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """On its way to a server a prompt is its masks; else it is pickled as any object."""
+        from .envoy.travel import TRAVELLING
+
+        if TRAVELLING.get():
+            from .core.face import PromptFace
+
+            return PromptFace, (dict(self.masks),)
+        return super().__reduce_ex__(protocol)
+
     def mask(self, name: str) -> Bool[Tensor, "batch position"]:
         """Which tokens play a role; `MASKS` lists the names.
 

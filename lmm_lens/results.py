@@ -105,7 +105,7 @@ def collect(kept: Kept) -> tuple[Reads, dict[str, Tensor]]:
     """Join what the passes of a run kept.
 
     Args:
-        kept: by (name, layer), for each pass the rows, the result, and which of its dimensions is the rows.
+        kept: as in `Tapping`.
 
     Returns:
         The reads, and by name the rows' positions.
@@ -113,14 +113,14 @@ def collect(kept: Kept) -> tuple[Reads, dict[str, Tensor]]:
     reads: Reads = {}
     positions: dict[str, Tensor] = {}
     for (name, layer), passes in kept.items():
-        dim = passes[0][2]
-        parts = [_blanked(result, rows.valid, dim) for rows, result, _ in passes]
+        dim = passes[0][3]
+        parts = [_blanked(result, valid, dim) for _, valid, result, _ in passes]
         if dim == 2 and parts[0].ndim == 4:  # a pattern: later passes have more keys, and a key not yet there gets 0
             width = max(part.shape[3] for part in parts)
             parts = [torch.nn.functional.pad(part, (0, width - part.shape[3])) for part in parts]
         reads[name, layer] = torch.cat(parts, dim)
         if name not in positions:
-            positions[name] = torch.cat([rows.positions.masked_fill(~rows.valid, -1) for rows, _, _ in passes], 1)
+            positions[name] = torch.cat([at.masked_fill(~valid, -1) for at, valid, _, _ in passes], 1)
     return reads, positions
 
 

@@ -14,7 +14,7 @@ from .taps import Place, Tap
 
 CHUNK_ELEMENTS = 2**20  # probabilities held at once, 4 MiB: less than what a feed-forward layer needs anyway
 
-Kept = dict[tuple[str, int], list[tuple[Chunk, Tensor, int]]]
+Kept = dict[tuple[str, int], list[tuple[Tensor, Tensor, Tensor, int]]]
 
 
 class Attention(Protocol):
@@ -49,8 +49,8 @@ class Tapping:
         taps: by (hook point, layer), in the order in which they act.
         first: absolute position of the first token of the pass under way.
         fired: the hook points that this pass has reached.
-        kept: what reading taps returned, by (name, layer): for each pass the rows, the result, and which of its
-            dimensions is the rows.
+        kept: what reading taps returned, by (name, layer): for each pass the rows' positions, which of them are real,
+            the result, and which of its dimensions is the rows.
         edited: rows times heads (or streams) that were edited, by (index of the intervention, layer).
         moved: attention moved in them, by the same; only of edits that report it.
         sums: what taps added up, by (name, layer).
@@ -194,7 +194,7 @@ class Tapping:
 
     def _keep(self, tap: Tap, rows: Chunk, result: Tensor, dim: int) -> None:
         if tap.name:
-            self.kept.setdefault((tap.name, tap.layer), []).append((rows, result, dim))
+            self.kept.setdefault((tap.name, tap.layer), []).append((rows.positions, rows.valid, result, dim))
 
 
 def _scores_later(attention: Attention, rows: Chunk, heads: tuple[int, ...] | None) -> Callable[[], Tensor]:

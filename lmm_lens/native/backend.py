@@ -27,6 +27,40 @@ def _refuse_nan(tokens: Tensor, scores: Tensor) -> Tensor:
     return scores
 
 
+class Options:
+    """What the calls of a model are given beside a prompt's tensors, the same on every backend.
+
+    Args:
+        model: the Hugging Face model.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._takes_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    def keeping(self, prompt: Prompt, last_only: bool) -> tuple[dict[str, Tensor], Int[Tensor, "batch"] | None]:
+        """For logits of each row's last token alone: an option of the call, and which of its logits are each row's."""
+        if not last_only:
+            return {}, None
+        last = prompt.mask("last").int().argmax(1)
+        if not self._takes_logits_to_keep:
+            return {}, last
+        positions, index = last.unique(return_inverse=True)
+        return {"logits_to_keep": positions.to(prompt.inputs["input_ids"].device)}, index
+
+    def generating(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of `generate`; greedy unless the user's say otherwise."""
+        chosen: dict[str, Any] = {"do_sample": False, "num_beams": 1}
+        if not options.get("do_sample"):
+            chosen |= {"temperature": None, "top_p": None, "top_k": None}  # else each greedy call warns about them
+        chosen |= options
+        config = self.model.generation_config
+        if chosen.get("pad_token_id", config.pad_token_id) is None:
+            eos = chosen.get("eos_token_id", config.eos_token_id)
+            chosen["pad_token_id"] = (eos[0] if eos else None) if isinstance(eos, list) else eos
+        return chosen
+
+
 class NativeBackend:
     """The reference backend and the fast one.
 
@@ -39,7 +73,7 @@ class NativeBackend:
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
         self.model: Any = adapter.model
-        self._takes_logits_to_keep = "logits_to_keep" in inspect.signature(self.model.forward).parameters
+        self.options = Options(self.model)
 
     def forward(
         self, prompt: Prompt, bind: Bind, last_only: bool, grad: bool
@@ -52,14 +86,11 @@ class NativeBackend:
             last_only: return logits of each row's last token alone, [batch, 1, vocab].
             grad: keep the graph.
         """
-        last = prompt.mask("last").int().argmax(1)  # batch
-        positions, index = last.unique(return_inverse=True)
-        keep = {"logits_to_keep": positions.to(self.device)} if last_only and self._takes_logits_to_keep else {}
+        keep, last = self.options.keeping(prompt, last_only)
         with torch.set_grad_enabled(grad), self.session(bind, prompt) as session:
             logits = self.model(**{"use_cache": False, **prompt.inputs, **keep}).logits
-        if last_only:
-            batch = torch.arange(prompt.n_rows)
-            logits = logits[batch, index if keep else last][:, None]
+        if last is not None:
+            logits = logits[torch.arange(prompt.n_rows), last][:, None]
         return logits, session.tapping
 
     def generate(
@@ -71,13 +102,7 @@ class NativeBackend:
             The new tokens, the logits of each step if `output_logits` was asked for, and what the taps did.
         """
         config = copy.deepcopy(self.model.generation_config)
-        config.update(do_sample=False, num_beams=1)
-        if not options.get("do_sample"):
-            config.update(temperature=None, top_p=None, top_k=None)  # else each greedy call warns about them
-        config.update(**options, return_dict_in_generate=True)
-        if config.pad_token_id is None:
-            eos = config.eos_token_id
-            config.pad_token_id = eos[0] if isinstance(eos, list) else eos
+        config.update(**self.options.generating(options), return_dict_in_generate=True)
         with torch.no_grad(), self.session(bind, prompt) as session:
             out = self.model.generate(**prompt.inputs, generation_config=config, logits_processor=[_refuse_nan])
         return out.sequences[:, prompt.n_tokens :], out.logits, session.tapping

@@ -84,6 +84,7 @@ def load(variant: str = "sinks", dtype: Any = None) -> tuple[Any, Any]:
     logging.disable_progress_bar()  # for 2.7 MB it is only noise
     try:
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype or torch.float32)
+        model.name_or_path = "lmm-lens/shapes-llava" + ("" if variant == "sinks" else f"-{variant}")
         return model.eval(), AutoProcessor.from_pretrained(folder)
     finally:
         if bar_shown:

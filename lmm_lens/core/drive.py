@@ -1,0 +1,176 @@
+"""Hand the activations that nnsight serves to taps: runs inside a trace, here or on a server.
+
+A *part* is a dict of one layer's envoys and of numbers about it, made by `lmm_lens.envoy.parts`:
+
+    layer, n_heads, d_head     numbers
+    module, attention, z, mlp  envoys: the layer, its attention, its output projection, its feed-forward
+    call                       label of the operation of the attention's forward that calls the attention function
+    values                     label of the operation that gives keys and values, (key, value)
+    scaling, is_causal         of the call, where it does not say
+    from_weights               read the eager weights that the call returns, not the queries and keys it is given
+
+The last is for servers where the arguments of a call are out of reach: NDIF runs the block in a process of its own, and
+would send the whole attention module along with them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import HookError
+from .attention import AttentionCall, FusedAttention
+from .selection import Chunk
+from .tapping import Tapping
+
+AGREES = 0.05  # of the largest output: how far the recomputed attention of a row may lie from the kernel's in bf16
+
+
+class WeightedAttention:
+    """One layer's attention as the eager weights [batch, head, row, key] and values that a call is made of.
+
+    Args:
+        weights: what the attention function returned beside its output.
+        value: Float[batch, kv_head, key, d_head].
+        out: its output, [batch, row, head, d_head].
+    """
+
+    def __init__(self, weights: Tensor, value: Tensor, out: Tensor) -> None:
+        self.weights, self.value, self.out = weights, value, out
+        self.shape = tuple(weights.shape)
+        self.device = out.device
+        self.is_edited = False
+
+    def probabilities(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
+        """Attention probabilities of some rows and heads."""
+        chosen = rows.gather(self.weights, dim=2)
+        chosen = chosen if heads is None else chosen[:, list(heads)]
+        return chosen.to(torch.promote_types(chosen.dtype, torch.float32))
+
+    def scores(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
+        """Stand-ins that tell hidden keys from visible ones; the scores themselves are out of reach here."""
+        return torch.where(self.probabilities(rows, heads) > 0, 0.0, -1e30)
+
+    def read_values(self, weights: Tensor, heads: tuple[int, ...] | None) -> Tensor:
+        """What attention weights [batch, head, row, key] read from the values, [batch, row, head, d_head]."""
+        n_heads = self.weights.shape[1]
+        group = n_heads // self.value.shape[1]
+        shared = [head // group for head in (range(n_heads) if heads is None else heads)]
+        return (weights @ self.value[:, shared].to(weights.dtype)).transpose(1, 2)
+
+    def put(self, pattern: Tensor, original: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> None:
+        """Add what the change of the weights reads from the values."""
+        if not self.is_edited:
+            self.out, self.is_edited = self.out.clone(), True
+        change = self.read_values(pattern - original, heads)
+        total = rows.gather(self.out).to(change.dtype)
+        total = total.clone()
+        if heads is None:
+            total += change
+        else:
+            total[:, :, list(heads)] += change
+        rows.scatter_(self.out, total.to(self.out.dtype))
+
+
+def attention_of(part: dict[str, Any]) -> tuple[Any, Any, Tensor]:
+    """A layer's attention under way: to be read and edited, the operation, and what else it returned."""
+    operations = part["attention"].source
+    operation = getattr(operations, part["call"])
+    if part["from_weights"]:
+        value = getattr(operations, part["values"]).output[1]
+        out, weights = operation.output[:2]
+        if weights is None:
+            raise HookError(
+                f"layer {part['layer']} returned no attention weights: the model does not run eager attention\n"
+                "  the server must let a request choose attn_implementation='eager'"
+            )
+        attention = WeightedAttention(weights, value, out)
+        check_rows(part["layer"], attention, attention.out, weights.shape[2])
+        return attention, operation, weights
+    call = call_of(part, operation)
+    out, weights = operation.output[:2]
+    check_rows(part["layer"], call, out, call.query.shape[2])
+    return FusedAttention(call, out), operation, weights
+
+
+def call_of(part: dict[str, Any], operation: Any) -> AttentionCall:
+    """What a layer's attention function is given."""
+    given, options = operation.inputs
+    query, key, value, mask = given[1:5]
+    scaling, is_causal = options.get("scaling"), options.get("is_causal")
+    return AttentionCall(
+        query,
+        key,
+        value,
+        mask,
+        part["scaling"] if scaling is None else scaling,
+        part["is_causal"] if is_causal is None else is_causal,
+        options.get("softcap"),
+        options.get("s_aux"),
+        options.get("position_bias"),
+    )
+
+
+def check_rows(layer: int, attention: Any, out: Tensor, n_rows: int) -> None:
+    """HookError unless the last row's probabilities sum to one and give the output that the model computed."""
+    last = torch.full((out.shape[0], 1), n_rows - 1, device=out.device)
+    rows = Chunk(last, torch.ones_like(last, dtype=torch.bool), out.shape[0], 0, slice(n_rows - 1, n_rows))
+    pattern = attention.probabilities(rows, None)
+    mine, theirs = attention.read_values(pattern, None), out[:, -1:].to(pattern.dtype)
+    far = (mine - theirs).abs().max() > AGREES * theirs.abs().max() + 1e-6
+    sums = pattern.sum(-1)
+    if bool(far) or bool((sums > 1.01).any()):
+        raise HookError(
+            f"the attention of layer {layer} cannot be followed: recomputed from what the model gives, its last row "
+            "differs from the model's own\n  this version of transformers computes attention in another way; please "
+            "report the model's class"
+        )
+
+
+def finish(logits: Tensor, cap: float | None, scale: float | None) -> Tensor:
+    """What some models do to the output of their output embedding."""
+    if scale is not None:
+        logits = logits * scale
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def drive(tapping: Tapping, parts: list[dict[str, Any]], first: int) -> None:
+    """Pass one forward pass through its taps; `first` is the position of its first token."""
+    tapping.first, tapping.fired = first, set()
+    for part in parts:
+        layer, module, attention = part["layer"], part["module"], part["attention"]
+        sites = [site for site, number in tapping.taps if number == layer]
+        if "resid_pre" in sites:
+            x = module.input
+            new = tapping.through(x, "resid_pre", layer)
+            if new is not x:
+                module.input = new
+        if "pattern" in sites:
+            seen, operation, weights = attention_of(part)
+            before = seen.out
+            tapping.attend(layer, seen)
+            if seen.out is not before or any(tap.edits for tap in tapping.taps["pattern", layer]):
+                operation.output = (seen.out, weights)
+        if "z" in sites:
+            x = part["z"].input
+            split = x.unflatten(-1, (part["n_heads"], part["d_head"]))
+            new = tapping.through(split, "z", layer)
+            if new is not split:
+                part["z"].input = new.flatten(-2)
+        if "attn_out" in sites:
+            through_output(tapping, attention, "attn_out", layer)
+        if "mlp_out" in sites:
+            through_output(tapping, part["mlp"], "mlp_out", layer)
+        if "resid_post" in sites:
+            through_output(tapping, module, "resid_post", layer)
+
+
+def through_output(tapping: Tapping, envoy: Any, site: str, layer: int) -> None:
+    """Pass a module's output, or the first of several, through the taps of a hook point."""
+    output = envoy.output
+    x = output[0] if isinstance(output, tuple) else output
+    new = tapping.through(x, site, layer)
+    if new is not x:
+        envoy.output = (new, *output[1:]) if isinstance(output, tuple) else new

@@ -1,0 +1,184 @@
+"""Run and generate with taps inside nnsight traces, in this process or on a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..adapters import Adapter
+from ..core.face import Face
+from ..core.tapping import Tapping
+from ..core.taps import Tap
+from ..errors import HookError, LensError, RemoteError
+from ..native.backend import Bind, Options
+from ..prompt import Prompt
+from .job import Answer, Request, Target, edited, perform
+from .wrap import model_key, target_of, wrapped
+
+Remote = bool | str
+"""False: here. True: on NDIF, or the host of nnsight's configuration. "http://...": on that server. "local": here, but
+packed and unpacked as for a server, a rehearsal."""
+
+
+class EnvoyBackend:
+    """The nnsight backend.
+
+    Here, whatever kernel the model uses, reads and edits of the pattern happen beside it, from its queries and keys. On
+    a server they are taken from eager weights, which is all that NDIF hands out.
+
+    Args:
+        adapter: of the user's model, which is never changed; without weights if only a server has them.
+        envoy: the model in nnsight's wrapping, if there is one already.
+        name: by which a server knows the model.
+        remote: where to run, see `Remote`.
+        timeout: seconds without news from a server after which to give up.
+    """
+
+    name = "nnsight"
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        envoy: Any = None,
+        served_as: str | None = None,
+        remote: Remote = False,
+        timeout: float = 600.0,
+    ) -> None:
+        self.adapter = adapter
+        self.envoy = wrapped(adapter.model, adapter.processor) if envoy is None else envoy
+        self.options = Options(self.envoy._module)
+        self.served_as, self.timeout = served_as, timeout
+        self.remote = self._checked_remote(remote)
+        self.has_weights = adapter.model.device.type != "meta"
+        self.targets: dict[bool, Target] = {}
+
+    # ------------------------------------------------------------------ running
+
+    def forward(
+        self, prompt: Prompt, bind: Bind, last_only: bool, grad: bool
+    ) -> tuple[Float[Tensor, "batch position vocab"], Tapping]:
+        """One pass over the prompt; as in `NativeBackend.forward`."""
+        if grad and self.remote:
+            raise RemoteError("gradients do not travel: this needs a lens with remote=False")
+        with torch.set_grad_enabled(grad):
+            answer = self.perform([self.request(prompt, bind, last_only)])[0]
+        assert answer.logits is not None
+        return answer.logits, answer.tapping
+
+    def generate(
+        self, prompt: Prompt, bind: Bind, options: Mapping[str, Any]
+    ) -> tuple[Int[Tensor, "batch new"], list[Tensor] | None, Tapping]:
+        """Generate with transformers' own `generate`; as in `NativeBackend.generate`."""
+        taps = self.checked(bind(prompt))
+        request = Request(prompt.inputs, prompt.n_rows, prompt.n_tokens, taps, self.options.generating(options))
+        with torch.no_grad():
+            answer = self.perform([request])[0]
+        assert answer.tokens is not None
+        return answer.tokens, None if answer.logits is None else list(answer.logits.unbind(1)), answer.tapping
+
+    def request(self, prompt: Prompt, bind: Bind, last_only: bool) -> Request:
+        """One forward pass as a request."""
+        keep, last = self.options.keeping(prompt, last_only)
+        # the eager weights come with values only where there is a cache to take them from
+        inputs = {"use_cache": bool(self.remote), **prompt.inputs, **keep}
+        return Request(inputs, prompt.n_rows, prompt.n_tokens, self.checked(bind(prompt)), None, last)
+
+    def perform(self, requests: Sequence[Request]) -> list[Answer]:
+        """Run requests in one session: one job, where it runs on a server."""
+        return perform(self.target, requests, self.transport())
+
+    def trace(self, prompt: Prompt, bind: Bind, remote: Remote | None, options: Mapping[str, Any]) -> Any:
+        """A trace for the user's own block, in which the taps act first; see `Lens.trace`."""
+        with self.at(remote):
+            taps = self.checked(bind(prompt))
+            parts = [part for part in self.target.parts if any(tap.layer == part["layer"] for tap in taps)]
+            generates = "max_new_tokens" in options
+            envoy = edited(self.envoy, self.target, parts, prompt, taps, generates) if taps else self.envoy
+            if generates:
+                options = {"fn": envoy.generate, **self.options.generating(options)}
+            backend = self.transport()
+        return envoy.trace(**{**prompt.inputs, **options}, backend=backend)
+
+    def session(self, bind: Bind, prompt: Prompt | None = None, prompt_of: Any = None) -> nullcontext[Any]:
+        """For `Lens.apply`: nothing is hooked in advance, since `run`, `generate` and `trace` carry what is applied."""
+        return nullcontext(_Applied())
+
+    # ------------------------------------------------------------------ what runs where
+
+    @property
+    def target(self) -> Target:
+        """The model as jobs take it, here or on a server."""
+        far = bool(self.remote)
+        if far not in self.targets:
+            self.targets[far] = target_of(self.envoy, self.adapter, from_weights=far)
+        return self.targets[far]
+
+    @property
+    def face(self) -> Face:
+        """Hook points by layer and name, for use inside a trace."""
+        return Face(self.target.parts, self.envoy)
+
+    @contextmanager
+    def at(self, remote: Remote | None) -> Iterator[None]:
+        """Inside, run there; None changes nothing."""
+        before = self.remote
+        self.remote = before if remote is None else self._checked_remote(remote)
+        try:
+            yield
+        finally:
+            self.remote = before
+
+    def transport(self) -> Any:
+        """nnsight's backend for one job; None runs it here."""
+        if not self.remote:
+            if not self.has_weights:
+                raise LensError(
+                    "this lens was opened for a server and has no weights here\n"
+                    "  give remote=... to the call, or open the lens with remote=False"
+                )
+            return None
+        if self.remote == "local":
+            from .rehearsal import Rehearsal
+
+            return Rehearsal(self.envoy)
+        from .remote import ServerBackend
+
+        address = None if self.remote is True else str(self.remote)
+        env = {**self.envoy._remoteable_get_env(), "attn_implementation": "eager"}
+        return ServerBackend(model_key(self.envoy, self.served_as), address, env, self.timeout)
+
+    @staticmethod
+    def _checked_remote(remote: Remote) -> Remote:
+        if isinstance(remote, bool) or remote == "local" or str(remote).startswith(("http://", "https://")):
+            return remote
+        raise LensError(
+            f'remote is False, True (NDIF), "local" or the address of a server, as in "http://127.0.0.1:5001", '
+            f"given {remote!r}"
+        )
+
+    def checked(self, taps: Sequence[Tap]) -> Sequence[Tap]:
+        """The taps; HookError for one at a hook point that the layer does not have."""
+        for tap in taps:
+            part = self.target.parts[tap.layer]
+            if tap.site not in part["sites"]:
+                kind = type(self.adapter.layers[tap.layer].module).__name__
+                raise HookError(f"layer {tap.layer} ({kind}) has no {tap.site}; it has {', '.join(part['sites'])}")
+        return taps
+
+    @property
+    def device(self) -> torch.device:
+        """Where the prompt's tensors go."""
+        if not self.has_weights:
+            return torch.device("cpu")
+        return self.envoy._module.get_input_embeddings().weight.device
+
+
+class _Applied:
+    """Stands for a session of hooks where there are none."""
+
+    n_passes = 0

@@ -1,0 +1,174 @@
+"""A job: one or several runs of the model in one nnsight session, here or on a server.
+
+What is inside the `with` blocks is source that travels. It uses plain values, torch, nnsight and `lmm_lens.core`, so
+the same lines run in this process and on a server.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.drive import drive, finish
+from ..core.packing import pack, unpack
+from ..core.tapping import Tapping
+from ..core.taps import Tap
+from ..prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Request:
+    """One run of the model.
+
+    Attributes:
+        inputs: the tensors that the model takes.
+        n_rows, n_tokens: of the prompt.
+        taps: bound to the prompt.
+        options: of `generate`; None for one forward pass.
+        last: Int[row], return the logits of this position of each row alone; None for all.
+    """
+
+    inputs: Mapping[str, Any]
+    n_rows: int
+    n_tokens: int
+    taps: Sequence[Tap]
+    options: Mapping[str, Any] | None = None
+    last: Tensor | None = None
+
+
+@dataclass
+class Answer:
+    """What came of one run.
+
+    Attributes:
+        tapping: the taps with what they read and did.
+        logits: Float[batch, position, vocab] of a forward; Float[batch, new, vocab] of a generation that asked for it.
+        tokens: Int[batch, new] of a generation.
+    """
+
+    tapping: Tapping
+    logits: Tensor | None = None
+    tokens: Tensor | None = None
+
+
+@dataclass
+class Target:
+    """The model that a job runs on.
+
+    Attributes:
+        envoy: its nnsight TransformersModel.
+        parts: its layers, see `lmm_lens.core.drive`.
+        head: the envoy of its output embedding.
+        cap, scale: what the model does to the output of that; None for nothing.
+    """
+
+    envoy: Any
+    parts: list[dict[str, Any]]
+    head: Any
+    cap: float | None = None
+    scale: float | None = None
+
+
+def perform(target: Target, requests: Sequence[Request], backend: Any = None) -> list[Answer]:
+    """Run the requests one after the other in one session; `Place.stash` lives as long as that.
+
+    Args:
+        target: the model.
+        requests: the runs.
+        backend: nnsight's backend of the session; None runs it here.
+    """
+    import nnsight
+
+    envoy, head, cap, scale = target.envoy, target.head, target.cap, target.scale
+    runs = [_plain(target, request) for request in requests]
+    n_heads = [part["n_heads"] for part in target.parts]
+    with warnings.catch_warnings():
+        # an open-ended loop over the steps of a generation ends with a warning, by design
+        warnings.filterwarnings("ignore", message=".*was never reached", category=UserWarning)
+        with envoy.session(backend=backend):
+            stash = {}  # type: ignore[var-annotated]
+            answers = nnsight.save([])
+            for run in runs:
+                tapping = Tapping(n_heads, stash)
+                tapping.start(run["n_rows"], run["taps"])
+                inputs = {name: unpack(value) for name, value in run["inputs"].items()}
+                parts, last, tokens = run["parts"], run["last"], None
+                steps = []
+                if run["options"] is None:
+                    with envoy.trace(**inputs):
+                        drive(tapping, parts, 0)
+                        logits = finish(head.output, cap, scale)
+                        if last is not None:
+                            logits = logits[torch.arange(len(last)), last][:, None]
+                        steps.append(logits)
+                else:
+                    with envoy.generate(**run["options"]) as tracer:
+                        with tracer.invoke(**inputs):
+                            for step in tracer.iter[:]:
+                                drive(tapping, parts, run["n_tokens"] + step - 1 if step else 0)
+                                logits = head.output[:, -1]
+                                if bool(logits.isnan().any()):
+                                    raise FloatingPointError(f"NaN in the logits after {run['n_tokens'] + step} tokens")
+                                if run["wants_logits"]:
+                                    steps.append(finish(logits, cap, scale))
+                        with tracer.invoke():
+                            tokens = tracer.result
+                tapping.settle()
+                answers.append((steps, tokens, tapping.kept, tapping.edited, tapping.moved, tapping.sums))
+    return [_answer(request, target, *plain) for request, plain in zip(requests, answers, strict=True)]
+
+
+def edited(
+    envoy: Any, target: Target, parts: list[dict[str, Any]], prompt: Prompt, taps: Sequence[Tap], generates: bool
+) -> Any:
+    """A copy of the envoy whose traces act with the taps before anything else in them."""
+    tapping = Tapping([part["n_heads"] for part in target.parts])
+    tapping.start(prompt.n_rows, taps)
+    n_tokens = prompt.n_tokens
+    if generates:
+        with envoy.edit() as (tracer, copy):
+            for step in tracer.iter[:]:
+                drive(tapping, parts, n_tokens + step - 1 if step else 0)
+    else:
+        with envoy.edit() as (_, copy):
+            drive(tapping, parts, 0)
+    return copy
+
+
+def _plain(target: Target, request: Request) -> dict[str, Any]:
+    """A request as plain values; only the layers that its taps need go along."""
+    tapped = {tap.layer for tap in request.taps}
+    options = dict(request.options) if request.options is not None else None
+    return {
+        "inputs": {name: pack(value) for name, value in request.inputs.items()},
+        "n_rows": request.n_rows,
+        "n_tokens": request.n_tokens,
+        "taps": list(request.taps),
+        "parts": [part for part in target.parts if part["layer"] in tapped],
+        "options": options,
+        "wants_logits": bool(options.pop("output_logits", False)) if options else False,
+        "last": request.last,
+    }
+
+
+def _answer(
+    request: Request,
+    target: Target,
+    steps: list[Tensor],
+    tokens: Tensor | None,
+    kept: Any,
+    edited: Any,
+    moved: Any,
+    sums: Any,
+) -> Answer:
+    tapping = Tapping([part["n_heads"] for part in target.parts])
+    tapping.kept, tapping.edited, tapping.moved, tapping.sums = kept, edited, moved, sums
+    if request.options is None:
+        return Answer(tapping, steps[0])
+    assert tokens is not None
+    return Answer(tapping, torch.stack(steps, 1) if steps else None, tokens[:, request.n_tokens :])

@@ -1,0 +1,77 @@
+"""What may go to a server: source of `lmm_lens.core`, plain values, and nothing that the server would have to import.
+
+nnsight sends functions of an installed package by name, which a server without that package cannot resolve. Inside
+`by_source` those of the core go by source. The registration is taken back afterwards, so that others who pickle with
+cloudpickle, Ray for one, are not affected.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pickletools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from ..errors import RemoteError
+
+SENT = ("lmm_lens.core", "lmm_lens.errors")
+TRAVELLING: ContextVar[bool] = ContextVar("travelling", default=False)
+
+
+@contextmanager
+def by_source() -> Iterator[None]:
+    """Inside, what is pickled is meant for a server."""
+    from cloudpickle import register_pickle_by_value, unregister_pickle_by_value
+    from cloudpickle.cloudpickle import list_registry_pickle_by_value
+
+    modules = [importlib.import_module(name) for name in SENT if name not in list_registry_pickle_by_value()]
+    for module in modules:
+        register_pickle_by_value(module)
+    token = TRAVELLING.set(True)
+    try:
+        yield
+    finally:
+        TRAVELLING.reset(token)
+        for module in modules:
+            unregister_pickle_by_value(module)
+
+
+def imports_of(payload: bytes) -> set[tuple[str, str]]:
+    """Every (module, name) that unpickling a payload would import; nothing is executed."""
+    found: set[tuple[str, str]] = set()
+    strings: list[str] = []  # the last ones pushed; a global takes the last two
+    memo: dict[int, str | None] = {}
+    last: str | None = None
+    for opcode, argument, _ in pickletools.genops(payload):
+        name = opcode.name
+        if name in ("GLOBAL", "INST"):
+            module, _, attribute = str(argument).partition(" ")
+            found.add((module, attribute))
+        elif name == "STACK_GLOBAL":
+            found.add((strings[-2], strings[-1]))
+        elif name == "MEMOIZE":
+            memo[len(memo)] = last
+            continue
+        elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
+            memo[int(argument)] = last  # type: ignore[arg-type]
+            continue
+        last = None
+        if name.endswith("UNICODE"):
+            last = str(argument)
+        elif name in ("BINGET", "LONG_BINGET", "GET"):
+            last = memo.get(int(argument))  # type: ignore[arg-type]
+        if last is not None:
+            strings.append(last)
+    return found
+
+
+def check_payload(payload: bytes) -> None:
+    """RemoteError for a payload that refers to this library's code by name."""
+    ours = sorted(f"{module}.{name}" for module, name in imports_of(payload) if module.partition(".")[0] == "lmm_lens")
+    if ours:
+        raise RemoteError(
+            f"this cannot run on a server, which does not have lmm-lens: it uses {', '.join(ours)}\n"
+            "  inside a remote trace use torch, plain values, lens.read, lens.write and prompt.mask; compute the rest "
+            "before the block"
+        )

@@ -1,0 +1,178 @@
+"""A model as nnsight sees it: its TransformersModel, and the envoys and operations of every decoder layer.
+
+nnsight names the operations inside a forward by counting assignments and calls, and the count has changed from one
+version of it to the next. So no label is written down here: the source of each attention class is read for the call of
+the attention function and for the cache's update, and what is found is checked against the numbers of the first run.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import inspect
+import json
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..adapters import Adapter, Layer
+from ..errors import HookError, ModelError, RemoteError
+from .job import Target
+
+INTERFACE = "ALL_ATTENTION_FUNCTIONS"  # transformers' registry, from which each attention forward takes its function
+TASK = "image-text-to-text"
+
+
+def wrapped(model: nn.Module, processor: Any) -> Any:
+    """A twin of the model that shares its weights as an nnsight TransformersModel.
+
+    nnsight replaces the forward of every module it wraps, which the user's own model is spared. A model whose modules
+    accelerate has hooked, to move weights between devices, cannot be copied and is wrapped itself; outside a trace
+    nnsight's forwards only call the model's.
+
+    Raises:
+        ModelError: nnsight is not installed, or cannot wrap the model.
+    """
+    try:
+        from nnsight import TransformersModel
+    except (ImportError, AttributeError) as error:
+        raise ModelError(
+            f"the nnsight backend needs nnsight 0.8, which cannot be loaded: {error}\n  pip install 'nnsight>=0.8,<0.9'"
+        ) from error
+    if not any(hasattr(module, "_hf_hook") for module in model.modules()):
+        model = copy.deepcopy(model, {id(x): x for x in (*model.parameters(), *model.buffers())})
+    return TransformersModel(model, task=TASK, processor=processor or _NoProcessor())
+
+
+def opened(name: str, processor: Any, **options: Any) -> Any:
+    """A model by name as nnsight opens it for a server: its shape, without weights."""
+    from nnsight import TransformersModel
+
+    return TransformersModel(name, task=TASK, processor=processor, **options)
+
+
+def model_key(envoy: Any, name: str | None) -> str:
+    """What names the model to a server: nnsight's key for its repository.
+
+    Args:
+        envoy: the model.
+        name: its repository, or whatever the server calls it.
+
+    Raises:
+        RemoteError: the model has no name.
+    """
+    if not name:
+        raise RemoteError(
+            "a server knows models by the name of their repository, and this one was given as an object\n"
+            "  use Lens.from_pretrained(name, backend='nnsight', remote=...)"
+        )
+    from nnsight import TransformersModel
+    from nnsight.util import to_import_path
+
+    if envoy.repo_id == name and not Path(name).exists():
+        try:  # asks the Hub for the name's right spelling
+            return envoy.to_model_key()
+        except (OSError, ValueError):
+            pass
+    key = {"repo_id": name, "revision": envoy.revision, "task": TASK}
+    return f"{to_import_path(TransformersModel)}:{json.dumps(key)}"
+
+
+class _NoProcessor:
+    """Stands where nnsight wants a processor and the user has none: prompts are made of tensors."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise ModelError("this lens has no processor, so nnsight cannot process text\n  use lens.trace(prompt)")
+
+
+def target_of(envoy: Any, adapter: Adapter, from_weights: bool = False) -> Target:
+    """The model as jobs take it."""
+    names = {id(module): name for name, module in envoy._module.named_modules()}
+    at = {id(module._module): module for module in envoy.modules()}
+    head = envoy._module.get_output_embeddings()
+    if head is None or id(head) not in names:
+        raise ModelError(f"{type(envoy._module).__name__} has no output embedding, so its logits cannot be read")
+    text = adapter.config.get_text_config()
+    source = inspect.getsource(inspect.unwrap(type(envoy._module).forward))
+    cap = getattr(text, "final_logit_softcapping", None) if "final_logit_softcapping" in source else None
+    scale = getattr(text, "logit_scale", None) if "logit_scale" in source else None
+    return Target(envoy, parts_of(envoy, adapter, from_weights), at[id(head)], cap, scale)
+
+
+def parts_of(envoy: Any, adapter: Adapter, from_weights: bool = False) -> list[dict[str, Any]]:
+    """The layers of an adapter's model, or of its twin, as `lmm_lens.core.drive` takes them."""
+    twin = {id(module._module): module for module in envoy.modules()}
+    at: dict[int, Any] = {
+        id(module): twin.get(id(envoy._module.get_submodule(name))) for name, module in adapter.model.named_modules()
+    }
+    operations: dict[type[nn.Module], tuple[str | None, str | None]] = {}
+    for attention in (layer.attention for layer in adapter.layers if layer.attention is not None):
+        if type(attention) not in operations:
+            operations[type(attention)] = operations_of(type(attention), at[id(attention)].source.names)
+    return [_part(index, layer, at, operations, from_weights) for index, layer in enumerate(adapter.layers)]
+
+
+def _part(
+    index: int,
+    layer: Layer,
+    at: dict[int, Any],
+    operations: dict[type[nn.Module], tuple[str | None, str | None]],
+    from_weights: bool,
+) -> dict[str, Any]:
+    part: dict[str, Any] = {
+        "layer": index,
+        "n_heads": layer.n_heads,
+        "d_head": layer.d_head,
+        "module": at[id(layer.module)],
+        "from_weights": from_weights,
+        "sites": ["resid_pre", "resid_post"],
+    }
+    if layer.mlp is not None:
+        part["mlp"] = at[id(layer.mlp)]
+        part["sites"].append("mlp_out")
+    if layer.attention is not None:
+        call, values = operations[type(layer.attention)]
+        part |= {
+            "attention": at[id(layer.attention)],
+            "z": at[id(layer.output_projection)],
+            "call": call,
+            "values": values,
+            "scaling": getattr(layer.attention, "scaling", None) or layer.d_head**-0.5,
+            "is_causal": getattr(layer.attention, "is_causal", True),
+        }
+        part["sites"] += ["z", "attn_out"] + (["pattern"] if call and (values or not from_weights) else [])
+    return part
+
+
+def operations_of(attention: type[nn.Module], labels: Sequence[str]) -> tuple[str | None, str | None]:
+    """The labels of the call of the attention function and of the cache's update; None where there is none.
+
+    Args:
+        attention: the class of attention.
+        labels: nnsight's, of the operations of its forward, in order.
+
+    Raises:
+        HookError: there is no source to read.
+    """
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(attention.forward))))
+    except (OSError, TypeError) as error:
+        raise HookError(f"the source of {attention.__name__}.forward cannot be read: {error}") from error
+    names = {
+        target.id
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None and _mentions(node.value, INTERFACE)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name)
+    }
+    calls = [label for label in labels if label.rpartition("_")[0] in names]
+    updates = [label for label in labels if label.rpartition("_")[0].endswith("past_key_values_update")]
+    # bindings of the name come before the call of what is bound to it, so the call has the last number
+    return calls[-1] if calls else None, updates[-1] if updates else None
+
+
+def _mentions(node: ast.AST, name: str) -> bool:
+    return any(isinstance(part, ast.Name) and part.id == name for part in ast.walk(node))
