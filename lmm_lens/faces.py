@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .errors import LensError, PromptError
+from .errors import HookError, LensError, PromptError
 from .interventions.base import Intervention
 from .prompt import Prompt
 
 if TYPE_CHECKING:
     from .bridge.cache import PromptCache
     from .bridge.patching import PatchingModel
+
+
+@contextmanager
+def _inside_a_trace() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        if "outside of interleaving" not in str(error):
+            raise
+        raise HookError("lens.read and lens.write work inside `with lens.trace(prompt):` only") from error
 
 
 class TransformerLensFace:
@@ -130,7 +141,8 @@ class NNsightFace:
         Raises:
             HookError: the layer has no such hook point.
         """
-        return self._nnsight.face.read(layer, site)
+        with _inside_a_trace():
+            return self._nnsight.face.read(layer, site)
 
     def write(self, layer: int, site: str, value: Tensor) -> None:
         """Inside a trace, put an activation in the place of the model's; shapes as in `read`.
@@ -138,7 +150,8 @@ class NNsightFace:
         Raises:
             HookError: the layer has no such hook point, or a pattern of another shape was given.
         """
-        self._nnsight.face.write(layer, site, value)
+        with _inside_a_trace():
+            self._nnsight.face.write(layer, site, value)
 
     @property
     def _nnsight(self) -> Any:

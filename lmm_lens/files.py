@@ -37,14 +37,14 @@ def write(path: str | os.PathLike[str], kind: str, tensors: Mapping[str, Tensor]
 
 
 def read(
-    path: str | os.PathLike[str], kind: str, names: tuple[str, ...], fields: tuple[str, ...]
+    path: str | os.PathLike[str], kind: str, names: tuple[str, ...] | None, fields: tuple[str, ...]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a result back.
 
     Args:
         path: of a file that `write` has written.
         kind: what it must hold.
-        names: the tensors it must have.
+        names: the tensors it must have; None for all it has.
         fields: the entries that its header must have.
 
     Returns:
@@ -63,10 +63,10 @@ def read(
             about = json.loads((file.metadata() or {}).get(KEY, "{}"))
             stored = set(file.keys())
             known = isinstance(about, dict) and about.get("format") == f"lmm-lens {kind} 1"
-            missing = [x for x in names if x not in stored] + [x for x in fields if not known or x not in about]
+            missing = [x for x in names or () if x not in stored] + [x for x in fields if not known or x not in about]
             if not known or missing:
                 raise ScoreError(f"{name!r} holds no {kind}: expected a file written by their own save()")
-            tensors = {tensor: file.get_tensor(tensor) for tensor in names}
+            tensors = {tensor: file.get_tensor(tensor) for tensor in (stored if names is None else names)}
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ScoreError(
             f"{name!r} is truncated or no safetensors file: {error}\n  compute the {kind} again and save anew"

@@ -13,12 +13,13 @@ from torch import nn
 
 from . import prompting
 from .adapters import Adapter, adapter_for
+from .core.tapping import Tapping
 from .core.taps import Place
 from .errors import InterventionError, LensError, ModelError, PromptError, unknown
 from .faces import NNsightFace, TransformerLensFace
 from .interventions.base import Intervention
 from .native import NativeBackend
-from .program import Program
+from .program import Planned, Program
 from .prompt import Prompt
 from .results import Generation, Run
 from .sinks import SinkReport
@@ -96,6 +97,7 @@ class Lens(TransformerLensFace, NNsightFace):
         self._applied: tuple[Intervention, ...] = ()
         self._n_runs = 0
         self.sink_report: SinkReport | None = None  # what "auto" found on the first prompt that asked
+        self.unfinished: dict[str, dict[str, torch.Tensor]] = {}  # see lmm_lens.checkpoint
 
     @classmethod
     def from_pretrained(
@@ -179,6 +181,11 @@ class Lens(TransformerLensFace, NNsightFace):
             d_model=config.get_text_config().hidden_size,
             reinjects=bool(getattr(vision, "deepstack_visual_indexes", None)),
         )
+
+    @property
+    def remote(self) -> bool | str:
+        """Where the model runs: False here, True on NDIF, or the address of a server."""
+        return getattr(self._backend, "remote", False)
 
     @property
     def device(self) -> torch.device:
@@ -265,10 +272,29 @@ class Lens(TransformerLensFace, NNsightFace):
         program = self._program(prompt, interventions, read)
         with self._at(remote):
             out, tapping = self._backend.forward(prompt, program, logits == "last", grad)
-        last = out[:, -1] if logits == "last" else out[torch.arange(len(out)), prompt.mask("last").int().argmax(1)]
+        return self._run_of(prompt, program, out, tapping)
+
+    def run_all(self, plan: Sequence[Planned]) -> Iterator[Run]:
+        """Several forward passes of one experiment, each with the logits of its rows' last prompt tokens.
+
+        On a server they are one job. What a tap of one run leaves in `Place.stash` the next ones find there, so that
+        activations which go from run to run need not travel.
+
+        Args:
+            plan: prompt, interventions, reads and tokens of each.
+        """
+        programs = [self._program(each.prompt, each.interventions, each.reads) for each in plan]
+        outs = self._backend.forward_all(list(zip(plan, programs, strict=True)))
+        for each, program, (out, tapping) in zip(plan, programs, outs, strict=True):
+            yield self._run_of(each.prompt, program, out, tapping)
+
+    def _run_of(self, prompt: Prompt, program: Program, logits: torch.Tensor, tapping: Tapping) -> Run:
+        """The result of a forward pass; ModelError where a last logit is NaN."""
+        rows = torch.arange(len(logits))
+        last = logits[:, -1] if logits.shape[1] == 1 else logits[rows, prompt.mask("last").int().argmax(1)]
         if bool(last.isnan().any()):
             raise ModelError(self._where_nan(prompt, program.interventions))
-        return Run(prompt, out, *program.collect(tapping), program.reports(tapping), tapping.sums)
+        return Run(prompt, logits, *program.collect(tapping), program.reports(tapping), tapping.sums)
 
     def generate(
         self,
@@ -335,7 +361,7 @@ class Lens(TransformerLensFace, NNsightFace):
         if self._n_runs == runs_before:
             raise InterventionError(
                 "the model did not run inside this `with lens.apply(...)` block, so nothing was edited\n"
-                "  call lens.run, lens.generate or the lens's own model in it"
+                f"  call {self._backend.ways_in} in it"
             )
         if session.n_passes:
             program.reports(session.tapping)

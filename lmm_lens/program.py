@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -18,6 +19,23 @@ from .taps import Read, Reader
 if TYPE_CHECKING:
     from .core.tapping import Tapping
     from .lens import Lens
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """One forward pass of several.
+
+    Args:
+        prompt: from `Lens.prompt`.
+        interventions: edits, in order.
+        reads: what to return.
+        tokens: Int[batch, n], return the logits of these tokens alone; None for all of the vocabulary.
+    """
+
+    prompt: Prompt
+    interventions: Sequence[Intervention] = ()
+    reads: Sequence[Reader | str] = ()
+    tokens: Tensor | None = None
 
 
 class Program:

@@ -56,6 +56,7 @@ class BridgeBackend(NativeBackend):
         bind: Bind,
         prompt: Prompt | None = None,
         prompt_of: Callable[[Mapping[str, Any]], Prompt] | None = None,
+        stash: dict[Any, Any] | None = None,
     ) -> Session:
         """A context in which the bridge runs with the taps that `bind` gives.
 
@@ -71,7 +72,7 @@ class BridgeBackend(NativeBackend):
             assert prompt is not None
             check_edits_land(self.bridge, prompt.inputs)
             self._is_checked = True
-        return BridgeSession(self.bridge, self.model, self.adapter.layers, bind, prompt, prompt_of)
+        return BridgeSession(self.bridge, self.model, self.adapter.layers, bind, prompt, prompt_of, stash)
 
 
 class BridgeSession(Session):

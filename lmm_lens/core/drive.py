@@ -140,7 +140,7 @@ def drive(tapping: Tapping, parts: list[dict[str, Any]], first: int) -> None:
     """Pass one forward pass through its taps; `first` is the position of its first token."""
     tapping.first, tapping.fired = first, set()
     for part in parts:
-        layer, module, attention = part["layer"], part["module"], part["attention"]
+        layer, module = part["layer"], part["module"]
         sites = [site for site, number in tapping.taps if number == layer]
         if "resid_pre" in sites:
             x = module.input
@@ -160,7 +160,7 @@ def drive(tapping: Tapping, parts: list[dict[str, Any]], first: int) -> None:
             if new is not split:
                 part["z"].input = new.flatten(-2)
         if "attn_out" in sites:
-            through_output(tapping, attention, "attn_out", layer)
+            through_output(tapping, part["attention"], "attn_out", layer)
         if "mlp_out" in sites:
             through_output(tapping, part["mlp"], "mlp_out", layer)
         if "resid_post" in sites:

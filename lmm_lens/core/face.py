@@ -43,6 +43,10 @@ class Face:
     def write(self, layer: int, site: str, value: Tensor) -> None:
         """Put an activation in the place of the model's: see `Lens.write`."""
         part = self.part(layer, site)
+        if site != "pattern":
+            old = self.read(layer, site)
+            if value.shape != old.shape:
+                raise HookError(f"{site} of layer {layer} is {tuple(old.shape)}, given {tuple(value.shape)}")
         if site == "resid_pre":
             part["module"].input = value
         elif site == "pattern":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from ..core.tapping import Tapping
 from ..core.taps import Tap
 from ..errors import HookError, LensError, RemoteError
 from ..native.backend import Bind, Options
+from ..native.session import check_eval
+from ..program import Planned
 from ..prompt import Prompt
 from .job import Answer, Request, Target, edited, perform
 from .wrap import model_key, target_of, wrapped
@@ -40,6 +43,7 @@ class EnvoyBackend:
     """
 
     name = "nnsight"
+    ways_in = "lens.run, lens.generate or lens.trace"
 
     def __init__(
         self,
@@ -69,6 +73,14 @@ class EnvoyBackend:
             answer = self.perform([self.request(prompt, bind, last_only)])[0]
         assert answer.logits is not None
         return answer.logits, answer.tapping
+
+    def forward_all(self, plan: Sequence[tuple[Planned, Bind]]) -> Iterator[tuple[Tensor, Tapping]]:
+        """Several passes in one job, which share a stash; the answers come when all are done."""
+        requests = [replace(self.request(each.prompt, bind, True), pick=each.tokens) for each, bind in plan]
+        with torch.no_grad():
+            for answer in self.perform(requests):
+                assert answer.logits is not None
+                yield answer.logits, answer.tapping
 
     def generate(
         self, prompt: Prompt, bind: Bind, options: Mapping[str, Any]
@@ -104,9 +116,9 @@ class EnvoyBackend:
             backend = self.transport()
         return envoy.trace(**{**prompt.inputs, **options}, backend=backend)
 
-    def session(self, bind: Bind, prompt: Prompt | None = None, prompt_of: Any = None) -> nullcontext[Any]:
+    def session(self, bind: Bind, prompt: Prompt | None = None, prompt_of: Any = None) -> _Applied:
         """For `Lens.apply`: nothing is hooked in advance, since `run`, `generate` and `trace` carry what is applied."""
-        return nullcontext(_Applied())
+        return _Applied()
 
     # ------------------------------------------------------------------ what runs where
 
@@ -135,12 +147,15 @@ class EnvoyBackend:
 
     def transport(self) -> Any:
         """nnsight's backend for one job; None runs it here."""
-        if not self.remote:
+        if not self.remote or self.remote == "local":
             if not self.has_weights:
                 raise LensError(
                     "this lens was opened for a server and has no weights here\n"
                     "  give remote=... to the call, or open the lens with remote=False"
                 )
+            check_eval(self.adapter.model)
+            check_eval(self.envoy._module)
+        if not self.remote:
             return None
         if self.remote == "local":
             from .rehearsal import Rehearsal
@@ -182,3 +197,9 @@ class _Applied:
     """Stands for a session of hooks where there are none."""
 
     n_passes = 0
+
+    def __enter__(self) -> _Applied:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass

@@ -31,6 +31,7 @@ class Request:
         taps: bound to the prompt.
         options: of `generate`; None for one forward pass.
         last: Int[row], return the logits of this position of each row alone; None for all.
+        pick: Int[row, n], and of these tokens alone; None for all.
     """
 
     inputs: Mapping[str, Any]
@@ -39,6 +40,7 @@ class Request:
     taps: Sequence[Tap]
     options: Mapping[str, Any] | None = None
     last: Tensor | None = None
+    pick: Tensor | None = None
 
 
 @dataclass
@@ -85,7 +87,8 @@ def perform(target: Target, requests: Sequence[Request], backend: Any = None) ->
     import nnsight
 
     envoy, head, cap, scale = target.envoy, target.head, target.cap, target.scale
-    runs = [_plain(target, request) for request in requests]
+    packed: dict[int, Any] = {}  # what several runs are given goes once
+    runs = [_plain(target, request, packed) for request in requests]
     n_heads = [part["n_heads"] for part in target.parts]
     with warnings.catch_warnings():
         # an open-ended loop over the steps of a generation ends with a warning, by design
@@ -97,7 +100,7 @@ def perform(target: Target, requests: Sequence[Request], backend: Any = None) ->
                 tapping = Tapping(n_heads, stash)
                 tapping.start(run["n_rows"], run["taps"])
                 inputs = {name: unpack(value) for name, value in run["inputs"].items()}
-                parts, last, tokens = run["parts"], run["last"], None
+                parts, last, pick, tokens = run["parts"], run["last"], run["pick"], None
                 steps = []
                 if run["options"] is None:
                     with envoy.trace(**inputs):
@@ -105,6 +108,8 @@ def perform(target: Target, requests: Sequence[Request], backend: Any = None) ->
                         logits = finish(head.output, cap, scale)
                         if last is not None:
                             logits = logits[torch.arange(len(last)), last][:, None]
+                        if pick is not None:
+                            logits = logits.gather(2, pick[:, None].to(logits.device))
                         steps.append(logits)
                 else:
                     with envoy.generate(**run["options"]) as tracer:
@@ -140,12 +145,15 @@ def edited(
     return copy
 
 
-def _plain(target: Target, request: Request) -> dict[str, Any]:
+def _plain(target: Target, request: Request, packed: dict[int, Any]) -> dict[str, Any]:
     """A request as plain values; only the layers that its taps need go along."""
     tapped = {tap.layer for tap in request.taps}
+    for value in request.inputs.values():
+        if id(value) not in packed:
+            packed[id(value)] = pack(value)
     options = dict(request.options) if request.options is not None else None
     return {
-        "inputs": {name: pack(value) for name, value in request.inputs.items()},
+        "inputs": {name: packed[id(value)] for name, value in request.inputs.items()},
         "n_rows": request.n_rows,
         "n_tokens": request.n_tokens,
         "taps": list(request.taps),
@@ -153,6 +161,7 @@ def _plain(target: Target, request: Request) -> dict[str, Any]:
         "options": options,
         "wants_logits": bool(options.pop("output_logits", False)) if options else False,
         "last": request.last,
+        "pick": request.pick,
     }
 
 

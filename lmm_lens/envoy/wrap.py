@@ -44,7 +44,10 @@ def wrapped(model: nn.Module, processor: Any) -> Any:
         ) from error
     if not any(hasattr(module, "_hf_hook") for module in model.modules()):
         model = copy.deepcopy(model, {id(x): x for x in (*model.parameters(), *model.buffers())})
-    return TransformersModel(model, task=TASK, processor=processor or _NoProcessor())
+    envoy = TransformersModel(model, task=TASK, processor=copy.deepcopy(processor) or _NoProcessor())
+    if envoy.tokenizer is not None:  # a copy, whose side of padding makes nnsight add position ids to left-padded text
+        envoy.tokenizer.padding_side = "right"
+    return envoy
 
 
 def opened(name: str, processor: Any, **options: Any) -> Any:

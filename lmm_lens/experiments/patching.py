@@ -9,30 +9,36 @@ Several units of a layer share one forward pass: the batch is repeated, and each
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..checkpoint import Checkpoint, digest
 from ..core.selection import Rows
 from ..core.taps import Place, Tap
 from ..errors import ScoreError
 from ..heads import check_layer
 from ..interventions.base import Intervention
-from ..interventions.patch import check_same_layout, stored
+from ..interventions.patch import check_same_layout
+from ..program import Planned
 from ..prompt import Prompt
-from ..results import Run
 from ..rows import RowsLike
-from ..taps import HOOK_POINTS, ModelShape, Read
-from .answers import AnswersLike, contrast, logit_difference
+from ..taps import HOOK_POINTS, ModelShape
+from .answers import AnswersLike, contrast
 from .patch_scores import PatchScores
 from .units import GroupsLike, Units, check_units
 
 if TYPE_CHECKING:
     from ..lens import Lens
 
+Pass = tuple[int, list[int]]  # a layer, and the units that share a forward
+PASSES_PER_JOB = 32  # on a server
 TOKENS_PER_PASS = 2048  # a batch of one gains 2.5 times; beyond this a CPU gains nothing
 
 
@@ -48,6 +54,7 @@ def activation_patching(
     groups: GroupsLike | None = None,
     answers: AnswersLike | None = None,
     tokens_per_pass: int = TOKENS_PER_PASS,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> PatchScores:
     """Put each clean activation alone into the corrupt run, and measure how much of the clean answer returns.
@@ -71,6 +78,8 @@ def activation_patching(
             answers on clean and on corrupt.
         tokens_per_pass: how many tokens, padding included, one forward may have, so that several units share it where
             the batch is small. Larger suits a GPU, and takes more memory.
+        checkpoint: a file for what is finished; the same call with the same file goes on where an earlier one ended.
+            Without one, finished passes stay with the lens, so that the same call continues after a lost connection.
         progress: show a progress bar.
 
     Returns:
@@ -85,25 +94,35 @@ def activation_patching(
     check_same_layout(*checked_pair(clean, corrupt))
     units = Units.of(by, corrupt, max(lens.shape.n_heads), rows, groups)
     chosen = chosen_layers(site, layers, lens.shape)
-    # patterns of all layers are large, so each layer's are read when they are needed
-    at_once = chosen if site != "pattern" else []
-    clean_run = _read(lens, clean, site, at_once, units)
-    corrupt_logits = lens.run(corrupt, logits="last").logits[:, 0]
-    pair = contrast(lens, clean_run.logits[:, 0], corrupt_logits, answers)
+    about = {"site": site, "by": by, "rows": units.label, "layers": chosen, "units": list(units.names)}
+    about |= {"prompts": digest(clean, corrupt), "answers": str(answers)}
+    finished = Checkpoint(lens, "patching", about, checkpoint)
+    clean_logits, corrupt_logits = (lens.run(prompt, logits="last").logits[:, 0] for prompt in (clean, corrupt))
+    pair = contrast(lens, clean_logits, corrupt_logits, answers)
     repeats = _Repeats(corrupt, tokens_per_pass)
+    passes = [
+        (layer, part)
+        for layer in chosen
+        for part in repeats.split(list(range(lens.shape.n_heads[layer] if by == "head" else len(units.names))))
+    ]
+    todo = [each for each in passes if _named(*each) not in finished]
+    with _progress(len(todo), progress) as advance:
+        for job in _jobs(todo, site, lens):
+            keep = _Keep(site, tuple(dict.fromkeys(layer for layer, _ in job)), Rows(by, units.scope))
+            plan = [Planned(clean, reads=[keep], tokens=pair.ids)]
+            for layer, part in job:
+                edit = _PatchUnits(site, layer, units, part, corrupt.n_rows)
+                plan.append(Planned(repeats.of(len(part)), [edit], tokens=pair.ids.repeat(len(part), 1)))
+            runs = lens.run_all(plan)
+            next(runs)
+            for each, run in zip(job, runs, strict=True):
+                correct, incorrect = run.logits[:, 0].double().cpu().unbind(1)
+                finished.put(**{_named(*each): (correct - incorrect).reshape(len(each[1]), -1)})
+                advance()
     patched = torch.full((corrupt.n_rows, len(chosen), len(units.names)), torch.nan, dtype=torch.float64)
-    jobs = [(index, part) for index, layer in enumerate(chosen) for part in repeats.split(_present(units, layer, lens))]
-    source_of: tuple[int, Tensor] | None = None
-    for index, part in _shown(jobs, progress):
-        layer = chosen[index]
-        if source_of is None or source_of[0] != layer:
-            run = clean_run if at_once else _read(lens, clean, site, [layer], units)
-            source_of = layer, stored(run, site, layer, corrupt, Rows(by, units.scope))
-        prompt = repeats.of(len(part))
-        edit = _PatchUnits(site, layer, units, part, source_of[1])
-        logits = lens.run(prompt, [edit], logits="last").logits[:, 0]
-        found = logit_difference(logits, pair.ids.repeat(len(part), 1)).cpu()
-        patched[:, index, part] = found.reshape(len(part), -1).T
+    for layer, part in passes:
+        patched[:, chosen.index(layer), part] = finished[_named(layer, part)].T
+    finished.finish()
     effects = pair.normalized(patched - pair.corrupt_ld[:, None, None])
     effects = effects.masked_fill(~units.reached[:, None], torch.nan)
     return PatchScores(
@@ -136,23 +155,30 @@ def chosen_layers(site: str, layers: Iterable[int] | None, shape: ModelShape) ->
     return chosen
 
 
-def _read(lens: Lens, prompt: Prompt, site: str, layers: Sequence[int], units: Units) -> Run:
-    """The clean run, with the rows that are going to be patched."""
-    reads = [Read(site, layers, rows=units.scope)] if layers else []
-    return lens.run(prompt, read=reads, logits="last")
+def _named(layer: int, part: Sequence[int]) -> str:
+    """A pass in the checkpoint."""
+    return f"layer {layer} units {part[0]} to {part[-1]}"
 
 
-def _present(units: Units, layer: int, lens: Lens) -> list[int]:
-    """The units of a layer, by number."""
-    return list(range(lens.shape.n_heads[layer] if units.by == "head" else len(units.names)))
+def _jobs(passes: Sequence[Pass], site: str, lens: Lens) -> Iterator[list[Pass]]:
+    """The passes in jobs; each runs the clean prompt once and keeps what its passes take from it."""
+    if lens.remote:  # what a lost connection can cost
+        for start in range(0, len(passes), PASSES_PER_JOB):
+            yield list(passes[start : start + PASSES_PER_JOB])
+    elif site == "pattern":  # patterns of all layers at once are large
+        for _, layer in groupby(passes, key=lambda each: each[0]):
+            yield list(layer)
+    elif passes:
+        yield list(passes)
 
 
-def _shown(jobs: list[tuple[int, list[int]]], progress: bool) -> Iterable[tuple[int, list[int]]]:
-    if not progress:
-        return jobs
-    from rich.progress import track
+@contextmanager
+def _progress(n: int, shown: bool) -> Iterator[Callable[[], None]]:
+    from rich.progress import Progress
 
-    return track(jobs, "patching", transient=True)
+    with Progress(transient=True, disable=not shown) as bar:
+        task = bar.add_task("patching", total=n)
+        yield lambda: bar.advance(task)
 
 
 class _Repeats:
@@ -193,6 +219,34 @@ class _Repeats:
 
 
 @dataclass(frozen=True, eq=False)
+class _Keep:
+    """Leaves activations [batch, position, ...] where the model is, for the runs after this one.
+
+    Args:
+        site, layers, rows: of what.
+    """
+
+    site: str
+    layers: Sequence[int]
+    rows: Rows
+
+    def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
+        """A read a layer that returns nothing."""
+        n_tokens, by_row = prompt.n_tokens, self.site == "pattern"
+
+        def keep(x: Tensor, place: Place) -> Tensor:
+            rows = x.movedim(2, 1) if by_row else x
+            key = "clean", place.layer
+            if key not in place.stash:
+                place.stash[key] = rows.new_zeros(rows.shape[0], n_tokens, *rows.shape[2:])
+            batch, entry = place.valid.nonzero(as_tuple=True)
+            place.stash[key][batch, place.positions[batch, entry]] = rows[batch, entry]
+            return x[..., :0]
+
+        return [Tap(self.site, layer, self.rows, keep) for layer in self.layers]
+
+
+@dataclass(frozen=True, eq=False)
 class _PatchUnits(Intervention):
     """Patch one unit in each copy of a batch.
 
@@ -200,35 +254,35 @@ class _PatchUnits(Intervention):
         site, layer: where.
         units: all units.
         part: the units of this pass, one a copy.
-        source: the clean activation of the unrepeated batch, [batch, position, ...] ([batch, head, position, key]).
+        n_rows: of the unrepeated batch.
     """
 
     site: str
     layer: int
     units: Units
     part: Sequence[int]
-    source: Tensor
+    n_rows: int
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """One edit, of all rows that belong to the unit of their copy."""
         rows = Rows(self.units.by, self.units.rows_of(self.part))
-        return [Tap(self.site, self.layer, rows, self._put, edits=True)]
+        by_head, by_row, part, n_rows = self.units.by == "head", self.site == "pattern", list(self.part), self.n_rows
 
-    def _put(self, x: Tensor, place: Place) -> Tensor:
-        source = self.source.to(x.device, x.dtype)
-        if self.site == "pattern":
-            source = source.movedim(2, 1)  # batch position head key
-        copies = torch.arange(len(x), device=x.device)
-        row = (copies % len(source))[:, None]  # of the batch
-        if self.units.by != "head":
-            return source[row, place.positions]
-        head = torch.tensor(self.part, device=x.device).repeat_interleave(len(source))
-        clean = source[row, place.positions, head[:, None]]  # copies*batch row d_head|key
-        if self.site == "pattern":
-            x[copies, head] = clean
-        else:
-            x[copies, :, head] = clean
-        return x
+        def put(x: Tensor, place: Place) -> Tensor:
+            source = place.stash["clean", place.layer].to(x.dtype)
+            copies = torch.arange(len(x), device=x.device)
+            row = (copies % n_rows)[:, None]  # of the batch
+            if not by_head:
+                return source[row, place.positions]
+            head = torch.tensor(part, device=x.device).repeat_interleave(n_rows)
+            clean = source[row, place.positions, head[:, None]]  # copies*batch row d_head|key
+            if by_row:
+                x[copies, head] = clean
+            else:
+                x[copies, :, head] = clean
+            return x
+
+        return [Tap(self.site, self.layer, rows, put, edits=True)]
 
     def __repr__(self) -> str:
         return f"patching {self.site} of layer {self.layer} by {self.units.by}"

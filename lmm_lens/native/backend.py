@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from ..adapters import Adapter
 from ..core.tapping import Tapping
 from ..core.taps import Tap
+from ..program import Planned
 from ..prompt import Prompt
 from .session import Session
 
@@ -69,6 +70,7 @@ class NativeBackend:
     """
 
     name = "native"
+    ways_in = "lens.run, lens.generate or the lens's own model"
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
@@ -76,7 +78,7 @@ class NativeBackend:
         self.options = Options(self.model)
 
     def forward(
-        self, prompt: Prompt, bind: Bind, last_only: bool, grad: bool
+        self, prompt: Prompt, bind: Bind, last_only: bool, grad: bool, stash: dict[Any, Any] | None = None
     ) -> tuple[Float[Tensor, "batch position vocab"], Tapping]:
         """One pass over the prompt.
 
@@ -85,13 +87,23 @@ class NativeBackend:
             bind: gives the taps.
             last_only: return logits of each row's last token alone, [batch, 1, vocab].
             grad: keep the graph.
+            stash: what earlier runs have left to this one.
         """
         keep, last = self.options.keeping(prompt, last_only)
-        with torch.set_grad_enabled(grad), self.session(bind, prompt) as session:
+        with torch.set_grad_enabled(grad), self.session(bind, prompt, stash=stash) as session:
             logits = self.model(**{"use_cache": False, **prompt.inputs, **keep}).logits
         if last is not None:
             logits = logits[torch.arange(prompt.n_rows), last][:, None]
         return logits, session.tapping
+
+    def forward_all(self, plan: Sequence[tuple[Planned, Bind]]) -> Iterator[tuple[Tensor, Tapping]]:
+        """Several passes, one after the other, which share a stash; logits of the last tokens."""
+        stash: dict[Any, Any] = {}
+        for planned, bind in plan:
+            logits, tapping = self.forward(planned.prompt, bind, True, False, stash)
+            if planned.tokens is not None:
+                logits = logits.gather(2, planned.tokens.to(logits.device)[:, None])
+            yield logits, tapping
 
     def generate(
         self, prompt: Prompt, bind: Bind, options: Mapping[str, Any]
@@ -112,9 +124,10 @@ class NativeBackend:
         bind: Bind,
         prompt: Prompt | None = None,
         prompt_of: Callable[[Mapping[str, Any]], Prompt] | None = None,
+        stash: dict[Any, Any] | None = None,
     ) -> Session:
         """A context in which the model runs with the taps that `bind` gives."""
-        return Session(self.model, self.adapter.layers, bind, prompt, prompt_of)
+        return Session(self.model, self.adapter.layers, bind, prompt, prompt_of, stash)
 
     @property
     def device(self) -> torch.device:

@@ -25,6 +25,12 @@ from ..prompt import Prompt
 from . import attention
 
 
+def check_eval(model: nn.Module) -> None:
+    """ModelError for a model that is being trained."""
+    if model.training:
+        raise ModelError("the model is in training mode, so dropout would change its answers\n  call model.eval()")
+
+
 class Session:
     """A context in which the model runs with taps.
 
@@ -34,6 +40,7 @@ class Session:
         bind: gives the taps of a prompt.
         prompt: the prompt about to be run; None to make one, with `prompt_of`, of whatever the model is called with.
         prompt_of: makes a prompt of the keyword arguments of a call.
+        stash: what earlier runs have left to this one.
 
     Attributes:
         tapping: the taps of the prompt, and what they read and did.
@@ -47,12 +54,13 @@ class Session:
         bind: Callable[[Prompt], Sequence[Tap]],
         prompt: Prompt | None = None,
         prompt_of: Callable[[Mapping[str, Any]], Prompt] | None = None,
+        stash: dict[Any, Any] | None = None,
     ) -> None:
         self.model, self.layers, self.bind = model, layers, bind
         self.prompt, self.prompt_of = prompt, prompt_of
         # a run belongs to its thread; an open context holds for all, since `generate` is often called from its own
         self.thread = threading.get_ident() if prompt is not None else None
-        self.tapping = Tapping([layer.n_heads for layer in layers])
+        self.tapping = Tapping([layer.n_heads for layer in layers], stash)
         self.n_passes = 0
         self._layer_of = {id(layer.attention): index for index, layer in enumerate(layers) if layer.attention}
         self._modules = {id(model), *self._layer_of}
@@ -62,8 +70,7 @@ class Session:
     # ------------------------------------------------------------------ opening and closing
 
     def __enter__(self) -> Session:
-        if self.model.training:
-            raise ModelError("the model is in training mode, so dropout would change its answers\n  call model.eval()")
+        check_eval(self.model)
         try:
             self._outer.callback(self.model.register_forward_pre_hook(self._before_pass, with_kwargs=True).remove)
             self._outer.callback(self.model.register_forward_hook(self._after_pass).remove)

@@ -1,0 +1,87 @@
+"""What of a long experiment is finished, so that one that was interrupted goes on where it was.
+
+Without a file the finished parts stay with the lens for as long as it lives: after a lost connection the same call
+continues. With a file they outlive the process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from . import files
+from .errors import ScoreError
+from .prompt import Prompt
+
+if TYPE_CHECKING:
+    from .lens import Lens
+
+
+class Checkpoint:
+    """The finished parts of one experiment, by name.
+
+    Args:
+        lens: the model.
+        kind: what the experiment computes, as in "patching".
+        about: what makes it this experiment and no other, of JSON types.
+        path: of a file; None to keep the parts with the lens.
+
+    Raises:
+        ScoreError: the file belongs to another experiment, or is damaged, or its folder does not exist.
+    """
+
+    def __init__(self, lens: Lens, kind: str, about: Mapping[str, Any], path: str | os.PathLike[str] | None) -> None:
+        self.lens, self.kind = lens, f"unfinished {kind}"
+        self.path = None if path is None else Path(path)
+        self.about = {"of": {**about, "model": lens.identity}}
+        self.key = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()
+        self.parts: dict[str, Tensor] = lens.unfinished.setdefault(self.key, {})
+        if self.path is not None and self.path.exists():
+            self._load(self.path)
+
+    def _load(self, path: Path) -> None:
+        parts, about = files.read(path, self.kind, None, ("of",))
+        if about["of"] != json.loads(json.dumps(self.about["of"])):
+            theirs, mine = about["of"], self.about["of"]
+            differ = sorted(name for name in {*theirs, *mine} if theirs.get(name) != mine.get(name))
+            raise ScoreError(
+                f"the checkpoint {path.name!r} belongs to another experiment: it differs in {', '.join(differ)}\n"
+                "  give another file, or delete this one"
+            )
+        self.parts.update(parts)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.parts
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.parts[name]
+
+    def put(self, **parts: Tensor) -> None:
+        """Add finished parts; when this returns they are on disk, whole or not at all."""
+        self.parts.update(parts)
+        if self.path is not None:
+            new = self.path.with_name(f".{self.path.name}.new")
+            files.write(new, self.kind, self.parts, self.about)
+            os.replace(new, self.path)
+
+    def finish(self) -> None:
+        """Forget the parts that were kept with the lens; a file stays."""
+        self.lens.unfinished.pop(self.key, None)
+
+
+def digest(*prompts: Prompt) -> str:
+    """Tells prompts apart by everything the model is given."""
+    found = hashlib.sha256()
+    for prompt in prompts:
+        for name, value in sorted(prompt.inputs.items()):
+            found.update(name.encode())
+            if isinstance(value, Tensor):
+                found.update(str(tuple(value.shape)).encode())
+                found.update(value.detach().cpu().double().numpy().tobytes())
+    return found.hexdigest()[:16]
