@@ -10,9 +10,11 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from . import files
@@ -75,13 +77,30 @@ class Checkpoint:
         self.lens.unfinished.pop(self.key, None)
 
 
-def digest(*prompts: Prompt) -> str:
-    """Tells prompts apart by everything the model is given."""
+def digest(*things: Prompt | Tensor | None) -> str:
+    """Tells prompts, by everything the model is given, and tensors apart."""
     found = hashlib.sha256()
-    for prompt in prompts:
-        for name, value in sorted(prompt.inputs.items()):
+    for thing in things:
+        named = sorted(thing.inputs.items()) if isinstance(thing, Prompt) else [("", thing)]
+        for name, value in named:
             found.update(name.encode())
             if isinstance(value, Tensor):
-                found.update(str(tuple(value.shape)).encode())
-                found.update(value.detach().cpu().double().numpy().tobytes())
+                found.update(f"{value.dtype}{tuple(value.shape)}".encode())
+                found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return found.hexdigest()[:16]
+
+
+def fingerprint(value: Any) -> str:
+    """Tells interventions apart: their class and parameters, of activations and other tensors the numbers."""
+    if isinstance(value, Tensor):
+        return digest(value)
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {fingerprint(value[key])}' for key in value)}}}"
+    if isinstance(value, Prompt):
+        return digest(value)
+    if is_dataclass(value):
+        parts = [f"{field.name}={fingerprint(getattr(value, field.name))}" for field in fields(value)]
+        return f"{type(value).__name__}({', '.join(parts)})"
+    if isinstance(value, (list, tuple, range)):
+        return f"[{', '.join(fingerprint(item) for item in value)}]"
+    return repr(value)

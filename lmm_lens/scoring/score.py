@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..checkpoint import Checkpoint, digest, fingerprint
 from ..core.measures import KeyMasks
 from ..core.sinks import sinks_of
 from ..core.spatial import cell_keys
@@ -48,6 +50,7 @@ def score_heads(
     sink_dims: Sequence[int] | None = None,
     sink_threshold: float | None = None,
     interventions: Sequence[Intervention] = (),
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> HeadScores:
     """Score every head of every layer on every prompt.
@@ -71,6 +74,9 @@ def score_heads(
         sink_dims: for the nonsink metrics, the sink dimensions; by default the model card's or the published ones.
         sink_threshold: for the nonsink metrics, tau; by default the card's, or the paper's 20.
         interventions: edits under which the heads are scored.
+        checkpoint: a file for the prompts that are finished; the same call with the same file goes on where an earlier
+            one ended. Without one, what a server has finished stays with the lens, so that the same call continues
+            after a lost connection.
         progress: show a progress bar.
 
     Returns:
@@ -87,7 +93,16 @@ def score_heads(
     if not chosen.needs_sinks and not (sink_dims is None and sink_threshold is None):
         raise ScoreError(f"{metric} takes no sink_dims and no sink_threshold")
     rule = rule_for(lens.adapter.config, sink_dims, sink_threshold) if chosen.needs_sinks else None
-    parts = score_parts(lens, prompts, chosen, query, boxes, relevant, rule, interventions, progress)
+    about = {
+        "metric": metric,
+        "query": query,
+        "rule": [list(rule.dims), rule.threshold] if rule else None,
+        "interventions": [fingerprint(intervention) for intervention in interventions],
+    }
+    finished = Checkpoint(lens, "head scores", about, checkpoint) if checkpoint or lens.remote else None
+    parts = score_parts(lens, prompts, chosen, query, boxes, relevant, rule, interventions, progress, finished)
+    if finished is not None:
+        finished.finish()
     per_prompt, found = chosen.combine(*parts) if chosen.combine else (parts[0], {})
     settings = {"sink_dims": list(rule.dims), "sink_threshold": rule.threshold, "sinks": rule.source} if rule else {}
     return HeadScores(metric, query, per_prompt, lens.identity, settings | found)
@@ -103,6 +118,7 @@ def score_parts(
     rule: SinkRule | None = None,
     interventions: Sequence[Intervention] = (),
     progress: bool = False,
+    finished: Checkpoint | None = None,
 ) -> Float[Tensor, "part prompt layer head"]:
     """The scores that a metric is combined from, or its own as the one part; arguments as in `score_heads`."""
     scored: list[Tensor] = []
@@ -115,8 +131,14 @@ def score_parts(
         elif relevant is not None:
             region = relevant_mask(prompt, relevant[rows], n_seen)
         cells = map_cells(prompt, n_seen) if metric.needs_grid else None
-        scorer = Scorer(metric.parts or (metric,), query, rule, region, cells)
-        scored.append(scorer.score(lens, prompt, interventions))
+        name = f"prompt {len(scored)} {digest(prompt, region)}" if finished is not None else ""
+        if finished is not None and name in finished:
+            scored.append(finished[name])
+        else:
+            scorer = Scorer(metric.parts or (metric,), query, rule, region, cells)
+            scored.append(scorer.score(lens, prompt, interventions))
+            if finished is not None:
+                finished.put(**{name: scored[-1]})
         n_seen += prompt.n_rows
     if not scored:
         raise ScoreError("no prompts were given: expected a Prompt or a non-empty list of them")
