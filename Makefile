@@ -26,6 +26,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.attention_tap
 	$(BIN)/python -m benchmarks.interventions
 	$(BIN)/python -m benchmarks.bridge
+	$(BIN)/python -m benchmarks.envoy
 
 # Train the bundled model again, from its seeds (about 45 CPU minutes); see lmm_lens/shapes/README.md.
 model: $(STAMP)

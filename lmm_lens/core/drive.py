@@ -136,41 +136,39 @@ def finish(logits: Tensor, cap: float | None, scale: float | None) -> Tensor:
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
-def drive(tapping: Tapping, parts: list[dict[str, Any]], first: int) -> None:
-    """Pass one forward pass through its taps; `first` is the position of its first token."""
-    tapping.first, tapping.fired = first, set()
+def drive(tapping: Tapping, parts: list[dict[str, Any]], n_seen: int) -> None:
+    """Pass one forward pass through its taps; with it the model has seen `n_seen` tokens."""
+    tapping.fired = set()
     for part in parts:
         layer, module = part["layer"], part["module"]
         sites = [site for site, number in tapping.taps if number == layer]
         if "resid_pre" in sites:
             x = module.input
-            new = tapping.through(x, "resid_pre", layer)
+            new = through(tapping, x, "resid_pre", layer, n_seen)
             if new is not x:
                 module.input = new
         if "pattern" in sites:
             seen, operation, weights = attention_of(part)
-            before = seen.out
+            before, tapping.first = seen.out, n_seen - seen.shape[2]
             tapping.attend(layer, seen)
             if seen.out is not before or any(tap.edits for tap in tapping.taps["pattern", layer]):
                 operation.output = (seen.out, weights)
         if "z" in sites:
             x = part["z"].input
             split = x.unflatten(-1, (part["n_heads"], part["d_head"]))
-            new = tapping.through(split, "z", layer)
+            new = through(tapping, split, "z", layer, n_seen)
             if new is not split:
                 part["z"].input = new.flatten(-2)
-        if "attn_out" in sites:
-            through_output(tapping, part["attention"], "attn_out", layer)
-        if "mlp_out" in sites:
-            through_output(tapping, part["mlp"], "mlp_out", layer)
-        if "resid_post" in sites:
-            through_output(tapping, module, "resid_post", layer)
+        for site, name in (("attn_out", "attention"), ("mlp_out", "mlp"), ("resid_post", "module")):
+            if site in sites:
+                output = part[name].output
+                x = output[0] if isinstance(output, tuple) else output
+                new = through(tapping, x, site, layer, n_seen)
+                if new is not x:
+                    part[name].output = (new, *output[1:]) if isinstance(output, tuple) else new
 
 
-def through_output(tapping: Tapping, envoy: Any, site: str, layer: int) -> None:
-    """Pass a module's output, or the first of several, through the taps of a hook point."""
-    output = envoy.output
-    x = output[0] if isinstance(output, tuple) else output
-    new = tapping.through(x, site, layer)
-    if new is not x:
-        envoy.output = (new, *output[1:]) if isinstance(output, tuple) else new
+def through(tapping: Tapping, x: Tensor, site: str, layer: int, n_seen: int) -> Tensor:
+    """Pass an activation [batch, row, ...] through its taps; its last row is that of the last token seen."""
+    tapping.first = n_seen - x.shape[1]
+    return tapping.through(x, site, layer)

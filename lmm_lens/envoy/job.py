@@ -104,7 +104,7 @@ def perform(target: Target, requests: Sequence[Request], backend: Any = None) ->
                 steps = []
                 if run["options"] is None:
                     with envoy.trace(**inputs):
-                        drive(tapping, parts, 0)
+                        drive(tapping, parts, run["n_tokens"])
                         logits = finish(head.output, cap, scale)
                         if last is not None:
                             logits = logits[torch.arange(len(last)), last][:, None]
@@ -115,7 +115,7 @@ def perform(target: Target, requests: Sequence[Request], backend: Any = None) ->
                     with envoy.generate(**run["options"]) as tracer:
                         with tracer.invoke(**inputs):
                             for step in tracer.iter[:]:
-                                drive(tapping, parts, run["n_tokens"] + step - 1 if step else 0)
+                                drive(tapping, parts, run["n_tokens"] + step)
                                 logits = head.output[:, -1]
                                 if bool(logits.isnan().any()):
                                     raise FloatingPointError(f"NaN in the logits after {run['n_tokens'] + step} tokens")
@@ -138,10 +138,10 @@ def edited(
     if generates:
         with envoy.edit() as (tracer, copy):
             for step in tracer.iter[:]:
-                drive(tapping, parts, n_tokens + step - 1 if step else 0)
+                drive(tapping, parts, n_tokens + step)
     else:
         with envoy.edit() as (_, copy):
-            drive(tapping, parts, 0)
+            drive(tapping, parts, n_tokens)
     return copy
 
 
