@@ -86,7 +86,7 @@ def digest(*things: Prompt | Tensor | None) -> str:
             found.update(name.encode())
             if isinstance(value, Tensor):
                 found.update(f"{value.dtype}{tuple(value.shape)}".encode())
-                found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+                found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]
 
 

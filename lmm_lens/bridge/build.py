@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from ..errors import ModelError
+from ..placement import Shards, hooks_of
 from .architectures import Decoder, HookedAttention, make_editable, register, use_hooks
 
 CAPTURES = "_output_capturing_hooks_installed"  # where transformers notes that it hooked a model
@@ -39,6 +40,11 @@ def bridge_of(model: Any, tokenizer: Any = None) -> TransformerBridge:
     architecture = type(model).__name__
     if not isinstance(model, PreTrainedModel):
         raise ModelError(f"expected a Hugging Face model with a config, given {architecture}")
+    if Shards.of(model).group is not None:  # its hooks would see some heads in each process, under wrong numbers
+        raise ModelError(
+            f"{architecture} is divided among processes (tensor parallel), which a TransformerBridge cannot be\n"
+            "  use backend='native', or load it in one process with device_map='auto'"
+        )
     register()
     if architecture not in ArchitectureAdapterFactory._adapters:
         ArchitectureAdapterFactory.register_adapter(architecture, Decoder)
@@ -92,10 +98,13 @@ HOOKS = (
 
 
 def _twin(model: Any) -> Any:
-    """A copy of a model that shares every parameter and buffer, without the hooks that stand on it."""
+    """A copy of a model that shares every weight, without the hooks of torch that stand on it."""
     memo: dict[int, Any] = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     for module in model.modules():
         memo |= {id(getattr(module, name)): OrderedDict() for name in HOOKS}
+        for hook in hooks_of(module):  # where accelerate keeps weights that are away between calls
+            kept = getattr(hook, "weights_map", None)
+            memo[id(kept)] = kept
     twin = copy.deepcopy(model, memo)
     for module in twin.modules():
         if getattr(module, CAPTURES, False):

@@ -18,6 +18,7 @@ from ..core.taps import Tap
 from ..errors import HookError, LensError, RemoteError
 from ..native.backend import Bind, Options
 from ..native.session import check_eval
+from ..placement import device_of, has_weights
 from ..program import Planned
 from ..prompt import Prompt
 from .job import Answer, Request, Target, edited, perform
@@ -58,7 +59,7 @@ class EnvoyBackend:
         self.options = Options(self.envoy._module)
         self.served_as, self.timeout = served_as, timeout
         self.remote = self._checked_remote(remote)
-        self.has_weights = adapter.model.device.type != "meta"
+        self.has_weights = has_weights(adapter.model)
         self.targets: dict[bool, Target] = {}
 
     # ------------------------------------------------------------------ running
@@ -190,7 +191,12 @@ class EnvoyBackend:
         """Where the prompt's tensors go."""
         if not self.has_weights:
             return torch.device("cpu")
-        return self.envoy._module.get_input_embeddings().weight.device
+        return device_of(self.envoy._module.get_input_embeddings(), self.envoy._module)
+
+    @property
+    def weights_elsewhere(self) -> str | None:
+        """What stands for the weights of a model that only a server has; None where they are here."""
+        return None if self.has_weights else f"as served: {self.served_as}"
 
 
 class _Applied:

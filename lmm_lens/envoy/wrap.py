@@ -12,7 +12,8 @@ import copy
 import inspect
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import nn
 
 from ..adapters import Adapter, Layer
 from ..errors import HookError, ModelError, RemoteError
+from ..placement import Shards, device_of, hooks_of
 from .job import Target
 
 INTERFACE = "ALL_ATTENTION_FUNCTIONS"  # transformers' registry, from which each attention forward takes its function
@@ -42,9 +44,18 @@ def wrapped(model: nn.Module, processor: Any) -> Any:
         raise ModelError(
             f"the nnsight backend needs nnsight 0.8, which cannot be loaded: {error}\n  pip install 'nnsight>=0.8,<0.9'"
         ) from error
-    if not any(hasattr(module, "_hf_hook") for module in model.modules()):
+    if Shards.of(model).group is not None:
+        raise ModelError(
+            "nnsight 0.8 cannot open a tensor-parallel model with this version of transformers\n"
+            "  use backend='native', which can"
+        )
+    if not any(hooks_of(module) for module in model.modules()):
         model = copy.deepcopy(model, {id(x): x for x in (*model.parameters(), *model.buffers())})
-    envoy = TransformersModel(model, task=TASK, processor=copy.deepcopy(processor) or _NoProcessor())
+    processor = copy.deepcopy(processor) or _NoProcessor()
+    with _in_place(model):
+        # by itself transformers' pipeline moves a model to the first GPU
+        device = str(device_of(model.get_input_embeddings(), model))  # type: ignore[operator]
+        envoy = TransformersModel(model, task=TASK, processor=processor, device=device)
     if envoy.tokenizer is not None:  # a copy, whose side of padding makes nnsight add position ids to left-padded text
         envoy.tokenizer.padding_side = "right"
     return envoy
@@ -82,6 +93,19 @@ def model_key(envoy: Any, name: str | None) -> str:
             pass
     key = {"repo_id": name, "revision": envoy.revision, "task": TASK}
     return f"{to_import_path(TransformersModel)}:{json.dumps(key)}"
+
+
+@contextmanager
+def _in_place(model: Any) -> Iterator[None]:
+    """Keep transformers' pipeline from moving a model that accelerate has dispatched without a device map."""
+    dispatched = any(hooks_of(module) for module in model.modules()) and not hasattr(model, "hf_device_map")
+    if dispatched:
+        model.hf_device_map = {}
+    try:
+        yield
+    finally:
+        if dispatched:
+            del model.hf_device_map
 
 
 class _NoProcessor:

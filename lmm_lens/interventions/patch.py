@@ -37,12 +37,13 @@ def stored(run: Run, site: str, layer: int, prompt: Prompt, rows: Rows | None = 
             f"the clean run holds no {site} of layer {layer}: make it with lens.run(prompt, read=[{site!r}])"
         )
     check_same_layout(run.prompt, prompt)
-    positions, dim = run.positions[site], 2 if site == "pattern" else 1
+    # one index for all layers, on the CPU: they may lie on several devices
+    positions, dim = run.positions[site].cpu(), 2 if site == "pattern" else 1
     values = run.reads[site, layer]
     rows = rows or bind_rows("all", prompt)
     have = torch.zeros_like(rows.prompt)
-    batch, entry = (positions >= 0).cpu().nonzero(as_tuple=True)
-    have[batch, positions.cpu()[batch, entry]] = True
+    batch, entry = (positions >= 0).nonzero(as_tuple=True)
+    have[batch, positions[batch, entry]] = True
     if bool((rows.prompt & ~have).any()) or values.ndim != 2 + HOOK_POINTS[site].by_head + 1:
         raise InterventionError(
             f"the clean run holds {site} of layer {layer} reduced, or not for all rows of {rows.label!r}\n"
@@ -51,7 +52,6 @@ def stored(run: Run, site: str, layer: int, prompt: Prompt, rows: Rows | None = 
     shape = list(values.shape)
     shape[dim] = run.prompt.n_tokens
     whole = torch.zeros(shape, dtype=values.dtype, device=values.device).movedim(dim, 1)
-    batch, entry = (positions >= 0).nonzero(as_tuple=True)
     whole[batch, positions[batch, entry]] = values.detach().movedim(dim, 1)[batch, entry]
     return whole.movedim(1, dim)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..adapters import Adapter
 from ..core.tapping import Tapping
 from ..core.taps import Tap
+from ..placement import device_of
 from ..program import Planned
 from ..prompt import Prompt
 from .session import Session
@@ -131,5 +132,5 @@ class NativeBackend:
 
     @property
     def device(self) -> torch.device:
-        """Where the prompt's tensors go: the device of the input embeddings."""
-        return self.model.get_input_embeddings().weight.device
+        """Where the prompt's tensors go: the device on which the input embeddings are computed."""
+        return device_of(self.model.get_input_embeddings(), self.model)

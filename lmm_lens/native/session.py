@@ -21,6 +21,7 @@ from ..core.attention import AttentionCall, FusedAttention
 from ..core.tapping import Tapping
 from ..core.taps import Tap
 from ..errors import HookError, InterventionError, ModelError
+from ..placement import Shards
 from ..prompt import Prompt
 from . import attention
 
@@ -66,6 +67,7 @@ class Session:
         self._modules = {id(model), *self._layer_of}
         self._length = self._next = 0  # of the pass under way; where the next one starts
         self._hooks, self._outer = ExitStack(), ExitStack()
+        self._shards = Shards.of(model)
 
     # ------------------------------------------------------------------ opening and closing
 
@@ -179,7 +181,9 @@ class Session:
         def tapped(x: Tensor) -> Tensor:
             if site != "z":
                 return self.tapping.through(x, site, layer)
-            return self.tapping.through(x.unflatten(-1, (parts.n_heads, parts.d_head)), site, layer).flatten(-2)
+            whole = self._shards.whole(x, -1, parts.n_heads * parts.d_head)
+            z = self.tapping.through(whole.unflatten(-1, (parts.n_heads, parts.d_head)), site, layer).flatten(-2)
+            return self._shards.own(z, -1, x.shape[-1])
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
             if kwargs is None or not self._is_acting():  # as in _before_pass
@@ -200,8 +204,12 @@ class Session:
     def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
         """Called by the attention function of transformers; an edit of the pattern reaches `out` in its linear form."""
         layer = self._layer_of.get(id(module))
-        if layer is None:
+        if layer is None or ("pattern", layer) not in self.tapping.taps:
             return out
+        n_heads = self.layers[layer].n_heads
+        own_heads = out.shape[2]
+        if own_heads != n_heads:
+            call, out = self._shards.call(call, n_heads), self._shards.whole(out, 2, n_heads)
         fused = FusedAttention(call, out)
         self.tapping.attend(layer, fused)
-        return fused.out
+        return self._shards.own(fused.out, 2, own_heads)
