@@ -164,5 +164,5 @@ class NNsightFace:
         from .envoy.travel import TRAVELLING
 
         if TRAVELLING.get():
-            return type(self._nnsight.face), (self._nnsight.target.parts, self._nnsight.envoy)
+            return type(self._nnsight.face), self._nnsight.face.given
         return super().__reduce_ex__(protocol)

@@ -205,7 +205,7 @@ class Lens(TransformerLensFace, NNsightFace):
     def __repr__(self) -> str:
         return (
             f"Lens on {type(self.model).__name__} (family {self.adapter.family}, backend {self._backend.name}): "
-            f"{self.n_layers} layers x {self.n_heads} heads of {self.d_head}, on {self.device}"
+            f"{self.n_layers} layers x {self.n_heads} heads of {self.d_head}, on {self.remote or self.device}"
         )
 
     # ------------------------------------------------------------------ prompts
@@ -288,7 +288,7 @@ class Lens(TransformerLensFace, NNsightFace):
         last = logits[:, -1] if logits.shape[1] == 1 else logits[rows, prompt.mask("last").int().argmax(1)]
         if bool(last.isnan().any()):
             raise ModelError(self._where_nan(prompt, program.interventions))
-        return Run(prompt, logits, *program.collect(tapping), program.reports(tapping), tapping.sums)
+        return Run(prompt, logits, *program.collect(tapping), program.reports(tapping, 4), tapping.sums)
 
     def generate(
         self,

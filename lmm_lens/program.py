@@ -85,10 +85,10 @@ class Program:
                 )
         return collect(tapping.kept)
 
-    def reports(self, tapping: Tapping) -> tuple[Report, ...]:
-        """What each intervention did; one that changed nothing is also warned of."""
+    def reports(self, tapping: Tapping, depth: int = 3) -> tuple[Report, ...]:
+        """What each intervention did; one that changed nothing is also warned of, in the user's line `depth` calls up."""
         reports = tuple(report(x, i, tapping.edited, tapping.moved) for i, x in enumerate(self.interventions))
         for intervention, what in zip(self.interventions, reports, strict=True):
             if not what.n_edits:
-                warnings.warn(f"{what.intervention} changed nothing: {intervention.why_nothing}", stacklevel=3)
+                warnings.warn(f"{what.intervention} changed nothing: {intervention.why_nothing}", stacklevel=depth)
         return reports

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..adapters import Adapter
 from ..core.selection import Chunk
 from ..core.tapping import Tapping
+from ..core.taps import HIDDEN
 from ..errors import HookError
 from ..native.attention import listener_of
 from ..native.backend import Bind, NativeBackend
@@ -151,6 +152,10 @@ class WholePattern:
         if self._before is None:
             raise HookError("this bridge gives no attention scores before the softmax, which this intervention needs")
         return _cut(self._before, rows, heads)
+
+    def visible(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
+        """Which keys these rows can see."""
+        return self.scores(rows, heads) > HIDDEN
 
     def put(self, pattern: Tensor, original: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> None:
         """Put edited rows in the place of the original ones, in a copy of the pattern."""

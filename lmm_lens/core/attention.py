@@ -8,10 +8,11 @@ probabilities. So no [layer, head, query, key] tensor ever exists.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .selection import Chunk
+from .taps import HIDDEN
 
 Heads = tuple[int, ...] | None  # None is all
 
@@ -85,6 +86,10 @@ class AttentionCall:
             logits = logits.masked_fill_(future, torch.finfo(logits.dtype).min)
         return logits
 
+    def visible(self, rows: Chunk, heads: Heads = None) -> Bool[Tensor, "batch head row key"]:
+        """Which keys some rows can see."""
+        return self.scores(rows, heads) > HIDDEN
+
     def read_values(self, weights: Tensor, heads: Heads = None) -> Float[Tensor, "batch row head d_head"]:
         """What attention weights, or a change of them, [batch, head, row, key], read from the values."""
         return self._grouped(weights, self._values(), heads).transpose(1, 2)
@@ -116,7 +121,7 @@ class FusedAttention:
         self.call, self.out = call, out
         self.shape = (*call.query.shape[:3], call.key.shape[2])
         self.device = out.device
-        self.probabilities, self.scores = call.probabilities, call.scores
+        self.probabilities, self.scores, self.visible = call.probabilities, call.scores, call.visible
         # the kernel saved its own output for a backward pass; else it is ours to change
         self._is_ours = not (torch.is_grad_enabled() and out.requires_grad)
 

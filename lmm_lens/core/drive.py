@@ -8,9 +8,10 @@ A *part* is a dict of one layer's envoys and of numbers about it, made by `lmm_l
     values                     label of the operation that gives keys and values, (key, value)
     scaling, is_causal         of the call, where it does not say
     from_weights               read the eager weights that the call returns, not the queries and keys it is given
+    keeps                      let the call return the weights as edited, for blocks that read them afterwards
 
-The last is for servers where the arguments of a call are out of reach: NDIF runs the block in a process of its own, and
-would send the whole attention module along with them.
+`from_weights` is for servers where the arguments of a call are out of reach: NDIF runs the block in a process of its
+own, and would send the whole attention module along with them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import HookError
+from ..errors import HookError, InterventionError
 from .attention import AttentionCall, FusedAttention
 from .selection import Chunk
 from .tapping import Tapping
@@ -29,16 +30,17 @@ AGREES = 0.05  # of the largest output: how far the recomputed attention of a ro
 
 
 class WeightedAttention:
-    """One layer's attention as the eager weights [batch, head, row, key] and values that a call is made of.
+    """One layer's attention as its weights [batch, head, row, key] and values; edits reach the weights and the output.
 
     Args:
         weights: what the attention function returned beside its output.
         value: Float[batch, kv_head, key, d_head].
         out: its output, [batch, row, head, d_head].
+        call: what it was given, where that is known.
     """
 
-    def __init__(self, weights: Tensor, value: Tensor, out: Tensor) -> None:
-        self.weights, self.value, self.out = weights, value, out
+    def __init__(self, weights: Tensor, value: Tensor, out: Tensor, call: AttentionCall | None = None) -> None:
+        self.weights, self.value, self.out, self.call = weights, value, out, call
         self.shape = tuple(weights.shape)
         self.device = out.device
         self.is_edited = False
@@ -50,8 +52,17 @@ class WeightedAttention:
         return chosen.to(torch.promote_types(chosen.dtype, torch.float32))
 
     def scores(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
-        """Stand-ins that tell hidden keys from visible ones; the scores themselves are out of reach here."""
-        return torch.where(self.probabilities(rows, heads) > 0, 0.0, -1e30)
+        """The same before the softmax."""
+        if self.call is None:
+            raise InterventionError(
+                "the attention scores before the softmax are out of reach on a server, which gives weights alone\n"
+                "  what needs them, as BoostAttention does, runs on a lens with remote=False"
+            )
+        return self.call.scores(rows, heads)
+
+    def visible(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
+        """Which keys some rows can see: in fp16, where the call is not known, those with a weight above 6e-8."""
+        return self.probabilities(rows, heads) > 0 if self.call is None else self.call.visible(rows, heads)
 
     def read_values(self, weights: Tensor, heads: tuple[int, ...] | None) -> Tensor:
         """What attention weights [batch, head, row, key] read from the values, [batch, row, head, d_head]."""
@@ -61,21 +72,20 @@ class WeightedAttention:
         return (weights @ self.value[:, shared].to(weights.dtype)).transpose(1, 2)
 
     def put(self, pattern: Tensor, original: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> None:
-        """Add what the change of the weights reads from the values."""
+        """Put edited rows in the place of the original ones, and what the change reads into the output."""
         if not self.is_edited:
-            self.out, self.is_edited = self.out.clone(), True
-        change = self.read_values(pattern - original, heads)
-        total = rows.gather(self.out).to(change.dtype)
-        total = total.clone()
-        if heads is None:
-            total += change
-        else:
-            total[:, :, list(heads)] += change
+            self.out, self.weights, self.is_edited = self.out.clone(), self.weights.clone(), True
+        by_row = self.weights.transpose(1, 2)  # batch row head key, a view
+        chosen, total = rows.gather(by_row).clone(), rows.gather(self.out).to(pattern.dtype).clone()
+        at = slice(None) if heads is None else list(heads)
+        chosen[:, :, at] = pattern.transpose(1, 2).to(chosen.dtype)
+        total[:, :, at] += self.read_values(pattern - original, heads)
+        rows.scatter_(by_row, chosen)
         rows.scatter_(self.out, total.to(self.out.dtype))
 
 
-def attention_of(part: dict[str, Any]) -> tuple[Any, Any, Tensor]:
-    """A layer's attention under way: to be read and edited, the operation, and what else it returned."""
+def attention_of(part: dict[str, Any]) -> tuple[Any, Any, Tensor | None]:
+    """A layer's attention under way: to be read and edited, the operation, and the weights it returned, if any."""
     operations = part["attention"].source
     operation = getattr(operations, part["call"])
     if part["from_weights"]:
@@ -86,13 +96,25 @@ def attention_of(part: dict[str, Any]) -> tuple[Any, Any, Tensor]:
                 f"layer {part['layer']} returned no attention weights: the model does not run eager attention\n"
                 "  the server must let a request choose attn_implementation='eager'"
             )
-        attention = WeightedAttention(weights, value, out)
-        check_rows(part["layer"], attention, attention.out, weights.shape[2])
-        return attention, operation, weights
+        weighted = WeightedAttention(weights, value, out)
+        check_rows(part["layer"], weighted, out, weights.shape[2])
+        return weighted, operation, weights
     call = call_of(part, operation)
     out, weights = operation.output[:2]
-    check_rows(part["layer"], call, out, call.query.shape[2])
-    return FusedAttention(call, out), operation, weights
+    if not part["keeps"]:
+        check_rows(part["layer"], call, out, call.query.shape[2])
+        return FusedAttention(call, out), operation, weights
+    if weights is None:
+        weights = call.probabilities(whole(out.shape[0], out.shape[1], out.device))
+    weighted = WeightedAttention(weights, call.value, out, call)
+    check_rows(part["layer"], weighted, out, weights.shape[2])
+    return weighted, operation, weights
+
+
+def whole(batch: int, n_rows: int, device: torch.device) -> Chunk:
+    """All rows of a pass."""
+    index = torch.arange(n_rows, device=device).expand(batch, n_rows)
+    return Chunk(index, torch.ones_like(index, dtype=torch.bool), batch * n_rows, 0, slice(0, n_rows))
 
 
 def call_of(part: dict[str, Any], operation: Any) -> AttentionCall:
@@ -152,7 +174,7 @@ def drive(tapping: Tapping, parts: list[dict[str, Any]], n_seen: int) -> None:
             before, tapping.first = seen.out, n_seen - seen.shape[2]
             tapping.attend(layer, seen)
             if seen.out is not before or any(tap.edits for tap in tapping.taps["pattern", layer]):
-                operation.output = (seen.out, weights)
+                operation.output = (seen.out, seen.weights if part["keeps"] or part["from_weights"] else weights)
         if "z" in sites:
             x = part["z"].input
             split = x.unflatten(-1, (part["n_heads"], part["d_head"]))

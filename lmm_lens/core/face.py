@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import HookError
-from .drive import attention_of, call_of
-from .selection import Chunk
+from .drive import attention_of, call_of, whole
 
 
 class Face:
@@ -18,13 +17,15 @@ class Face:
     Args:
         parts: the layers, see `lmm_lens.core.drive`.
         envoy: the model in nnsight's wrapping.
+        edited: the layers whose pattern interventions edit before the block sees it.
     """
 
-    def __init__(self, parts: list[dict[str, Any]], envoy: Any) -> None:
-        self.parts, self.envoy = parts, envoy
+    def __init__(self, parts: list[dict[str, Any]], envoy: Any, edited: frozenset[int] = frozenset()) -> None:
+        self.parts, self.envoy, self.edited = parts, envoy, edited
+        self.given = parts, envoy, edited
         self.read_last = None
 
-    read_last: tuple[int, tuple[Any, Any, Any]] | None
+    read_last: tuple[int, Any] | None
 
     def read(self, layer: int, site: str) -> Tensor:
         """An activation, all rows: see `Lens.read`."""
@@ -50,13 +51,13 @@ class Face:
         if site == "resid_pre":
             part["module"].input = value
         elif site == "pattern":
-            attention, operation, weights = self.attention(part)
+            attention, operation = self.attention(part)
             rows = whole(attention.shape[0], attention.shape[2], attention.device)
             old = attention.probabilities(rows, None)
             if value.shape != old.shape:
                 raise HookError(f"the pattern of layer {layer} is {tuple(old.shape)}, given {tuple(value.shape)}")
             attention.put(value.to(old.dtype), old, rows, None)
-            operation.output = (attention.out, weights)
+            operation.output = (attention.out, attention.weights)
         elif site == "z":
             part["z"].input = value.flatten(-2)
         else:
@@ -72,21 +73,28 @@ class Face:
         return part[{"attn_out": "attention", "mlp_out": "mlp", "resid_post": "module"}[site]]
 
     def pattern(self, part: dict[str, Any]) -> Tensor:
-        """The whole pattern of a layer, [batch, head, row, key]; leaves it open to be written."""
-        if part["from_weights"]:
-            attention = attention_of(part)
+        """The whole pattern of a layer as edits have left it, [batch, head, row, key]; it may still be written."""
+        self.read_last = None
+        if part["from_weights"] or part["layer"] in self.edited:
+            attention = attention_of({**part, "keeps": True})[0]
             self.read_last = part["layer"], attention
-            seen = attention[0]
-            return seen.probabilities(whole(seen.shape[0], seen.shape[2], seen.device), None)
+            return attention.probabilities(whole(attention.shape[0], attention.shape[2], attention.device), None)
+        # not its output as well: the block could not go back to these arguments to write
         call = call_of(part, getattr(part["attention"].source, part["call"]))
         return call.probabilities(whole(call.query.shape[0], call.query.shape[2], call.query.device), None)
 
-    def attention(self, part: dict[str, Any]) -> tuple[Any, Any, Any]:
-        """A layer's attention to be written: the one just read, if it was."""
-        if self.read_last is not None and self.read_last[0] == part["layer"]:
-            (_, attention), self.read_last = self.read_last, None
-            return attention
-        return attention_of(part)
+    def attention(self, part: dict[str, Any]) -> tuple[Any, Any]:
+        """A layer's attention to be written, and its operation."""
+        operation = getattr(part["attention"].source, part["call"])
+        if self.read_last is None or self.read_last[0] != part["layer"]:
+            return attention_of({**part, "keeps": True})[:2]
+        (_, attention), self.read_last = self.read_last, None
+        if not torch.equal(operation.output[0], attention.out):
+            raise HookError(
+                f"the pattern of layer {part['layer']} was read in an earlier step than it is written in\n"
+                "  read it in this step too, before writing it"
+            )
+        return attention, operation
 
     def part(self, layer: int, site: str) -> dict[str, Any]:
         """The layer that has the hook point; HookError otherwise."""
@@ -96,12 +104,6 @@ class Face:
         if site not in part["sites"]:
             raise HookError(f"layer {layer} has no hook point {site!r}\n  it has: {', '.join(part['sites'])}")
         return part
-
-
-def whole(batch: int, n_rows: int, device: torch.device) -> Chunk:
-    """All rows of a pass."""
-    index = torch.arange(n_rows, device=device).expand(batch, n_rows)
-    return Chunk(index, torch.ones_like(index, dtype=torch.bool), batch * n_rows, 0, slice(0, n_rows))
 
 
 class PromptFace:

@@ -34,6 +34,9 @@ class Attention(Protocol):
     def scores(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
         """The same before the softmax, hidden keys at `HIDDEN` or below."""
 
+    def visible(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
+        """Which keys these rows can see."""
+
     def put(self, pattern: Tensor, original: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> None:
         """Put edited rows in the place of the original ones."""
 
@@ -104,11 +107,18 @@ class Tapping:
         return self._joined[key]
 
     def _place(
-        self, tap: Tap, rows: Chunk, valid: Tensor, length: int, scores: Callable[[], Tensor] | None = None
+        self,
+        tap: Tap,
+        rows: Chunk,
+        valid: Tensor,
+        length: int,
+        scores: Callable[[], Tensor] | None = None,
+        visible: Callable[[], Tensor] | None = None,
     ) -> Place:
         heads = tap.heads if tap.heads is not None else tuple(range(self.n_heads[tap.layer]))
         n_seen = self.first + length
-        return Place(tap.layer, heads, rows.positions, valid, n_seen, self._memo, self._stash, tap.owner, scores)
+        where = tap.layer, heads, rows.positions, valid, n_seen
+        return Place(*where, self._memo, self._stash, tap.owner, scores, visible)
 
     def through(self, x: Tensor, site: str, layer: int) -> Tensor:
         """Pass an activation [batch, row, ...] through the taps of its hook point, in order."""
@@ -164,7 +174,7 @@ class Tapping:
                 columns = _columns(tap.heads, heads)
                 part = pattern if columns is None else pattern[:, columns]
 
-                place = self._place(tap, rows, valid, length, _scores_later(attention, rows, tap.heads))
+                place = self._place(tap, rows, valid, length, *_later(attention, rows, tap.heads))
                 result = tap.run(part.clone() if tap.edits else part, place)
                 if not tap.edits:
                     results[index].append(result)
@@ -197,8 +207,11 @@ class Tapping:
             self.kept.setdefault((tap.name, tap.layer), []).append((rows.positions, rows.valid, result, dim))
 
 
-def _scores_later(attention: Attention, rows: Chunk, heads: tuple[int, ...] | None) -> Callable[[], Tensor]:
-    return lambda: attention.scores(rows, heads)
+def _later(
+    attention: Attention, rows: Chunk, heads: tuple[int, ...] | None
+) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """The scores of some rows and what they see, computed when asked for."""
+    return lambda: attention.scores(rows, heads), lambda: attention.visible(rows, heads)
 
 
 def _columns(wanted: tuple[int, ...] | None, present: tuple[int, ...] | None) -> list[int] | None:

@@ -27,7 +27,8 @@ class Place:
         stash: a dict that lives as long as the job, for what one run leaves to the next.
         owner: index of the intervention that the tap belongs to.
         scores: at `pattern`, computes the attention scores before the softmax, [batch, head, row, key], hidden keys at
-            `HIDDEN` or below; None at other hook points.
+            `HIDDEN` or below; None at other hook points. Out of reach on a server.
+        visible: at `pattern`, computes which keys each row can see, Bool[batch, head, row, key]; None elsewhere.
     """
 
     def __init__(
@@ -41,9 +42,11 @@ class Place:
         stash: dict[Any, Any],
         owner: int = 0,
         scores: Callable[[], Tensor] | None = None,
+        visible: Callable[[], Tensor] | None = None,
     ) -> None:
         self.layer, self.heads, self.positions, self.valid = layer, heads, positions, valid
-        self.n_seen, self.memo, self.stash, self.owner, self.scores = n_seen, memo, stash, owner, scores
+        self.n_seen, self.memo, self.stash, self.owner = n_seen, memo, stash, owner
+        self.scores, self.visible = scores, visible
 
     def note(self, rows: Tensor, moved: Tensor | None = None) -> None:
         """Report what an edit that chooses for itself changed: how many rows, and the attention it moved in all."""
@@ -60,11 +63,6 @@ class Place:
     def keys(self, scope: Rows, n_keys: int) -> Bool[Tensor, "batch key"]:
         """The tokens of a scope, generated ones included, as a mask over the keys that the layer holds now."""
         return self.columns(scope.mask(0, self.n_seen), n_keys)
-
-    def visible(self) -> Bool[Tensor, "batch head row key"]:
-        """At `pattern`, the keys that each row can see."""
-        assert self.scores is not None
-        return self.scores() > HIDDEN
 
     def columns(self, mask: Bool[Tensor, "batch position"], n_keys: int) -> Bool[Tensor, "batch key"]:
         """A mask over absolute positions as a mask over the keys that the layer holds now.

@@ -61,6 +61,7 @@ class EnvoyBackend:
         self.remote = self._checked_remote(remote)
         self.has_weights = has_weights(adapter.model)
         self.targets: dict[bool, Target] = {}
+        self.traced: frozenset[int] = frozenset()  # layers whose pattern the last trace's interventions edit
 
     # ------------------------------------------------------------------ running
 
@@ -109,6 +110,7 @@ class EnvoyBackend:
         """A trace for the user's own block, in which the taps act first; see `Lens.trace`."""
         with self.at(remote):
             taps = self.checked(bind(prompt))
+            self.traced = frozenset(tap.layer for tap in taps if tap.edits and tap.site == "pattern")
             parts = [part for part in self.target.parts if any(tap.layer == part["layer"] for tap in taps)]
             generates = "max_new_tokens" in options
             envoy = edited(self.envoy, self.target, parts, prompt, taps, generates) if taps else self.envoy
@@ -134,7 +136,7 @@ class EnvoyBackend:
     @property
     def face(self) -> Face:
         """Hook points by layer and name, for use inside a trace."""
-        return Face(self.target.parts, self.envoy)
+        return Face(self.target.parts, self.envoy, self.traced)
 
     @contextmanager
     def at(self, remote: Remote | None) -> Iterator[None]:

@@ -134,6 +134,7 @@ def edited(
     """A copy of the envoy whose traces act with the taps before anything else in them."""
     tapping = Tapping([part["n_heads"] for part in target.parts])
     tapping.start(prompt.n_rows, taps)
+    parts = [{**part, "keeps": True} for part in parts]
     n_tokens = prompt.n_tokens
     if generates:
         with envoy.edit() as (tracer, copy):

@@ -62,22 +62,40 @@ class ServerBackend(RemoteBackend):
         connection = self._connect()
         try:
             request.session_id = json.loads(self._receive(connection, time.monotonic()))["session_id"]
-            try:
-                answer = self._post(request, blob)
-            except NNsightRemoteError as error:
-                raise self._refused(str(error)) from None
+            answer = self._posted(request, blob)
             self.job = answer.id
             self.note(answer)
             heard = time.monotonic()
             while True:
-                response = self.parse(self._receive(connection, heard))
+                message = self._receive(connection, heard)
                 heard = time.monotonic()
-                if self._done(response):
-                    return self.download_result(response.data)
+                try:
+                    response = self.parse(message)
+                    if self._done(response):
+                        return self.download_result(response.data)
+                except LensError:
+                    raise
+                except Exception as error:  # of httpx, pydantic, zstandard, torch: whatever an answer can break
+                    raise self._lost(f"what came back cannot be read: {type(error).__name__}: {error}") from None
         finally:
             connection.close()
 
     # ------------------------------------------------------------------ the socket
+
+    def _posted(self, request: RequestModel, blob: bytes) -> ResponseModel:
+        """Send the job; nnsight's own waits ten minutes for the answer, whatever the timeout."""
+        import httpx
+        from nnsight.intervention.backends import remote
+
+        before, remote._READ_TIMEOUT = remote._READ_TIMEOUT, self.timeout
+        try:
+            return self._post(request, blob)
+        except NNsightRemoteError as error:
+            if isinstance(error.__cause__, httpx.TransportError):
+                raise self._lost(f"sending failed: {error.__cause__ or type(error.__cause__).__name__}") from None
+            raise self._refused(str(error)) from None
+        finally:
+            remote._READ_TIMEOUT = before
 
     def _connect(self) -> Any:
         import websocket

@@ -155,6 +155,7 @@ def _part(
         "d_head": layer.d_head,
         "module": at[id(layer.module)],
         "from_weights": from_weights,
+        "keeps": False,
         "sites": ["resid_pre", "resid_post"],
     }
     if layer.mlp is not None:

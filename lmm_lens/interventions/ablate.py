@@ -86,7 +86,7 @@ class AblateHeads(Intervention):
             assert isinstance(self.reference, Run)
             return replace_rows(heads_of(stored(self.reference, "z", layer, prompt, rows), shape, layer))
         if self.mode == "uniform":
-            return lambda pattern, place: uniform(place.visible())
+            return lambda pattern, place: uniform(place.visible())  # type: ignore[misc]
         return _noncausal(bind_rows("all", prompt))
 
     def __repr__(self) -> str:
