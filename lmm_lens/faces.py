@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from .core.face import Face
 from .errors import HookError, LensError, PromptError
 from .interventions.base import Intervention
 from .prompt import Prompt
@@ -15,16 +16,6 @@ from .prompt import Prompt
 if TYPE_CHECKING:
     from .bridge.cache import PromptCache
     from .bridge.patching import PatchingModel
-
-
-@contextmanager
-def _inside_a_trace() -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        if "outside of interleaving" not in str(error):
-            raise
-        raise HookError("lens.read and lens.write work inside `with lens.trace(prompt):` only") from error
 
 
 class TransformerLensFace:
@@ -141,8 +132,8 @@ class NNsightFace:
         Raises:
             HookError: the layer has no such hook point.
         """
-        with _inside_a_trace():
-            return self._nnsight.face.read(layer, site)
+        with self._inside_a_trace() as face:
+            return face.read(layer, site)
 
     def write(self, layer: int, site: str, value: Tensor) -> None:
         """Inside a trace, put an activation in the place of the model's; shapes as in `read`.
@@ -150,8 +141,18 @@ class NNsightFace:
         Raises:
             HookError: the layer has no such hook point, or a pattern of another shape was given.
         """
-        with _inside_a_trace():
-            self._nnsight.face.write(layer, site, value)
+        with self._inside_a_trace() as face:
+            face.write(layer, site, value)
+
+    @contextmanager
+    def _inside_a_trace(self) -> Iterator[Face]:
+        backend = self._nnsight
+        try:
+            yield backend.face or backend.new_face()
+        except ValueError as error:
+            if "outside of interleaving" not in str(error):
+                raise
+            raise HookError("lens.read and lens.write work inside `with lens.trace(prompt):` only") from error
 
     @property
     def _nnsight(self) -> Any:
@@ -164,5 +165,5 @@ class NNsightFace:
         from .envoy.travel import TRAVELLING
 
         if TRAVELLING.get():
-            return type(self._nnsight.face), self._nnsight.face.given
+            return Face, (self._nnsight.target.parts, self._nnsight.envoy, self._nnsight.once)
         return super().__reduce_ex__(protocol)

@@ -86,7 +86,7 @@ class Program:
         return collect(tapping.kept)
 
     def reports(self, tapping: Tapping, depth: int = 3) -> tuple[Report, ...]:
-        """What each intervention did; one that changed nothing is also warned of, in the user's line `depth` calls up."""
+        """What each intervention did; one that changed nothing is also warned of, at the line `depth` calls up."""
         reports = tuple(report(x, i, tapping.edited, tapping.moved) for i, x in enumerate(self.interventions))
         for intervention, what in zip(self.interventions, reports, strict=True):
             if not what.n_edits:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import HookError
-from .drive import attention_of, call_of, whole
+from .drive import attention_of, whole
 
 
 class Face:
@@ -17,25 +18,26 @@ class Face:
     Args:
         parts: the layers, see `lmm_lens.core.drive`.
         envoy: the model in nnsight's wrapping.
-        edited: the layers whose pattern interventions edit before the block sees it.
+        once: whether the model runs only once in the trace.
+        clock: tells the step of a generation that the block has just begun, None within a step; not on a server.
     """
 
-    def __init__(self, parts: list[dict[str, Any]], envoy: Any, edited: frozenset[int] = frozenset()) -> None:
-        self.parts, self.envoy, self.edited = parts, envoy, edited
-        self.given = parts, envoy, edited
-        self.read_last = None
+    opened: tuple[int, Any, Any] | None
 
-    read_last: tuple[int, Any] | None
+    def __init__(
+        self, parts: list[dict[str, Any]], envoy: Any, once: bool, clock: Callable[[], int | None] | None = None
+    ) -> None:
+        self.parts, self.envoy, self.once, self.clock = parts, envoy, once, clock
+        self.opened, self.step = None, 0
 
     def read(self, layer: int, site: str) -> Tensor:
         """An activation, all rows: see `Lens.read`."""
         part = self.part(layer, site)
-        if site != "pattern":
-            self.read_last = None
         if site == "resid_pre":
             return part["module"].input
         if site == "pattern":
-            return self.pattern(part)
+            attention = self.attention(part, again=self.once or self.clock is not None)[0]
+            return attention.probabilities(whole(attention.shape[0], attention.shape[2], attention.device), None)
         if site == "z":
             return part["z"].input.unflatten(-1, (part["n_heads"], part["d_head"]))
         output = self.envoy_of(part, site).output
@@ -44,60 +46,55 @@ class Face:
     def write(self, layer: int, site: str, value: Tensor) -> None:
         """Put an activation in the place of the model's: see `Lens.write`."""
         part = self.part(layer, site)
-        if site != "pattern":
+        if site == "pattern":
+            attention, operation = self.attention(part, again=True)
+            rows = whole(attention.shape[0], attention.shape[2], attention.device)
+            old = attention.probabilities(rows, None)
+        else:
             old = self.read(layer, site)
-            if value.shape != old.shape:
-                raise HookError(f"{site} of layer {layer} is {tuple(old.shape)}, given {tuple(value.shape)}")
+        if value.shape != old.shape:
+            raise HookError(f"{site} of layer {layer} is {tuple(old.shape)}, given {tuple(value.shape)}")
         if site == "resid_pre":
             part["module"].input = value
         elif site == "pattern":
-            attention, operation = self.attention(part)
-            rows = whole(attention.shape[0], attention.shape[2], attention.device)
-            old = attention.probabilities(rows, None)
-            if value.shape != old.shape:
-                raise HookError(f"the pattern of layer {layer} is {tuple(old.shape)}, given {tuple(value.shape)}")
             attention.put(value.to(old.dtype), old, rows, None)
             operation.output = (attention.out, attention.weights)
         elif site == "z":
             part["z"].input = value.flatten(-2)
         else:
             envoy = self.envoy_of(part, site)
-            if site == "mlp_out":
-                envoy.output = value
-                return
             output = envoy.output
             envoy.output = (value, *output[1:]) if isinstance(output, tuple) else value
+
+    def attention(self, part: dict[str, Any], again: bool) -> tuple[Any, Any]:
+        """A layer's attention, as edits have left it, and its operation.
+
+        Args:
+            part: the layer.
+            again: go on with the attention that was read or written before, if it is of this step: its arguments
+                cannot be asked for twice.
+        """
+        if self.opened is not None and self.opened[0] == part["layer"] and again:
+            attention, operation = self.opened[1:]
+            if torch.equal(operation.output[0], attention.out):
+                return attention, operation
+            raise HookError(
+                f"the pattern of layer {part['layer']} was read in an earlier step than it is written in\n"
+                "  read it in this step too, before writing it"
+            )
+        attention, operation, _ = attention_of({**part, "keeps": True})
+        self.opened = part["layer"], attention, operation
+        return attention, operation
 
     def envoy_of(self, part: dict[str, Any], site: str) -> Any:
         """The envoy whose output is the hook point."""
         return part[{"attn_out": "attention", "mlp_out": "mlp", "resid_post": "module"}[site]]
 
-    def pattern(self, part: dict[str, Any]) -> Tensor:
-        """The whole pattern of a layer as edits have left it, [batch, head, row, key]; it may still be written."""
-        self.read_last = None
-        if part["from_weights"] or part["layer"] in self.edited:
-            attention = attention_of({**part, "keeps": True})[0]
-            self.read_last = part["layer"], attention
-            return attention.probabilities(whole(attention.shape[0], attention.shape[2], attention.device), None)
-        # not its output as well: the block could not go back to these arguments to write
-        call = call_of(part, getattr(part["attention"].source, part["call"]))
-        return call.probabilities(whole(call.query.shape[0], call.query.shape[2], call.query.device), None)
-
-    def attention(self, part: dict[str, Any]) -> tuple[Any, Any]:
-        """A layer's attention to be written, and its operation."""
-        operation = getattr(part["attention"].source, part["call"])
-        if self.read_last is None or self.read_last[0] != part["layer"]:
-            return attention_of({**part, "keeps": True})[:2]
-        (_, attention), self.read_last = self.read_last, None
-        if not torch.equal(operation.output[0], attention.out):
-            raise HookError(
-                f"the pattern of layer {part['layer']} was read in an earlier step than it is written in\n"
-                "  read it in this step too, before writing it"
-            )
-        return attention, operation
-
     def part(self, layer: int, site: str) -> dict[str, Any]:
         """The layer that has the hook point; HookError otherwise."""
+        now = self.clock() if self.clock is not None else None
+        if now is not None and now != self.step:
+            self.opened, self.step = None, now
         if not 0 <= layer < len(self.parts):
             raise HookError(f"layer {layer} is out of range: the model has layers 0 to {len(self.parts) - 1}")
         part = self.parts[layer]

@@ -59,9 +59,10 @@ class EnvoyBackend:
         self.options = Options(self.envoy._module)
         self.served_as, self.timeout = served_as, timeout
         self.remote = self._checked_remote(remote)
+        self.face: Face | None = None  # of the last trace
+        self.once = True  # whether the model runs only once in it
         self.has_weights = has_weights(adapter.model)
         self.targets: dict[bool, Target] = {}
-        self.traced: frozenset[int] = frozenset()  # layers whose pattern the last trace's interventions edit
 
     # ------------------------------------------------------------------ running
 
@@ -110,11 +111,11 @@ class EnvoyBackend:
         """A trace for the user's own block, in which the taps act first; see `Lens.trace`."""
         with self.at(remote):
             taps = self.checked(bind(prompt))
-            self.traced = frozenset(tap.layer for tap in taps if tap.edits and tap.site == "pattern")
+            self.once = "max_new_tokens" not in options
+            self.face = self.new_face()
             parts = [part for part in self.target.parts if any(tap.layer == part["layer"] for tap in taps)]
-            generates = "max_new_tokens" in options
-            envoy = edited(self.envoy, self.target, parts, prompt, taps, generates) if taps else self.envoy
-            if generates:
+            envoy = edited(self.envoy, self.target, parts, prompt, taps, not self.once) if taps else self.envoy
+            if not self.once:
                 options = {"fn": envoy.generate, **self.options.generating(options)}
             backend = self.transport()
         return envoy.trace(**{**prompt.inputs, **options}, backend=backend)
@@ -133,10 +134,9 @@ class EnvoyBackend:
             self.targets[far] = target_of(self.envoy, self.adapter, from_weights=far)
         return self.targets[far]
 
-    @property
-    def face(self) -> Face:
-        """Hook points by layer and name, for use inside a trace."""
-        return Face(self.target.parts, self.envoy, self.traced)
+    def new_face(self) -> Face:
+        """Hook points by layer and name, for use inside one trace."""
+        return Face(self.target.parts, self.envoy, self.once, None if self.remote else step_begun)
 
     @contextmanager
     def at(self, remote: Remote | None) -> Iterator[None]:
@@ -199,6 +199,14 @@ class EnvoyBackend:
     def weights_elsewhere(self) -> str | None:
         """What stands for the weights of a model that only a server has; None where they are here."""
         return None if self.has_weights else f"as served: {self.served_as}"
+
+
+def step_begun() -> int | None:
+    """Inside a trace, the step of `tracer.iter` that has just begun; None once something was asked for in it."""
+    from greenlet import getcurrent
+
+    mediator = getattr(getcurrent(), "mediator", None)
+    return None if mediator is None else mediator().iteration
 
 
 class _Applied:

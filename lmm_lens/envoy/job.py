@@ -132,13 +132,16 @@ def edited(
     envoy: Any, target: Target, parts: list[dict[str, Any]], prompt: Prompt, taps: Sequence[Tap], generates: bool
 ) -> Any:
     """A copy of the envoy whose traces act with the taps before anything else in them."""
+    from nnsight.intervention.iterator import Iterations
+
     tapping = Tapping([part["n_heads"] for part in target.parts])
     tapping.start(prompt.n_rows, taps)
     parts = [{**part, "keeps": True} for part in parts]
     n_tokens = prompt.n_tokens
     if generates:
-        with envoy.edit() as (tracer, copy):
-            for step in tracer.iter[:]:
+        steps = Iterations()  # what `tracer.iter` is; the tracer of an edit cannot be packed
+        with envoy.edit() as (_, copy):
+            for step in steps[:]:
                 drive(tapping, parts, n_tokens + step)
     else:
         with envoy.edit() as (_, copy):

@@ -16,6 +16,8 @@ from contextvars import ContextVar
 from ..errors import RemoteError
 
 SENT = ("lmm_lens.core", "lmm_lens.errors")
+SUBIMPORT = ("cloudpickle.cloudpickle", "subimport")  # imports the module that its argument names
+MODULE = "\0 imports a module"
 TRAVELLING: ContextVar[bool] = ContextVar("travelling", default=False)
 
 
@@ -38,37 +40,43 @@ def by_source() -> Iterator[None]:
 
 
 def imports_of(payload: bytes) -> set[tuple[str, str]]:
-    """Every (module, name) that unpickling a payload would import; nothing is executed."""
+    """Every (module, name) that unpickling a payload would import, (module, "") for a module; nothing is executed."""
     found: set[tuple[str, str]] = set()
     strings: list[str] = []  # the last ones pushed; a global takes the last two
     memo: dict[int, str | None] = {}
     last: str | None = None
+    names_module = False  # the next string pushed does
     for opcode, argument, _ in pickletools.genops(payload):
         name = opcode.name
+        if name in ("MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT"):
+            memo[len(memo) if name == "MEMOIZE" else int(argument)] = last  # type: ignore[arg-type]
+            continue
+        last = None
         if name in ("GLOBAL", "INST"):
             module, _, attribute = str(argument).partition(" ")
             found.add((module, attribute))
         elif name == "STACK_GLOBAL":
             found.add((strings[-2], strings[-1]))
-        elif name == "MEMOIZE":
-            memo[len(memo)] = last
-            continue
-        elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
-            memo[int(argument)] = last  # type: ignore[arg-type]
-            continue
-        last = None
-        if name.endswith("UNICODE"):
+            last = MODULE if (strings[-2], strings[-1]) == SUBIMPORT else None
+        elif name.endswith("UNICODE"):
             last = str(argument)
         elif name in ("BINGET", "LONG_BINGET", "GET"):
             last = memo.get(int(argument))  # type: ignore[arg-type]
-        if last is not None:
+        if last == MODULE:
+            names_module = True
+        elif last is not None:
             strings.append(last)
+            if names_module:
+                found.add((last, ""))
+            names_module = False
     return found
 
 
 def check_payload(payload: bytes) -> None:
     """RemoteError for a payload that refers to this library's code by name."""
-    ours = sorted(f"{module}.{name}" for module, name in imports_of(payload) if module.partition(".")[0] == "lmm_lens")
+    ours = sorted(
+        f"{module}.{name}".rstrip(".") for module, name in imports_of(payload) if module.partition(".")[0] == "lmm_lens"
+    )
     if ours:
         raise RemoteError(
             f"this cannot run on a server, which does not have lmm-lens: it uses {', '.join(ours)}\n"
