@@ -5,8 +5,8 @@ tokens are the image but not where each lies in the picture. Packages of others 
 entry-point group `lmm_lens.adapters`.
 """
 
-from .base import Adapter, Layer, Picture
+from .base import Adapter, Clip, Layer, Picture, Row, Run
 from .generic import Generic
 from .registry import adapter_for, families
 
-__all__ = ["Adapter", "Generic", "Layer", "Picture", "adapter_for", "families"]
+__all__ = ["Adapter", "Clip", "Generic", "Layer", "Picture", "Row", "Run", "adapter_for", "families"]

@@ -1,6 +1,6 @@
 """What an adapter is: the few facts about one model family that everything else is built on.
 
-A family is usually declared by its `model_types` and a `layout` method; the rest has defaults that hold for most of
+A family is usually declared by its `model_types` and an `images` method; the rest has defaults that hold for most of
 the field. To support a new family, subclass `Adapter`, override what differs, and register the class under the
 entry-point group `lmm_lens.adapters`.
 """
@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from lmm_lens.errors import ModelError, PromptError
 from lmm_lens.spans import Box, Span, runs
 
 from .walker import Layer, find_layers
+
+Run = tuple[int, ...]
+"""Neighbouring positions of placeholder tokens."""
 
 
 @dataclass(frozen=True)
@@ -24,17 +27,60 @@ class Picture:
 
     Attributes:
         index: which picture of its batch row, from 0.
-        size: (width, height) of the picture as the user gave it; None where only tensors were given.
-        order: which picture of the whole batch, from 0: the index into per-picture tensors.
+        size: (width, height) of the picture as the user gave it.
     """
 
     index: int
-    size: tuple[int, int] | None
-    order: int
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What an adapter knows of one video.
+
+    Attributes:
+        index: which video of its batch row, from 0.
+        size: (width, height) of its frames as the user gave them.
+        n_frames: how many frames the user gave; processors may drop or merge some.
+    """
+
+    index: int
+    size: tuple[int, int]
+    n_frames: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One batch row, as an adapter sees it.
+
+    Attributes:
+        ids: token ids, padding included.
+        inputs: all tensors of the batch.
+        pictures: the row's pictures; None where the user processed them.
+        clips: the row's videos; None where the user processed them.
+        first_picture: how many pictures the rows before have, so that picture i of this row is entry
+            `first_picture + i` of tensors that have one entry a picture.
+        first_clip: the same for videos.
+    """
+
+    ids: Sequence[int]
+    inputs: Mapping[str, Any]
+    pictures: Sequence[Picture] | None = None
+    clips: Sequence[Clip] | None = None
+    first_picture: int = 0
+    first_clip: int = 0
+
+    def size(self, image: int) -> tuple[int, int] | None:
+        """(width, height) of a picture as the user gave it; None where it is not known."""
+        return self.pictures[image].size if self.pictures is not None and image < len(self.pictures) else None
+
+    def clip_size(self, video: int) -> tuple[int, int] | None:
+        """(width, height) of a video's frames as the user gave them; None where it is not known."""
+        return self.clips[video].size if self.clips is not None and video < len(self.clips) else None
 
 
 class Adapter:
-    """One model family. Subclasses override class attributes and, where the layout is known, `layout`.
+    """One model family. Subclasses override class attributes and, where the layout is known, `images` and `videos`.
 
     Args:
         model: an already loaded Hugging Face model, never changed.
@@ -109,46 +155,85 @@ class Adapter:
         shared = next((i for i, (a, b) in pairs if a != b), min(len(opened), len(plain)))
         return opened[shared:]
 
+    @property
+    def video_slot(self) -> str | None:
+        """The text that marks a video's place in a prompt; None for a model or processor that takes no videos."""
+        token = getattr(self.processor, "video_token", None)
+        return token if token is None or isinstance(token, str) else token.content
+
+    def arranged(self, pictures: list[list[Any]]) -> Any:
+        """The pictures of a batch as the processor takes them; by default one list a row."""
+        return pictures
+
+    @property
+    def marker_ids(self) -> frozenset[int]:
+        """Ids of tokens that only stand around and between visual tokens: begin, end, row breaks, tile tags."""
+        return frozenset()
+
+    def ids_of(self, *tokens: str) -> frozenset[int]:
+        """The ids of those of these tokens that the processor's vocabulary has; empty without a processor."""
+        vocabulary = {} if self.tokenizer is None else self.tokenizer.get_vocab()
+        return frozenset(vocabulary[token] for token in tokens if token in vocabulary)
+
     def spans(
-        self, ids: Sequence[int], inputs: Mapping[str, Any], pictures: Sequence[Picture] | None, row: int
-    ) -> list[Span]:
-        """The visual runs of one batch row, in order.
+        self,
+        ids: Sequence[Sequence[int]],
+        inputs: Mapping[str, Any],
+        pictures: Sequence[Sequence[Picture]] | None = None,
+        clips: Sequence[Sequence[Clip]] | None = None,
+    ) -> list[tuple[Span, ...]]:
+        """The visual runs and markers of every batch row, in order.
 
         Args:
-            ids: the row's token ids, padding included.
+            ids: token ids of each row, padding included.
             inputs: all tensors of the batch.
-            pictures: the row's pictures, or None where the user processed them.
-            row: which batch row this is.
+            pictures, clips: of each row; None where the user processed them.
         """
-        spans: list[Span] = []
-        kinds: tuple[tuple[Literal["image", "video"], int | None], ...] = (
-            ("image", self.image_token_id),
-            ("video", self.video_token_id),
-        )
-        for kind, token in kinds:
-            positions = [position for position, id_ in enumerate(ids) if id_ == token]
-            if positions:
-                spans += self.layout(kind, runs(positions), inputs, pictures)
-        return sorted(spans, key=lambda span: span.positions)
+        spans: list[tuple[Span, ...]] = []
+        n_pictures = n_clips = 0
+        for index, row_ids in enumerate(ids):
+            own, films = pictures[index] if pictures else None, clips[index] if clips else None
+            found = self.row_spans(Row(row_ids, inputs, own, films, n_pictures, n_clips))
+            spans.append(tuple(sorted(found, key=lambda span: span.positions)))
+            n_pictures += _count(own, [span.image for span in found])
+            n_clips += _count(films, [span.video for span in found])
+        return spans
 
-    def layout(
-        self,
-        kind: Literal["image", "video"],
-        found: list[tuple[int, ...]],
-        inputs: Mapping[str, Any],
-        pictures: Sequence[Picture] | None,
-    ) -> list[Span]:
-        """Turn runs of placeholder tokens into spans. The default knows no grid: one span a run.
+    def row_spans(self, row: Row) -> list[Span]:
+        """The visual runs and markers of one batch row, in any order."""
+        where: dict[int, list[int]] = {}
+        markers = self.marker_ids
+        wanted: set[int | None] = {self.image_token_id, self.video_token_id, *markers}
+        for position, token in enumerate(row.ids):
+            if token in wanted:
+                where.setdefault(token, []).append(position)
+        spans: list[Span] = []
+        for kind, lay_out in ((self.image_token_id, self.images), (self.video_token_id, self.videos)):
+            if kind is not None and kind in where:
+                spans += lay_out(row, runs(where[kind]))
+        around = sorted(position for marker in markers for position in where.get(marker, ()))
+        return spans + [Span("marker", run) for run in runs(around)]
+
+    def images(self, row: Row, found: list[Run]) -> list[Span]:
+        """Turn a row's runs of image tokens into spans. The default knows no grid: one span a run.
 
         A run is ascribed to a picture only where the counts leave no doubt.
         """
-        certain = len(found) == (1 if pictures is None else len(pictures))
-        return [Span(kind, run, image=index if certain else None) for index, run in enumerate(found)]
+        certain = len(found) == (1 if row.pictures is None else len(row.pictures))
+        return [Span("image", run, image=index if certain else None) for index, run in enumerate(found)]
+
+    def videos(self, row: Row, found: list[Run]) -> list[Span]:
+        """Turn a row's runs of video tokens into spans; the default as in `images`."""
+        certain = len(found) == (1 if row.clips is None else len(row.clips))
+        return [Span("video", run, video=index if certain else None) for index, run in enumerate(found)]
 
 
-def square_spans(
-    found: list[tuple[int, ...]], side: int, regions: Sequence[Box | None], whole: Box, lead: int = 0
-) -> list[Span]:
+def _count(given: Sequence[Any] | None, found: Sequence[int | None]) -> int:
+    """How many pictures or videos a row has: those given, or else those found."""
+    return len(given) if given is not None else 1 + max((index for index in found if index is not None), default=-1)
+
+
+def square_spans(found: list[Run], side: int, regions: Sequence[Box | None], whole: Box, lead: int = 0) -> list[Span]:
     """Spans of a family whose every picture is one square of side x side tokens.
 
     Pictures that follow each other without a token between form one run, which is cut into squares.

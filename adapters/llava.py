@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
-
 from lmm_lens.spans import Box, Span
 
-from .base import Adapter, Picture, square_spans
+from .base import Adapter, Row, Run, square_spans
 from .picture import visible_region
 
 
@@ -18,20 +15,13 @@ class Llava(Adapter):
     model_types = ("llava",)
     has_grid = True
 
-    def layout(
-        self,
-        kind: Literal["image", "video"],
-        found: list[tuple[int, ...]],
-        inputs: Mapping[str, Any],
-        pictures: Sequence[Picture] | None,
-    ) -> list[Span]:
+    def images(self, row: Row, found: list[Run]) -> list[Span]:
         vision = self.config.vision_config
         if vision.model_type == "pixtral":  # rows of varying length between break tokens: the Pixtral layout
-            return super().layout(kind, found, inputs, pictures)
+            return super().images(row, found)
         processor = getattr(self.processor, "image_processor", None)
-        known = processor is not None and pictures is not None
-        sizes = [picture.size for picture in pictures or ()]
-        regions = [visible_region(processor, size) if known and size else None for size in sizes]
+        sizes = [picture.size for picture in row.pictures or ()]
+        regions = [visible_region(processor, size) if processor is not None else None for size in sizes]
         whole = Box(0, 0, vision.image_size, vision.image_size)
         keeps_class_token = (
             vision.model_type == "clip_vision_model"

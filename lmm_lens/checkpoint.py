@@ -44,6 +44,8 @@ class Checkpoint:
         self.about = {"of": {**about, "model": lens.identity}}
         self.key = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()
         self.parts: dict[str, Tensor] = lens.unfinished.setdefault(self.key, {})
+        if self.path is not None and not self.path.parent.is_dir():
+            raise ScoreError(f"the folder of the checkpoint {str(self.path)!r} does not exist\n  make it first")
         if self.path is not None and self.path.exists():
             self._load(self.path)
 

@@ -123,7 +123,7 @@ def draw_over_image(
     picture = prompt.images[row][image]
     grey = np.asarray(picture.convert("L").convert("RGB")) * 0.6
     ax.imshow(grey.astype(np.uint8), extent=(0, picture.width, picture.height, 0))
-    spans = [s for s in prompt.spans[row] if s.image == image and s.kind != "marker"]
+    spans = [s for s in prompt.spans[row] if s.image == image and s.kind == "image"]
     if not spans or any(span.grid is None for span in spans):
         raise PromptError("the layout of these visual tokens is not known, so they cannot be drawn over the picture")
     largest = max(float(weights[list(span.positions)].max()) for span in spans)

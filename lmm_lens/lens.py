@@ -215,6 +215,7 @@ class Lens(TransformerLensFace, NNsightFace):
         text: str | Sequence[str] | None = None,
         images: Any = None,
         *,
+        videos: Any = None,
         inputs: Mapping[str, Any] | None = None,
         template: bool = True,
     ) -> Prompt:
@@ -224,6 +225,7 @@ class Lens(TransformerLensFace, NNsightFace):
             text: one text or a batch. Pictures come before the text unless it holds the processor's image placeholder.
             images: for one text an image or a list of images; for a batch a list with an image, a list, or None a row.
                 An image is a PIL image, a path, a uint8 array [height, width, 3] or tensor [3, height, width].
+            videos: given as `images` are; a video is a list of images or a uint8 array [frame, height, width, 3].
             inputs: instead of text, the tensors that the model takes, from your own processing.
             template: put the text into the model's chat format, with the answer turn opened; False takes it as it is.
 
@@ -233,11 +235,11 @@ class Lens(TransformerLensFace, NNsightFace):
         if (text is None) == (inputs is None):
             raise PromptError("give either a text (and images), or inputs=... processed by your own processor")
         if inputs is not None:
-            if images is not None:
-                raise PromptError("images cannot be added to inputs that are processed already")
+            if images is not None or videos is not None:
+                raise PromptError("images and videos cannot be added to inputs that are processed already")
             return prompting.from_tensors(self.adapter, inputs, self.device)
         assert text is not None
-        return prompting.from_text(self.adapter, text, images, template, self.device)
+        return prompting.from_text(self.adapter, text, images, videos, template, self.device)
 
     # ------------------------------------------------------------------ running
 

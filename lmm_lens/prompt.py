@@ -49,6 +49,7 @@ class Prompt:
         inputs: the tensors the model takes, on the model's device.
         spans: per batch row, the runs of visual tokens and of markers.
         images: per batch row, the pictures as given; empty where only processed tensors were given.
+        videos: per batch row, the frames of each video as given; empty where there is none.
         tokens: per batch row, the text of every token.
         texts: per batch row, the text as given; None where only processed tensors were given.
         template: whether the texts were put into the chat format.
@@ -62,6 +63,7 @@ class Prompt:
     masks: Mapping[str, Bool[Tensor, "batch position"]] = field(repr=False)
     texts: tuple[str, ...] | None = None
     template: bool = True
+    videos: tuple[tuple[tuple[Image, ...], ...], ...] = ()
     scopes: dict[str, Any] = field(default_factory=dict, repr=False, init=False)  # row scopes already bound, by name
 
     @property
@@ -107,18 +109,21 @@ class Prompt:
                 roles[mask] = ROLES.index(name)
         return roles
 
-    def patch_at(self, x: float, y: float, image: int = 0, row: int = 0) -> int:
-        """The token whose patch holds pixel (x, y) of a picture. With several crops, the finest one.
+    def patch_at(
+        self, x: float, y: float, image: int = 0, row: int = 0, *, video: int | None = None, frame: int = 0
+    ) -> int:
+        """The token whose patch holds pixel (x, y) of a picture, or of a video's frame. With several crops, the finest.
 
         Raises:
             PromptError: no such picture, no patch covers the pixel, or the layout is unknown.
         """
-        hits = [span.at(x, y) for span in self._of_image(image, row)]
+        spans = self._of(image, row, video, frame)
+        hits = [span.at(x, y) for span in spans]
         covered = [position for position in hits if position is not None]
         if not covered:
             raise PromptError(
-                f"no visual token covers pixel ({x:g}, {y:g}) of image {image}\n"
-                f"  the model sees {', '.join(str(tuple(s.region or ())) for s in self._of_image(image, row))}"
+                f"no visual token covers pixel ({x:g}, {y:g}) of {_named(image, video, frame)}\n"
+                f"  the model sees {', '.join(str(tuple(s.region or ())) for s in spans)}"
             )
         return covered[-1]
 
@@ -136,7 +141,9 @@ class Prompt:
             f"  visual tokens of that row: {_ranges(self.spans[row])}"
         )
 
-    def positions_in_box(self, box: Sequence[float], image: int = 0, row: int = 0) -> tuple[int, ...]:
+    def positions_in_box(
+        self, box: Sequence[float], image: int = 0, row: int = 0, *, video: int | None = None, frame: int = 0
+    ) -> tuple[int, ...]:
         """The tokens whose patch overlaps the box (x0, y0, x1, y1) with a positive area, in every crop.
 
         Raises:
@@ -145,19 +152,25 @@ class Prompt:
         if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
             raise PromptError(f"a box is (x0, y0, x1, y1) in pixels with x0 < x1 and y0 < y1, given {tuple(box)}")
         target = Box(*box)
-        return tuple(p for span in self._of_image(image, row) for p in span.inside(target))
+        return tuple(p for span in self._of(image, row, video, frame) for p in span.inside(target))
 
     def _row(self, row: int) -> tuple[Span, ...]:
         if not 0 <= row < self.n_rows:
             raise PromptError(f"row {row} is out of range: the prompt has rows 0 to {self.n_rows - 1}")
         return self.spans[row]
 
-    def _of_image(self, image: int, row: int) -> list[Span]:
+    def _of(self, image: int, row: int, video: int | None, frame: int) -> list[Span]:
+        """The spans of one picture, or of one frame of a video."""
         visual = [span for span in self._row(row) if span.kind != "marker"]
-        found = [span for span in visual if span.image == image]
-        if not found:
+        if video is None:
+            found = [span for span in visual if span.kind == "image" and span.image == image]
             known = sorted({span.image for span in visual if span.image is not None})
-            raise PromptError(f"row {row} has no image {image}: its images are {known or 'none'}")
+        else:
+            found = [s for s in visual if s.kind == "video" and s.video == video and s.frame in (frame, None)]
+            known = sorted({s.frame for s in visual if s.video == video and s.frame is not None})
+        if not found:
+            kind = "images" if video is None else f"frames of video {video}"
+            raise PromptError(f"row {row} has no {_named(image, video, frame)}: its {kind} are {known or 'none'}")
         return found
 
     def __str__(self) -> str:
@@ -172,6 +185,10 @@ class Prompt:
         from .prompt_view import as_html
 
         return as_html(self)
+
+
+def _named(image: int, video: int | None, frame: int) -> str:
+    return f"image {image}" if video is None else f"frame {frame} of video {video}"
 
 
 def _ranges(spans: tuple[Span, ...]) -> str:

@@ -41,8 +41,9 @@ def pieces(prompt: Prompt, row: int) -> Iterator[tuple[str, Span | None, tuple[i
 
 def describe(span: Span) -> str:
     """A span in brackets, as in `[image 0: 36 tokens, 6 x 6, at 2 to 37]`."""
-    name = span.kind if span.image is None else f"{span.kind} {span.image}"
+    name = span.kind if span.source is None else f"{span.kind} {span.source}"
     tile = f" tile {span.tile}" if span.tile else ""
+    tile += "" if span.frame is None else f" frame {span.frame}"
     grid = f", {span.grid[0]} x {span.grid[1]}" if span.grid else ""
     return f"[{name}{tile}: {len(span)} tokens{grid}, at {span.positions[0]} to {span.positions[-1]}]"
 

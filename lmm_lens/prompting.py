@@ -6,16 +6,16 @@ word; here that is an error.
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from . import media
 from .errors import PromptError
 from .prompt import Prompt, annotate
 
@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     from .adapters import Adapter
 
 
-def from_text(adapter: Adapter, text: str | Sequence[str], images: Any, template: bool, device: torch.device) -> Prompt:
+def from_text(
+    adapter: Adapter,
+    text: str | Sequence[str],
+    images: Any,
+    videos: Any,
+    template: bool,
+    device: torch.device,
+) -> Prompt:
     """A prompt from one text or a batch of them; `Lens.prompt` documents the arguments."""
     if adapter.processor is None:
         raise PromptError(
@@ -35,50 +42,68 @@ def from_text(adapter: Adapter, text: str | Sequence[str], images: Any, template
     texts = [text] if isinstance(text, str) else list(text) if isinstance(text, Sequence) else []
     if not texts or not all(isinstance(t, str) and t.strip() for t in texts):
         raise PromptError(f"expected a text or a list of texts, none of them empty, given {text!r}")
-    pictures = _rows_of_images(images, len(texts), batched=not isinstance(text, str))
+    batched = not isinstance(text, str)
+    pictures = media.rows_of_images(images, len(texts), batched)
+    clips = media.rows_of_videos(videos, len(texts), batched)
+    if any(clips) and adapter.video_slot is None:
+        raise PromptError(
+            f"videos were given, but {type(adapter.processor).__name__} of family {adapter.family} takes none\n"
+            "  give some of their frames as images"
+        )
     rendered = [
-        render(adapter, row_text, len(row_images), template)
-        for row_text, row_images in zip(texts, pictures, strict=True)
+        render(adapter, row_text, len(row_images), template, len(row_clips))
+        for row_text, row_images, row_clips in zip(texts, pictures, clips, strict=True)
     ]
     bos = adapter.tokenizer.bos_token
+    special: dict[str, Any] = {}
     if bos and any(row.startswith(bos) for row in rendered):  # the tokenizer must not add a second one
         rendered = [row if row.startswith(bos) else bos + row for row in rendered]
         special = {"add_special_tokens": False}
-    else:
-        special = {}
+    if any(clips):
+        special["videos"] = media.for_processor(clips)
     inputs = adapter.processor(
         text=rendered,
-        images=pictures if any(pictures) else None,
+        images=adapter.arranged(pictures) if any(pictures) else None,
         padding=len(texts) > 1,
         return_tensors="pt",
         **special,
     )
-    prompt = from_tensors(adapter, inputs, device, pictures)
+    prompt = from_tensors(adapter, inputs, device, pictures, clips)
     return replace(prompt, texts=tuple(texts), template=template)
 
 
-def render(adapter: Adapter, text: str, n_images: int, template: bool) -> str:
-    """The text with one placeholder for each picture, in the model's chat format where it has one.
+def render(adapter: Adapter, text: str, n_images: int, template: bool, n_videos: int = 0) -> str:
+    """The text with one placeholder for each picture and video, in the model's chat format where it has one.
 
     Raises:
-        PromptError: the text's slots and the pictures do not match.
+        PromptError: the text's slots and what was given do not match.
     """
-    slot = adapter.image_slot or ""
-    n_slots = text.count(slot) if slot else 0
-    if n_slots and n_slots != n_images:
-        raise PromptError(
-            f"the text has {n_slots} image slot{'s' * (n_slots > 1)} ({slot!r}) "
-            f"but {n_images} image{'s were' if n_images != 1 else ' was'} given\n"
-            "  give one image per slot, or leave the slots out: images then come before the text"
-        )
+    slots = {"image": adapter.image_slot or "", "video": adapter.video_slot or ""}
+    given = {"image": n_images, "video": n_videos}
+    missing = ""  # slots that the text lacks, which come before it
+    parts: list[dict[str, str]] = []
+    for kind, slot in slots.items():
+        n_slots = text.count(slot) if slot else 0
+        if n_slots and n_slots != given[kind]:
+            raise PromptError(
+                f"the text has {n_slots} {kind} slot{'s' * (n_slots > 1)} ({slot!r}) "
+                f"but {given[kind]} {kind}{'s were' if given[kind] != 1 else ' was'} given\n"
+                f"  give one {kind} per slot, or leave the slots out: {kind}s then come before the text"
+            )
+        if not n_slots:
+            missing += slot * given[kind]
+            parts += [{"type": kind}] * given[kind]
     if not template or getattr(adapter.processor, "chat_template", None) is None:
         bos = adapter.tokenizer.bos_token or ""
         start = bos if bos and text.startswith(bos) else ""
-        return text if n_slots == n_images else f"{start}{slot * n_images}{text.removeprefix(start)}"
-    parts: list[dict[str, str]] = [{"type": "image"}] * (n_images if not n_slots else 0)
-    for index, piece in enumerate(text.split(slot) if n_slots else [text]):
-        parts += [{"type": "image"}] * (index > 0)
-        parts += [{"type": "text", "text": piece.strip()}] if piece.strip() else []
+        return f"{start}{missing}{text.removeprefix(start)}"
+    named = {slot: kind for kind, slot in slots.items() if slot}
+    pieces = re.split("(" + "|".join(re.escape(slot) for slot in named) + ")", text) if named else [text]
+    for piece in pieces:
+        if piece in named:
+            parts.append({"type": named[piece]})
+        elif piece.strip():
+            parts.append({"type": "text", "text": piece.strip()})
     chat = [{"role": "user", "content": parts}]
     return adapter.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
 
@@ -88,9 +113,10 @@ def from_tensors(
     inputs: Mapping[str, Any],
     device: torch.device,
     pictures: Sequence[Sequence[Image]] | None = None,
+    clips: Sequence[Sequence[Sequence[Image]]] | None = None,
 ) -> Prompt:
     """A prompt from processed tensors, checked and annotated."""
-    from .adapters import Picture
+    from .adapters import Clip, Picture
 
     inputs = {name: value for name, value in dict(inputs).items() if value is not None}
     ids = inputs.get("input_ids")
@@ -108,13 +134,13 @@ def from_tensors(
     if not bool(real.any(1).all()):
         raise PromptError(f"batch rows {(~real.any(1)).nonzero().flatten().tolist()} hold padding only")
     rows = ids.cpu().tolist()
-    spans, order = [], 0
-    for row, row_ids in enumerate(rows):
-        known = None
-        if pictures is not None:
-            known = [Picture(i, image.size, order + i) for i, image in enumerate(pictures[row])]
-            order += len(known)
-        spans.append(tuple(adapter.spans(row_ids, inputs, known, row)))
+    sizes = clip_sizes = None
+    if pictures is not None:
+        sizes = [[Picture(i, image.size) for i, image in enumerate(row)] for row in pictures]
+        clip_sizes = [
+            [Clip(i, film[0].size, len(film)) for i, film in enumerate(row)] for row in clips or [[]] * len(rows)
+        ]
+    spans = adapter.spans(rows, inputs, sizes, clip_sizes)
     _check_pixels(adapter, inputs, spans)
     answer_turn = [_ends_with(row, real[i], adapter.answer_turn) for i, row in enumerate(rows)]
     return Prompt(
@@ -122,6 +148,7 @@ def from_tensors(
         spans=tuple(spans),
         images=tuple(tuple(row) for row in pictures) if pictures is not None else ((),) * len(rows),
         tokens=tuple(_token_texts(adapter, row) for row in rows),
+        videos=tuple(tuple(tuple(film) for film in row) for row in clips) if clips is not None else (),
         masks=annotate(spans, real, _bos(adapter, ids.cpu(), real), answer_turn),
     )
 
@@ -148,49 +175,6 @@ def _holds_pixels(name: str, value: Any) -> bool:
         return True
     is_float = isinstance(value, Tensor) and value.is_floating_point()
     return is_float and ("pixel" in name or value.ndim > 2) and "mask" not in name
-
-
-def _rows_of_images(images: Any, n_rows: int, batched: bool) -> list[list[Image]]:
-    """Any way of giving pictures, as one list a batch row."""
-    if images is None:
-        return [[] for _ in range(n_rows)]
-    if not batched:
-        rows = [images if isinstance(images, (list, tuple)) else [images]]
-    else:
-        if not isinstance(images, (list, tuple)) or len(images) != n_rows:
-            given = f"{len(images)} entries" if isinstance(images, (list, tuple)) else f"one {type(images).__name__}"
-            raise PromptError(
-                f"{n_rows} texts need a list of {n_rows} entries as images, given {given}\n"
-                "  an entry is an image, a list of images, or None"
-            )
-        rows = [list(r) if isinstance(r, (list, tuple)) else ([] if r is None else [r]) for r in images]
-    return [[open_image(image) for image in row] for row in rows]
-
-
-def open_image(image: Any) -> Image:
-    """A PIL image from a PIL image, a path, an array [height, width, 3] of 0..255, or a tensor [3, height, width].
-
-    Raises:
-        PromptError: it is none of these, or the file is not a picture.
-    """
-    import numpy as np
-    from PIL import Image as Pillow
-
-    if isinstance(image, Pillow.Image):
-        return image.convert("RGB")
-    if isinstance(image, (str, os.PathLike)):
-        try:
-            return Pillow.open(Path(image)).convert("RGB")
-        except (OSError, ValueError) as error:
-            raise PromptError(f"{os.fspath(image)!r} cannot be opened as an image: {error}") from error
-    array = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, Tensor) and image.ndim == 3 else image
-    if isinstance(array, np.ndarray) and array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8:
-        return Pillow.fromarray(array)
-    shape = f" {tuple(image.shape)} of {image.dtype}" if hasattr(image, "shape") else ""
-    raise PromptError(
-        f"expected an image, given {type(image).__name__}{shape}\n"
-        "  an image is a PIL image, a path, a uint8 array [height, width, 3] or a uint8 tensor [3, height, width]"
-    )
 
 
 def _token_texts(adapter: Adapter, ids: Sequence[int]) -> tuple[str, ...]:

@@ -34,10 +34,13 @@ class Span:
     Attributes:
         kind: "image", "video" or "marker" (row breaks, tile tags, newline vectors).
         positions: ascending positions in the padded sequence.
-        image: which of the row's pictures this is, counted from 0; None where it is not known.
+        image: which of the row's pictures this is, counted from 0; None where it is not known, and for videos.
         tile: which crop of that picture, 0 for the only one or the thumbnail.
         grid: patches as (rows, columns), row-major over `positions`; None where the layout is unknown.
         region: the part of the picture that the grid covers; None with an unknown layout.
+        video: which of the row's videos this is, counted from 0; None where it is not known, and for pictures.
+        frame: which frame of that video as the model sees it (models may drop frames, or merge two into one); None
+            where a span holds several.
     """
 
     kind: Literal["image", "video", "marker"]
@@ -46,6 +49,13 @@ class Span:
     tile: int = 0
     grid: tuple[int, int] | None = None
     region: Box | None = None
+    video: int | None = None
+    frame: int | None = None
+
+    @property
+    def source(self) -> int | None:
+        """Which picture, or which video."""
+        return self.video if self.kind == "video" else self.image
 
     def __post_init__(self) -> None:
         if self.grid is not None and self.grid[0] * self.grid[1] != len(self.positions):

@@ -72,14 +72,14 @@ def test_an_adapter_is_told_each_pictures_place_in_its_row_and_in_the_batch(lens
     told = []
 
     class Asks(Llava):
-        def spans(self, ids, inputs, pictures, row):
-            told.append((row, [(p.index, p.size, p.order) for p in pictures]))
-            return super().spans(ids, inputs, pictures, row)
+        def row_spans(self, row):
+            told.append((row.first_picture, [(p.index, p.size) for p in row.pictures]))
+            return super().row_spans(row)
 
     other = Lens(lens.model, lens.processor, adapter=Asks(lens.model, lens.processor))
     small = Image.new("RGB", (24, 30))
     other.prompt(["compare", "what color?", "what color?"], images=[images[:2], None, small])
-    assert told == [(0, [(0, (48, 48), 0), (1, (48, 48), 1)]), (1, []), (2, [(0, (24, 30), 2)])]
+    assert told == [(0, [(0, (48, 48)), (1, (48, 48))]), (2, []), (2, [(0, (24, 30))])]
 
 
 def test_right_padding_is_understood_too(images):

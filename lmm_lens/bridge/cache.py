@@ -157,9 +157,10 @@ class PromptCache(ActivationCache):
         spans = [span for span in self.prompt.spans[row] if span.kind != "marker"]
         seen: dict[str, int] = {}  # patches without a known place are counted, over all runs of their picture
         for span in spans:
-            tiles = {other.tile for other in spans if (other.kind, other.image) == (span.kind, span.image)}
+            tiles = {other.tile for other in spans if (other.kind, other.source) == (span.kind, span.source)}
             head = "vid" if span.kind == "video" else "img"
-            head += "" if span.image is None else f" {span.image}"
+            head += "" if span.source is None else f" {span.source}"
+            head += "" if span.frame is None else f" f{span.frame}"
             head += f" t{span.tile}" if len(tiles) > 1 else ""
             for index, position in enumerate(span.positions):
                 where = f"#{seen.get(head, 0)}" if span.grid is None else "r{} c{}".format(*divmod(index, span.grid[1]))

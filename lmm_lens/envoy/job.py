@@ -18,6 +18,7 @@ from ..core.drive import drive, finish
 from ..core.packing import pack, unpack
 from ..core.tapping import Tapping
 from ..core.taps import Tap
+from ..errors import HookError
 from ..prompt import Prompt
 
 
@@ -85,47 +86,74 @@ def perform(target: Target, requests: Sequence[Request], backend: Any = None) ->
         backend: nnsight's backend of the session; None runs it here.
     """
     import nnsight
+    from nnsight.intervention.interleaver import OutOfOrderError
 
     envoy, head, cap, scale = target.envoy, target.head, target.cap, target.scale
     packed: dict[int, Any] = {}  # what several runs are given goes once
     runs = [_plain(target, request, packed) for request in requests]
     n_heads = [part["n_heads"] for part in target.parts]
-    with warnings.catch_warnings():
-        # an open-ended loop over the steps of a generation ends with a warning, by design
-        warnings.filterwarnings("ignore", message=".*was never reached", category=UserWarning)
-        with envoy.session(backend=backend):
-            stash = {}  # type: ignore[var-annotated]
-            answers = nnsight.save([])
-            for run in runs:
-                tapping = Tapping(n_heads, stash)
-                tapping.start(run["n_rows"], run["taps"])
-                inputs = {name: unpack(value) for name, value in run["inputs"].items()}
-                parts, last, pick, tokens = run["parts"], run["last"], run["pick"], None
-                steps = []
-                if run["options"] is None:
-                    with envoy.trace(**inputs):
-                        drive(tapping, parts, run["n_tokens"])
-                        logits = finish(head.output, cap, scale)
-                        if last is not None:
-                            logits = logits[torch.arange(len(last)), last][:, None]
-                        if pick is not None:
-                            logits = logits.gather(2, pick[:, None].to(logits.device))
-                        steps.append(logits)
-                else:
-                    with envoy.generate(**run["options"]) as tracer:
-                        with tracer.invoke(**inputs):
-                            for step in tracer.iter[:]:
-                                drive(tapping, parts, run["n_tokens"] + step)
-                                logits = head.output[:, -1]
-                                if bool(logits.isnan().any()):
-                                    raise FloatingPointError(f"NaN in the logits after {run['n_tokens'] + step} tokens")
-                                if run["wants_logits"]:
-                                    steps.append(finish(logits, cap, scale))
-                        with tracer.invoke():
-                            tokens = tracer.result
-                tapping.settle()
-                answers.append((steps, tokens, tapping.kept, tapping.edited, tapping.moved, tapping.sums))
+    try:
+        with warnings.catch_warnings():
+            # an open-ended loop over the steps of a generation ends with a warning, by design
+            warnings.filterwarnings("ignore", message=".*was never reached", category=UserWarning)
+            with envoy.session(backend=backend):
+                stash = {}  # type: ignore[var-annotated]
+                answers = nnsight.save([])
+                for run in runs:
+                    tapping = Tapping(n_heads, stash)
+                    tapping.start(run["n_rows"], run["taps"])
+                    inputs = {name: unpack(value) for name, value in run["inputs"].items()}
+                    parts, last, pick, tokens = run["parts"], run["last"], run["pick"], None
+                    steps, done = [], []
+                    if run["options"] is None:
+                        with envoy.trace(**inputs):
+                            drive(tapping, parts, run["n_tokens"])
+                            logits = finish(head.output, cap, scale)
+                            if last is not None:
+                                logits = logits[torch.arange(len(last)), last][:, None]
+                            if pick is not None:
+                                logits = logits.gather(2, pick[:, None].to(logits.device))
+                            steps.append(logits)
+                    else:
+                        with envoy.generate(**run["options"]) as tracer:
+                            with tracer.invoke(**inputs):
+                                for step in tracer.iter[:]:
+                                    drive(tapping, parts, run["n_tokens"] + step)
+                                    logits = head.output[:, -1]
+                                    if bool(logits.isnan().any()):
+                                        raise FloatingPointError(
+                                            f"NaN in the logits after {run['n_tokens'] + step} tokens"
+                                        )
+                                    if run["wants_logits"]:
+                                        steps.append(finish(logits, cap, scale))
+                                    done.append(step)
+                            with tracer.invoke():
+                                tokens = tracer.result
+                    tapping.settle()
+                    answers.append(
+                        (steps, len(done), tokens, tapping.kept, tapping.edited, tapping.moved, tapping.sums)
+                    )
+    except OutOfOrderError as error:
+        raise HookError(_unfired(target, str(error))) from None
     return [_answer(request, target, *plain) for request, plain in zip(requests, answers, strict=True)]
+
+
+def _unfired(target: Target, text: str) -> str:
+    """What nnsight says of a place that the model did not reach, in our terms."""
+    for part in target.parts:
+        places = {"resid_pre": ("module", ".input"), "z": ("z", ".input"), "attn_out": ("attention", ".output")}
+        places |= {
+            "mlp_out": ("mlp", ".output"),
+            "resid_post": ("module", ".output"),
+            "pattern": ("attention", ".source"),
+        }
+        for site, (name, end) in places.items():
+            if name in part and f"'{part[name].path}{end}" in text:
+                return (
+                    f"{site} of layer {part['layer']} did not fire, so nothing was read or edited there\n"
+                    f"  {part['module'].path} was not run, or not in this way"
+                )
+    return text
 
 
 def edited(
@@ -173,6 +201,7 @@ def _answer(
     request: Request,
     target: Target,
     steps: list[Tensor],
+    n_steps: int,
     tokens: Tensor | None,
     kept: Any,
     edited: Any,
@@ -184,4 +213,10 @@ def _answer(
     if request.options is None:
         return Answer(tapping, steps[0])
     assert tokens is not None
+    n_new = tokens.shape[1] - request.n_tokens
+    if n_steps < n_new:  # a place that is not reached ends nnsight's loop over the steps, without an error
+        raise HookError(
+            f"a hook point did not fire in step {n_steps} of {n_new}, so nothing was read or edited from there on\n"
+            f"  asked for: {', '.join(sorted({f'{tap.site} of layer {tap.layer}' for tap in request.taps}))}"
+        )
     return Answer(tapping, torch.stack(steps, 1) if steps else None, tokens[:, request.n_tokens :])

@@ -12,6 +12,7 @@ from typing import Any
 
 from nnsight.intervention.backends.remote import RemoteBackend
 from nnsight.intervention.backends.remote import RemoteError as NNsightRemoteError
+from nnsight.intervention.interleaver import OutOfOrderError
 from nnsight.schema.config import CONFIG
 from nnsight.schema.request import RequestModel
 from nnsight.schema.response import ResponseModel, Status
@@ -73,10 +74,11 @@ class ServerBackend(RemoteBackend):
                     response = self.parse(message)
                     if self._done(response):
                         return self.download_result(response.data)
-                except LensError:
+                except (LensError, OutOfOrderError):
                     raise
                 except Exception as error:  # of httpx, pydantic, zstandard, torch: whatever an answer can break
-                    raise self._lost(f"what came back cannot be read: {type(error).__name__}: {error}") from None
+                    first = (str(error).splitlines() or ["no reason given"])[0]
+                    raise self._lost(f"what came back cannot be read: {type(error).__name__}: {first}") from None
         finally:
             connection.close()
 
@@ -156,7 +158,7 @@ class ServerBackend(RemoteBackend):
         except NNsightRemoteError as error:
             raise self._failed(self._clean(str(error))) from None
 
-    def _failed(self, text: str) -> LensError:
+    def _failed(self, text: str) -> Exception:
         """The error for a job that failed on the server, from its traceback."""
         lines = [line for line in text.strip().splitlines() if line.strip()] or ["no reason was given"]
         start = max((i for i, line in enumerate(lines) if _raised(line)), default=len(lines) - 1)
@@ -165,6 +167,8 @@ class ServerBackend(RemoteBackend):
         ours = getattr(errors, name.rpartition(".")[2], None)
         if isinstance(ours, type) and issubclass(ours, LensError):
             return ours(message)
+        if name.endswith("OutOfOrderError"):
+            return OutOfOrderError(message)
         if name == "FloatingPointError":
             return errors.ModelError(message)
         advice = "the server's own words are in the error's `details`"

@@ -122,10 +122,10 @@ def _spans(prompt: Prompt, groups: GroupsLike) -> dict[str, Tensor]:
 def _pictures(prompt: Prompt) -> dict[str, Tensor]:
     """Each picture's tokens, all its crops together; one span where a row has only one, or where it is not known."""
     visual = [(row, span) for row in range(prompt.n_rows) for span in prompt.spans[row] if span.kind != "marker"]
-    single = {kind: len({s.image for _, s in visual if s.kind == kind}) < 2 for kind in ("image", "video")}
+    single = {kind: len({s.source for _, s in visual if s.kind == kind}) < 2 for kind in ("image", "video")}
     found: dict[str, Tensor] = {}
-    for row, span in sorted(visual, key=lambda entry: (entry[1].kind, entry[1].image or 0)):
-        name = span.kind if single[span.kind] or span.image is None else f"{span.kind} {span.image}"
+    for row, span in sorted(visual, key=lambda entry: (entry[1].kind, entry[1].source or 0)):
+        name = span.kind if single[span.kind] or span.source is None else f"{span.kind} {span.source}"
         found.setdefault(name, torch.zeros_like(prompt.mask("all")))[row, list(span.positions)] = True
     return found
 
@@ -163,7 +163,9 @@ def _group(name: str, given: Sequence[Sequence[int]] | Tensor, prompt: Prompt) -
 def _patches(prompt: Prompt) -> dict[str, Tensor]:
     """The i-th visual token of each row."""
     visual = prompt.mask("visual")
-    layouts = [[(s.kind, s.image, s.tile, s.grid, len(s)) for s in row if s.kind != "marker"] for row in prompt.spans]
+    layouts = [
+        [(s.kind, s.source, s.frame, s.tile, s.grid, len(s)) for s in row if s.kind != "marker"] for row in prompt.spans
+    ]
     for row, layout in enumerate(layouts):
         if not layout:
             raise ScoreError(f"row {row} has no visual tokens, so it has no patches\n  leave text-only pairs out")
