@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
@@ -12,16 +14,29 @@ from lmm_lens.errors import ModelError
 
 from .base import Adapter
 from .generic import Generic
-from .llava import Llava
-from .vipllava import VipLlava
 
-BUILT_IN: tuple[type[Adapter], ...] = (Llava, VipLlava)
+
+@cache
+def built_in() -> tuple[type[Adapter], ...]:
+    """The adapters of this folder, one file a family, in the order of their names."""
+    package = __name__.rpartition(".")[0]
+    modules = [
+        importlib.import_module(f"{package}.{found.name}")
+        for found in pkgutil.iter_modules(importlib.import_module(package).__path__)
+    ]
+    own = [
+        value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Adapter) and value.__module__ == module.__name__
+    ]
+    return tuple(sorted((adapter for adapter in own if adapter.model_types), key=lambda adapter: adapter.family))
 
 
 @cache
 def families() -> dict[str, type[Adapter]]:
     """Every known `model_type` and its adapter; installed packages override the built-in ones."""
-    known = {model_type: adapter for adapter in BUILT_IN for model_type in adapter.model_types}
+    known = {model_type: adapter for adapter in built_in() for model_type in adapter.model_types}
     for entry in entry_points(group="lmm_lens.adapters"):
         adapter = entry.load()
         known |= {model_type: adapter for model_type in adapter.model_types}

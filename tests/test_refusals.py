@@ -110,7 +110,7 @@ def test_a_text_needs_a_processor_and_either_text_or_tensors_are_given(lens):
     refused(r"this lens has no processor\n.*Lens\(model, processor\)", lambda: llava.lens.prompt("a"))
     refused("give either a text .* or inputs=", lens.prompt)
     refused("give either a text", lambda: lens.prompt("a", inputs=llava.inputs))
-    refused("images cannot be added", lambda: lens.prompt(images=PICTURE, inputs=llava.inputs))
+    refused("images and videos cannot be added", lambda: lens.prompt(images=PICTURE, inputs=llava.inputs))
 
 
 @pytest.mark.parametrize(
