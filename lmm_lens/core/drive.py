@@ -8,6 +8,7 @@ A *part* is a dict of one layer's envoys and of numbers about it, made by `lmm_l
     values                     label of the operation that gives keys and values, (key, value)
     scaling, is_causal         of the call, where it does not say
     from_weights               read the eager weights that the call returns, not the queries and keys it is given
+    is_cross                   whether the keys are not the sequence's
     keeps                      let the call return the weights as edited, for blocks that read them afterwards
 
 `from_weights` is for servers where the arguments of a call are out of reach: NDIF runs the block in a process of its
@@ -84,12 +85,21 @@ class WeightedAttention:
         rows.scatter_(self.out, total.to(self.out.dtype))
 
 
-def attention_of(part: dict[str, Any]) -> tuple[Any, Any, Tensor | None]:
-    """A layer's attention under way: to be read and edited, the operation, and the weights it returned, if any."""
+def attention_of(part: dict[str, Any], values: dict[int, Tensor]) -> tuple[Any, Any, Tensor | None]:
+    """A layer's attention under way: to be read and edited, the operation, and the weights it returned, if any.
+
+    Args:
+        part: the layer.
+        values: those of cross-attention layers, which compute them once and not again while generating.
+    """
     operations = part["attention"].source
     operation = getattr(operations, part["call"])
     if part["from_weights"]:
-        value = getattr(operations, part["values"]).output[1]
+        value = values.get(part["layer"])
+        if value is None:
+            value = getattr(operations, part["values"]).output[1]
+        if part["is_cross"]:
+            values[part["layer"]] = value
         out, weights = operation.output[:2]
         if weights is None:
             raise HookError(
@@ -170,7 +180,7 @@ def drive(tapping: Tapping, parts: list[dict[str, Any]], n_seen: int) -> None:
             if new is not x:
                 module.input = new
         if "pattern" in sites:
-            seen, operation, weights = attention_of(part)
+            seen, operation, weights = attention_of(part, tapping.values)
             before, tapping.first = seen.out, n_seen - seen.shape[2]
             tapping.attend(layer, seen)
             if seen.out is not before or any(tap.edits for tap in tapping.taps["pattern", layer]):

@@ -23,12 +23,13 @@ class Face:
     """
 
     opened: tuple[int, Any, Any] | None
+    values: dict[int, Tensor]
 
     def __init__(
         self, parts: list[dict[str, Any]], envoy: Any, once: bool, clock: Callable[[], int | None] | None = None
     ) -> None:
         self.parts, self.envoy, self.once, self.clock = parts, envoy, once, clock
-        self.opened, self.step = None, 0
+        self.opened, self.step, self.values = None, 0, {}
 
     def read(self, layer: int, site: str) -> Tensor:
         """An activation, all rows: see `Lens.read`."""
@@ -82,7 +83,7 @@ class Face:
                 f"the pattern of layer {part['layer']} was read in an earlier step than it is written in\n"
                 "  read it in this step too, before writing it"
             )
-        attention, operation, _ = attention_of({**part, "keeps": True})
+        attention, operation, _ = attention_of({**part, "keeps": True}, self.values)
         self.opened = part["layer"], attention, operation
         return attention, operation
 

@@ -7,21 +7,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 def pack(x: Any) -> Any:
     """A float tensor of at most 2^15 different values as small integers and their table; anything else as it is.
 
-    A batch of copies goes as one of them.
+    A batch of copies goes as one of them. Values are told apart by their bits, so NaNs and signed zeros survive.
     """
-    n_copies = copies_in(x) if isinstance(x, Tensor) and x.numel() >= 4096 else 1
+    if not isinstance(x, Tensor) or not x.dtype.is_floating_point or x.numel() < 4096:
+        return x
+    bits = x.detach().cpu().contiguous().view(BITS[x.element_size()])
+    n_copies = copies_in(bits)
     if n_copies > 1:
         return "copies", n_copies, pack(x[: len(x) // n_copies].clone())
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.numel() < 4096:
+    table, index = bits.flatten().unique(return_inverse=True)
+    if len(table) > 2**15:
         return x
-    table, index = x.detach().cpu().flatten().unique(return_inverse=True)
-    if len(table) > 2**15 or bool(table.isnan().any()) or bool(((table == 0) & table.signbit()).any()):
-        return x  # unique treats NaNs as different, and the two zeros as one
-    return "packed", index.to(torch.uint8 if len(table) <= 256 else torch.int16), table, tuple(x.shape)
+    index = index.to(torch.uint8 if len(table) <= 256 else torch.int16)
+    return "packed", index, table.view(x.dtype), tuple(x.shape)
 
 
 def copies_in(x: Tensor) -> int:

@@ -57,6 +57,7 @@ class Tapping:
         edited: rows times heads (or streams) that were edited, by (index of the intervention, layer).
         moved: attention moved in them, by the same; only of edits that report it.
         sums: what taps added up, by (name, layer).
+        values: of layers that compute them once, for a backend to remember.
     """
 
     taps: dict[tuple[str, int], list[Tap]]
@@ -65,6 +66,7 @@ class Tapping:
     edited: dict[tuple[int, int], int]
     moved: dict[tuple[int, int], float]
     sums: dict[tuple[str, int], Tensor]
+    values: dict[int, Tensor]
     _memo: dict[Any, Any]
     _joined: dict[tuple[Any, ...], JoinedRows | None]
 
@@ -72,6 +74,7 @@ class Tapping:
         self.n_heads = n_heads
         self.taps, self.first, self.fired = {}, 0, set()
         self.kept, self.edited, self.moved, self.sums = {}, {}, {}, {}
+        self.values = {}
         self._n_rows, self._memo, self._joined = 0, {}, {}
         self._stash = {} if stash is None else stash
 

@@ -155,6 +155,7 @@ def _part(
         "d_head": layer.d_head,
         "module": at[id(layer.module)],
         "from_weights": from_weights,
+        "is_cross": layer.is_cross_attention,
         "keeps": False,
         "sites": ["resid_pre", "resid_post"],
     }
@@ -163,8 +164,6 @@ def _part(
         part["sites"].append("mlp_out")
     if layer.attention is not None:
         call, values = operations[type(layer.attention)]
-        # cross-attention fills its cache once and does not call its update again while generating
-        has_values = values is not None and not layer.is_cross_attention
         part |= {
             "attention": at[id(layer.attention)],
             "z": at[id(layer.output_projection)],
@@ -173,7 +172,7 @@ def _part(
             "scaling": getattr(layer.attention, "scaling", None) or layer.d_head**-0.5,
             "is_causal": getattr(layer.attention, "is_causal", True),
         }
-        part["sites"] += ["z", "attn_out"] + (["pattern"] if call and (has_values or not from_weights) else [])
+        part["sites"] += ["z", "attn_out"] + (["pattern"] if call and (values or not from_weights) else [])
     return part
 
 
