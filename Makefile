@@ -38,4 +38,6 @@ clean:
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
+	# beside a CPU build of torch its operators do not load; tests take its transforms alone
+	test -d $(VENV)/torchvision || $(BIN)/pip install -q --no-deps --target $(VENV)/torchvision torchvision==0.28.0
 	touch $@

@@ -106,6 +106,11 @@ class Adapter:
             )
         self.layers: tuple[Layer, ...] = self.find_layers()
 
+    @classmethod
+    def variant(cls, model: Any) -> type[Adapter]:
+        """The adapter for this very model, where one `model_type` covers several layouts; by default this one."""
+        return cls
+
     def find_layers(self) -> tuple[Layer, ...]:
         """The decoder layers; override for a model whose parts have unusual names."""
         return find_layers(self.model)

@@ -55,4 +55,4 @@ def adapter_for(model: nn.Module, processor: Any = None) -> Adapter:
             f"expected a Hugging Face model with a config, given {type(model).__name__}\n"
             "  load one with Lens.from_pretrained(name), or wrap one with Lens(model, processor)"
         )
-    return families().get(model_type, Generic)(model, processor)
+    return families().get(model_type, Generic).variant(model)(model, processor)

@@ -117,7 +117,7 @@ class Prompt:
         Raises:
             PromptError: no such picture, no patch covers the pixel, or the layout is unknown.
         """
-        spans = self._of(image, row, video, frame)
+        spans = sorted(self._of(image, row, video, frame), key=lambda span: span.tile)
         hits = [span.at(x, y) for span in spans]
         covered = [position for position in hits if position is not None]
         if not covered:

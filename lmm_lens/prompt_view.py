@@ -34,9 +34,20 @@ def pieces(prompt: Prompt, row: int) -> Iterator[tuple[str, Span | None, tuple[i
             return "bos", 0
         return ("answer" if after[position] and not question[position] else "text"), 0
 
+    visual = [span for span in prompt.spans[row] if span.kind != "marker"]
+    within = {p for span in visual for p in range(span.positions[0], span.positions[-1] + 1)}
+    shown: set[int] = set()  # a grid that row breaks cut into pieces is one piece
     for (name, _), group in groupby(range(prompt.n_tokens), key=role):
         positions = tuple(group)
-        yield name, owner.get(positions[0]), positions
+        owned = owner.get(positions[0])
+        if name == "marker" and positions[0] in within:
+            continue
+        if owned is not None and name != "marker":
+            if id(owned) in shown:
+                continue
+            shown.add(id(owned))
+            positions = owned.positions
+        yield name, owned, positions
 
 
 def describe(span: Span) -> str:

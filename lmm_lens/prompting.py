@@ -61,6 +61,7 @@ def from_text(
         special = {"add_special_tokens": False}
     if any(clips):
         special["videos"] = media.for_processor(clips)
+        special["do_sample_frames"] = False  # the frames given are the frames seen
     inputs = adapter.processor(
         text=rendered,
         images=adapter.arranged(pictures) if any(pictures) else None,

@@ -1,18 +1,20 @@
 # ruff: noqa: E402  (the environment and the import hook come before every import)
-"""Set up before anything of the library is imported: offline, one thread, shapes checked at run time."""
+"""Set up before anything of the library is imported: offline, one thread; on request shapes checked at run time."""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
-from jaxtyping import install_import_hook
+from tests.families.torchvision_cpu import load
 
-# the shape annotations of the pure functions are checked in the tests, not in users' hot paths
-install_import_hook(
-    ["lmm_lens.core.kernels", "lmm_lens.core.selection", "lmm_lens.core.spatial", "lmm_lens.results"],
-    "beartype.beartype",
-)
+load()  # before transformers, which looks for torchvision once
+
+if os.environ.get("LMM_LENS_CHECK_SHAPES"):  # not always: checked functions have no source to send to a server
+    from jaxtyping import install_import_hook
+
+    modules = ["kernels", "selection", "spatial", "measures", "sinks", "attention"]
+    install_import_hook([f"lmm_lens.core.{name}" for name in modules] + ["lmm_lens.results"], "beartype.beartype")
 
 import pytest
 import torch

@@ -41,10 +41,13 @@ def test_the_lens_knows_the_shape_of_every_family(family):
 
 
 def test_the_visual_tokens_are_the_image_tokens(family):
-    visual = family.prompt.mask("visual")
-    assert torch.equal(visual, family.inputs["input_ids"] == IMAGE)
+    visual, marker = family.prompt.mask("visual"), family.prompt.mask("marker")
+    image_tokens = family.inputs["input_ids"] == IMAGE
+    assert torch.equal(visual | (marker & image_tokens), image_tokens)  # newline vectors are image tokens too
+    assert bool(visual.any())
     assert (
-        sorted(p for span in family.prompt.spans[0] for p in span.positions) == visual[0].nonzero().flatten().tolist()
+        sorted(p for span in family.prompt.spans[0] if span.kind != "marker" for p in span.positions)
+        == visual[0].nonzero().flatten().tolist()
     )
 
 

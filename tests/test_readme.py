@@ -15,7 +15,12 @@ def test_every_python_example_runs_as_printed(capsys):
     names: dict[str, object] = {"__name__": "readme"}  # one after the other, as a reader types them
     for i, code in enumerate(blocks("python")):
         file = f"README example {i}"
-        linecache.cache[file] = (len(code), None, code.splitlines(keepends=True), file)  # nnsight reads its blocks there
+        linecache.cache[file] = (
+            len(code),
+            None,
+            code.splitlines(keepends=True),
+            file,
+        )  # nnsight reads its blocks there
         exec(compile(code, file, "exec"), names)
     printed = capsys.readouterr().out
     assert "image" in printed
