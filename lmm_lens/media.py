@@ -60,7 +60,7 @@ def open_image(image: Any) -> Image:
 
 def rows_of_videos(videos: Any, n_rows: int, batched: bool) -> list[list[list[Image]]]:
     """Any way of giving videos, as one list of videos a batch row; a video is a list of its frames."""
-    if videos is None:
+    if videos is None or (not batched and not len(videos)):
         return [[] for _ in range(n_rows)]
     if not batched:
         return [[open_video(film) for film in (videos if _holds_videos(videos) else [videos])]]
@@ -70,7 +70,8 @@ def rows_of_videos(videos: Any, n_rows: int, batched: bool) -> list[list[list[Im
             f"{n_rows} texts need a list of {n_rows} entries as videos, given {given}\n"
             "  an entry is a video, a list of videos, or None"
         )
-    return [[] if row is None else [open_video(f) for f in (row if _holds_videos(row) else [row])] for row in videos]
+    rows = [[] if row is None or not len(row) else row if _holds_videos(row) else [row] for row in videos]
+    return [[open_video(film) for film in row] for row in rows]
 
 
 def _holds_videos(given: Any) -> bool:

@@ -69,6 +69,8 @@ def from_text(
         return_tensors="pt",
         **special,
     )
+    dtype = adapter.model.dtype  # processors do not know the model's, and some towers do not cast
+    inputs = {n: v.to(dtype) if isinstance(v, Tensor) and _holds_pixels(n, v) else v for n, v in inputs.items()}
     prompt = from_tensors(adapter, inputs, device, pictures, clips)
     return replace(prompt, texts=tuple(texts), template=template)
 
