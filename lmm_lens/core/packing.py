@@ -45,3 +45,14 @@ def unpack(x: Any) -> Any:
         return x
     index, table, shape = x[1:]
     return table[index.long()].reshape(shape)
+
+
+def slim(x: Any) -> Any:
+    """Tensors, also in lists, tuples and dicts, without the rest of the storage that they are views of."""
+    if isinstance(x, Tensor):
+        return x.clone() if x.untyped_storage().nbytes() > x.numel() * x.element_size() else x
+    if isinstance(x, dict):
+        return {key: slim(value) for key, value in x.items()}
+    if isinstance(x, (list, tuple)):
+        return type(x)(slim(value) for value in x)
+    return x

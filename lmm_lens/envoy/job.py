@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..core.drive import drive, finish
-from ..core.packing import pack, unpack
+from ..core.packing import pack, slim, unpack
 from ..core.tapping import Tapping
 from ..core.taps import Tap
 from ..errors import HookError
@@ -92,6 +92,7 @@ def perform(target: Target, requests: Sequence[Request], backend: Any = None) ->
     packed: dict[int, Any] = {}  # what several runs are given goes once
     runs = [_plain(target, request, packed) for request in requests]
     n_heads = [part["n_heads"] for part in target.parts]
+    travels = backend is not None
     try:
         with warnings.catch_warnings():
             # an open-ended loop over the steps of a generation ends with a warning, by design

@@ -9,10 +9,14 @@ with Service(folder, "lmm-lens/shapes-llava") as service:
 
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +24,58 @@ import httpx
 
 SERVER = Path(__file__).with_name("server.py")
 PATIENCE = 60  # seconds to start in, on a crowded machine; alone it takes three
+
+
+class Nursery:
+    """A process that has imported everything and forks services; one for all tests, as long as they run."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(SERVER), "--packages", sysconfig.get_path("purelib"), "--nursery"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=tempfile.gettempdir(),  # not the repository, where lmm_lens could be found
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        )
+
+    @classmethod
+    @cache
+    def get(cls) -> Self:
+        return cls()
+
+    def ask(self, **command: Any) -> dict[str, Any]:
+        """The answer to a command; empty where the process that should answer has ended."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(command) + "\n")
+        self.process.stdin.flush()
+        ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
+        return json.loads(self.process.stdout.readline() or "{}") if ready else {}
+
+
+class Process:
+    """A service's process, as subprocess.Popen would offer it."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid, self.status = pid, None
+
+    def poll(self) -> int | None:
+        if self.status is None:
+            self.status = Nursery.get().ask(poll=self.pid)["status"]
+        return self.status
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        end = time.monotonic() + PATIENCE
+        while self.poll() is None:
+            assert time.monotonic() < end, "the service does not end"
+            time.sleep(0.01)
+        assert self.status is not None
+        return self.status
 
 
 class Service:
@@ -36,11 +92,11 @@ class Service:
         inline_limit: int = 1 << 20,
     ) -> None:
         self.options = ["--packages", sysconfig.get_path("purelib"), "--model", str(folder), "--repo", repo]
-        self.options += ["--task", task, "--inline-limit", str(inline_limit), "--parent", str(os.getpid())]
+        self.options += ["--task", task, "--inline-limit", str(inline_limit)]
         self.options += ["--trusted"] * trusted + ["--text-only"] * text_only
         self.port = 0
-        self.process: subprocess.Popen[str] | None = None
-        self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115  (lives as long as the service)
+        self.process: Process | None = None
+        self.stderr = tempfile.NamedTemporaryFile("r")  # noqa: SIM115  (lives as long as the service)
 
     @property
     def url(self) -> str:
@@ -54,20 +110,12 @@ class Service:
     def start(self) -> Self:
         """Start the process, on the port it had before if it had one, and wait until it answers."""
         assert not self.alive, "the service is running already"
-        self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(SERVER), *self.options, "--port", str(self.port)],
-            stdout=subprocess.PIPE,
-            stderr=self.stderr,
-            text=True,
-            cwd=tempfile.gettempdir(),  # not the repository, where lmm_lens could be found
-            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        )
-        assert self.process.stdout is not None
-        ready = self.process.stdout.readline()  # empty when the process ends
+        nursery = Nursery.get()
+        options = [*self.options, "--port", str(self.port), "--parent", str(nursery.process.pid)]
+        ready = nursery.ask(start=options, stderr=self.stderr.name)
         if not ready:
-            self.kill()
             raise RuntimeError(f"the service did not start:\n{self.errors()}")
-        self.port = json.loads(ready)["port"]
+        self.port, self.process = ready["port"], Process(ready["pid"])
         httpx.get(f"{self.url}/status", timeout=PATIENCE)
         return self
 
@@ -80,8 +128,6 @@ class Service:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
-            if self.process.stdout is not None:
-                self.process.stdout.close()
             self.process = None
 
     def restart(self) -> Self:
@@ -91,7 +137,7 @@ class Service:
     def wait(self) -> int:
         """The exit status of a process that is about to end by itself."""
         assert self.process is not None
-        return self.process.wait(timeout=PATIENCE)
+        return self.process.wait()
 
     def errors(self) -> str:
         self.stderr.seek(0)

@@ -233,16 +233,12 @@ def test_what_nnsight_asks_about_a_service(service: Service, monkeypatch: pytest
 
 
 def test_a_service_without_vision_language_models(
-    model_folder: Path, client_model: Any, inputs: dict, monkeypatch: pytest.MonkeyPatch
+    text_only: Service, client_model: Any, inputs: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Service(model_folder, REPO, text_only=True) as service:
-        process = service.process
-        assert process is not None
-        monkeypatch.setattr(nnsight.CONFIG.API, "HOST", service.url)
-        assert [entry["task"] for entry in nnsight.status().deployments.values()] == ["text-generation"]
-        with (
-            pytest.raises(RemoteError, match="is not deployed"),
-            client_model.trace(**inputs, remote=service.url),
-        ):
-            client_model.output.logits.save()
-    assert process.poll() == -9  # and nothing is left running
+    monkeypatch.setattr(nnsight.CONFIG.API, "HOST", text_only.url)
+    assert [entry["task"] for entry in nnsight.status().deployments.values()] == ["text-generation"]
+    with (
+        pytest.raises(RemoteError, match="is not deployed"),
+        client_model.trace(**inputs, remote=text_only.url),
+    ):
+        client_model.output.logits.save()

@@ -72,10 +72,13 @@ def test_a_trusted_service_lets_blocks_reach_the_model(
     model_folder: Path, client_model: Any, inputs: dict[str, Any]
 ) -> None:
     with Service(model_folder, REPO, trusted=True) as service:
+        process = service.process
         found = run(service, client_model, travelling.weight, client_model, inputs)
         names = run(service, client_model, travelling.source_names, client_model, inputs)
     assert found.shape == (client_model.config.text_config.vocab_size, client_model.config.text_config.hidden_size)
     assert "attention_interface_1" in names
+    assert process is not None
+    assert process.poll() == -9  # and nothing is left running
 
 
 def test_what_refers_to_lmm_lens_is_refused(service: Service, client_model: Any) -> None:

@@ -80,13 +80,16 @@ class Service:
         listener = self.sockets.get(job.request.session_id)
         kept = response
         if response.status is Status.COMPLETED:
-            self.results[job.id] = response.data
+            if job.fault != "lost_result":
+                self.results[job.id] = response.data
             kept = response.model_copy(update={"data": f"{self.url}/result/{job.id}"})
         if response.status is not Status.LOG:
             self.stored[job.id] = kept
         if listener is None:
             return
-        if response.status is Status.COMPLETED and len(response.data) <= self.inline_limit:
+        if response.status is Status.COMPLETED and job.fault == "garbled":
+            message = listener.send_text('{"id": "half an ans')
+        elif response.status is Status.COMPLETED and len(response.data) <= self.inline_limit and job.fault is None:
             message = listener.send_bytes(response.pickle())
         else:
             message = listener.send_text(kept.model_dump_json())
@@ -141,6 +144,8 @@ def build(service: Service) -> FastAPI:
         entry = {"payload_bytes": len(payload), "headers": sorted(headers.keys()), "api_key": bool(key), "globals": []}
         service.log.append(entry)
         fault = service.faults.strike()
+        if fault == "stall":
+            await asyncio.sleep(service.faults.seconds)
         try:
             envelope = RequestModel.model_validate_json(data)
         except ValueError as error:

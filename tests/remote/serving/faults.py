@@ -4,7 +4,11 @@ from typing import Any
 
 from fastapi import HTTPException
 
-KINDS = ("drop", "hang", "refuse", "needs_key", "bad_key", "version", "error", "die", "slow")
+KINDS = (
+    *("refuse", "needs_key", "bad_key", "version", "stall"),  # at the door; "stall" keeps a request waiting there
+    *("drop", "hang", "error", "die", "slow"),  # of a job
+    *("garbled", "lost_result"),  # of its answer
+)
 OUT_OF_MEMORY = (
     "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.25 GiB "
     "of which 1.12 GiB is free."
