@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import HookError, InterventionError
+from .packing import slim
 from .selection import Chunk, JoinedRows
 from .taps import Place, Tap
 
@@ -207,7 +208,7 @@ class Tapping:
 
     def _keep(self, tap: Tap, rows: Chunk, result: Tensor, dim: int) -> None:
         if tap.name:
-            self.kept.setdefault((tap.name, tap.layer), []).append((rows.positions, rows.valid, result, dim))
+            self.kept.setdefault((tap.name, tap.layer), []).append((rows.positions, rows.valid, slim(result), dim))
 
 
 def _later(
