@@ -53,12 +53,12 @@ class Case:
 
     @cached_property
     def scopes(self) -> dict[str, list[int]]:
-        """Row scope -> its prompt positions, counted here and not by the library."""
+        """Row scope -> its prompt positions, counted here; what follows the image but is a marker is no text."""
         ids = self.inputs["input_ids"][0].tolist()
         last_visual = max(i for i, token in enumerate(ids) if token == IMAGE)
         return {
             "all": list(range(len(ids))),
-            "after_image": list(range(last_visual + 1, len(ids))),
+            "after_image": [i for i in range(last_visual + 1, len(ids)) if not self.prompt.mask("marker")[0, i]],
             "last": [len(ids) - 1],
         }
 

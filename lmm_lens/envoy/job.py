@@ -131,9 +131,8 @@ def perform(target: Target, requests: Sequence[Request], backend: Any = None) ->
                             with tracer.invoke():
                                 tokens = tracer.result
                     tapping.settle()
-                    answers.append(
-                        (steps, len(done), tokens, tapping.kept, tapping.edited, tapping.moved, tapping.sums)
-                    )
+                    found = steps, len(done), tokens, tapping.kept, tapping.edited, tapping.moved, tapping.sums
+                    answers.append(slim(found) if travels else found)
     except OutOfOrderError as error:
         raise HookError(_unfired(target, str(error))) from None
     return [_answer(request, target, *plain) for request, plain in zip(requests, answers, strict=True)]
