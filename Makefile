@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench study model clean
+.PHONY: demo test lint bench study readme model clean
 
 demo: $(STAMP)
 	$(BIN)/lmm-lens demo
@@ -27,6 +27,11 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.interventions
 	$(BIN)/python -m benchmarks.bridge
 	$(BIN)/python -m benchmarks.envoy
+	$(BIN)/python -m benchmarks.spans
+
+# The table of families in the README, from the adapters themselves.
+readme: $(STAMP)
+	$(BIN)/python -m lmm_lens.support README.md
 
 # Train the bundled model again, from its seeds (about 45 CPU minutes); see lmm_lens/shapes/README.md.
 model: $(STAMP)

@@ -1,8 +1,8 @@
 """What the nnsight backend costs, in this process: `python -m benchmarks.envoy`.
 
 nnsight users take attention from eager weights, so the rival is eager attention, with nothing asked of it and with the
-weights read and edited as nnsight's own documentation does. Our taps need no eager attention: they work beside the fused
-kernel, whose plain forward is the base of the table.
+weights read as nnsight's own documentation does. Our taps need no eager attention: they work beside the fused kernel,
+whose plain forward is the base of the table.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def plain_trace(setting: Setting) -> Any:
     inputs = setting.prompt.inputs
     with torch.no_grad(), model.trace(**inputs, use_cache=False, logits_to_keep=1):
         logits = model.lm_head.output.save()
-    return logits
+    return logits.detach()
 
 
 def weights_of_the_last_row(setting: Setting) -> Any:

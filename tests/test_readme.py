@@ -38,3 +38,9 @@ def test_the_commands_of_the_readme_exist():
     makefile = (Path(__file__).parent.parent / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)", "\n".join(blocks("bash")), re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_table_of_families_is_that_of_the_adapters():
+    from lmm_lens import support
+
+    assert support.within(README) == README, "run `make readme`"

@@ -39,6 +39,16 @@ def info(model: ModelName) -> None:
 
 
 @app.command()
+def families(
+    markdown: Annotated[bool, typer.Option(help="As the table of the README.")] = False,
+) -> None:
+    """Every model family with an adapter: where its visual tokens stand, and what is not supported."""
+    from .families import run
+
+    run(markdown)
+
+
+@app.command()
 def score(
     model: ModelName,
     images: Annotated[list[Path], typer.Option(help="A picture; repeat for more.")],

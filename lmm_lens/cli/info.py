@@ -7,6 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from .. import support
+from ..adapters import Adapter, adapter_for
+
 
 def run(name: str) -> None:
     """Print family, decoder, visual tokens and hook points.
@@ -14,33 +17,57 @@ def run(name: str) -> None:
     Raises:
         ModelError: there is no such model, or it is no image-text-to-text model.
     """
-    from ..adapters import adapter_for
     from ..taps import HOOK_POINTS
 
     adapter = adapter_for(empty_model(name))
-    heads = sorted({layer.n_heads for layer in adapter.layers})
+    known = next((row for row in support.table() if row.family == adapter.family), None)
+    heads = sorted({layer.n_heads for layer in adapter.layers if layer.n_heads})
     sizes = sorted({layer.d_head for layer in adapter.layers if layer.n_heads})
     table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
+    table.add_column(style="bold", no_wrap=True)
     facts = {
         "model": f"{type(adapter.model).__name__} (model_type {adapter.config.model_type})",
-        "family": f"{adapter.family}" + ("" if adapter.has_grid else ": no adapter, served by what is generic"),
+        "family": adapter.family + ("" if known else ": no adapter, served by what is generic"),
         "decoder": f"{len(adapter.layers)} layers x {_either(heads)} heads of {_either(sizes)}",
-        "visual tokens": f"image token id {adapter.image_token_id}"
-        + (f", video token id {adapter.video_token_id}" if adapter.video_token_id is not None else ""),
+        "visual tokens": known.what if known else "wherever the image token stands",
+        "token ids": f"image {adapter.image_token_id}"
+        + (f", video {adapter.video_token_id}" if adapter.video_token_id is not None else ""),
         "pixels to tokens": "both ways" if adapter.has_grid else "not known for this family",
+        "videos": "yes" if known and known.videos else "no",
     }
-    headless = [index for index, layer in enumerate(adapter.layers) if not layer.n_heads]
-    if headless:
-        facts["no heads"] = f"layers {headless} (linear attention): no pattern and no z there"
+    facts |= {f"not supported ({i})": lack for i, lack in enumerate(_lacks(adapter, known), 1)}
     for key, value in facts.items():
         table.add_row(key, value)
     console = Console()
     console.print(table)
-    points = Table("hook point", "shape", "meaning", title="hook points (backend native)", title_justify="left")
+    points = Table("hook point", "shape", "meaning", "native", "TransformerLens", "nnsight", title="hook points")
+    points.title_justify = "left"
+    with_heads = [str(i) for i, layer in enumerate(adapter.layers) if layer.n_heads]
     for site, point in HOOK_POINTS.items():
-        points.add_row(site, f"[dim]{point.shape}[/]", point.meaning)
+        where = "all layers" if len(with_heads) == len(adapter.layers) or not point.needs_attention else "with heads"
+        bridged = where if known and known.transformer_lens else "tried"
+        points.add_row(site, f"[dim]{point.shape}[/]", point.meaning, where, bridged, where)
     console.print(points)
+
+
+def _lacks(adapter: Adapter, known: support.Support | None) -> list[str]:
+    """What does not work with a model, each with its reason."""
+    lacks = []
+    headless = [index for index, layer in enumerate(adapter.layers) if not layer.n_heads]
+    if headless:
+        lacks.append(f"layers {headless} have no heads (linear attention): no pattern and no z there")
+    crossing = [index for index, layer in enumerate(adapter.layers) if layer.is_cross_attention]
+    if crossing:
+        lacks.append(
+            f"layers {crossing} attend to the vision tower's output, not to the sequence: no sinks, no VAR there"
+        )
+    if getattr(getattr(adapter.config, "vision_config", None), "deepstack_visual_indexes", None):
+        lacks.append("visual features enter again in later layers: no AblateTokens on visual tokens")
+    if not adapter.has_grid:
+        lacks.append("no grid: no overlays, no boxes, no localization; masks, scores and interventions work")
+    if not (known and known.transformer_lens):
+        lacks.append("no adapter for a TransformerBridge: it is read off the model, and checked at the first prompt")
+    return lacks
 
 
 def _either(numbers: list[int]) -> str:

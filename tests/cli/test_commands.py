@@ -21,7 +21,7 @@ def test_info_describes_the_bundled_model_without_its_weights(cli, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "load_state_dict", None)  # whoever loads weights fails
     result = cli("info", "demo")
     assert result.status == 0
-    for text in ("LlavaForConditionalGeneration", "llava", "6 layers x 8 heads of 16", "image token id 4", "both ways"):
+    for text in ("LlavaForConditionalGeneration", "llava", "6 layers x 8 heads of 16", "image 4", "both ways"):
         assert text in result.out
     for site in ("resid_pre", "pattern", "z", "attn_out", "mlp_out", "resid_post"):
         assert site in result.out
@@ -32,8 +32,27 @@ def test_info_takes_a_folder_with_nothing_but_a_config(cli, tmp_path):
     result = cli("info", tmp_path)
     assert result.status == 0
     assert "4 layers x" in result.out
-    assert "no adapter" in result.out or "both ways" in result.out
-    assert "layers [0, 2] (linear attention)" in result.out
+    assert "both ways" in result.out
+    assert "layers [0, 2] have no heads (linear attention)" in result.out
+    assert result.out.count("with heads") == 3 * 3  # pattern, z and attn_out, by backend
+
+
+def test_info_takes_the_config_file_alone_and_says_what_does_not_work(cli, tmp_path):
+    case("mllama").model.config.save_pretrained(tmp_path)
+    result = cli("info", tmp_path / "config.json")
+    assert result.status == 0
+    for text in ("MllamaForConditionalGeneration", "not supported", "no grid", "attend to the vision tower's output"):
+        assert text in result.out
+
+
+def test_families_lists_every_adapter(cli):
+    from lmm_lens.adapters import families
+
+    for options in ((), ("--markdown",)):
+        result = cli("families", *options)
+        assert result.status == 0
+        for adapter in families().values():
+            assert adapter.family in result.out
 
 
 @pytest.mark.parametrize("name", ["NONSENSE", "no/such-model", "[/bold]", "[red]"])
