@@ -93,6 +93,8 @@ class Adapter:
     """The `config.model_type` values of the family."""
     has_grid: ClassVar[bool] = False
     """Whether tokens are mapped to pixels."""
+    takes_videos: ClassVar[bool] = False
+    """Whether videos are understood; overriding `videos` says so too."""
 
     def __init__(self, model: Any, processor: Any = None) -> None:
         self.model: Any = model

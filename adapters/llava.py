@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from lmm_lens.spans import Box, Span
+from typing import Any
 
-from .base import Adapter, Row, Run, square_spans
-from .picture import visible_region
+from .base import Adapter
+from .pixtral import Pixtral
+from .square import Square
 
 
-class Llava(Adapter):
+class Llava(Square):
     """LLaVA-1.5 on any decoder: LLaMA-2, LLaMA-3, Phi-3, Mistral."""
 
     family = "llava"
     model_types = ("llava",)
-    has_grid = True
 
-    def images(self, row: Row, found: list[Run]) -> list[Span]:
-        vision = self.config.vision_config
-        if vision.model_type == "pixtral":  # rows of varying length between break tokens: the Pixtral layout
-            return super().images(row, found)
-        processor = getattr(self.processor, "image_processor", None)
-        sizes = [picture.size for picture in row.pictures or ()]
-        regions = [visible_region(processor, size) if processor is not None else None for size in sizes]
-        whole = Box(0, 0, vision.image_size, vision.image_size)
-        keeps_class_token = (
-            vision.model_type == "clip_vision_model"
-            and getattr(self.config, "vision_feature_select_strategy", "default") == "full"
-        )
-        side = vision.image_size // vision.patch_size
-        return square_spans(found, side, regions, whole, lead=int(keeps_class_token))
+    @classmethod
+    def variant(cls, model: Any) -> type[Adapter]:
+        """A Pixtral tower keeps the shape of every picture: another layout under the same model type."""
+        return Pixtral if model.config.vision_config.model_type == "pixtral" else cls
+
+    @property
+    def lead(self) -> int:
+        """The class token, where it is kept."""
+        has_one = self.config.vision_config.model_type == "clip_vision_model"
+        return int(has_one and getattr(self.config, "vision_feature_select_strategy", "default") == "full")

@@ -45,6 +45,17 @@ def visible_region(image_processor: Any, size: Size) -> Box:
     )
 
 
+def covered(region: Box, share: float) -> Box:
+    """What the patches see of a region: a tower leaves out the last pixels that fill no patch (SigLIP 6 of 384).
+
+    Args:
+        region: what the tower is given.
+        share: how much of it the patches cover, from the left and from the top.
+    """
+    x0, y0, x1, y1 = region
+    return Box(x0, y0, x0 + (x1 - x0) * share, y0 + (y1 - y0) * share)
+
+
 def _resized(image_processor: Any, width: int, height: int) -> Size:
     if not getattr(image_processor, "do_resize", True):
         return width, height

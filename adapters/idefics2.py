@@ -1,0 +1,42 @@
+"""Idefics 2: a resampler turns every picture, whatever its size, into a fixed number of latents; there is no grid.
+
+A latent looks at the whole picture, so that no pixel belongs to a token. Each run of latents stands between markers.
+With image splitting a picture makes five runs: its four quarters (tiles 1 to 4), then the whole (tile 0).
+"""
+
+from __future__ import annotations
+
+from lmm_lens.errors import PromptError
+from lmm_lens.spans import Span
+
+from .base import Adapter, Row, Run
+
+TILES = (1, 2, 3, 4, 0)
+
+
+class Idefics2(Adapter):
+    """Idefics 2, with or without image splitting."""
+
+    family = "idefics2"
+    model_types = ("idefics2",)
+
+    @property
+    def marker_ids(self) -> frozenset[int]:
+        return self.ids_of(getattr(self.processor, "fake_image_token", ""))
+
+    def images(self, row: Row, found: list[Run]) -> list[Span]:
+        latents = self.config.perceiver_config.resampler_n_latents
+        tiles = (
+            TILES if getattr(getattr(self.processor, "image_processor", None), "do_image_splitting", False) else (0,)
+        )
+        uneven = [len(run) for run in found if len(run) != latents]
+        if uneven or len(found) % len(tiles) or len(found) != len(tiles) * len(row.pictures or found[:: len(tiles)]):
+            raise PromptError(
+                f"expected runs of {latents} image tokens, {len(tiles)} a picture\n"
+                f"  given runs of {[len(run) for run in found]} tokens"
+                f"{'' if row.pictures is None else f' for {len(row.pictures)} pictures'}\n"
+                "  process text and pictures with the model's own processor"
+            )
+        if self.processor is None and len(found) > 1:  # quarters or pictures?
+            return [Span("image", run) for run in found]
+        return [Span("image", run, i // len(tiles), tiles[i % len(tiles)]) for i, run in enumerate(found)]

@@ -1,0 +1,12 @@
+"""PaddleOCR-VL: the Qwen layout, pictures only."""
+
+from .grid_thw import GridThw
+
+
+class PaddleOCRVL(GridThw):
+    """PaddleOCR-VL 0.9B."""
+
+    family = "paddleocr_vl"
+    model_types = ("paddleocr_vl",)
+    openers = ("<|IMAGE_START|>",)
+    closers = ("<|IMAGE_END|>",)

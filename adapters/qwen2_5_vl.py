@@ -1,0 +1,10 @@
+"""Qwen2.5-VL: Qwen2-VL's layout with windows of attention in the tower, which change no token's place."""
+
+from .qwen2_vl import Qwen2VL
+
+
+class Qwen25VL(Qwen2VL):
+    """Qwen2.5-VL 3B to 72B."""
+
+    family = "qwen2_5_vl"
+    model_types = ("qwen2_5_vl",)

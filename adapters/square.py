@@ -1,0 +1,68 @@
+"""Square pictures: every picture, or every crop of one, is one run of side x side tokens, row by row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lmm_lens.spans import Box, Span
+
+from .base import Adapter, Row, Run, square_spans
+from .picture import Size, covered, visible_region
+
+
+class Square(Adapter):
+    """What the square families share: the grid, and which part of a picture it covers."""
+
+    has_grid = True
+
+    @property
+    def lead(self) -> int:
+        """Tokens before the patches of each picture that lie nowhere in it: a class token."""
+        return 0
+
+    @property
+    def edge(self) -> int:
+        """Pixels along one side of a processed picture."""
+        return int(self.config.vision_config.image_size)
+
+    @property
+    def cell(self) -> int:
+        """Pixels along one side of what one token sees."""
+        return int(self.config.vision_config.patch_size)
+
+    @property
+    def side(self) -> int:
+        """Tokens along one side."""
+        return self.edge // self.cell
+
+    @property
+    def image_processor(self) -> Any:
+        """The processor's part that sees pictures; None without a processor."""
+        return getattr(self.processor, "image_processor", None)
+
+    def region(self, size: Size) -> Box:
+        """The part of a picture of this (width, height) that its processed square shows."""
+        return visible_region(self.image_processor, size)
+
+    def images(self, row: Row, found: list[Run]) -> list[Span]:
+        share = self.side * self.cell / self.edge  # a rest that fills no patch is not seen (SigLIP: 6 pixels of 384)
+        processed = Box(0, 0, self.edge, self.edge)
+        given = [self.region(picture.size) for picture in row.pictures or ()] if self.image_processor else []
+        regions = [covered(region, share) for region in given]
+        return square_spans(found, self.side, regions, covered(processed, share), self.lead)
+
+
+def fitted(edge: int, size: Size, smallest: int) -> Box:
+    """The region of a picture resized so that its longer side is `edge`, then padded to a square, in the middle.
+
+    Args:
+        edge: pixels along the square's side.
+        size: (width, height) of the picture as the user gave it.
+        smallest: no side is made shorter than this.
+    """
+    scale = edge / max(size)
+    width, height = (max(round(side * scale), smallest) for side in size)
+    square = max(width, height)
+    left, top = (square - width) // 2, (square - height) // 2  # the processors' own rounding
+    across, down = size[0] / width, size[1] / height
+    return Box(-left * across, -top * down, (square - left) * across, (square - top) * down)

@@ -1,0 +1,23 @@
+"""Video-LLaVA: a picture is one square of patches; a video is frames of a class token and a square each."""
+
+from __future__ import annotations
+
+from lmm_lens.spans import Box, Span
+
+from .base import Row, Run
+from .frames import encoded, frame_regions, frame_spans
+from .llava import Llava
+
+
+class VideoLlava(Llava):
+    """Video-LLaVA 7B."""
+
+    family = "video_llava"
+    model_types = ("video_llava",)
+
+    def videos(self, row: Row, found: list[Run]) -> list[Span]:
+        if "pixel_values_videos" not in row.inputs and encoded(row, "video") is None:
+            return super().videos(row, found)
+        seen = self.side * self.cell
+        regions = frame_regions(row, getattr(self.processor, "video_processor", None), seen / self.edge)
+        return frame_spans(row, found, self.side, regions, Box(0, 0, seen, seen), lead=1)  # kept for videos, always
