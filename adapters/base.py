@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from lmm_lens.errors import ModelError, PromptError
 from lmm_lens.spans import Box, Span, runs
 
@@ -228,6 +230,13 @@ class Adapter:
         """
         certain = len(found) == (1 if row.pictures is None else len(row.pictures))
         return [Span("image", run, image=index if certain else None) for index, run in enumerate(found)]
+
+    def cross_keys(self, inputs: Mapping[str, Any]) -> Tensor | None:
+        """Which keys of the layers that attend to pictures by cross-attention are visual and real: Bool[batch, key].
+
+        None for models without such layers, and where the inputs do not tell.
+        """
+        return None
 
     def videos(self, row: Row, found: list[Run]) -> list[Span]:
         """Turn a row's runs of video tokens into spans; the default as in `images`."""

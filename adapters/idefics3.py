@@ -35,6 +35,7 @@ class SmolVLM(Idefics3):
     """Its videos are frames of one tile, each behind its time."""
 
     family = "smolvlm"
+    takes_videos = True
     model_types = ("smolvlm",)
     frame_label = r"Frame from \d{2,}:\d\d:"
 

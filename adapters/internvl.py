@@ -11,6 +11,7 @@ class InternVL(Tiled):
     """The tokens tell how many crops there are; in how many rows, only the size of the picture tells."""
 
     family = "internvl"
+    takes_videos = True
     model_types = ("internvl",)
     picture = "<?i+>?"
     frame_label = r"Frame\d+: "

@@ -28,6 +28,9 @@ class Pixtral(Adapter):
         return self.config.vision_config.patch_size * getattr(self.config, "spatial_merge_size", 1)
 
     def images(self, row: Row, found: list[Run]) -> list[Span]:
+        if "mm_encoder_outputs" in row.inputs and "image_sizes" not in row.inputs:
+            # `generate` encodes pictures first and does not pass their sizes on; which tokens are breaks is clear still
+            return [Span("image", line) for line in found] + [Span("marker", (line[-1] + 1,)) for line in found]
         spans: list[Span] = []
         for index, (height, width) in enumerate(self.sizes(row)):
             if not found:

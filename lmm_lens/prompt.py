@@ -50,6 +50,8 @@ class Prompt:
         spans: per batch row, the runs of visual tokens and of markers.
         images: per batch row, the pictures as given; empty where only processed tensors were given.
         videos: per batch row, the frames of each video as given; empty where there is none.
+        cross_keys: Bool[batch, key], on the CPU: which keys of cross-attention layers are of the row's pictures, not
+            padding; None for models without such layers, and where the inputs do not tell.
         tokens: per batch row, the text of every token.
         texts: per batch row, the text as given; None where only processed tensors were given.
         template: whether the texts were put into the chat format.
@@ -64,6 +66,7 @@ class Prompt:
     texts: tuple[str, ...] | None = None
     template: bool = True
     videos: tuple[tuple[tuple[Image, ...], ...], ...] = ()
+    cross_keys: Bool[Tensor, "batch key"] | None = field(default=None, repr=False)
     scopes: dict[str, Any] = field(default_factory=dict, repr=False, init=False)  # row scopes already bound, by name
 
     @property

@@ -152,6 +152,7 @@ def from_tensors(
         images=tuple(tuple(row) for row in pictures) if pictures is not None else ((),) * len(rows),
         tokens=tuple(_token_texts(adapter, row) for row in rows),
         videos=tuple(tuple(tuple(film) for film in row) for row in clips) if clips is not None else (),
+        cross_keys=adapter.cross_keys(inputs),
         masks=annotate(spans, real, _bos(adapter, ids.cpu(), real), answer_turn),
     )
 

@@ -60,6 +60,11 @@ class ModelShape(NamedTuple):
     reinjects: bool = False
 
     @property
+    def crossing(self) -> list[int]:
+        """The layers whose keys are pictures, not tokens of the sequence."""
+        return [layer for layer in range(self.n_layers) if self.n_heads[layer] and self.cross_attention[layer]]
+
+    @property
     def self_attention(self) -> list[int]:
         """The layers with heads whose keys are the sequence, so that masks over tokens apply to them."""
         return [layer for layer in range(self.n_layers) if self.n_heads[layer] and not self.cross_attention[layer]]

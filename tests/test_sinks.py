@@ -5,6 +5,7 @@ import torch
 import transformers as hf
 
 from lmm_lens import Lens, Read
+from lmm_lens.core.sinks import sinks_of
 from lmm_lens.errors import ScoreError
 from lmm_lens.sinks import SinkRule, rule_for
 from tests.models import FAMILIES, another, joined
@@ -129,7 +130,7 @@ def found(lens, prompt, rule, layer, generated=0):
     class Look:
         def taps(self, prompt, shape):
             def look(z, place):
-                seen.append(rule.sinks(place).clone())
+                seen.append(sinks_of(place, rule.key).clone())
                 return z
 
             reading = Read("z", [layer], reduce=look).taps(prompt, shape)

@@ -170,20 +170,27 @@ def heads_by_layer(heads: HeadSet | tuple[Head, ...], shape: ModelShape) -> dict
     return {layer: tuple(chosen) for layer, chosen in by_layer.items()}
 
 
-def layers_with_heads(layers: Iterable[int] | None, shape: ModelShape) -> list[int]:
+def layers_with_heads(layers: Iterable[int] | None, shape: ModelShape, crossing: bool = False) -> list[int]:
     """The given layers, or all with self-attention heads.
+
+    Args:
+        layers: which; None for all.
+        shape: of the model.
+        crossing: whether layers that attend to pictures by cross-attention count too.
 
     Raises:
         HookError: a layer lies outside the model.
         InterventionError: a layer that was named has no self-attention heads.
     """
+    allowed = sorted([*shape.self_attention, *(shape.crossing if crossing else ())])
     if layers is None:
-        return shape.self_attention
+        return allowed
     chosen = [check_layer(int(layer), shape.n_layers) for layer in layers]
-    headless = [layer for layer in chosen if layer not in shape.self_attention]
+    headless = [layer for layer in chosen if layer not in allowed]
     if headless or not chosen:
+        why = "" if set(headless).isdisjoint(shape.crossing) else "; the keys of cross-attention are no tokens"
         raise InterventionError(
-            f"layers {headless} have no self-attention heads\n  layers that have: {shape.self_attention}"
+            f"layers {headless} have no self-attention heads{why}\n  layers that have: {shape.self_attention}"
             if chosen
             else "no layers were given"
         )

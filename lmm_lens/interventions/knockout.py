@@ -20,12 +20,18 @@ from ..sinks.rule import SinkRule
 from ..taps import ModelShape
 from .base import Intervention, layers_with_heads, plain_rows, shown, whole_numbers
 
+PICTURES = ("image", "visual")  # the sources that are all that a cross-attention layer sees
+
 
 @dataclass(frozen=True)
 class Knockout(Intervention):
     """Forbid the target rows to attend to the source keys, in a window of layers.
 
     A row that sees source keys only (the first token, if it is forbidden to see itself) is left as it is.
+
+    In layers of cross-attention, whose keys are the pictures and no tokens, the source "image" (or "visual") forbids
+    all keys: the heads then give 0, so that the layer's attention adds nothing to the target rows; its feed-forward
+    still runs. Other sources do not act there.
 
     Args:
         source: keys: a mask name ("image", "question", "last", ...), positions, or Bool[batch, position].
@@ -63,10 +69,14 @@ class Knockout(Intervention):
         if not source.reaches():
             raise InterventionError(f"Knockout's source {shown(self.source)} selects no token of this prompt")
 
+        crossing = shape.crossing if isinstance(self.source, str) and self.source in PICTURES else []
+
         def forbid(pattern: Tensor, place: Place) -> Tensor:
+            if place.layer in crossing:
+                return pattern * 0
             return knockout(pattern, place.keys(source, pattern.shape[-1]))
 
-        layers = layers_with_heads(self.layers, shape)
+        layers = layers_with_heads(self.layers, shape, bool(crossing))
         heads = None if self.heads is None else tuple(self.heads)
         outside = sorted({h for h in heads or () for layer in layers if not 0 <= h < shape.n_heads[layer]})
         if outside:

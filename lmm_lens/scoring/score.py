@@ -80,7 +80,9 @@ def score_heads(
         progress: show a progress bar.
 
     Returns:
-        HeadScores with one row a prompt; NaN for layers without attention heads.
+        HeadScores with one row a prompt; NaN for layers without attention heads. In cross-attention layers every key
+        that a row sees is visual: its visual_mass is 1, and concentration tells heads apart. What asks for sinks,
+        boxes, relevant tokens or maps is NaN there: these are made of tokens of the sequence.
 
     Raises:
         ScoreError: unknown metric or query, no prompts, a prompt without visual tokens, boxes or relevant tokens that
@@ -161,12 +163,19 @@ class Scorer:
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """A read of the query row in each layer with heads, and of its sinks before it."""
         rows, layers = bind_rows(self.query, prompt), shape.self_attention
+        of_tokens = any(m.needs_sinks or m.needs_boxes or m.needs_relevant or m.needs_grid for m in self.metrics)
+        pictures = prompt.cross_keys
+        crossing = [] if of_tokens or pictures is None else shape.crossing
         measures = [metric.of for metric in self.metrics if metric.of]
         visual, region, cells = prompt.mask("visual"), self.region, self.cells
         sinks = self.rule.key if self.rule else None
 
         def score(pattern: Tensor, place: Place) -> Float[Tensor, "batch head row metric"]:
             device, n_keys = pattern.device, pattern.shape[-1]
+            if place.layer in crossing and pictures is not None:
+                shown = torch.nn.functional.pad(pictures.to(device), (0, n_keys - pictures.shape[1]))
+                keys = KeyMasks(shown, shown.sum(1))
+                return torch.stack([measure(pattern, keys) for measure in measures], -1)
             keys = KeyMasks(place.columns(visual, n_keys), visual.sum(1).to(device))
             if sinks is not None:
                 keys.sink = place.columns(sinks_of(place, sinks), n_keys)
@@ -176,7 +185,7 @@ class Scorer:
                 keys.cells, keys.n_cells = cell_keys(cells, place, n_keys), (cells >= 0).sum((1, 2)).to(device)
             return torch.stack([measure(pattern, keys) for measure in measures], -1)
 
-        taps = [Tap("pattern", layer, rows, score, name="score") for layer in layers]
+        taps = [Tap("pattern", layer, rows, score, name="score") for layer in sorted([*layers, *crossing])]
         return taps + [self.rule.tap(prompt, layer) for layer in layers if self.rule]
 
     def score(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lmm_lens.experiments import activation_patching
 from tests.cases import Case, case
-from tests.models import BOS, IMAGE, Inputs, joined
+from tests.models import BOS, Inputs, joined, patches
 from tests.reference import Reference, attention_of, first_of
 
 TOLERANCE = 2e-4  # of effects: logits are of order 1 and differ by 1e-6, and so does the gap they are divided by
@@ -128,7 +128,7 @@ class Pairs:
         ids = self.ids[row]
         return {
             "bos": [ids.index(BOS)],
-            "image": [i for i, token in enumerate(ids) if token == IMAGE],
+            "image": patches(ids),
             "last": [len(ids) - 1],
         }
 

@@ -184,7 +184,13 @@ def test_more_rows_than_pictures_are_refused():
         lens_of("pixtral").prompt(inputs=inputs_of("pixtral", 6, 6, 6, 6, 6, 6))
 
 
-def test_pictures_whose_size_nothing_tells_are_refused():
+def test_where_only_features_are_given_the_masks_are_the_same_and_the_grid_is_not_known():
+    """`generate` encodes pictures first, and does not pass their sizes on."""
+    lens = lens_of("mistral3")
+    known = lens.prompt(inputs=inputs_of("mistral3", 3, 3))
     inputs = inputs_of("mistral3", 3, 3, pixel_values=None, mm_encoder_outputs={"image": nn.Identity()})
-    with pytest.raises(LensError, match="expected image_sizes"):
-        lens_of("mistral3").prompt(inputs=inputs)
+    inputs.pop("image_sizes", None)
+    prompt = lens.prompt(inputs=inputs)
+    for name in ("image", "marker", "text", "after_image"):
+        assert torch.equal(prompt.mask(name), known.mask(name)), name
+    assert {span.grid for span in prompt.spans[0]} == {None}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-from tests.models import IMAGE, Inputs
+from tests.models import IMAGE, Inputs, breaks, patches
 from tests.reference import Reference
 
 NAME = "reference_scores"
@@ -103,7 +103,9 @@ class SlowVAR:
         ids = inputs["input_ids"].tolist()
         real = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).tolist()
         self.n_prompt = len(ids[0])
-        self.images = [{i for i, token in enumerate(row) if token == IMAGE} for row in ids]
+        self.images = [set(patches(row)) for row in ids]
+        self.image_ends = [max((i for i, token in enumerate(row) if token == IMAGE), default=-1) for row in ids]
+        self.breaks = [breaks(row) for row in ids]
         self.padding = [{i for i, token in enumerate(row) if not token} for row in real]
         self.counts: dict[int, int] = {}
         self.moved: dict[int, float] = {}
@@ -133,7 +135,7 @@ class SlowVAR:
             others = [j for j in visual if j not in sink]
             for i in range(n_rows):
                 position = first + i
-                if position in self.padding[b] or (self.images[b] and position <= max(self.images[b])):
+                if position in self.padding[b] or position <= self.image_ends[b] or position in self.breaks[b]:
                     continue
                 for h in range(n_heads):
                     self.row(layer, pattern[b, h, i], sink, visual, others)
@@ -168,13 +170,14 @@ def spans(inputs: Inputs, n_new: int = 0) -> dict[str, Members]:
     real = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).tolist()
     for ids, keep in zip(inputs["input_ids"].tolist(), real, strict=True):
         tokens = {i for i, real in enumerate(keep) if real}
-        image = {i for i in tokens if ids[i] == IMAGE}
-        after = {i for i in tokens if i > max(image)}
+        image = set(patches(ids))
+        newlines = ({i for i in tokens if ids[i] == IMAGE} | breaks(ids)) - image
+        after = {i for i in tokens if i > max(image | newlines)}
         new = set(range(len(ids), len(ids) + n_new))
         roles = {
             "all": tokens | new,
             "image": image,
-            "text": (tokens - image) | new,
+            "text": (tokens - image - newlines) | new,
             "after_image": after | new,
             "question": after,
             "last": {max(tokens)},

@@ -7,6 +7,7 @@ of it shows in the logits.
 
 from . import grids, square, tiles  # noqa: F401  (they register their families)
 from .batches import another, joined
+from .newlines import breaks, patches
 from .parts import BOS, EOS, FAMILIES, IMAGE, PAD, Inputs
 
-__all__ = ["BOS", "EOS", "FAMILIES", "IMAGE", "PAD", "Inputs", "another", "joined"]
+__all__ = ["BOS", "EOS", "FAMILIES", "IMAGE", "PAD", "Inputs", "another", "breaks", "joined", "patches"]

@@ -24,8 +24,8 @@ def _grid_thw(model: type, config: type, vision: dict[str, Any], text: dict[str,
         text_config={**TEXT, "rope_parameters": MROPE, **(text or {})},
         image_token_id=IMAGE,
         video_token_id=VIDEO,
-        vision_start_token_id=OPEN,
-        vision_end_token_id=CLOSE,
+        vision_start_token_id=154,  # not those of the prompts: in these tests every token but the image's is text
+        vision_end_token_id=155,
     )
     ids = around(OPEN, *[IMAGE] * 24, CLOSE)
     inputs = {

@@ -51,8 +51,8 @@ def gemma3():
         vision_config=siglip().to_dict(),
         mm_tokens_per_image=4,
         image_token_index=IMAGE,
-        boi_token_index=OPEN,
-        eoi_token_index=CLOSE,
+        boi_token_index=154,  # not those of the prompts: in these tests every token but the image's is text
+        eoi_token_index=155,
     )
     ids = around(OPEN, *[IMAGE] * 4, CLOSE)
     inputs = {

@@ -10,7 +10,7 @@ from torch import Tensor
 from lmm_lens import Intervention
 from lmm_lens.core.taps import Tap
 from lmm_lens.rows import bind_rows
-from tests.models import IMAGE
+from tests.models import IMAGE, breaks, patches
 
 
 class Step(NamedTuple):
@@ -85,7 +85,9 @@ def reference_edit(
         real: which are not padding.
     """
     n_prompt = ids.shape[1]
-    images = [{i for i in range(n_prompt) if ids[row, i] == IMAGE} for row in range(len(ids))]
+    image_tokens = [{i for i in range(n_prompt) if ids[row, i] == IMAGE} for row in range(len(ids))]
+    row_breaks = [breaks(ids[row].tolist()) for row in range(len(ids))]
+    images = [set(patches(ids[row].tolist())) for row in range(len(ids))]
     tokens = [{i for i in range(n_prompt) if real[row, i]} for row in range(len(ids))]
 
     def belongs(scope: str, row: int, position: int) -> bool:
@@ -95,7 +97,7 @@ def reference_edit(
             position in tokens[row]
             and {
                 "all": True,
-                "after_image": position > max(images[row]),
+                "after_image": position > max(image_tokens[row]) and position not in row_breaks[row],
                 "last": position == max(tokens[row]),
                 "image": position in images[row],
             }[scope]

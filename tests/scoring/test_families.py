@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lmm_lens import AblateHeads, HeadScores, Lens, score_heads
-from tests.models import FAMILIES, IMAGE, another, joined
+from tests.models import FAMILIES, another, joined, patches
 from tests.scoring.eager import Eager, Keys, Pass, phi, scores, sinks_by_layer
 
 METRICS = ("visual_mass", "nonsink_mass", "concentration", "visual_preference")
@@ -25,7 +25,7 @@ class Family:
         self.model, self.inputs = FAMILIES[name]()
         self.lens = Lens(self.model)
         self.prompt = self.lens.prompt(inputs=self.inputs)
-        self.visual = [j for j, token in enumerate(self.inputs["input_ids"][0].tolist()) if token == IMAGE]
+        self.visual = patches(self.inputs["input_ids"][0].tolist())
         self.threshold = self._threshold()
 
     def _threshold(self) -> float:

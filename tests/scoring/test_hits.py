@@ -9,7 +9,7 @@ from torch import Tensor
 from lmm_lens import Lens, score_heads
 from lmm_lens.core import kernels
 from lmm_lens.errors import ScoreError
-from tests.models import FAMILIES, IMAGE
+from tests.models import FAMILIES, patches
 from tests.scoring.eager import Eager, phi, sinks_by_layer
 
 VISUAL = range(2, 38)  # after <s> and USER:
@@ -125,7 +125,7 @@ def test_a_row_that_does_not_look_has_ratio_zero_and_a_broken_row_none():
 @cache
 def family(name: str):
     model, inputs = FAMILIES[name]()
-    visual = [j for j, token in enumerate(inputs["input_ids"][0].tolist()) if token == IMAGE]
+    visual = patches(inputs["input_ids"][0].tolist())
     prefill, step = Eager(model).decode(inputs)
     found = sorted(phi(x, (3, 40)) for layer in prefill.resid.values() for x in layer[0])
     middle = range(len(found) // 3, 2 * len(found) // 3)

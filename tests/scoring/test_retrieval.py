@@ -7,7 +7,7 @@ from lmm_lens import Lens, LensError, score_heads
 from lmm_lens.adapters import Generic
 from lmm_lens.errors import ScoreError
 from lmm_lens.scoring import METRICS
-from tests.models import FAMILIES, IMAGE
+from tests.models import FAMILIES, patches
 from tests.scoring.eager import Eager
 
 BOX = (8, 8, 24, 24)
@@ -101,7 +101,7 @@ def test_tokens_of_the_second_picture_may_be_relevant(lens, asked):
 def test_no_grid_is_needed_where_the_tokens_are_named(name):
     model, inputs = FAMILIES[name]()
     lens = Lens(model, adapter=Generic(model))
-    visual = [j for j, token in enumerate(inputs["input_ids"][0].tolist()) if token == IMAGE]
+    visual = patches(inputs["input_ids"][0].tolist())
     prefill, step = Eager(model).decode(inputs)
     for query, seen in (("last", prefill), ("answer", step)):
         given = retrieved(lens, lens.prompt(inputs=inputs), query=query, relevant=[visual[::3]])
