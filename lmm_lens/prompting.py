@@ -121,7 +121,8 @@ def from_tensors(
     """A prompt from processed tensors, checked and annotated."""
     from .adapters import Clip, Picture
 
-    inputs = {name: value for name, value in dict(inputs).items() if value is not None}
+    # labels are for training: the model would compute a loss of all positions, whatever logits were asked for
+    inputs = {name: value for name, value in dict(inputs).items() if value is not None and name != "labels"}
     ids = inputs.get("input_ids")
     if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
         raise PromptError(

@@ -41,7 +41,7 @@ class Reference:
     def __init__(self, model: nn.Module) -> None:
         self.model = copy.deepcopy(model).eval()
         self.model.set_attn_implementation({"text_config": NAME})
-        self.layers = list(self.model.get_decoder().layers)
+        self.layers = stack_of(self.model)
         self.passes: list[Pass] = []
         self.edits: dict[str, Edit] = {}
         self.seen = 0
@@ -58,7 +58,9 @@ class Reference:
 
         layer.register_forward_pre_hook(entering, with_kwargs=True)
         layer.register_forward_hook(lambda m, a, out: self._record("resid_post", index, first_of(out)))
-        layer.mlp.register_forward_hook(lambda m, a, out: self._record("mlp_out", index, first_of(out)))
+        part_of(layer, "mlp", "feed_forward", "fc2").register_forward_hook(
+            lambda m, a, out: self._record("mlp_out", index, first_of(out))
+        )
         attention = attention_of(layer)
         if attention is None:
             return
@@ -70,7 +72,7 @@ class Reference:
             self._record("z", index, z)
             return (z.flatten(-2),)
 
-        attention.o_proj.register_forward_pre_hook(projecting)
+        part_of(attention, "o_proj", "out_proj").register_forward_pre_hook(projecting)
         attention.register_forward_hook(lambda m, a, out: self._record("attn_out", index, first_of(out)))
 
     def _record(self, site: str, layer: int, x: Tensor) -> None:
@@ -115,6 +117,19 @@ class Reference:
 
 def first_of(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
+
+
+def stack_of(model: nn.Module) -> list[nn.Module]:
+    """The decoder's layers."""
+    decoder = model.get_decoder()
+    while not hasattr(decoder, "layers"):
+        decoder = getattr(decoder, "model", None) or decoder.decoder
+    return list(decoder.layers)
+
+
+def part_of(module: nn.Module, *names: str) -> nn.Module:
+    """The first of these parts that there is."""
+    return next(getattr(module, name) for name in names if hasattr(module, name))
 
 
 def attention_of(layer: nn.Module) -> nn.Module | None:

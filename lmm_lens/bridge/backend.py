@@ -13,7 +13,7 @@ from ..adapters import Adapter
 from ..core.selection import Chunk
 from ..core.tapping import Tapping
 from ..core.taps import HIDDEN
-from ..errors import HookError
+from ..errors import HookError, ModelError
 from ..native.attention import listener_of
 from ..native.backend import Bind, NativeBackend
 from ..native.session import Session
@@ -66,12 +66,19 @@ class BridgeBackend(NativeBackend):
 
         Raises:
             HookError: an edit at some hook point does not reach the logits of this bridge.
+            ModelError: the model does not run inside a bridge.
         """
         has_picture = prompt is not None and bool(prompt.mask("visual").any())
         # not inside an apply block, whose edits would reach the probes
         if has_picture and not self._is_checked and listener_of(self.model) is None:
             assert prompt is not None
-            check_edits_land(self.bridge, prompt.inputs)
+            try:
+                check_edits_land(self.bridge, prompt.inputs)
+            except (TypeError, AttributeError, RuntimeError, IndexError) as error:
+                raise ModelError(
+                    f"{type(self.adapter.model).__name__} cannot be run as a TransformerBridge: {error}\n"
+                    "  use backend='native' or backend='nnsight'"
+                ) from error
             self._is_checked = True
         return BridgeSession(self.bridge, self.model, self.adapter.layers, bind, prompt, prompt_of, stash)
 

@@ -45,6 +45,8 @@ def bridge_of(model: Any, tokenizer: Any = None) -> TransformerBridge:
             f"{architecture} is divided among processes (tensor parallel), which a TransformerBridge cannot be\n"
             "  use backend='native', or load it in one process with device_map='auto'"
         )
+    if tokenizer is not None and "name_or_path" not in getattr(tokenizer, "init_kwargs", {}):
+        tokenizer = None  # TransformerLens opens it again by its name, which one made from nothing does not have
     register()
     if architecture not in ArchitectureAdapterFactory._adapters:
         ArchitectureAdapterFactory.register_adapter(architecture, Decoder)
