@@ -60,8 +60,6 @@ class Reference:
         layer.register_forward_hook(lambda m, a, out: self._record("resid_post", index, first_of(out)))
         feed_forward = part_of(layer, "mlp", "feed_forward", "fc2")
         feed_forward.register_forward_hook(lambda m, a, out: self._record("mlp_out", index, first_of(out)))
-            lambda m, a, out: self._record("mlp_out", index, first_of(out))
-        )
         attention = attention_of(layer)
         if attention is None:
             return
