@@ -170,6 +170,10 @@ class Adapter:
         token = getattr(self.processor, "video_token", None)
         return token if token is None or isinstance(token, str) else token.content
 
+    def standing(self, kind: str) -> str:
+        """How a picture or a video stands in a text without a chat template, where the text has no slot for it."""
+        return (self.image_slot if kind == "image" else self.video_slot) or ""
+
     def arranged(self, pictures: list[list[Any]]) -> Any:
         """The pictures of a batch as the processor takes them; by default one list a row."""
         return pictures

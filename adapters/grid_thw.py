@@ -56,6 +56,12 @@ class GridThw(Adapter):
     def marker_ids(self) -> frozenset[int]:
         return self.opening | self.closing
 
+    def standing(self, kind: str) -> str:
+        # neighbours without a token between them would be one picture to the model
+        index = 0 if kind == "image" else -1
+        opener, closer = (names[index] if names else "" for names in (self.openers, self.closers))
+        return f"{opener}{super().standing(kind)}{closer}"
+
     def merge(self, kind: Kind, inputs: Mapping[str, Any], entry: int) -> tuple[int, int]:
         """How many temporal patches, and patches along one edge, become one token of this entry of the tensors."""
         return 1, self.config.vision_config.spatial_merge_size

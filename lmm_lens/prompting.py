@@ -94,7 +94,7 @@ def render(adapter: Adapter, text: str, n_images: int, template: bool, n_videos:
                 f"  give one {kind} per slot, or leave the slots out: {kind}s then come before the text"
             )
         if not n_slots:
-            missing += slot * given[kind]
+            missing += adapter.standing(kind) * given[kind]
             parts += [{"type": kind}] * given[kind]
     if not template or getattr(adapter.processor, "chat_template", None) is None:
         bos = adapter.tokenizer.bos_token or ""

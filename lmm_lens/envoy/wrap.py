@@ -49,13 +49,14 @@ def wrapped(model: nn.Module, processor: Any) -> Any:
             "nnsight 0.8 cannot open a tensor-parallel model with this version of transformers\n"
             "  use backend='native', which can"
         )
-    if not any(hooks_of(module) for module in model.modules()):
+    dispatched = any(hooks_of(module) for module in model.modules())
+    if not dispatched:
         model = copy.deepcopy(model, {id(x): x for x in (*model.parameters(), *model.buffers())})
     processor = copy.deepcopy(processor) or _NoProcessor()
     with _in_place(model):
         # by itself transformers' pipeline moves a model to the first GPU
-        device = str(device_of(model.get_input_embeddings(), model))  # type: ignore[operator]
-        envoy = TransformersModel(model, task=TASK, processor=processor, device=device)
+        device = {} if dispatched else {"device": str(device_of(model.get_input_embeddings(), model))}  # type: ignore[operator]
+        envoy = TransformersModel(model, task=TASK, processor=processor, **device)
     if envoy.tokenizer is not None:  # a copy, whose side of padding makes nnsight add position ids to left-padded text
         envoy.tokenizer.padding_side = "right"
     return envoy
@@ -100,7 +101,7 @@ def _in_place(model: Any) -> Iterator[None]:
     """Keep transformers' pipeline from moving a model that accelerate has dispatched without a device map."""
     dispatched = any(hooks_of(module) for module in model.modules()) and not hasattr(model, "hf_device_map")
     if dispatched:
-        model.hf_device_map = {}
+        model.hf_device_map = {"": device_of(model.get_input_embeddings(), model)}
     try:
         yield
     finally:

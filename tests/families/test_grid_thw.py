@@ -155,3 +155,12 @@ def test_tensors_that_do_not_fit_the_text_are_refused(name):
             lens.prompt(inputs={**inputs, "image_grid_thw": given_grids})
     with pytest.raises(LensError, match="more than 0 images"):
         lens.prompt(inputs={key: value for key, value in inputs.items() if key != "image_grid_thw"})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_a_template_pictures_stand_apart(name):
+    """Neighbouring runs would be one picture to the model."""
+    lens = lens_of(name)
+    prompt = lens.prompt("which?", images=[picture(90, 60), picture(60, 60)], template=False)
+    assert [span.image for span in prompt.spans[0] if span.kind == "image"] == [0, 1]
+    check_it_runs(lens, prompt)
