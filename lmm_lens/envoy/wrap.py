@@ -12,8 +12,7 @@ import copy
 import inspect
 import json
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +51,14 @@ def wrapped(model: nn.Module, processor: Any) -> Any:
     dispatched = any(hooks_of(module) for module in model.modules())
     if not dispatched:
         model = copy.deepcopy(model, {id(x): x for x in (*model.parameters(), *model.buffers())})
-    processor = copy.deepcopy(processor) or _NoProcessor()
-    with _in_place(model):
-        # by itself transformers' pipeline moves a model to the first GPU
-        device = {} if dispatched else {"device": str(device_of(model.get_input_embeddings(), model))}  # type: ignore[operator]
-        envoy = TransformersModel(model, task=TASK, processor=processor, **device)
+    if dispatched and next(model.parameters()).device.type == "meta":
+        raise ModelError(
+            "nnsight takes inputs to where a model's first weights are, and these are offloaded (on 'meta')\n"
+            "  use backend='native', or a device_map that keeps the vision tower and the embeddings on a device"
+        )
+    # by itself transformers' pipeline moves a model to the first GPU
+    device = {} if dispatched else {"device": str(device_of(model.get_input_embeddings(), model))}  # type: ignore[operator]
+    envoy = TransformersModel(model, task=TASK, processor=copy.deepcopy(processor) or _NoProcessor(), **device)
     if envoy.tokenizer is not None:  # a copy, whose side of padding makes nnsight add position ids to left-padded text
         envoy.tokenizer.padding_side = "right"
     return envoy
@@ -94,19 +96,6 @@ def model_key(envoy: Any, name: str | None) -> str:
             pass
     key = {"repo_id": name, "revision": envoy.revision, "task": TASK}
     return f"{to_import_path(TransformersModel)}:{json.dumps(key)}"
-
-
-@contextmanager
-def _in_place(model: Any) -> Iterator[None]:
-    """Keep transformers' pipeline from moving a model that accelerate has dispatched without a device map."""
-    dispatched = any(hooks_of(module) for module in model.modules()) and not hasattr(model, "hf_device_map")
-    if dispatched:
-        model.hf_device_map = {"": device_of(model.get_input_embeddings(), model)}
-    try:
-        yield
-    finally:
-        if dispatched:
-            del model.hf_device_map
 
 
 class _NoProcessor:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lmm_lens import VAR, AblateHeads, Knockout, Lens, score_heads, shapes
+from lmm_lens.errors import ModelError
 from tests.native.placements import PLACEMENTS, load, same
 
 
@@ -16,7 +17,16 @@ def folder(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("placement", PLACEMENTS)
+WHOLLY_AWAY = [name for name in PLACEMENTS if name.endswith("offload")]
+
+
+@pytest.mark.parametrize("placement", WHOLLY_AWAY)
+def test_a_wholly_offloaded_model_is_refused(placement, folder, tmp_path):
+    with pytest.raises(ModelError, match=r"first weights are.*offloaded[\s\S]*use backend='native'"):
+        Lens(PLACEMENTS[placement](folder, tmp_path), backend="nnsight")
+
+
+@pytest.mark.parametrize("placement", [name for name in PLACEMENTS if name not in WHOLLY_AWAY])
 def test_runs_edits_scores_and_generation_are_those_of_the_model_in_one_place(placement, folder, tmp_path):
     processor = shapes.load()[1]
     dispatched = PLACEMENTS[placement](folder, tmp_path)
