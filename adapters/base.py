@@ -96,7 +96,9 @@ class Adapter:
     has_grid: ClassVar[bool] = False
     """Whether tokens are mapped to pixels."""
     takes_videos: ClassVar[bool] = False
-    """Whether videos are understood; overriding `videos` says so too."""
+    """Whether videos are understood."""
+    has_bridge: ClassVar[bool] = True
+    """Whether a TransformerBridge of the family runs."""
 
     def __init__(self, model: Any, processor: Any = None) -> None:
         self.model: Any = model

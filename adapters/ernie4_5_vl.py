@@ -13,6 +13,7 @@ class Ernie45VL(GridThw):
 
     family = "ernie4_5_vl"
     model_types = ("ernie4_5_vl_moe",)
+    has_bridge = False  # its mixture of experts returns a tuple, which TransformerLens adds to the stream
     openers = ("<|IMAGE_START|>", "<|VIDEO_START|>")
     closers = ("<|IMAGE_END|>", "<|VIDEO_END|>")
     opener_settings = ("image_start_token_id", "video_start_token_id")

@@ -17,6 +17,7 @@ class Gemma4(Adapter):
     """Gemma 4 with pictures and videos."""
 
     family = "gemma4"
+    takes_videos = True
     model_types = ("gemma4",)
     has_grid = True
 

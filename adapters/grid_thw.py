@@ -28,6 +28,7 @@ class GridThw(Adapter):
     """Everything of the layout; a family adds its names."""
 
     has_grid = True
+    takes_videos = True
     openers: ClassVar[tuple[str, ...]] = ("<|vision_start|>",)
     """Tokens that open a picture, a video or a frame."""
     closers: ClassVar[tuple[str, ...]] = ("<|vision_end|>",)

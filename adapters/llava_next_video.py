@@ -13,6 +13,7 @@ class LlavaNextVideo(AnyRes):
     """LLaVA-NeXT-Video 7B and 34B."""
 
     family = "llava_next_video"
+    takes_videos = True
     model_types = ("llava_next_video",)
 
     def videos(self, row: Row, found: list[Run]) -> list[Span]:

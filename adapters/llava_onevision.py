@@ -19,6 +19,7 @@ class LlavaOnevision(AnyRes):
     """LLaVA-OneVision 0.5B, 7B and 72B."""
 
     family = "llava_onevision"
+    takes_videos = True
     model_types = ("llava_onevision",)
 
     @property

@@ -8,5 +8,6 @@ class PaddleOCRVL(GridThw):
 
     family = "paddleocr_vl"
     model_types = ("paddleocr_vl",)
+    takes_videos = False
     openers = ("<|IMAGE_START|>",)
     closers = ("<|IMAGE_END|>",)

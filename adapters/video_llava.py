@@ -13,6 +13,7 @@ class VideoLlava(Llava):
     """Video-LLaVA 7B."""
 
     family = "video_llava"
+    takes_videos = True
     model_types = ("video_llava",)
 
     def videos(self, row: Row, found: list[Run]) -> list[Span]:

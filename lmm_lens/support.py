@@ -29,7 +29,7 @@ class Support:
         model_types: `config.model_type` values.
         grid: whether tokens are mapped to pixels and back.
         videos: whether it takes videos.
-        transformer_lens: whether there is an adapter for a TransformerBridge, here or in TransformerLens.
+        transformer_lens: whether a TransformerBridge of it runs.
     """
 
     family: str
@@ -42,19 +42,14 @@ class Support:
 
 def table() -> list[Support]:
     """Every family with an adapter, by name."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as ARCHITECTURES
-
-    from .bridge.build import supported
-
-    bridged = set(supported())
     return [
         Support(
             adapter.family,
             _said(adapter),
             adapter.model_types,
             adapter.has_grid,
-            adapter.videos is not Adapter.videos or adapter.takes_videos,
-            all(ARCHITECTURES.get(model_type) in bridged for model_type in adapter.model_types),
+            adapter.takes_videos,
+            adapter.has_bridge,
         )
         for adapter in sorted(set(families().values()), key=lambda adapter: adapter.family)
     ]

@@ -66,7 +66,9 @@ def _lacks(adapter: Adapter, known: support.Support | None) -> list[str]:
     if not adapter.has_grid:
         lacks.append("no grid: no overlays, no boxes, no localization; masks, scores and interventions work")
     if not (known and known.transformer_lens):
-        lacks.append("no adapter for a TransformerBridge: it is read off the model, and checked at the first prompt")
+        lacks.append(
+            "TransformerLens: " + ("it does not run in a bridge" if known else "tried, and checked at the first prompt")
+        )
     return lacks
 
 

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from lmm_lens import VAR, AblateHeads, Lens, Read, score_heads
 from lmm_lens.adapters import families, registry
-from lmm_lens.errors import ModelError
+from lmm_lens.errors import LensError, ModelError
 from tests.cases import plain
-from tests.families.every import LENSES, lens_of, prompt_of
+from tests.families.every import LENSES, SIZE, lens_of, prompt_of
+from tests.families.evidence import picture
 from tests.reference import Reference
 
 BACKENDS = ["native", "nnsight", "transformer_lens"]
@@ -67,6 +68,22 @@ def test_every_model_type_exists_in_transformers():
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
 
     assert set(families()) <= set(KNOWN)
+
+
+def test_the_table_says_what_has_a_bridge():
+    without = {lens_of(name).adapter.family for name, _ in UNBRIDGED}
+    assert {adapter.family for adapter in registry.built_in() if not adapter.has_bridge} == without
+
+
+@pytest.mark.parametrize("name", LENSES)
+def test_families_that_take_videos_say_so(name):
+    lens = lens_of(name)
+    ask = lambda: lens.prompt("What happens?", videos=[picture(*SIZE)] * 4)  # noqa: E731
+    if lens.adapter.takes_videos:
+        assert bool(ask().mask("video").any())
+    else:
+        with pytest.raises(LensError, match="takes none"):
+            ask()
 
 
 @pytest.mark.parametrize(("name", "backend"), UNBRIDGED)
