@@ -5,8 +5,9 @@ tokens are the image but not where each lies in the picture. Packages of others 
 entry-point group `lmm_lens.adapters`.
 """
 
-from .base import Adapter, Clip, Layer, Picture, Row, Run
+from .base import Adapter, Layer
 from .generic import Generic
 from .registry import adapter_for, families
+from .row import Clip, Picture, Row, Run
 
 __all__ = ["Adapter", "Clip", "Generic", "Layer", "Picture", "Row", "Run", "adapter_for", "families"]

@@ -22,9 +22,10 @@ from torch import Tensor
 from lmm_lens.errors import PromptError
 from lmm_lens.spans import Box, Span
 
-from .base import Adapter, Row, Run
+from .base import Adapter
 from .frames import encoded
 from .picture import covered
+from .row import Row, Run
 
 Edges = tuple[tuple[float, float], ...]  # first and last pixel of each row or column of a grid
 

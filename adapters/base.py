@@ -8,77 +8,16 @@ entry-point group `lmm_lens.adapters`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from lmm_lens.errors import ModelError, PromptError
-from lmm_lens.spans import Box, Span, runs
+from lmm_lens.errors import ModelError
+from lmm_lens.spans import Span, runs
 
+from .row import Clip, Picture, Row, Run
 from .walker import Layer, find_layers
-
-Run = tuple[int, ...]
-"""Neighbouring positions of placeholder tokens."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """What an adapter knows of one picture when it lays out its tokens.
-
-    Attributes:
-        index: which picture of its batch row, from 0.
-        size: (width, height) of the picture as the user gave it.
-    """
-
-    index: int
-    size: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Clip:
-    """What an adapter knows of one video.
-
-    Attributes:
-        index: which video of its batch row, from 0.
-        size: (width, height) of its frames as the user gave them.
-        n_frames: how many frames the user gave; processors may drop or merge some.
-    """
-
-    index: int
-    size: tuple[int, int]
-    n_frames: int
-
-
-@dataclass(frozen=True)
-class Row:
-    """One batch row, as an adapter sees it.
-
-    Attributes:
-        ids: token ids, padding included.
-        inputs: all tensors of the batch.
-        pictures: the row's pictures; None where the user processed them.
-        clips: the row's videos; None where the user processed them.
-        first_picture: how many pictures the rows before have, so that picture i of this row is entry
-            `first_picture + i` of tensors that have one entry a picture.
-        first_clip: the same for videos.
-    """
-
-    ids: Sequence[int]
-    inputs: Mapping[str, Any]
-    pictures: Sequence[Picture] | None = None
-    clips: Sequence[Clip] | None = None
-    first_picture: int = 0
-    first_clip: int = 0
-
-    def size(self, image: int) -> tuple[int, int] | None:
-        """(width, height) of a picture as the user gave it; None where it is not known."""
-        return self.pictures[image].size if self.pictures is not None and image < len(self.pictures) else None
-
-    def clip_size(self, video: int) -> tuple[int, int] | None:
-        """(width, height) of a video's frames as the user gave them; None where it is not known."""
-        return self.clips[video].size if self.clips is not None and video < len(self.clips) else None
 
 
 class Adapter:
@@ -253,37 +192,3 @@ class Adapter:
 def _count(given: Sequence[Any] | None, found: Sequence[int | None]) -> int:
     """How many pictures or videos a row has: those given, or else those found."""
     return len(given) if given is not None else 1 + max((index for index in found if index is not None), default=-1)
-
-
-def square_spans(found: list[Run], side: int, regions: Sequence[Box | None], whole: Box, lead: int = 0) -> list[Span]:
-    """Spans of a family whose every picture is one square of side x side tokens.
-
-    Pictures that follow each other without a token between form one run, which is cut into squares.
-
-    Args:
-        found: runs of image tokens.
-        side: patches along one edge.
-        regions: the part of each picture that the tokens cover, as far as known.
-        whole: the region to use where it is not.
-        lead: tokens before the patches of each picture that lie nowhere in it (a class token).
-
-    Raises:
-        PromptError: a run is not a whole number of pictures.
-    """
-    size = lead + side * side
-    spans: list[Span] = []
-    index = 0
-    for run in found:
-        if len(run) % size:
-            raise PromptError(
-                f"a run of {len(run)} image tokens at positions {run[0]} to {run[-1]} is no whole number of pictures\n"
-                f"  this model makes {size} tokens of each picture, {side} x {side} patches\n"
-                "  process text and pictures with the model's own processor"
-            )
-        for start in range(0, len(run), size):
-            region = regions[index] if index < len(regions) else None
-            if lead:
-                spans.append(Span("marker", run[start : start + lead], index))
-            spans.append(Span("image", run[start + lead : start + size], index, 0, (side, side), region or whole))
-            index += 1
-    return spans

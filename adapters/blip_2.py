@@ -11,7 +11,8 @@ from typing import Any
 from lmm_lens.errors import ModelError, PromptError
 from lmm_lens.spans import Span
 
-from .base import Adapter, Layer, Row, Run
+from .base import Adapter, Layer
+from .row import Row, Run
 from .walker import find_layers
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from lmm_lens.errors import PromptError
 from lmm_lens.spans import Box, Span
 
-from .base import Adapter, Row, Run, square_spans
-from .square import Square
+from .base import Adapter
+from .row import Row, Run
+from .square import Square, square_spans
 
 
 class FastVlm(Square):

@@ -8,8 +8,8 @@ from typing import Any
 from lmm_lens.errors import PromptError
 from lmm_lens.spans import Box, Span
 
-from .base import Row, Run
 from .picture import covered, visible_region
+from .row import Row, Run
 
 
 def encoded(row: Row, kind: str) -> Any:

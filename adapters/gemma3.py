@@ -11,8 +11,8 @@ from math import ceil, floor, isqrt
 from lmm_lens.errors import PromptError
 from lmm_lens.spans import Box, Span
 
-from .base import Row, Run
 from .picture import Size
+from .row import Row, Run
 from .square import Square
 
 

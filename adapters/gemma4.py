@@ -10,7 +10,8 @@ from typing import Any
 from lmm_lens.errors import PromptError
 from lmm_lens.spans import Box, Span
 
-from .base import Adapter, Row, Run
+from .base import Adapter
+from .row import Row, Run
 
 
 class Gemma4(Adapter):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from lmm_lens.spans import Span, runs
 
-from .base import Row, Run
 from .grid_thw import GridThw
+from .row import Row, Run
 
 
 class Glm4v(GridThw):

@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Literal
 from lmm_lens.errors import PromptError
 from lmm_lens.spans import Box, Span, runs
 
-from .base import Adapter, Clip, Picture, Row, Run
+from .base import Adapter
+from .row import Clip, Picture, Row, Run
 
 Kind = Literal["image", "video"]
 Grid = tuple[int, int]  # rows, columns

@@ -9,7 +9,8 @@ from __future__ import annotations
 from lmm_lens.errors import PromptError
 from lmm_lens.spans import Span
 
-from .base import Adapter, Row, Run
+from .base import Adapter
+from .row import Row, Run
 
 TILES = (1, 2, 3, 4, 0)
 

@@ -11,7 +11,7 @@ import torch
 from lmm_lens.errors import PromptError
 from lmm_lens.spans import Span, runs
 
-from .base import Row, Run
+from .row import Row, Run
 from .tiles import Shape, Size, Tiled
 
 

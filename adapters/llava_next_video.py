@@ -5,8 +5,8 @@ from __future__ import annotations
 from lmm_lens.spans import Box, Span
 
 from .anyres import AnyRes
-from .base import Row, Run
 from .frames import encoded, frame_regions, frame_spans
+from .row import Row, Run
 
 
 class LlavaNextVideo(AnyRes):

@@ -11,8 +11,8 @@ from typing import Any
 from lmm_lens.spans import Box, Span
 
 from .anyres import AnyRes
-from .base import Row, Run
 from .frames import encoded, frame_regions, frame_spans
+from .row import Row, Run
 
 
 class LlavaOnevision(AnyRes):

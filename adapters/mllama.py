@@ -16,7 +16,8 @@ from torch import Tensor
 from lmm_lens.errors import PromptError
 from lmm_lens.spans import Span
 
-from .base import Adapter, Row, Run
+from .base import Adapter
+from .row import Row, Run
 
 
 class Mllama(Adapter):

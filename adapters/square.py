@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from lmm_lens.errors import PromptError
 from lmm_lens.spans import Box, Span
 
-from .base import Adapter, Row, Run, square_spans
+from .base import Adapter
 from .picture import Size, covered, visible_region
+from .row import Row, Run
 
 
 class Square(Adapter):
@@ -50,6 +53,40 @@ class Square(Adapter):
         given = [self.region(picture.size) for picture in row.pictures or ()] if self.image_processor else []
         regions = [covered(region, share) for region in given]
         return square_spans(found, self.side, regions, covered(processed, share), self.lead)
+
+
+def square_spans(found: list[Run], side: int, regions: Sequence[Box | None], whole: Box, lead: int = 0) -> list[Span]:
+    """Spans of a family whose every picture is one square of side x side tokens.
+
+    Pictures that follow each other without a token between form one run, which is cut into squares.
+
+    Args:
+        found: runs of image tokens.
+        side: patches along one edge.
+        regions: the part of each picture that the tokens cover, as far as known.
+        whole: the region to use where it is not.
+        lead: tokens before the patches of each picture that lie nowhere in it (a class token).
+
+    Raises:
+        PromptError: a run is not a whole number of pictures.
+    """
+    size = lead + side * side
+    spans: list[Span] = []
+    index = 0
+    for run in found:
+        if len(run) % size:
+            raise PromptError(
+                f"a run of {len(run)} image tokens at positions {run[0]} to {run[-1]} is no whole number of pictures\n"
+                f"  this model makes {size} tokens of each picture, {side} x {side} patches\n"
+                "  process text and pictures with the model's own processor"
+            )
+        for start in range(0, len(run), size):
+            region = regions[index] if index < len(regions) else None
+            if lead:
+                spans.append(Span("marker", run[start : start + lead], index))
+            spans.append(Span("image", run[start + lead : start + size], index, 0, (side, side), region or whole))
+            index += 1
+    return spans
 
 
 def fitted(edge: int, size: Size, smallest: int) -> Box:

@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Literal
 from lmm_lens.errors import PromptError
 from lmm_lens.spans import Box, Span, runs
 
-from .base import Adapter, Row, Run
+from .base import Adapter
+from .row import Row, Run
 
 Size = tuple[int, int]  # width, height
 Shape = tuple[int, int]  # rows, columns

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from lmm_lens.spans import Box, Span
 
-from .base import Row, Run
 from .frames import encoded, frame_regions, frame_spans
 from .llava import Llava
+from .row import Row, Run
 
 
 class VideoLlava(Llava):

@@ -13,47 +13,17 @@ from torch import nn
 from . import prompting
 from .adapters import Adapter, adapter_for
 from .core.tapping import Tapping
-from .core.taps import Place
 from .errors import InterventionError, LensError, ModelError, PromptError, unknown
 from .faces import NNsightFace, TransformerLensFace
 from .interventions.base import Intervention
-from .native import NativeBackend
+from .nan import where_nan
+from .opening import BACKENDS, backend_of, open_model
 from .placement import digest_of
 from .program import Planned, Program
 from .prompt import Prompt
 from .results import Generation, Run
 from .sinks import SinkReport
-from .taps import HOOK_POINTS, ModelShape, Read, Reader
-
-BACKENDS = ("native", "transformer_lens", "nnsight")
-
-
-def _backend_of(name: str, adapter: Adapter, **options: Any) -> Any:
-    if name == "nnsight":  # loaded only where it is used
-        from .envoy import EnvoyBackend
-
-        return EnvoyBackend(adapter, **options)
-    if options["remote"]:
-        raise LensError(f'remote={options["remote"]!r} needs backend="nnsight", given backend={name!r}')
-    if name == "transformer_lens":
-        from .bridge import BridgeBackend
-
-        return BridgeBackend(adapter)
-    return NativeBackend(adapter)
-
-
-@contextmanager
-def loading(name: str) -> Iterator[None]:
-    """Turn transformers' long errors of loading into one that says what was tried."""
-    try:
-        yield
-    except LensError:
-        raise
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{name!r} cannot be opened as an image-text-to-text model: {str(error).strip().splitlines()[0]}\n"
-            "  give a Hub name or a folder written by save_pretrained"
-        ) from error
+from .taps import ModelShape, Reader
 
 
 class Lens(TransformerLensFace, NNsightFace):
@@ -93,7 +63,7 @@ class Lens(TransformerLensFace, NNsightFace):
         self.processor = processor
         self.adapter = adapter or adapter_for(model, processor)
         name = (envoy.repo_id if envoy is not None else None) or getattr(model, "name_or_path", None)
-        self._backend = _backend_of(backend, self.adapter, envoy=envoy, served_as=name, remote=remote, timeout=timeout)
+        self._backend = backend_of(backend, self.adapter, envoy=envoy, served_as=name, remote=remote, timeout=timeout)
         self._applied: tuple[Intervention, ...] = ()
         self._n_runs = 0
         self.sink_report: SinkReport | None = None  # what "auto" found on the first prompt that asked
@@ -119,16 +89,7 @@ class Lens(TransformerLensFace, NNsightFace):
         Raises:
             ModelError: there is no such model, or it is no image-text-to-text model.
         """
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-
-        with loading(name):
-            processor = AutoProcessor.from_pretrained(name)
-            if remote and backend == "nnsight":
-                from .envoy.wrap import opened
-
-                model = opened(name, processor, **options)
-            else:
-                model = AutoModelForImageTextToText.from_pretrained(name, **options).eval()
+        model, processor = open_model(name, backend, remote, **options)
         return cls(model, processor, backend, remote=remote, timeout=timeout)
 
     @classmethod
@@ -289,7 +250,7 @@ class Lens(TransformerLensFace, NNsightFace):
         rows = torch.arange(len(logits))
         last = logits[:, -1] if logits.shape[1] == 1 else logits[rows, prompt.mask("last").int().argmax(1)]
         if bool(last.isnan().any()):
-            raise ModelError(self._where_nan(prompt, program.interventions))
+            raise ModelError(where_nan(self, prompt, program.interventions))
         return Run(prompt, logits, *program.collect(tapping), program.reports(tapping, 4), tapping.sums)
 
     def generate(
@@ -327,7 +288,7 @@ class Lens(TransformerLensFace, NNsightFace):
             with self._at(remote):
                 tokens, steps, tapping = self._backend.generate(prompt, program, options)
         except FloatingPointError as error:
-            raise ModelError(f"{error}\n  {self._where_nan(prompt, program.interventions)}") from error
+            raise ModelError(f"{error}\n  {where_nan(self, prompt, program.interventions)}") from error
         decoded = self.adapter.tokenizer.batch_decode(tokens, skip_special_tokens=True) if self.processor else None
         text = tuple(row.strip() for row in decoded) if decoded else ("",) * len(tokens)
         stacked = torch.stack(steps, 1) if steps is not None else None
@@ -383,26 +344,6 @@ class Lens(TransformerLensFace, NNsightFace):
         if mask is not None and mask.shape != tensors["input_ids"].shape:
             del tensors["attention_mask"]
         return prompting.from_tensors(self.adapter, tensors, self.device)
-
-    def _where_nan(self, prompt: Prompt, edits: tuple[Intervention, ...]) -> str:
-        """Run once more to find where the first NaN stands."""
-
-        def is_nan(x: torch.Tensor, place: Place) -> torch.Tensor:
-            rows = (
-                place.valid[:, None, :, None]
-                if place.scores
-                else place.valid.reshape(*place.valid.shape, *[1] * (x.ndim - 2))
-            )
-            return x.isnan() & rows
-
-        program = Program(self, edits, [Read(site, reduce=is_nan) for site in HOOK_POINTS])
-        _, tapping = self._backend.forward(prompt, program, last_only=True, grad=False)
-        order = list(HOOK_POINTS)
-        for site, layer in sorted(tapping.kept, key=lambda place: (place[1], order.index(place[0]))):
-            if any(bool(found.any()) for _, _, found, _ in tapping.kept[site, layer]):
-                cause = " under these interventions" if edits else ""
-                return f"NaN in the model's activations{cause}, first at {site} of layer {layer}"
-        return "NaN in the logits, but in no activation of the layers: look at the final norm and the output embedding"
 
     def _at(self, remote: bool | str | None) -> AbstractContextManager[None]:
         """Inside, run there."""

@@ -82,7 +82,7 @@ def empty_model(name: str) -> Any:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     from .. import shapes
-    from ..lens import loading
+    from ..opening import loading
 
     with loading(name):
         config = AutoConfig.from_pretrained(shapes.checkpoint() if name == "demo" else name)

@@ -1,0 +1,68 @@
+"""What an adapter is told: one batch row, with the pictures and videos it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Run = tuple[int, ...]
+"""Neighbouring positions of placeholder tokens."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What an adapter knows of one picture when it lays out its tokens.
+
+    Attributes:
+        index: which picture of its batch row, from 0.
+        size: (width, height) of the picture as the user gave it.
+    """
+
+    index: int
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What an adapter knows of one video.
+
+    Attributes:
+        index: which video of its batch row, from 0.
+        size: (width, height) of its frames as the user gave them.
+        n_frames: how many frames the user gave; processors may drop or merge some.
+    """
+
+    index: int
+    size: tuple[int, int]
+    n_frames: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One batch row, as an adapter sees it.
+
+    Attributes:
+        ids: token ids, padding included.
+        inputs: all tensors of the batch.
+        pictures: the row's pictures; None where the user processed them.
+        clips: the row's videos; None where the user processed them.
+        first_picture: how many pictures the rows before have, so that picture i of this row is entry
+            `first_picture + i` of tensors that have one entry a picture.
+        first_clip: the same for videos.
+    """
+
+    ids: Sequence[int]
+    inputs: Mapping[str, Any]
+    pictures: Sequence[Picture] | None = None
+    clips: Sequence[Clip] | None = None
+    first_picture: int = 0
+    first_clip: int = 0
+
+    def size(self, image: int) -> tuple[int, int] | None:
+        """(width, height) of a picture as the user gave it; None where it is not known."""
+        return self.pictures[image].size if self.pictures is not None and image < len(self.pictures) else None
+
+    def clip_size(self, video: int) -> tuple[int, int] | None:
+        """(width, height) of a video's frames as the user gave them; None where it is not known."""
+        return self.clips[video].size if self.clips is not None and video < len(self.clips) else None

@@ -1,0 +1,58 @@
+"""Open models and backends by name; what is heavy is imported when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .adapters import Adapter
+from .errors import LensError, ModelError
+from .native import NativeBackend
+
+BACKENDS = ("native", "transformer_lens", "nnsight")
+
+
+def backend_of(name: str, adapter: Adapter, **options: Any) -> Any:
+    if name == "nnsight":  # loaded only where it is used
+        from .envoy import EnvoyBackend
+
+        return EnvoyBackend(adapter, **options)
+    if options["remote"]:
+        raise LensError(f'remote={options["remote"]!r} needs backend="nnsight", given backend={name!r}')
+    if name == "transformer_lens":
+        from .bridge import BridgeBackend
+
+        return BridgeBackend(adapter)
+    return NativeBackend(adapter)
+
+
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """Turn transformers' long errors of loading into one that says what was tried."""
+    try:
+        yield
+    except LensError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{name!r} cannot be opened as an image-text-to-text model: {str(error).strip().splitlines()[0]}\n"
+            "  give a Hub name or a folder written by save_pretrained"
+        ) from error
+
+
+def open_model(name: str, backend: str, remote: bool | str, **options: Any) -> tuple[Any, Any]:
+    """A model and its processor; for a server the model's shape alone, in nnsight's wrapping.
+
+    Raises:
+        ModelError: there is no such model, or it is no image-text-to-text model.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    with loading(name):
+        processor = AutoProcessor.from_pretrained(name)
+        if remote and backend == "nnsight":
+            from .envoy.wrap import opened
+
+            return opened(name, processor, **options), processor
+        return AutoModelForImageTextToText.from_pretrained(name, **options).eval(), processor
