@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -63,6 +64,7 @@ class EnvoyBackend:
         self.once = True  # whether the model runs only once in it
         self.has_weights = has_weights(adapter.model)
         self.targets: dict[bool, Target] = {}
+        self.lock = threading.RLock()
 
     # ------------------------------------------------------------------ running
 
@@ -105,7 +107,9 @@ class EnvoyBackend:
 
     def perform(self, requests: Sequence[Request]) -> list[Answer]:
         """Run requests in one session: one job, where it runs on a server."""
-        return perform(self.target, requests, self.transport())
+        # one session of a model at a time: what its envoys serve belongs to whichever trace is under way
+        with self.lock if not self.remote or self.remote == "local" else nullcontext():
+            return perform(self.target, requests, self.transport())
 
     def trace(self, prompt: Prompt, bind: Bind, remote: Remote | None, options: Mapping[str, Any]) -> Any:
         """A trace for the user's own block, in which the taps act first; see `Lens.trace`."""
