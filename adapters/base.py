@@ -126,8 +126,12 @@ class Adapter:
 
     def ids_of(self, *tokens: str) -> frozenset[int]:
         """The ids of those of these tokens that the processor's vocabulary has; empty without a processor."""
-        vocabulary = {} if self.tokenizer is None else self.tokenizer.get_vocab()
-        return frozenset(vocabulary[token] for token in tokens if token in vocabulary)
+        tokenizer = self.tokenizer
+        if tokenizer is None:
+            return frozenset()
+        ids = ((token, tokenizer.convert_tokens_to_ids(token)) for token in tokens)
+        # what the vocabulary lacks has the id of the unknown token, or None
+        return frozenset(x for token, x in ids if x is not None and tokenizer.convert_ids_to_tokens(x) == token)
 
     def spans(
         self,

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
+from torch import Tensor
+
 from lmm_lens.errors import PromptError
 from lmm_lens.spans import Box, Span, runs
 
@@ -52,7 +54,12 @@ class Tiled(Adapter):
 
     def tokens_like(self, form: str) -> list[str]:
         """The tokens of the vocabulary that have this form, a regular expression."""
-        return [token for token in self.tokenizer.get_vocab() if re.fullmatch(form, token)]
+        return [token for token in self.vocabulary if re.fullmatch(form, token)]
+
+    @cached_property
+    def vocabulary(self) -> Sequence[str]:
+        """All tokens; listing them takes a while."""
+        return list(self.tokenizer.get_vocab())
 
     def shape_of_tags(self, letters: str, ids: Sequence[int]) -> Shape:
         """The row and the column that the last `T` tag of a picture names, counted from 1."""
@@ -187,7 +194,7 @@ class Tiled(Adapter):
             return None
         tiles = pixels.flatten(0, -4)
         rows, columns = self.tile_grid(inputs)
-        return int(tiles.flatten(1).any(1).sum() if pixels.ndim == 5 else len(tiles)) * rows * columns
+        return (n_real(tiles.flatten(1)) if pixels.ndim == 5 else len(tiles)) * rows * columns
 
     def grids(self, row: Row, index: int, held: list[int]) -> list[Shape]:
         """The grid of each tile of a picture, in the order of the text; `held` are its placeholders.
@@ -248,3 +255,16 @@ def canvas(image_processor: Any, name: str, size: Size) -> Shape:
     tile = (own.size["height"], own.size["width"])
     columns, rows = choose((size[1], size[0]), tile, own.min_patches, own.max_patches)
     return rows, columns
+
+
+def n_real(tiles: Tensor) -> int:
+    """How many tiles, pixels in one row each, are no padding, which is all zeros; most show it in their first pixels.
+
+    >>> import torch
+    >>> tiles = torch.zeros(3, 100)
+    >>> tiles[0, 1] = tiles[2, 99] = 1.0
+    >>> n_real(tiles)
+    2
+    """
+    seen = tiles[:, :64].any(1)
+    return int(seen.sum()) + int(tiles[~seen].any(1).sum())

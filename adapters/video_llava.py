@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from lmm_lens.errors import PromptError
 from lmm_lens.spans import Box, Span
 
 from .frames import encoded, frame_regions, frame_spans
@@ -15,6 +18,15 @@ class VideoLlava(Llava):
     family = "video_llava"
     takes_videos = True
     model_types = ("video_llava",)
+
+    def arranged(self, pictures: list[list[Any]]) -> Any:
+        thin = [picture.size for row in pictures for picture in row if picture.height in (1, 3)]
+        if thin:
+            raise PromptError(
+                f"Video-LLaVA's processor would take the 1 or 3 rows of pixels of {thin} for colour channels\n"
+                "  make these pictures higher"
+            )
+        return super().arranged(pictures)
 
     def videos(self, row: Row, found: list[Run]) -> list[Span]:
         if "pixel_values_videos" not in row.inputs and encoded(row, "video") is None:

@@ -103,6 +103,8 @@ class NNsightFace:
 
         The block may use nnsight's own `lens.envoy` as well. As in every trace, hook points are asked for in the order
         in which the model reaches them: by layer, and in a layer resid_pre, pattern, z, attn_out, mlp_out, resid_post.
+        On a server `lens` is its hook points alone, and a list is filled only if the block made it:
+        `out = nnsight.save([])`. One thread at a time may trace with a lens.
 
         Args:
             prompt: from `Lens.prompt`; a batch is one prompt.
@@ -129,6 +131,8 @@ class NNsightFace:
         """Inside a trace, an activation, all rows of the pass: `Float[batch, row, d_model]`, at "z" [batch, row, head,
         d_head], at "pattern" [batch, head, row, key].
 
+        Change it with `write`: a pattern is computed for the reader, so that a change of it in place changes nothing.
+
         Raises:
             HookError: the layer has no such hook point.
         """
@@ -136,10 +140,10 @@ class NNsightFace:
             return face.read(layer, site)
 
     def write(self, layer: int, site: str, value: Tensor) -> None:
-        """Inside a trace, put an activation in the place of the model's; shapes as in `read`.
+        """Inside a trace, put an activation in the place of the model's; shapes as in `read`, any device and dtype.
 
         Raises:
-            HookError: the layer has no such hook point, or a pattern of another shape was given.
+            HookError: the layer has no such hook point, or what was given is no tensor or has another shape.
         """
         with self._inside_a_trace() as face:
             face.write(layer, site, value)
@@ -165,5 +169,7 @@ class NNsightFace:
         from .envoy.travel import TRAVELLING
 
         if TRAVELLING.get():
-            return Face, (self._nnsight.target.parts, self._nnsight.envoy, self._nnsight.once)
+            backend = self._nnsight
+            target = backend.target if backend.traced is None else backend.traced
+            return Face, (target.parts, backend.envoy, backend.once)
         return super().__reduce_ex__(protocol)

@@ -18,6 +18,7 @@ from .faces import NNsightFace, TransformerLensFace
 from .interventions.base import Intervention
 from .nan import where_nan
 from .opening import BACKENDS, backend_of, open_model
+from .options import Options
 from .placement import digest_of
 from .program import Planned, Program
 from .prompt import Prompt
@@ -276,7 +277,9 @@ class Lens(TransformerLensFace, NNsightFace):
 
         Raises:
             PromptError: the batch is padded on the right, so that some rows would be continued from padding.
+            LensError: an option that transformers would ignore, or that makes several passes of one step.
         """
+        Options.check(options)
         program = self._program(prompt, interventions, read)
         if not bool(prompt.mask("last")[:, -1].all()):
             raise PromptError(

@@ -62,13 +62,14 @@ def from_text(
     if any(clips):
         special["videos"] = media.for_processor(clips)
         special["do_sample_frames"] = False  # the frames given are the frames seen
-    inputs = adapter.processor(
-        text=rendered,
-        images=adapter.arranged(pictures) if any(pictures) else None,
-        padding=len(texts) > 1,
-        return_tensors="pt",
-        **special,
-    )
+    images = adapter.arranged(pictures) if any(pictures) else None
+    try:
+        inputs = adapter.processor(text=rendered, images=images, padding=len(texts) > 1, return_tensors="pt", **special)
+    except ZeroDivisionError as error:  # of a picture so thin that a part of it has no pixel
+        sizes = [picture.size for row in pictures for picture in row]
+        raise PromptError(
+            f"{type(adapter.processor).__name__} cannot process pictures of {sizes}: {error}\n  make them less thin"
+        ) from error
     dtype = adapter.model.dtype  # processors do not know the model's, and some towers do not cast
     inputs = {n: v.to(dtype) if isinstance(v, Tensor) and _holds_pixels(n, v) else v for n, v in inputs.items()}
     prompt = from_tensors(adapter, inputs, device, pictures, clips)

@@ -77,22 +77,22 @@ class Span:
 
     def _box(self, row: int, column: int) -> Box:
         (rows, columns), region = self._layout()
-        width, height = (region.x1 - region.x0) / columns, (region.y1 - region.y0) / rows
-        return Box(
-            region.x0 + column * width,
-            region.y0 + row * height,
-            region.x0 + (column + 1) * width,
-            region.y0 + (row + 1) * height,
-        )
+        left, right = (_border(region.x0, region.x1, columns, column + i) for i in (0, 1))
+        top, bottom = (_border(region.y0, region.y1, rows, row + i) for i in (0, 1))
+        return Box(left, top, right, bottom)
 
     def at(self, x: float, y: float) -> int | None:
         """The token whose patch holds the pixel, or None where the region does not cover it."""
         (rows, columns), region = self._layout()
+        if not (region.x0 <= x < region.x1 and region.y0 <= y < region.y1):
+            return None
         across = (x - region.x0) / (region.x1 - region.x0)
         down = (y - region.y0) / (region.y1 - region.y0)
-        if not (0 <= across < 1 and 0 <= down < 1):
-            return None
-        return self.positions[int(down * rows) * columns + int(across * columns)]
+        row, column = min(int(down * rows), rows - 1), min(int(across * columns), columns - 1)
+        box = self._box(row, column)  # a pixel on a border belongs to the box that begins there, however `down` rounds
+        row += (y >= box.y1 and row + 1 < rows) - (y < box.y0 and row > 0)
+        column += (x >= box.x1 and column + 1 < columns) - (x < box.x0 and column > 0)
+        return self.positions[row * columns + column]
 
     def inside(self, box: Box) -> tuple[int, ...]:
         """The tokens whose patch overlaps the box with a positive area."""
@@ -109,6 +109,11 @@ class Span:
                 "  the model's family has no adapter with a grid; masks, scores and interventions work all the same"
             )
         return self.grid, self.region
+
+
+def _border(first: float, last: float, n: int, i: int) -> float:
+    """Where the i-th of n cells begins; the last ends with the region, whatever the rounding, where the next begins."""
+    return last if i == n else first + i * ((last - first) / n)
 
 
 def runs(positions: list[int]) -> list[tuple[int, ...]]:

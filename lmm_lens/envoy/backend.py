@@ -16,9 +16,10 @@ from ..adapters import Adapter
 from ..core.face import Face
 from ..core.tapping import Tapping
 from ..core.taps import Tap
-from ..errors import HookError, LensError, RemoteError
-from ..native.backend import Bind, Options
+from ..errors import HookError, InterventionError, LensError, RemoteError
+from ..native.backend import Bind
 from ..native.session import check_eval
+from ..options import Options
 from ..placement import device_of, has_weights
 from ..program import Planned
 from ..prompt import Prompt
@@ -62,9 +63,16 @@ class EnvoyBackend:
         self.remote = self._checked_remote(remote)
         self.face: Face | None = None  # of the last trace
         self.once = True  # whether the model runs only once in it
+        self.traced: Target | None = None  # what it runs on
         self.has_weights = has_weights(adapter.model)
         self.targets: dict[bool, Target] = {}
         self.lock = threading.RLock()
+
+    def __reduce__(self) -> Any:
+        """A copy wraps its own model anew: nnsight's wrapping cannot be copied."""
+        if not self.has_weights:
+            raise LensError("a lens on a server's model is not copied: open another with Lens(name, remote=...)")
+        return EnvoyBackend, (self.adapter, None, self.served_as, self.remote, self.timeout)
 
     # ------------------------------------------------------------------ running
 
@@ -92,11 +100,21 @@ class EnvoyBackend:
     ) -> tuple[Int[Tensor, "batch new"], list[Tensor] | None, Tapping]:
         """Generate with transformers' own `generate`; as in `NativeBackend.generate`."""
         taps = self.checked(bind(prompt))
-        request = Request(prompt.inputs, prompt.n_rows, prompt.n_tokens, taps, self.options.generating(options))
+        chosen = self.generating(options)
+        request = Request(prompt.inputs, prompt.n_rows, prompt.n_tokens, taps, chosen)
         with torch.no_grad():
             answer = self.perform([request])[0]
         assert answer.tokens is not None
         return answer.tokens, None if answer.logits is None else list(answer.logits.unbind(1)), answer.tapping
+
+    def generating(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of `generate`, as `Options.generating` has them; on a server patterns need the cache."""
+        if self.remote and options.get("use_cache", True) is False:
+            raise RemoteError(
+                "use_cache=False does not travel: a server's attention weights are read beside the values in the cache"
+                "\n  leave it out, or use a lens with remote=False"
+            )
+        return self.options.generating(options)
 
     def request(self, prompt: Prompt, bind: Bind, last_only: bool) -> Request:
         """One forward pass as a request."""
@@ -107,6 +125,11 @@ class EnvoyBackend:
 
     def perform(self, requests: Sequence[Request]) -> list[Answer]:
         """Run requests in one session: one job, where it runs on a server."""
+        if trace_under_way() is not None:
+            raise LensError(
+                "lens.run, lens.generate and what is built on them cannot be called inside a trace\n"
+                "  call them before it or after it; inside, use lens.read and lens.write"
+            )
         # one session of a model at a time: what its envoys serve belongs to whichever trace is under way
         with self.lock if not self.remote or self.remote == "local" else nullcontext():
             return perform(self.target, requests, self.transport())
@@ -116,17 +139,17 @@ class EnvoyBackend:
         with self.at(remote):
             taps = self.checked(bind(prompt))
             self.once = "max_new_tokens" not in options
-            self.face = self.new_face()
+            self.face, self.traced = self.new_face(), self.target
             parts = [part for part in self.target.parts if any(tap.layer == part["layer"] for tap in taps)]
             envoy = edited(self.envoy, self.target, parts, prompt, taps, not self.once) if taps else self.envoy
             if not self.once:
-                options = {"fn": envoy.generate, **self.options.generating(options)}
+                options = {"fn": envoy.generate, **self.generating(options)}
             backend = self.transport()
         return envoy.trace(**{**prompt.inputs, **options}, backend=backend)
 
     def session(self, bind: Bind, prompt: Prompt | None = None, prompt_of: Any = None) -> _Applied:
-        """For `Lens.apply`: nothing is hooked in advance, since `run`, `generate` and `trace` carry what is applied."""
-        return _Applied()
+        """For `Lens.apply`."""
+        return _Applied(self.adapter.model, self.envoy)
 
     # ------------------------------------------------------------------ what runs where
 
@@ -140,7 +163,21 @@ class EnvoyBackend:
 
     def new_face(self) -> Face:
         """Hook points by layer and name, for use inside one trace."""
-        return Face(self.target.parts, self.envoy, self.once, None if self.remote else step_begun)
+        return Face(self.target.parts, self.envoy, self.once, None if self.remote else self.pass_under_way)
+
+    def pass_under_way(self, part: dict[str, Any]) -> tuple[Any, int]:
+        """Inside a trace, which trace that is, and which pass over a layer comes next or is under way.
+
+        Raises:
+            HookError: the trace is of another lens, whose model would answer.
+        """
+        mediator = trace_under_way()
+        if mediator is None:  # nnsight says so
+            return None, 0
+        if mediator().interleaver is not self.envoy.interleaver:
+            raise HookError("this trace is of another lens: inside `with a.trace(...)` call a.read and a.write")
+        # a step of `tracer.iter` that has just begun is counted by it; from then on, how often the layer ran
+        return mediator, mediator().iteration or mediator().occurrence(f"{part['module'].path}.output")
 
     @contextmanager
     def at(self, remote: Remote | None) -> Iterator[None]:
@@ -205,21 +242,39 @@ class EnvoyBackend:
         return None if self.has_weights else f"as served: {self.served_as}"
 
 
-def step_begun() -> int | None:
-    """Inside a trace, the step of `tracer.iter` that has just begun; None once something was asked for in it."""
+def trace_under_way() -> Any:
+    """A weak reference to what serves the block that runs, None outside of traces."""
     from greenlet import getcurrent
 
-    mediator = getattr(getcurrent(), "mediator", None)
-    return None if mediator is None else mediator().iteration
+    return getattr(getcurrent(), "mediator", None)
 
 
 class _Applied:
-    """Stands for a session of hooks where there are none."""
+    """`Lens.apply`: nothing is hooked in advance, since `run`, `generate` and `trace` carry what is applied.
+
+    A direct call of the user's model would not be edited, so that it is refused.
+
+    Args:
+        model: the user's.
+        envoy: the wrapping of its twin, or of itself.
+    """
 
     n_passes = 0
 
+    def __init__(self, model: Any, envoy: Any) -> None:
+        self.model, self.is_twin = model, envoy._module is not model
+
     def __enter__(self) -> _Applied:
+        self.handle = self.model.register_forward_pre_hook(self.refuse) if self.is_twin else None
         return self
 
     def __exit__(self, *exception: object) -> None:
-        pass
+        if self.handle is not None:
+            self.handle.remove()
+
+    @staticmethod
+    def refuse(*call: object) -> None:
+        raise InterventionError(
+            "with backend='nnsight', lens.apply edits lens.run, lens.generate and lens.trace, not direct calls of the "
+            "model\n  use those, or a lens with backend='native', which edits direct calls too"
+        )

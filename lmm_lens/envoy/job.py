@@ -90,9 +90,9 @@ def perform(target: Target, requests: Sequence[Request], backend: Any = None) ->
 
     envoy, head, cap, scale = target.envoy, target.head, target.cap, target.scale
     packed: dict[int, Any] = {}  # what several runs are given goes once
-    runs = [_plain(target, request, packed) for request in requests]
-    n_heads = [part["n_heads"] for part in target.parts]
     travels = backend is not None
+    runs = [_plain(target, request, packed if travels else None) for request in requests]
+    n_heads = [part["n_heads"] for part in target.parts]
     try:
         with warnings.catch_warnings():
             # an open-ended loop over the steps of a generation ends with a warning, by design
@@ -103,7 +103,9 @@ def perform(target: Target, requests: Sequence[Request], backend: Any = None) ->
                 for run in runs:
                     tapping = Tapping(n_heads, stash)
                     tapping.start(run["n_rows"], run["taps"])
-                    inputs = {name: unpack(value) for name, value in run["inputs"].items()}
+                    inputs = run["inputs"]
+                    if travels:
+                        inputs = {name: unpack(value) for name, value in inputs.items()}
                     parts, last, pick, tokens = run["parts"], run["last"], run["pick"], None
                     steps, done = [], []
                     if run["options"] is None:
@@ -177,15 +179,24 @@ def edited(
     return copy
 
 
-def _plain(target: Target, request: Request, packed: dict[int, Any]) -> dict[str, Any]:
-    """A request as plain values; only the layers that its taps need go along."""
+def _plain(target: Target, request: Request, packed: dict[int, Any] | None) -> dict[str, Any]:
+    """A request as plain values; only the layers that its taps need go along.
+
+    Args:
+        target: the model.
+        request: the run.
+        packed: inputs that are packed already; None where nothing is, and gradients reach the user's own tensors.
+    """
     tapped = {tap.layer for tap in request.taps}
-    for value in request.inputs.values():
-        if id(value) not in packed:
-            packed[id(value)] = pack(value)
+    inputs = dict(request.inputs)
+    if packed is not None:
+        for name, value in inputs.items():
+            if id(value) not in packed:
+                packed[id(value)] = pack(value)
+            inputs[name] = packed[id(value)]
     options = dict(request.options) if request.options is not None else None
     return {
-        "inputs": {name: packed[id(value)] for name, value in request.inputs.items()},
+        "inputs": inputs,
         "n_rows": request.n_rows,
         "n_tokens": request.n_tokens,
         "taps": list(request.taps),

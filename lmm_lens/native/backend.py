@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from ..adapters import Adapter
 from ..core.tapping import Tapping
 from ..core.taps import Tap
+from ..options import Options
 from ..placement import device_of
 from ..program import Planned
 from ..prompt import Prompt
@@ -27,40 +27,6 @@ def _refuse_nan(tokens: Tensor, scores: Tensor) -> Tensor:
     if bool(scores.isnan().any()):
         raise FloatingPointError(f"NaN in the logits after {tokens.shape[1]} tokens")
     return scores
-
-
-class Options:
-    """What the calls of a model are given beside a prompt's tensors, the same on every backend.
-
-    Args:
-        model: the Hugging Face model.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self._takes_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
-
-    def keeping(self, prompt: Prompt, last_only: bool) -> tuple[dict[str, Tensor], Int[Tensor, "batch"] | None]:
-        """For logits of each row's last token alone: an option of the call, and which of its logits are each row's."""
-        if not last_only:
-            return {}, None
-        last = prompt.mask("last").int().argmax(1)
-        if not self._takes_logits_to_keep:
-            return {}, last
-        positions, index = last.unique(return_inverse=True)
-        return {"logits_to_keep": positions.to(prompt.inputs["input_ids"].device)}, index
-
-    def generating(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Options of `generate`; greedy unless the user's say otherwise."""
-        chosen: dict[str, Any] = {"do_sample": False, "num_beams": 1}
-        if not options.get("do_sample"):
-            chosen |= {"temperature": None, "top_p": None, "top_k": None}  # else each greedy call warns about them
-        chosen |= options
-        config = self.model.generation_config
-        if chosen.get("pad_token_id", config.pad_token_id) is None:
-            eos = chosen.get("eos_token_id", config.eos_token_id)
-            chosen["pad_token_id"] = (eos[0] if eos else None) if isinstance(eos, list) else eos
-        return chosen
 
 
 class NativeBackend:

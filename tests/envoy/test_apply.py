@@ -65,13 +65,17 @@ def test_nested_blocks_add_up(backend):
     assert (one - llava.lens.run(llava.prompt, [outer]).logits).abs().max() < 1e-4
 
 
-def test_a_direct_call_of_the_users_model_is_not_edited_and_not_silent():
+@pytest.mark.parametrize("after_a_run", [False, True])
+def test_a_direct_call_of_the_users_model_would_not_be_edited_and_is_refused(after_a_run):
     llava, lens = case("llava"), here("llava")
-    seen = []
-    match = r"did not run inside this `with lens\.apply\(\.\.\.\)` block"
-    with pytest.raises(InterventionError, match=match), lens.apply(edit_of("llava", "zero")):
-        seen.append(plain(llava.model, llava.inputs))
-    assert torch.equal(seen[0], llava.logits)
+    refused = pytest.raises(
+        InterventionError, match=r"edits lens\.run, lens\.generate and lens\.trace, not direct calls"
+    )
+    with refused, lens.apply(edit_of("llava", "zero")):
+        if after_a_run:
+            lens.run(llava.prompt)
+        plain(llava.model, llava.inputs)
+    assert torch.equal(plain(llava.model, llava.inputs), llava.logits)
 
 
 def test_a_block_in_which_nothing_ran_is_an_error(backend):

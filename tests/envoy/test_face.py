@@ -191,3 +191,43 @@ def test_the_users_own_envoys_may_be_used_beside(backend):
         logits = lens.envoy.lm_head.output.save()
     assert (out - expected.reads["resid_post", 1]).abs().max() < TOLERANCE
     assert (logits - expected.logits).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_a_value_of_another_dtype_is_written_in_the_models_own(site, backend):
+    llava, lens = case("llava"), backend("llava")
+    expected = llava.lens.run(llava.prompt, [Change(site, 1, CHANGES.get(site, shifted))]).logits
+    change = CHANGES.get(site, shifted)
+    with lens.trace(llava.prompt):
+        lens.write(1, site, change(lens.read(1, site)).double())
+        logits = lens.envoy.output.logits.save()
+    assert (logits - expected).abs().max() < TOLERANCE
+
+
+def test_gradients_reach_what_was_read_from_the_heads(backend):
+    llava, lens = case("llava"), backend("llava")
+    given = []
+    projection = llava.model.model.language_model.layers[2].self_attn.o_proj
+    handle = projection.register_forward_pre_hook(lambda module, args: given.append(args[0]))
+    logits = llava.model(**llava.prompt.inputs).logits
+    handle.remove()
+    expected = torch.autograd.grad(logits.sum(), given)[0].unflatten(-1, (4, 16))
+    with lens.trace(llava.prompt):
+        z = lens.read(2, "z")
+        logits = lens.envoy.output.logits
+        with logits.sum().backward():
+            mine = z.grad.save()
+    assert expected.abs().max() > 1e-3
+    torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_trace_of_nnsights_own_does_not_see_the_last_one():
+    """The pattern is taken anew, also where the trace before has written it."""
+    llava, lens = case("llava"), here("llava")
+    other = llava.lens.prompt(inputs={"input_ids": torch.tensor([[1, 5, 6, 7]])})
+    expected = llava.lens.run(other, read=[Read("pattern", [2], rows="all")]).reads["pattern", 2]
+    with lens.trace(llava.prompt):
+        lens.write(2, "pattern", even(lens.read(2, "pattern")))
+    with lens.envoy.trace(**other.inputs):
+        pattern = lens.read(2, "pattern").save()
+    assert (pattern - expected).abs().max() < TOLERANCE

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lmm_lens import LensError, Read
+from lmm_lens.envoy.travel import TRAVELLING
 from lmm_lens.errors import HookError, PromptError
 from tests.cases import SITES, case
 from tests.envoy.lenses import FOUR, edit_of, far, generating, here
@@ -156,3 +157,46 @@ def test_other_backends_have_no_traces(lens):
             LensError, match=r"the native backend has no envoy: use Lens\(\.\.\., backend=\"nnsight\"\)"
         ):
             call()
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_what_is_no_tensor_is_refused(site):
+    llava, lens = case("llava"), here("llava")
+    with pytest.raises(HookError, match=f"{site} of layer 1 takes a tensor, given int: 0"), lens.trace(llava.prompt):
+        lens.write(1, site, 0)
+
+
+def test_a_pattern_is_read_once_a_step_on_a_server():
+    llava, lens = case("llava"), far("llava")
+    said = "asked for twice in one step of a generation on a server\n  keep what"
+    with pytest.raises(HookError, match=said), lens.trace(llava.prompt, **OPTIONS) as tracer:  # noqa: PT012
+        for _ in tracer.iter[:STEPS]:
+            lens.read(2, "pattern")
+            lens.read(2, "pattern")
+
+
+@pytest.mark.parametrize("own", ["output", "input"])
+def test_the_users_own_envoys_may_come_first_in_a_step(own):
+    llava, lens = case("llava"), here("llava")
+    expected = llava.lens.generate(llava.prompt, (), [Read("pattern", [2], rows="all")], **OPTIONS)
+    before = lens.envoy.model.language_model.layers[1 if own == "output" else 2]
+    with lens.trace(llava.prompt, **OPTIONS) as tracer:
+        seen = nnsight.save([])
+        for _ in tracer.iter[:STEPS]:
+            getattr(before, own)
+            pattern = lens.read(2, "pattern")
+            lens.write(2, "pattern", pattern)
+            seen.append(lens.read(2, "pattern"))
+    assert [step.shape[2] for step in seen] == [llava.prompt.n_tokens] + [1] * (STEPS - 1)
+    assert (seen[-1][:, :, -1] - expected.reads["pattern", 2][:, :, -1]).abs().max() < TOLERANCE
+
+
+def test_what_travels_is_of_where_the_trace_runs():
+    """On a server the weights that come back, not the arguments of the call."""
+    lens, prompt = here("llava"), case("llava").prompt
+    for remote, from_weights in (("local", True), (False, False)):
+        lens.trace(prompt, remote=remote)
+        token = TRAVELLING.set(True)
+        parts = lens.__reduce_ex__(4)[1][0]
+        TRAVELLING.reset(token)
+        assert {part["from_weights"] for part in parts} == {from_weights}

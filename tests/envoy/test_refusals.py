@@ -1,9 +1,12 @@
 """What the native backend refuses, this one refuses in the same words; what it respects, this one does."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from lmm_lens import AblateHeads, Lens, LensError, Read, shapes
+from lmm_lens.core.face import Face
 from lmm_lens.errors import HookError, ModelError
 from tests.cases import case, plain
 from tests.envoy.lenses import NEW, edit_of, far, generating, here, same_runs
@@ -185,3 +188,56 @@ def test_without_a_processor_texts_are_refused():
     with pytest.raises(ModelError, match=r"no processor, so nnsight cannot process text\n.*lens\.trace\(prompt\)"):
         here("llava").envoy.processor("text")
     assert torch.equal(plain(llava.model, llava.inputs), llava.logits)
+
+
+@pytest.mark.parametrize("backend", [here, far], ids=["here", "as on a server"])
+@pytest.mark.parametrize(
+    "options", [{"guidance_scale": 1.5}, {"prompt_lookup_num_tokens": 3}, {"temperatur": 1.0}, {"output_scores": True}]
+)
+def test_generations_of_another_kind_are_refused_as_natively(options, backend):
+    llava = case("llava")
+    assert said(lambda: backend("llava").generate(llava.prompt, **options)) == said(
+        lambda: llava.lens.generate(llava.prompt, **options)
+    )
+
+
+def test_without_a_cache_a_server_cannot_read_patterns():
+    llava = case("llava")
+    with pytest.raises(LensError, match="use_cache=False does not travel"):
+        far("llava").generate(llava.prompt, [edit_of("llava", "var")], use_cache=False)
+
+
+def test_runs_inside_a_trace_are_refused():
+    llava, lens = case("llava"), here("llava")
+    with pytest.raises(LensError, match="cannot be called inside a trace"), lens.trace(llava.prompt):
+        lens.run(llava.prompt)
+    assert torch.equal(lens.run(llava.prompt).logits, llava.lens.run(llava.prompt).logits)
+
+
+def test_on_a_server_a_lens_says_what_it_has():
+    face = Face(here("llava")._backend.target.parts, None, True)
+    assert (face.n_layers, face.n_heads, face.d_head) == (3, 4, 16)
+    with pytest.raises(AttributeError, match="read and write alone inside a trace that travels, and no 'run'"):
+        face.run(case("llava").prompt)
+
+
+def test_a_trace_answers_for_its_own_lens_only():
+    llava, other = case("llava"), Lens(FAMILIES["llava"]()[0], backend="nnsight")
+    with pytest.raises(HookError, match="this trace is of another lens"), here("llava").trace(llava.prompt):
+        other.read(1, "z")
+    with pytest.raises(HookError, match="this trace is of another lens"), here("llava").trace(llava.prompt):
+        other.write(1, "z", torch.zeros(1, 27, 4, 16))
+
+
+def test_gradients_reach_the_users_pixels():
+    llava = case("llava")
+
+    def gradient(lens):
+        pixels = llava.prompt.inputs["pixel_values"].clone().requires_grad_()
+        prompt = replace(llava.prompt, inputs={**llava.prompt.inputs, "pixel_values": pixels})
+        lens.run(prompt, [AblateHeads(llava.heads)], grad=True).logits.logsumexp(-1).sum().backward()
+        return pixels.grad
+
+    expected = gradient(llava.lens)
+    assert expected.abs().max() > 1e-4
+    torch.testing.assert_close(gradient(here("llava")), expected, rtol=1e-5, atol=1e-7)

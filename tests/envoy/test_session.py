@@ -226,3 +226,15 @@ def test_where_nan_stands_is_said(backend):
     for call in (lambda: lens.run(prompt), lambda: lens.generate(prompt, max_new_tokens=3)):
         with pytest.raises(ModelError, match="NaN in the model's activations, first at mlp_out of layer 1"):
             call()
+
+
+def test_a_copy_of_a_lens_has_a_model_of_its_own():
+    llava = case("llava")
+    edit = [AblateHeads(llava.heads)]
+    expected = here("llava").run(llava.prompt, edit).logits
+    other = copy.deepcopy(here("llava"))
+    assert torch.equal(other.run(llava.prompt, edit).logits, expected)
+    with torch.no_grad():
+        other.model.get_output_embeddings().weight.mul_(2)
+    assert not torch.equal(other.run(llava.prompt, edit).logits, expected)
+    assert torch.equal(here("llava").run(llava.prompt, edit).logits, expected)

@@ -118,3 +118,11 @@ def test_a_class_token_that_is_kept_is_a_marker():
         features = lens.model.get_image_features(pixel_values=pixels_of(prompt)).pooler_output
     assert sum(len(f) for f in features) == 34
     check_it_runs(lens, prompt)
+
+
+@pytest.mark.parametrize("height", [1, 3])
+def test_pictures_whose_rows_would_be_taken_for_channels_are_refused(height):
+    """Video-LLaVA's processor reads an array of [3, width, 3] as channels first, without a word."""
+    with pytest.raises(LensError, match=rf"1 or 3 rows of pixels of \[\(200, {height}\)\] for colour channels"):
+        lens_of("video_llava").prompt("x", images=[grey(50, 50), grey(200, height)])
+    assert lens_of("video_llava").prompt("x", images=grey(200, 2)).spans[0]

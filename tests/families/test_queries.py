@@ -173,3 +173,8 @@ def test_blip_on_an_encoder_with_a_decoder_is_refused():
     text = hf.T5Config(vocab_size=300, d_model=64, d_kv=16, d_ff=64, num_layers=1, num_heads=4)
     with pytest.raises(LensError, match="on t5 is an encoder with a decoder"):
         adapter_for(blip_2("Blip2", text)[0])
+
+
+def test_a_picture_too_thin_to_be_split_is_named():
+    with pytest.raises(LensError, match=r"Idefics2Processor cannot process pictures of \[\(200, 1\)\]"):
+        idefics2_lens(True).prompt("x", images=picture(200, 1))

@@ -181,3 +181,39 @@ def test_the_reference_runs_through_attention_of_its_own():
     reference.run(case("llava").inputs)
     assert set(reference.passes[0].sites["pattern"]) == {0, 1, 2}
     assert attention_of(reference.layers[0]).config._attn_implementation == "reference_eager"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "why"),
+    [
+        ("guidance_scale", 1.5, "runs the model twice"),
+        ("prompt_lookup_num_tokens", 3, "some of which are rejected"),
+        ("assistant_early_exit", 1, "some of which are rejected"),
+        ("prefill_chunk_size", 4, "read in several passes"),
+    ],
+)
+def test_what_makes_other_passes_than_one_a_token_is_refused(option, value, why):
+    llava = case("llava")
+    with pytest.raises(LensError, match=rf"cannot generate with {option}={value}: .*{why}"):
+        llava.lens.generate(llava.prompt, **{option: value})
+
+
+def test_also_when_the_models_own_settings_ask_for_it():
+    model, inputs = FAMILIES["llava"]()
+    lens = Lens(model)
+    prompt = lens.prompt(inputs=inputs)
+    model.generation_config.prompt_lookup_num_tokens = 3
+    with pytest.raises(LensError, match=r"set model.generation_config.prompt_lookup_num_tokens to None"):
+        lens.generate(prompt)
+    assert lens.generate(prompt, max_new_tokens=2, prompt_lookup_num_tokens=None).tokens.shape == (1, 2)
+
+
+def test_options_that_would_be_ignored_are_refused():
+    llava = case("llava")
+    with pytest.raises(LensError, match=r"does not know the option 'temperatur': .*as 'temperature'"):
+        llava.lens.generate(llava.prompt, temperatur=0.5)
+    with pytest.raises(LensError, match=r"does not know the option 'streamer'.*\n.*lens.apply"):
+        llava.lens.generate(llava.prompt, streamer=None)
+    for option, instead in {"output_scores": "logits=True", "output_attentions": 'read=\\["pattern"\\]'}.items():
+        with pytest.raises(LensError, match=rf"does not take {option}\n.*{instead}"):
+            llava.lens.generate(llava.prompt, **{option: True})
