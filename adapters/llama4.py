@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import floor
+from typing import Any
+
+import torch
 
 from .tiles import Shape, Size, Tiled
 
@@ -29,12 +33,15 @@ class Llama4(Tiled):
         return rows, n_crops // rows
 
     def scaled(self, shape: Shape, tile: Size, size: Size) -> tuple[float, float]:
-        width, height = super().scaled(shape, tile, size)
+        # the processor's own arithmetic, in its own numbers: a canvas is of tensors, so that they are of 32 bits
+        width: Any
+        height: Any
+        width, height = (torch.tensor(round(edge)) for edge in super().scaled(shape, tile, size))
         own = self.processor.image_processor
         if not own.resize_to_max_canvas:  # a picture smaller than a tile grows to it, and no further
             edge = own.size["height"]
             width, height = min(max(size[0], edge), width), min(max(size[1], edge), height)
-        zoom = min(width / size[0], height / size[1])
-        if width / size[0] < height / size[1]:  # the processor's own rounding
-            return width, max(1, min(int(size[1] * zoom), height))
-        return max(1, min(int(size[0] * zoom), width)), height
+        across, down = width / size[0], height / size[1]
+        if across < down:
+            return float(width), float(max(1, min(floor(size[1] * across), height)))
+        return float(max(1, min(floor(size[0] * down), width))), float(height)

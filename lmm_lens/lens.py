@@ -273,7 +273,7 @@ class Lens(TransformerLensFace, NNsightFace):
             max_new_tokens: at most this many.
             logits: return the logits of each step.
             remote: where to run, with nnsight; the lens's own by default.
-            **options: of transformers' GenerationConfig (do_sample, temperature, eos_token_id, ...).
+            **options: of transformers' GenerationConfig (do_sample, temperature, eos_token_id, ...), none ignored.
 
         Raises:
             PromptError: the batch is padded on the right, so that some rows would be continued from padding.
@@ -303,9 +303,12 @@ class Lens(TransformerLensFace, NNsightFace):
     def apply(self, *interventions: Intervention) -> Iterator[Lens]:
         """Edit everything that runs inside the `with` block: `run`, `generate`, and direct calls of the model.
 
+        With nnsight `run`, `generate` and `trace`; direct calls are refused there.
+
         Raises:
             PromptError: the model is called with inputs whose visual tokens cannot be found.
-            InterventionError: the block ended without the model having run.
+            InterventionError: the block ended without the model having run, or the model was called directly where
+                that is not edited.
         """
         before = self._applied
         self._applied = (*before, *interventions)
