@@ -16,13 +16,14 @@ from ..adapters import Adapter
 from ..core.face import Face
 from ..core.tapping import Tapping
 from ..core.taps import Tap
-from ..errors import HookError, InterventionError, LensError, RemoteError
+from ..errors import HookError, LensError, RemoteError
 from ..native.backend import Bind
 from ..native.session import check_eval
 from ..options import Options
 from ..placement import device_of, has_weights
 from ..program import Planned
 from ..prompt import Prompt
+from .blocks import Applied, trace_under_way
 from .job import Answer, Request, Target, edited, perform
 from .wrap import model_key, target_of, wrapped
 
@@ -147,9 +148,9 @@ class EnvoyBackend:
             backend = self.transport()
         return envoy.trace(**{**prompt.inputs, **options}, backend=backend)
 
-    def session(self, bind: Bind, prompt: Prompt | None = None, prompt_of: Any = None) -> _Applied:
+    def session(self, bind: Bind, prompt: Prompt | None = None, prompt_of: Any = None) -> Applied:
         """For `Lens.apply`."""
-        return _Applied(self.adapter.model, self.envoy)
+        return Applied(self.adapter.model, self.envoy)
 
     # ------------------------------------------------------------------ what runs where
 
@@ -240,41 +241,3 @@ class EnvoyBackend:
     def weights_elsewhere(self) -> str | None:
         """What stands for the weights of a model that only a server has; None where they are here."""
         return None if self.has_weights else f"as served: {self.served_as}"
-
-
-def trace_under_way() -> Any:
-    """A weak reference to what serves the block that runs, None outside of traces."""
-    from greenlet import getcurrent
-
-    return getattr(getcurrent(), "mediator", None)
-
-
-class _Applied:
-    """`Lens.apply`: nothing is hooked in advance, since `run`, `generate` and `trace` carry what is applied.
-
-    A direct call of the user's model would not be edited, so that it is refused.
-
-    Args:
-        model: the user's.
-        envoy: the wrapping of its twin, or of itself.
-    """
-
-    n_passes = 0
-
-    def __init__(self, model: Any, envoy: Any) -> None:
-        self.model, self.is_twin = model, envoy._module is not model
-
-    def __enter__(self) -> _Applied:
-        self.handle = self.model.register_forward_pre_hook(self.refuse) if self.is_twin else None
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.handle is not None:
-            self.handle.remove()
-
-    @staticmethod
-    def refuse(*call: object) -> None:
-        raise InterventionError(
-            "with backend='nnsight', lens.apply edits lens.run, lens.generate and lens.trace, not direct calls of the "
-            "model\n  use those, or a lens with backend='native', which edits direct calls too"
-        )
