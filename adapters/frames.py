@@ -9,7 +9,7 @@ from lmm_lens.errors import PromptError
 from lmm_lens.spans import Box, Span
 
 from .picture import covered, visible_region
-from .row import Row, Run
+from .row import Row, Run, equal_parts
 
 
 def encoded(row: Row, kind: str) -> Any:
@@ -57,24 +57,19 @@ def frame_spans(
             "  process text and videos with the model's own processor"
         )
     size = n_frames * per_frame + tail
+    made = f"{n_frames} frames: {per_frame} a frame and {tail} at the end"
     spans: list[Span] = []
     video = 0
     for run in found:
-        if len(run) % size:
-            raise PromptError(
-                f"a run of {len(run)} video tokens at positions {run[0]} to {run[-1]} is no whole number of videos\n"
-                f"  this model makes {size} tokens of {n_frames} frames: {per_frame} a frame and {tail} at the end\n"
-                "  process text and videos with the model's own processor"
-            )
-        for start in range(0, len(run), size):
+        for part in equal_parts(run, size, "video", made):
             region = (regions[video] if video < len(regions) else None) or whole
             for frame in range(n_frames):
-                at = start + frame * per_frame
-                patches = run[at + lead : at + per_frame]
+                at = frame * per_frame
+                patches = part[at + lead : at + per_frame]
                 if lead:
-                    spans.append(Span("marker", run[at : at + lead], video=video, frame=frame))
+                    spans.append(Span("marker", part[at : at + lead], video=video, frame=frame))
                 spans.append(Span("video", patches, None, 0, (side, side), region, video, frame))
             if tail:
-                spans.append(Span("marker", run[start + size - tail : start + size], video=video))
+                spans.append(Span("marker", part[size - tail :], video=video))
             video += 1
     return spans

@@ -6,8 +6,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lmm_lens.errors import PromptError
+
 Run = tuple[int, ...]
 """Neighbouring positions of placeholder tokens."""
+
+
+def equal_parts(run: Run, size: int, kind: str, what: str) -> list[Run]:
+    """Cut a run of placeholders into the pictures or videos that follow each other in it.
+
+    Args:
+        run: the positions.
+        size: tokens of each part.
+        kind: "image" or "video".
+        what: for the error, what a part is: "2 frames, 16 a frame".
+
+    Raises:
+        PromptError: the run is no whole number of parts.
+    """
+    if len(run) % size:
+        several = "pictures" if kind == "image" else f"{kind}s"
+        raise PromptError(
+            f"a run of {len(run)} {kind} tokens at positions {run[0]} to {run[-1]} is no whole number of {several}\n"
+            f"  this model makes {size} tokens of {what}\n"
+            f"  process text and {several} with the model's own processor"
+        )
+    return [run[start : start + size] for start in range(0, len(run), size)]
 
 
 @dataclass(frozen=True)

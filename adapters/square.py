@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lmm_lens.errors import PromptError
 from lmm_lens.spans import Box, Span
 
 from .base import Adapter
 from .picture import Size, covered, visible_region
-from .row import Row, Run
+from .row import Row, Run, equal_parts
 
 
 class Square(Adapter):
@@ -74,17 +73,11 @@ def square_spans(found: list[Run], side: int, regions: Sequence[Box | None], who
     spans: list[Span] = []
     index = 0
     for run in found:
-        if len(run) % size:
-            raise PromptError(
-                f"a run of {len(run)} image tokens at positions {run[0]} to {run[-1]} is no whole number of pictures\n"
-                f"  this model makes {size} tokens of each picture, {side} x {side} patches\n"
-                "  process text and pictures with the model's own processor"
-            )
-        for start in range(0, len(run), size):
+        for part in equal_parts(run, size, "image", f"each picture, {side} x {side} patches"):
             region = regions[index] if index < len(regions) else None
             if lead:
-                spans.append(Span("marker", run[start : start + lead], index))
-            spans.append(Span("image", run[start + lead : start + size], index, 0, (side, side), region or whole))
+                spans.append(Span("marker", part[:lead], index))
+            spans.append(Span("image", part[lead:], index, 0, (side, side), region or whole))
             index += 1
     return spans
 

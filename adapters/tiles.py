@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -27,7 +28,7 @@ Shape = tuple[int, int]  # rows, columns
 Frame = tuple[int, int]  # video, frame
 
 
-class Tiled(Adapter):
+class Tiled(Adapter, ABC):
     """A family whose pictures are tiles of placeholders between tags."""
 
     has_grid = True
@@ -39,18 +40,18 @@ class Tiled(Adapter):
     """What precedes a video's frames, which hold the same placeholders as pictures: a regular expression over text."""
 
     @property
+    @abstractmethod
     def tags(self) -> Mapping[str, Sequence[str]]:
         """Letter -> the tokens, as text, that it stands for in `picture`. Every other token is a full stop."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def shuffle(self) -> int:
         """How many patches along an edge are merged into one token."""
-        raise NotImplementedError
 
+    @abstractmethod
     def shape(self, letters: str, ids: Sequence[int], n_crops: int, size: Size | None) -> Shape | None:
         """Rows and columns of a picture's crops; None where neither its tokens nor its size tell."""
-        raise NotImplementedError
 
     def tokens_like(self, form: str) -> list[str]:
         """The tokens of the vocabulary that have this form, a regular expression."""

@@ -14,6 +14,7 @@ from lmm_lens import Lens, score_heads
 
 from .harness import PLAIN, Case, Setting, main
 from .interventions import var_everywhere
+from .model import twin
 
 LENGTHS = (700,)
 
@@ -27,7 +28,7 @@ def bridged(lens: Lens) -> Lens:
 @cache
 def eager(lens: Lens) -> Any:
     """A model without a lens, with eager attention."""
-    return Setting(lens, None, None).model("eager")  # type: ignore[arg-type]
+    return twin(lens.model, "eager")
 
 
 def with_cache(setting: Setting) -> Any:

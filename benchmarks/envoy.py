@@ -16,6 +16,7 @@ from lmm_lens import Lens, score_heads
 
 from .harness import PLAIN, Case, Setting, main
 from .interventions import var_everywhere
+from .model import twin
 
 LENGTHS = (700,)
 
@@ -31,7 +32,7 @@ def eager(lens: Lens) -> Any:
     """An nnsight model without a lens, with eager attention."""
     from nnsight import TransformersModel
 
-    model = Setting(lens, None, None).model("eager")  # type: ignore[arg-type]
+    model = twin(lens.model, "eager")
     return TransformersModel(model, task="image-text-to-text", processor=traced(lens).envoy.processor, device="cpu")
 
 

@@ -133,16 +133,7 @@ class Lens(TransformerLensFace, NNsightFace):
     @cached_property
     def shape(self) -> ModelShape:
         """Layers, heads of each and head sizes."""
-        layers, config = self.adapter.layers, self.adapter.config
-        vision = getattr(config, "vision_config", None)
-        return ModelShape(
-            n_layers=len(layers),
-            n_heads=tuple(layer.n_heads for layer in layers),
-            d_head=tuple(layer.d_head for layer in layers),
-            cross_attention=tuple(layer.is_cross_attention for layer in layers),
-            d_model=config.get_text_config().hidden_size,
-            reinjects=bool(getattr(vision, "deepstack_visual_indexes", None)),
-        )
+        return ModelShape.of(self.adapter)
 
     @property
     def remote(self) -> bool | str:
@@ -303,7 +294,8 @@ class Lens(TransformerLensFace, NNsightFace):
     def apply(self, *interventions: Intervention) -> Iterator[Lens]:
         """Edit everything that runs inside the `with` block: `run`, `generate`, and direct calls of the model.
 
-        With nnsight `run`, `generate` and `trace`; direct calls are refused there.
+        With nnsight `run`, `generate` and `trace`; direct calls are refused there, and a trace of `lens.envoy` itself
+        is nnsight's own, which nothing here edits.
 
         Raises:
             PromptError: the model is called with inputs whose visual tokens cannot be found.
@@ -340,16 +332,7 @@ class Lens(TransformerLensFace, NNsightFace):
             self._applied, self._n_runs = before, runs
 
     def _prompt_of_call(self, kwargs: Mapping[str, Any]) -> Prompt:
-        if not isinstance(kwargs.get("input_ids"), torch.Tensor):
-            raise PromptError(
-                "inside lens.apply the model must be called with input_ids, by which its visual tokens are found\n"
-                f"  given {sorted(k for k, v in kwargs.items() if v is not None)}"
-            )
-        tensors = {k: v for k, v in kwargs.items() if isinstance(v, torch.Tensor) or k == "mm_encoder_outputs"}
-        mask = tensors.get("attention_mask")
-        if mask is not None and mask.shape != tensors["input_ids"].shape:
-            del tensors["attention_mask"]
-        return prompting.from_tensors(self.adapter, tensors, self.device)
+        return prompting.from_call(self.adapter, kwargs, self.device)
 
     def _at(self, remote: bool | str | None) -> AbstractContextManager[None]:
         """Inside, run there."""

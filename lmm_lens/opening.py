@@ -14,6 +14,7 @@ BACKENDS = ("native", "transformer_lens", "nnsight")
 
 
 def backend_of(name: str, adapter: Adapter, **options: Any) -> Any:
+    """The backend of a name of `BACKENDS`; the options are of `EnvoyBackend`, and LensError where another has one."""
     if name == "nnsight":  # loaded only where it is used
         from .envoy import EnvoyBackend
 

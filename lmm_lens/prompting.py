@@ -159,6 +159,24 @@ def from_tensors(
     )
 
 
+def from_call(adapter: Adapter, kwargs: Mapping[str, Any], device: torch.device) -> Prompt:
+    """The prompt of a direct call of the model inside `Lens.apply`, from what the call is given.
+
+    Raises:
+        PromptError: there are no token ids, or as in `from_tensors`.
+    """
+    if not isinstance(kwargs.get("input_ids"), Tensor):
+        raise PromptError(
+            "inside lens.apply the model must be called with input_ids, by which its visual tokens are found\n"
+            f"  given {sorted(k for k, v in kwargs.items() if v is not None)}"
+        )
+    tensors = {k: v for k, v in kwargs.items() if isinstance(v, Tensor) or k == "mm_encoder_outputs"}
+    mask = tensors.get("attention_mask")
+    if mask is not None and mask.shape != tensors["input_ids"].shape:
+        del tensors["attention_mask"]
+    return from_tensors(adapter, tensors, device)
+
+
 def _check_pixels(adapter: Adapter, inputs: Mapping[str, Any], spans: Sequence[Sequence[Any]]) -> None:
     """Placeholders without pixels, or pixels without placeholders, would be answered without the image."""
     n_visual = sum(len(span) for row in spans for span in row if span.kind != "marker")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -18,6 +18,9 @@ from .errors import HookError, unknown
 from .heads import check_head, check_layer
 from .prompt import Prompt
 from .rows import RowsLike, bind_rows
+
+if TYPE_CHECKING:
+    from .adapters import Adapter
 
 
 class HookPoint(NamedTuple):
@@ -58,6 +61,20 @@ class ModelShape(NamedTuple):
     d_model: int
     cross_attention: tuple[bool, ...]
     reinjects: bool = False
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> ModelShape:
+        """The shape of an adapter's model."""
+        layers, config = adapter.layers, adapter.config
+        vision = getattr(config, "vision_config", None)
+        return cls(
+            n_layers=len(layers),
+            n_heads=tuple(layer.n_heads for layer in layers),
+            d_head=tuple(layer.d_head for layer in layers),
+            cross_attention=tuple(layer.is_cross_attention for layer in layers),
+            d_model=config.get_text_config().hidden_size,
+            reinjects=bool(getattr(vision, "deepstack_visual_indexes", None)),
+        )
 
     @property
     def crossing(self) -> list[int]:

@@ -48,7 +48,7 @@ class AttentionCall:
         self.scaling, self.is_causal, self.softcap = scaling, is_causal, softcap
         self.extra_logits, self.position_bias = extra_logits, position_bias
         self._precision = torch.float64 if query.dtype == torch.float64 else torch.float32
-        self._cast = {}  # type: ignore[var-annotated]
+        self._cast: dict[str, Tensor] = {}
 
     def _keys(self) -> Tensor:
         """Keys for the scores, cast once however many chunks of rows ask: batch kv_head d_head key."""

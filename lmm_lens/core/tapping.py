@@ -168,7 +168,7 @@ class Tapping:
         heads = tuple(sorted(named)) if all(tap.heads is not None for tap in taps) else None
         width = joined.rows.index.shape[1]
         step = max(1, CHUNK_ELEMENTS // (batch * (n_heads if heads is None else len(heads)) * n_keys))
-        results = [[] for _ in taps]  # type: ignore[var-annotated]
+        results: list[list[Tensor]] = [[] for _ in taps]
         for start in range(0, width, step):
             rows = joined.rows.part(start, start + step)
             original = pattern = attention.probabilities(rows, heads)

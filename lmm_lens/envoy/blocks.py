@@ -39,6 +39,7 @@ class Applied:
 
     @staticmethod
     def refuse(*call: object) -> None:
+        """The hook of a direct call."""
         raise InterventionError(
             "with backend='nnsight', lens.apply edits lens.run, lens.generate and lens.trace, not direct calls of the "
             "model\n  use those, or a lens with backend='native', which edits direct calls too"

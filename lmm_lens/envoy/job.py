@@ -98,7 +98,7 @@ def perform(target: Target, requests: Sequence[Request], backend: Any = None) ->
             # an open-ended loop over the steps of a generation ends with a warning, by design
             warnings.filterwarnings("ignore", message=".*was never reached", category=UserWarning)
             with envoy.session(backend=backend):
-                stash = {}  # type: ignore[var-annotated]
+                stash = {}  # type: ignore[var-annotated]  # a name in an annotation would travel too
                 answers = nnsight.save([])
                 for run in runs:
                     tapping = Tapping(n_heads, stash)

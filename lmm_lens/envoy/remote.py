@@ -39,7 +39,6 @@ class ServerBackend(RemoteBackend):
     def __init__(self, model_key: str, address: str | None, env: dict[str, Any], timeout: float) -> None:
         super().__init__(model_key, host=address, env=env)
         self.timeout = timeout
-        self.payload_bytes = 0
         self.job: str | None = None
 
     def __repr__(self) -> str:
@@ -49,7 +48,6 @@ class ServerBackend(RemoteBackend):
         with by_source():
             blob = super()._serialize(tracer)
         check_payload(_plain(blob) if self.compress else blob)
-        self.payload_bytes = len(blob)
         return blob
 
     def request(self, request: RequestModel, tracer: Any) -> Any:

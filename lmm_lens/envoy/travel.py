@@ -43,13 +43,13 @@ def imports_of(payload: bytes) -> set[tuple[str, str]]:
     """Every (module, name) that unpickling a payload would import, (module, "") for a module; nothing is executed."""
     found: set[tuple[str, str]] = set()
     strings: list[str] = []  # the last ones pushed; a global takes the last two
-    memo: dict[int, str | None] = {}
+    memo: dict[Any, str | None] = {}
     last: str | None = None
     names_module = False  # the next string pushed does
     for opcode, argument, _ in pickletools.genops(payload):
         name = opcode.name
         if name in ("MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT"):
-            memo[len(memo) if name == "MEMOIZE" else int(argument)] = last  # type: ignore[arg-type]
+            memo[len(memo) if name == "MEMOIZE" else argument] = last
             continue
         last = None
         if name in ("GLOBAL", "INST"):
@@ -61,7 +61,7 @@ def imports_of(payload: bytes) -> set[tuple[str, str]]:
         elif name.endswith("UNICODE"):
             last = str(argument)
         elif name in ("BINGET", "LONG_BINGET", "GET"):
-            last = memo.get(int(argument))  # type: ignore[arg-type]
+            last = memo.get(argument)
         if last == MODULE:
             names_module = True
         elif last is not None:

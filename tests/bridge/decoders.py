@@ -1,6 +1,5 @@
 """More tiny models, of architectures that only the bridge must know apart: other decoders, delegated attention."""
 
-from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
@@ -8,30 +7,18 @@ import torch
 import transformers as hf
 from torch import nn
 
-from tests.models import IMAGE, PAD, Inputs
+from tests.models import IMAGE, Inputs
 from tests.models.grids import GRID_TOWER, _grid_thw
-from tests.models.parts import CLOSE, MROPE, NO_HEAD_DIM, OPEN, TEXT, around, clip, picture, siglip
+from tests.models.parts import CLOSE, MROPE, NO_HEAD_DIM, OPEN, TEXT, Builder, around, clip, picture, seeded, siglip
+from tests.models.tiles import llava_next_of
 
-Builder = Callable[[], tuple[nn.Module, Inputs]]
 DECODERS: dict[str, Builder] = {}
 
 
-def decoder(build: Callable[[], tuple[nn.Module, Inputs]]) -> Builder:
-    """Register a builder: fixed seed, evaluation mode, sharpened weights, no early end of generation."""
-
-    def seeded() -> tuple[nn.Module, Inputs]:
-        with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(0)
-            model, inputs = build()
-            for weight in model.parameters():
-                if weight.ndim >= 2:
-                    weight.mul_(3)
-        model.generation_config.eos_token_id = None
-        model.generation_config.pad_token_id = PAD
-        return model.eval(), inputs
-
-    DECODERS[build.__name__] = seeded
-    return seeded
+def decoder(build: Builder) -> Builder:
+    """Register a builder."""
+    DECODERS[build.__name__] = seeded(build)
+    return DECODERS[build.__name__]
 
 
 def _llava(text: Any) -> tuple[nn.Module, Inputs]:
@@ -60,19 +47,7 @@ def llava_phi3():
 
 @decoder
 def llava_next_phi3():
-    config = hf.LlavaNextConfig(
-        vision_config=clip(),
-        text_config=hf.Phi3Config(**NO_HEAD_DIM),
-        image_token_index=IMAGE,
-        image_grid_pinpoints=[[56, 112], [112, 56], [112, 112]],
-        image_seq_length=16,
-    )
-    inputs = {
-        "input_ids": around(*[IMAGE] * (16 + 8 * 9)),
-        "pixel_values": picture(1, 5, 3, 56, 56),
-        "image_sizes": torch.tensor([[100, 100]]),
-    }
-    return hf.LlavaNextForConditionalGeneration(config), inputs
+    return llava_next_of(hf.Phi3Config(**NO_HEAD_DIM))
 
 
 @decoder

@@ -8,26 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from lmm_lens import AblateHeads, Intervention, Lens, Read, shapes
-from lmm_lens.core.taps import Tap
+from lmm_lens import AblateHeads, Lens, Read, shapes
 from lmm_lens.errors import ModelError
-from lmm_lens.rows import bind_rows
 from tests.cases import SITES, case, plain
 from tests.envoy.lenses import edit_of, generating, here, same_runs
+from tests.failing import Fails
 from tests.models import FAMILIES
-
-
-class Fails(Intervention):
-    """An edit whose function raises."""
-
-    def __init__(self, site):
-        self.site = site
-
-    def taps(self, prompt, shape):
-        def run(x, place):
-            raise RuntimeError("the user's own mistake")
-
-        return [Tap(self.site, shape.n_layers - 1, bind_rows("all", prompt), run, edits=True)]
 
 
 def reading(lens, prompt, edits):

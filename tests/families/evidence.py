@@ -32,12 +32,15 @@ def check_it_runs(lens, prompt: Prompt) -> None:
     close(lens.run(prompt).logits, plain(lens.adapter.model, prompt.inputs))
 
 
+NAMES_OF_INPUT = ("hidden_states", "hidden_state", "inputs_embeds")
+
+
 @contextmanager
 def identity(layers: Sequence[nn.Module]) -> Iterator[None]:
     """Within, every one of these layers gives back its input, so that no patch hears of another."""
 
     def first(_module: nn.Module, args: tuple, kwargs: dict, out: object) -> object:
-        given = args[0] if args else kwargs.get("hidden_states", kwargs.get("inputs_embeds"))
+        given = args[0] if args else next(kwargs[name] for name in NAMES_OF_INPUT if name in kwargs)
         return (given, *out[1:]) if isinstance(out, tuple) else given
 
     hooks = [layer.register_forward_hook(first, with_kwargs=True, prepend=True) for layer in layers]
@@ -91,3 +94,12 @@ def check_mark(prompt: Prompt, moved: set[int], mark: Pixels, halo: tuple[float,
     assert moved >= set(prompt.positions_in_box((x0 + across, y0 + down, x1 - across, y1 - down), image=image))
     assert moved <= set(prompt.positions_in_box((x0 - across, y0 - down, x1 + across, y1 + down), image=image))
     assert moved
+
+
+def check_boxes(prompt: Prompt, found: list[tuple[int, Pixels]]) -> None:
+    """What the adapter says of every visual token of the first row is what `supports` found."""
+    tokens = prompt.mask("image")[0].nonzero().flatten().tolist()
+    for position, (image, box) in zip(tokens, found, strict=True):
+        assert prompt.box(position) == box
+        assert prompt.patch_at(box[0], box[1], image=image) == position
+        assert prompt.positions_in_box(box, image=image) == (position,)

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from lmm_lens import Lens, LensError
 from lmm_lens.adapters.gemma3 import crops
 from lmm_lens.prompting import from_tensors
-from tests.families.evidence import changed, check_bookkeeping, check_it_runs, check_mark, identity, picture, supports
+from tests.families.evidence import (
+    changed,
+    check_bookkeeping,
+    check_boxes,
+    check_it_runs,
+    check_mark,
+    identity,
+    picture,
+    supports,
+)
 from tests.families.tokenizer import byte_tokenizer
 from tests.models.parts import TEXT, siglip
 
@@ -71,10 +80,7 @@ def test_the_box_of_every_token_is_where_its_gradient_lies():
     lens = lens_of(False)
     prompt = lens.prompt(inputs=dict(lens.prompt("<begin><begin>", images=[picture(90, 90)] * 2).inputs))
     found = supports(lambda pixels: features(lens, prompt.inputs, pixels), prompt.inputs["pixel_values"])
-    tokens = prompt.mask("image")[0].nonzero().flatten().tolist()
-    for position, (image, box) in zip(tokens, found, strict=True):
-        assert prompt.box(position) == box
-        assert prompt.positions_in_box(box, image=image) == (position,)
+    check_boxes(prompt, found)
 
 
 @pytest.mark.parametrize("size", [(300, 100), (101, 307), (80, 80), (203, 61), (500, 60)])

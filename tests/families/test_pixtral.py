@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lmm_lens import Lens, LensError
-from tests.families.evidence import changed, check_bookkeeping, check_it_runs, check_mark, identity, picture, supports
+from tests.families.evidence import (
+    changed,
+    check_bookkeeping,
+    check_boxes,
+    check_it_runs,
+    check_mark,
+    identity,
+    picture,
+    supports,
+)
 from tests.families.tokenizer import byte_tokenizer
 from tests.models.parts import TEXT, pixtral
 
@@ -89,11 +98,7 @@ def test_the_box_of_every_token_is_where_its_gradient_lies(name):
     given_ = lens.prompt("[IMG] and [IMG]", images=[picture(112, 56), picture(56, 84)]).inputs
     prompt = lens.prompt(inputs=dict(given_))  # processed pixels: sizes of the pictures are not known
     found = supports(lambda pixels: features(lens, prompt.inputs, pixels), prompt.inputs["pixel_values"])
-    tokens = prompt.mask("image")[0].nonzero().flatten().tolist()
-    for position, (image, box) in zip(tokens, found, strict=True):
-        assert prompt.box(position) == box
-        assert prompt.patch_at(box[0], box[1], image=image) == position
-        assert prompt.positions_in_box(box, image=image) == (position,)
+    check_boxes(prompt, found)
 
 
 @pytest.mark.parametrize("name", NAMES)

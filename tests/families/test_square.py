@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lmm_lens import Lens, LensError
-from tests.families.evidence import changed, check_bookkeeping, check_it_runs, check_mark, identity, picture, supports
+from tests.families.evidence import (
+    changed,
+    check_bookkeeping,
+    check_boxes,
+    check_it_runs,
+    check_mark,
+    identity,
+    picture,
+    supports,
+)
 from tests.families.tokenizer import byte_tokenizer
 from tests.models.parts import NO_HEAD_DIM, SMALL, TEXT, TOWER, siglip
 
@@ -154,10 +163,7 @@ def test_the_box_of_every_token_is_where_its_gradient_lies(name):
     lens = lens_of(name)
     prompt = lens.prompt(inputs=dict(lens.prompt("<image> and <image>", images=[picture(90, 90)] * 2).inputs))
     found = supports(lambda pixels: features(lens, prompt.inputs, pixels), prompt.inputs["pixel_values"])
-    tokens = prompt.mask("image")[0].nonzero().flatten().tolist()
-    for position, (image, box) in zip(tokens, found, strict=True):
-        assert prompt.box(position) == box
-        assert prompt.positions_in_box(box, image=image) == (position,)
+    check_boxes(prompt, found)
 
 
 @pytest.mark.parametrize("name", BUILD)

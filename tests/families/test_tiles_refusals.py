@@ -5,8 +5,8 @@ import torch
 
 from lmm_lens import Lens, LensError
 from lmm_lens.adapters import Picture
-from tests.families.evidence import picture
-from tests.families.tile_evidence import check_spelling, entering, identity, spelling, vision_layers
+from tests.families.evidence import identity, picture
+from tests.families.tile_evidence import check_spelling, entering, spelling, vision_layers
 from tests.families.tiled import FAMILIES, lens_of, ovis2
 from tests.families.torchvision_cpu import load
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lmm_lens import LensError
-from tests.families.evidence import check_bookkeeping, check_it_runs, picture
-from tests.families.tile_evidence import entering, identity, tiles_of, vision_layers
+from tests.families.evidence import check_bookkeeping, check_it_runs, identity, picture
+from tests.families.tile_evidence import entering, tiles_of, vision_layers
 from tests.families.tiled import TILE, TOKEN, lens_of
 
 LABELS = {

@@ -1,7 +1,6 @@
 """Evidence about tiles: what enters the decoder and depends on which pixels, and colours that spell coordinates."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,22 +10,6 @@ from torch import Tensor, nn
 from lmm_lens import Lens
 from lmm_lens.prompt import Prompt
 from tests.families.tiled import PATCH, TOKEN, lens_of
-
-
-@contextmanager
-def identity(layers: Sequence[nn.Module]) -> Iterator[None]:
-    """Within, every layer gives back its input; `evidence.identity` does not know Llama 4's `hidden_state=`."""
-
-    def first(_module: nn.Module, args: tuple, kwargs: dict, out: object) -> object:
-        given = args[0] if args else kwargs["hidden_state"]
-        return (given, *out[1:]) if isinstance(out, tuple) else given
-
-    hooks = [layer.register_forward_hook(first, with_kwargs=True, prepend=True) for layer in layers]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def vision_layers(model: nn.Module) -> list[nn.Module]:

@@ -35,10 +35,16 @@ FAMILIES: dict[str, Builder] = {}
 
 
 def family(build: Builder) -> Builder:
-    """Register a builder: fixed seed, evaluation mode, sharpened weights, no early end of generation."""
+    """Register a builder."""
+    FAMILIES[build.__name__] = seeded(build)
+    return FAMILIES[build.__name__]
+
+
+def seeded(build: Builder) -> Builder:
+    """The builder with a fixed seed, evaluation mode, sharpened weights, no early end of generation."""
 
     @wraps(build)
-    def seeded() -> tuple[nn.Module, Inputs]:
+    def built() -> tuple[nn.Module, Inputs]:
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(0)
             model, inputs = build()
@@ -49,8 +55,7 @@ def family(build: Builder) -> Builder:
         model.generation_config.pad_token_id = PAD
         return model.eval(), inputs
 
-    FAMILIES[build.__name__] = seeded
-    return seeded
+    return built
 
 
 def clip() -> Any:

@@ -26,9 +26,14 @@ from .parts import (
 @family
 def llava_next():
     """Any resolution: a base crop, then the unpadded high-resolution rows, each ended by a newline vector."""
+    return llava_next_of(hf.LlamaConfig(**TEXT))
+
+
+def llava_next_of(text):
+    """LLaVA-NeXT on a decoder."""
     config = hf.LlavaNextConfig(
         vision_config=clip(),
-        text_config=hf.LlamaConfig(**TEXT),
+        text_config=text,
         image_token_index=IMAGE,
         image_grid_pinpoints=PINPOINTS,
         image_seq_length=16,

@@ -7,27 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from lmm_lens import AblateHeads, Intervention, Lens, LensError, Read
-from lmm_lens.core.taps import Tap
-from lmm_lens.rows import bind_rows
+from lmm_lens import AblateHeads, Lens, LensError, Read
 from tests.cases import SITES, case, close, hooks_of_ours, plain
+from tests.failing import Fails
 from tests.models import FAMILIES
 from tests.native.programs import PROGRAMS, interventions
 
 ONE = PROGRAMS["one edit"]
-
-
-class Fails(Intervention):
-    """An edit whose function raises."""
-
-    def __init__(self, site):
-        self.site = site
-
-    def taps(self, prompt, shape):
-        def run(x, place):
-            raise RuntimeError("the user's own mistake")
-
-        return [Tap(self.site, shape.n_layers - 1, bind_rows("all", prompt), run, edits=True)]
 
 
 def implementations(model):
