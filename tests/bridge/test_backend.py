@@ -32,11 +32,6 @@ TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
-def bridged() -> Lens:
-    return Lens.demo(backend="transformer_lens")
-
-
-@pytest.fixture(scope="module")
 def prompt(lens):
     asked = shapes.examples(5, seed=3)
     return lens.prompt([e.question for e in asked], images=[e.image for e in asked])

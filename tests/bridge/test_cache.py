@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lmm_lens import Lens, shapes
+from lmm_lens import shapes
 from lmm_lens.bridge.cache import PromptCache
 from lmm_lens.bridge.face import run_with_cache
 from lmm_lens.errors import HookError, PromptError
@@ -13,11 +13,6 @@ from lmm_lens.errors import HookError, PromptError
 def no_grad():
     with torch.no_grad():
         yield
-
-
-@pytest.fixture(scope="module")
-def bridged() -> Lens:
-    return Lens.demo(backend="transformer_lens")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lmm_lens import VAR, AblateHeads, Knockout, Lens, LensError, shapes
+from lmm_lens import VAR, AblateHeads, Knockout, LensError, shapes
 from lmm_lens.bridge.face import bridge_inputs, fwd_hooks, run_with_cache, run_with_hooks
 from lmm_lens.errors import InterventionError, PromptError
 
@@ -21,11 +21,6 @@ TOLERANCE = 1e-5
 def no_grad():
     with torch.no_grad():
         yield
-
-
-@pytest.fixture(scope="module")
-def bridged() -> Lens:
-    return Lens.demo(backend="transformer_lens")
 
 
 @pytest.fixture(scope="module")
