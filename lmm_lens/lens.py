@@ -136,6 +136,11 @@ class Lens(TransformerLensFace, NNsightFace):
         return ModelShape.of(self.adapter)
 
     @property
+    def backend(self) -> str:
+        """Its name: "native", "transformer_lens" or "nnsight"."""
+        return self._backend.name
+
+    @property
     def remote(self) -> bool | str:
         """Where the model runs: False here, True on NDIF, or the address of a server."""
         return getattr(self._backend, "remote", False)

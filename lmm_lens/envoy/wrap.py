@@ -20,6 +20,7 @@ from torch import nn
 
 from ..adapters import Adapter, Layer
 from ..errors import HookError, ModelError, RemoteError
+from ..logits import finishing
 from ..placement import Shards, device_of, hooks_of
 from .job import Target
 
@@ -112,11 +113,7 @@ def target_of(envoy: Any, adapter: Adapter, from_weights: bool = False) -> Targe
     head = envoy._module.get_output_embeddings()
     if head is None or id(head) not in names:
         raise ModelError(f"{type(envoy._module).__name__} has no output embedding, so its logits cannot be read")
-    text = adapter.config.get_text_config()
-    source = inspect.getsource(inspect.unwrap(type(envoy._module).forward))
-    cap = getattr(text, "final_logit_softcapping", None) if "final_logit_softcapping" in source else None
-    scale = getattr(text, "logit_scale", None) if "logit_scale" in source else None
-    return Target(envoy, parts_of(envoy, adapter, from_weights), at[id(head)], cap, scale)
+    return Target(envoy, parts_of(envoy, adapter, from_weights), at[id(head)], *finishing(envoy._module, adapter))
 
 
 def parts_of(envoy: Any, adapter: Adapter, from_weights: bool = False) -> list[dict[str, Any]]:

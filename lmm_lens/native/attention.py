@@ -27,9 +27,15 @@ NAME = "lmm_lens"  # must not contain "flash", which makes transformers import a
 
 
 class Listener(Protocol):
-    """Who wants to see attention calls: an open session of the native backend."""
+    """Who wants to see attention calls: an open session of the native backend, or a replay.
+
+    Attributes:
+        thread: whose calls; None for all.
+        replaces: whether it computes the attention itself, with a method `compute`.
+    """
 
     thread: int | None
+    replaces: bool
 
     def owns(self, module: nn.Module) -> bool:
         """Whether the module belongs to the listener's model."""
@@ -67,12 +73,14 @@ def attention(
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
     arguments = (query, key, value, attention_mask)
-    out = _plain(module, *arguments, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs)
-    listener = listener_of(module)
-    if listener is None:
-        return out, None
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
     special = kwargs.get("softcap"), kwargs.get("s_aux"), kwargs.get("position_bias")
+    listener: Any = listener_of(module)
+    if listener is not None and listener.replaces:
+        return listener.compute(module, AttentionCall(*arguments, scaling, causal, *special)), None
+    out = _plain(module, *arguments, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs)
+    if listener is None:
+        return out, None
     return listener.attend(module, AttentionCall(*arguments, scaling, causal, *special), out), None
 
 

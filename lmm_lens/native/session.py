@@ -32,6 +32,25 @@ def check_eval(model: nn.Module) -> None:
         raise ModelError("the model is in training mode, so dropout would change its answers\n  call model.eval()")
 
 
+def attention_configs(model: nn.Module, layers: Sequence[Layer], chosen: Sequence[int]) -> list[Any]:
+    """The configs that choose these layers' attention function, and the mask that fits it.
+
+    Raises:
+        HookError: one of the layers has no attention.
+    """
+    for layer in chosen:
+        if layers[layer].attention is None:
+            name = type(layers[layer].module).__name__
+            raise HookError(f"layer {layer} ({name}) has no attention heads, so it has no pattern")
+    holders = (
+        module
+        for module in model.modules()
+        if any(isinstance(child, nn.ModuleList) and layers[0].module in list(child) for child in module.children())
+    )
+    modules: list[Any] = [*(layers[layer].attention for layer in chosen), *holders]
+    return [module.config for module in modules if hasattr(module, "config")]
+
+
 class Session:
     """A context in which the model runs with taps.
 
@@ -47,6 +66,8 @@ class Session:
         tapping: the taps of the prompt, and what they read and did.
         n_passes: how often the model ran.
     """
+
+    replaces = False
 
     def __init__(
         self,
@@ -107,26 +128,10 @@ class Session:
         """Put the hooks in that the taps need, each with its undoing on `_hooks`."""
         patterned = [layer for site, layer in self.tapping.taps if site == "pattern"]
         if patterned:
-            self._hooks.enter_context(attention.switched(self._attention_configs(patterned)))
+            self._hooks.enter_context(attention.switched(attention_configs(self.model, self.layers, patterned)))
         for site, layer in self.tapping.taps:
             if site != "pattern":
                 self._hooks.callback(self._hook(site, layer).remove)
-
-    def _attention_configs(self, layers: list[int]) -> list[Any]:
-        """The configs that choose these layers' attention function, and the mask that fits it."""
-        for layer in layers:
-            if self.layers[layer].attention is None:
-                name = type(self.layers[layer].module).__name__
-                raise HookError(f"layer {layer} ({name}) has no attention heads, so it has no pattern")
-        holders = (
-            module
-            for module in self.model.modules()
-            if any(
-                isinstance(child, nn.ModuleList) and self.layers[0].module in list(child) for child in module.children()
-            )
-        )
-        modules: list[Any] = [*(self.layers[layer].attention for layer in layers), *holders]
-        return [module.config for module in modules if hasattr(module, "config")]
 
     # ------------------------------------------------------------------ the passes of one run
 

@@ -1,0 +1,167 @@
+"""One plain forward, kept: what each decoder layer was given, and what its attention saw."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..core.attention import AttentionCall
+from ..native import attention
+from ..native.session import attention_configs, check_eval
+from ..placement import Shards
+from .tail import Tail, TailRecorder
+
+if TYPE_CHECKING:
+    from ..lens import Lens
+    from ..prompt import Prompt
+
+
+class Unfit(Exception):
+    """This model, or this prompt, cannot be replayed exactly; the text says why. Never shown to users as an error."""
+
+
+@dataclass(eq=False)
+class LayerCall:
+    """One call of a decoder layer.
+
+    Attributes:
+        hidden: Float[batch, position, d_model], what entered it.
+        args, kwargs: what else it was given.
+        attention: what its attention was given; None for a layer without.
+        glue: Float[batch, position, d_model], what the model added between this layer's output and the next one's
+            input (deepstack features); None for nothing.
+    """
+
+    hidden: Tensor
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    attention: AttentionCall | None = None
+    glue: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """A prompt's forward pass.
+
+    Attributes:
+        prompt: what was run.
+        modules: the decoder layers.
+        calls: what each was given.
+        tail: from the last layer's output to the logits.
+        logits: Float[batch, vocab], at each row's last prompt token.
+        configs: the configs that choose the layers' attention function.
+    """
+
+    prompt: Prompt
+    modules: Sequence[Any]
+    calls: Sequence[LayerCall]
+    tail: Tail
+    logits: Float[Tensor, "batch vocab"]
+    configs: Sequence[Any]
+
+
+def record(lens: Lens, prompt: Prompt) -> Recording:
+    """Run a prompt once and keep what a replay needs.
+
+    Holds two residual streams' worth of memory a layer: its input, and its keys and values.
+
+    Raises:
+        Unfit: the model's layers do not run by themselves.
+    """
+    model, layers = lens.model, lens.adapter.layers
+    if lens.backend != "native":
+        raise Unfit(f"backend {lens.backend!r} goes through its own hook points")
+    if Shards.of(model).group is not None:
+        raise Unfit("the model is divided among processes")
+    check_eval(model)
+    with torch.no_grad(), _Recorder(model, layers) as recorder:
+        logits = model(**{"use_cache": False, **prompt.inputs}).logits
+    rows, last = torch.arange(prompt.n_rows), prompt.mask("last").int().argmax(1)
+    calls = recorder.finished()
+    tail = recorder.tail.finished(model, recorder.out, logits, lens.adapter)
+    return Recording(prompt, layers, calls, tail, logits[rows, last], recorder.configs)
+
+
+class _Recorder:
+    """Hooks on the layers and a listener of their attention, for one forward."""
+
+    replaces = False
+
+    def __init__(self, model: nn.Module, layers: Sequence[Any]) -> None:
+        self.model, self.layers = model, layers
+        self.thread: int | None = threading.get_ident()
+        self.layer_of = {id(layer.attention): i for i, layer in enumerate(layers) if layer.attention is not None}
+        self.calls: dict[int, LayerCall] = {}
+        self.out: Tensor = torch.empty(0)
+        self.tail = TailRecorder()
+        self.configs = attention_configs(model, layers, list(self.layer_of.values()))
+        self.stack = ExitStack()
+
+    def __enter__(self) -> _Recorder:
+        self.stack.enter_context(attention.switched(self.configs))
+        attention.LISTENERS.append(self)
+        self.stack.callback(attention.LISTENERS.remove, self)
+        for index, layer in enumerate(self.layers):
+            for hook in (
+                layer.module.register_forward_pre_hook(self._before(index), with_kwargs=True),
+                layer.module.register_forward_hook(self._after(index)),
+            ):
+                self.stack.callback(hook.remove)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.tail.close()
+        self.stack.close()
+
+    def owns(self, module: nn.Module) -> bool:
+        return id(module) in self.layer_of or module is self.model
+
+    def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
+        layer = self.layer_of[id(module)]
+        if layer not in self.calls:
+            raise Unfit("attention runs outside its layer")
+        if self.calls[layer].attention is not None:
+            raise Unfit("a layer attends twice")
+        self.calls[layer].attention = call
+        return out
+
+    def _before(self, index: int) -> Callable[..., None]:
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if index in self.calls:
+                raise Unfit("a layer runs twice in one forward")
+            given = dict(kwargs)
+            hidden = args[0] if args else given.pop("hidden_states")
+            if any(isinstance(value, (dict, list)) for value in (*args[1:], *given.values())):
+                raise Unfit("its layers hand keys and values to each other")
+            self.calls[index] = LayerCall(hidden, args[1:], given)
+            if index and hidden is not self.out and not torch.equal(hidden, self.out):
+                self.calls[index - 1].glue = hidden - self.out.to(hidden.device)
+
+        return before
+
+    def _after(self, index: int) -> Callable[..., None]:
+        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            self.out = output[0] if isinstance(output, tuple) else output
+            if index == len(self.layers) - 1:
+                self.tail.open()
+
+        return after
+
+    def finished(self) -> list[LayerCall]:
+        """All calls in order; Unfit where one is missing or is not what a replay can repeat."""
+        if list(self.calls) != list(range(len(self.layers))):
+            raise Unfit("its layers do not run once each, in order")
+        for layer in self.layer_of.values():
+            call = self.calls[layer].attention
+            if call is None:
+                raise Unfit(f"the attention of layer {layer} does not go through transformers' attention interface")
+            if call.position_bias is not None:
+                raise Unfit("its attention has a position bias")
+        return [self.calls[index] for index in range(len(self.layers))]
