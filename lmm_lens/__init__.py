@@ -34,6 +34,9 @@ _HOME = {
     "localization_heads": "scoring",
     "localize": "scoring",
     "PatchScores": "experiments",
+    "HeadEffects": "experiments",
+    "head_effects": "experiments",
+    "head_attribution": "experiments",
     "activation_patching": "experiments",
     "attribution_patching": "experiments",
     "ablation_table": "experiments",
@@ -48,12 +51,15 @@ __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
     from .errors import LensError as LensError
+    from .experiments import HeadEffects as HeadEffects
     from .experiments import PatchScores as PatchScores
     from .experiments import ablation_table as ablation_table
     from .experiments import activation_patching as activation_patching
     from .experiments import attribution_patching as attribution_patching
     from .experiments import blank_images as blank_images
     from .experiments import exact_match as exact_match
+    from .experiments import head_attribution as head_attribution
+    from .experiments import head_effects as head_effects
     from .experiments import image_table as image_table
     from .experiments import swapped_images as swapped_images
     from .heads import HeadSet as HeadSet

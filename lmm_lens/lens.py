@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -68,6 +68,7 @@ class Lens(TransformerLensFace, NNsightFace):
         self._applied: tuple[Intervention, ...] = ()
         self._n_runs = 0
         self.sink_report: SinkReport | None = None  # what "auto" found on the first prompt that asked
+        self.origin: Callable[[], Lens] | None = None  # opens the same lens in another process
         self.unfinished: dict[str, dict[str, torch.Tensor]] = {}  # see lmm_lens.checkpoint
 
     @classmethod
@@ -91,7 +92,9 @@ class Lens(TransformerLensFace, NNsightFace):
             ModelError: there is no such model, or it is no image-text-to-text model.
         """
         model, processor = open_model(name, backend, remote, **options)
-        return cls(model, processor, backend, remote=remote, timeout=timeout)
+        lens = cls(model, processor, backend, remote=remote, timeout=timeout)
+        lens.origin = partial(cls.from_pretrained, name, backend, remote=remote, timeout=timeout, **options)
+        return lens
 
     @classmethod
     def demo(
@@ -111,7 +114,9 @@ class Lens(TransformerLensFace, NNsightFace):
         """
         from . import shapes
 
-        return cls(*shapes.load(variant), backend=backend, remote=remote, timeout=timeout)
+        lens = cls(*shapes.load(variant), backend=backend, remote=remote, timeout=timeout)
+        lens.origin = partial(cls.demo, variant, backend, remote=remote, timeout=timeout)
+        return lens
 
     # ------------------------------------------------------------------ what the model is
 
@@ -325,6 +330,11 @@ class Lens(TransformerLensFace, NNsightFace):
             )
         if session.n_passes:
             program.reports(session.tapping)
+
+    @property
+    def applied(self) -> tuple[Intervention, ...]:
+        """What an enclosing `apply` puts into every run."""
+        return self._applied
 
     @contextmanager
     def nothing_applied(self) -> Iterator[None]:

@@ -3,16 +3,23 @@
 from .accuracy import exact_match
 from .attribution import attribution_patching
 from .controls import ablation_table, blank_images, image_table, swapped_images
+from .effect_scores import HeadEffects
+from .effects import head_effects
+from .head_attribution import head_attribution, random_subsets
 from .patch_scores import PatchScores
 from .patching import activation_patching
 
 __all__ = [
+    "HeadEffects",
     "PatchScores",
     "ablation_table",
     "activation_patching",
     "attribution_patching",
     "blank_images",
     "exact_match",
+    "head_attribution",
+    "head_effects",
     "image_table",
+    "random_subsets",
     "swapped_images",
 ]

@@ -114,11 +114,12 @@ def _given(lens: Lens, answers: AnswersLike, n_pairs: int, n_vocab: int) -> Int[
         raise ScoreError(
             f"expected answers=[(correct, incorrect), ...], one for each of the {n_pairs} pairs, given {answers!r}"
         )
-    ids = [[_token(lens, answer, n_vocab) for answer in row] for row in rows]
+    ids = [[answer_token(lens, answer, n_vocab) for answer in row] for row in rows]
     return torch.tensor(ids)
 
 
-def _token(lens: Lens, answer: Answer, n_vocab: int) -> int:
+def answer_token(lens: Lens, answer: Answer, n_vocab: int) -> int:
+    """An answer's token id; ScoreError for an id out of range, and for a text that is not one token."""
     if not isinstance(answer, str):
         if isinstance(answer, bool) or not 0 <= int(answer) < n_vocab:
             raise ScoreError(f"token id {answer} is out of range: the model has tokens 0 to {n_vocab - 1}")

@@ -45,6 +45,7 @@ class PatchScores:
         clean_ld, corrupt_ld: Float[pair], the logit differences of the unpatched runs, in logits.
         answers: (correct, incorrect) token of each pair, as text.
         model: the model's identity.
+        how: how the patched forwards were computed; all ways are exact.
     """
 
     site: str
@@ -58,6 +59,7 @@ class PatchScores:
     corrupt_ld: Float[Tensor, "pair"]
     answers: tuple[tuple[str, str], ...]
     model: dict[str, Any] = field(default_factory=dict)
+    how: str = ""
 
     @cached_property
     def values(self) -> Float[Tensor, "layer unit"]:

@@ -12,7 +12,7 @@ order of summation.
 """
 
 from .engine import Replay
-from .recording import Recording, Unfit, record
+from .recording import Recording, UnfitError, record
 from .variants import Edit, Variant
 
-__all__ = ["Edit", "Recording", "Replay", "Unfit", "Variant", "record"]
+__all__ = ["Edit", "Recording", "Replay", "UnfitError", "Variant", "record"]

@@ -30,7 +30,7 @@ from .variants import Put, Variant, puts
 BUCKET = 1.25  # variants share a batch if their numbers of rows differ by less than this factor
 
 
-class _Enough(Exception):
+class _EnoughError(Exception):
     """The keys and values are there, and the rest of the layer is not wanted."""
 
 
@@ -135,7 +135,7 @@ class _Pass:
             self.keys_only = True
             try:
                 self._call(layer, x)
-            except _Enough:
+            except _EnoughError:
                 self.rows, x = slice(self.window.stop - 1, self.window.stop), x[:, -1:]
             finally:
                 self.keys_only = False
@@ -188,7 +188,7 @@ class _Pass:
             return _fused(module, call, call.mask, False)
         if self.keys_only:
             self.own = call.key, call.value
-            raise _Enough
+            raise _EnoughError
         window, row = self.window, self.window.row
         key, value = self.own if self.own is not None and self.rows != window.rows else (call.key, call.value)
         is_plain = recorded.softcap is None and recorded.extra_logits is None

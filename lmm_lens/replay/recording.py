@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..prompt import Prompt
 
 
-class Unfit(Exception):
+class UnfitError(Exception):
     """This model, or this prompt, cannot be replayed exactly; the text says why. Never shown to users as an error."""
 
 
@@ -73,13 +73,13 @@ def record(lens: Lens, prompt: Prompt) -> Recording:
     Holds two residual streams' worth of memory a layer: its input, and its keys and values.
 
     Raises:
-        Unfit: the model's layers do not run by themselves.
+        UnfitError: the model's layers do not run by themselves.
     """
     model, layers = lens.model, lens.adapter.layers
     if lens.backend != "native":
-        raise Unfit(f"backend {lens.backend!r} goes through its own hook points")
+        raise UnfitError(f"backend {lens.backend!r} goes through its own hook points")
     if Shards.of(model).group is not None:
-        raise Unfit("the model is divided among processes")
+        raise UnfitError("the model is divided among processes")
     check_eval(model)
     with torch.no_grad(), _Recorder(model, layers) as recorder:
         logits = model(**{"use_cache": False, **prompt.inputs}).logits
@@ -126,20 +126,20 @@ class _Recorder:
     def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
         layer = self.layer_of[id(module)]
         if layer not in self.calls:
-            raise Unfit("attention runs outside its layer")
+            raise UnfitError("attention runs outside its layer")
         if self.calls[layer].attention is not None:
-            raise Unfit("a layer attends twice")
+            raise UnfitError("a layer attends twice")
         self.calls[layer].attention = call
         return out
 
     def _before(self, index: int) -> Callable[..., None]:
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if index in self.calls:
-                raise Unfit("a layer runs twice in one forward")
+                raise UnfitError("a layer runs twice in one forward")
             given = dict(kwargs)
             hidden = args[0] if args else given.pop("hidden_states")
             if any(isinstance(value, (dict, list)) for value in (*args[1:], *given.values())):
-                raise Unfit("its layers hand keys and values to each other")
+                raise UnfitError("its layers hand keys and values to each other")
             self.calls[index] = LayerCall(hidden, args[1:], given)
             if index and hidden is not self.out and not torch.equal(hidden, self.out):
                 self.calls[index - 1].glue = hidden - self.out.to(hidden.device)
@@ -155,13 +155,15 @@ class _Recorder:
         return after
 
     def finished(self) -> list[LayerCall]:
-        """All calls in order; Unfit where one is missing or is not what a replay can repeat."""
+        """All calls in order; UnfitError where one is missing or is not what a replay can repeat."""
         if list(self.calls) != list(range(len(self.layers))):
-            raise Unfit("its layers do not run once each, in order")
+            raise UnfitError("its layers do not run once each, in order")
         for layer in self.layer_of.values():
             call = self.calls[layer].attention
             if call is None:
-                raise Unfit(f"the attention of layer {layer} does not go through transformers' attention interface")
+                raise UnfitError(
+                    f"the attention of layer {layer} does not go through transformers' attention interface"
+                )
             if call.position_bias is not None:
-                raise Unfit("its attention has a position bias")
+                raise UnfitError("its attention has a position bias")
         return [self.calls[index] for index in range(len(self.layers))]

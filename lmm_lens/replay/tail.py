@@ -59,16 +59,16 @@ class TailRecorder:
             self.handle.remove()
 
     def finished(self, model: Any, out: Tensor, logits: Tensor, adapter: Adapter) -> Tail:
-        """The tail, checked to turn the last layer's output into the model's own logits; Unfit where it does not."""
+        """The tail, checked to turn the last layer's output into the model's logits; UnfitError where it does not."""
         from .check import agree
-        from .recording import Unfit
+        from .recording import UnfitError
 
         tail = Tail(tuple(self.seen), *finishing(model, adapter))
         try:
             with torch.no_grad():
                 mine = tail(out[:, -1:])
         except (TypeError, RuntimeError, ValueError) as error:
-            raise Unfit(f"what follows its layers is not a chain of modules ({error})") from error
+            raise UnfitError(f"what follows its layers is not a chain of modules ({error})") from error
         if not agree(mine, logits[:, -1:]):
-            raise Unfit("what follows its layers is not a chain of modules")
+            raise UnfitError("what follows its layers is not a chain of modules")
         return tail

@@ -1,0 +1,128 @@
+"""The bundled world's questions as samples, so that everything that takes a data set runs offline."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ScoreError, unknown
+from .dataset import DataSet
+from .sample import Box, Sample
+
+if TYPE_CHECKING:
+    from ..shapes import Example, Scene, Thing
+
+
+def shapes(n: int = 64, *, seed: int = 0, kinds: Sequence[str] | str | None = None, on_bad: str = "refuse") -> DataSet:
+    """Questions on scenes that shapes-llava was not trained on, kinds taking turns.
+
+    The wrong answer is another of the same kind that begins with another word, so the first token tells them apart.
+    The boxes are the cells of what the question is about; the questions are those of `lmm_lens.shapes.examples`.
+
+    Args:
+        n: how many.
+        seed: of the scenes.
+        kinds: of `lmm_lens.shapes.VISUAL_KINDS` and `TEXT_KINDS`; by default the visual ones. "exist" is yes or no.
+        on_bad: as in `DataSet`; no row here is bad.
+
+    Raises:
+        ScoreError: there is no such kind, or n is not positive.
+    """
+    from ..shapes import TEXT_KINDS, VISUAL_KINDS
+
+    chosen = [kinds] if isinstance(kinds, str) else list(VISUAL_KINDS if kinds is None else kinds)
+    for kind in chosen:
+        if kind not in VISUAL_KINDS + TEXT_KINDS:
+            raise ScoreError(unknown("kind of question", kind, VISUAL_KINDS + TEXT_KINDS))
+    if n < 1 or not chosen:
+        raise ScoreError(f"shapes needs at least one question of at least one kind, given n={n}, kinds={chosen}")
+    about = {"kind": "shapes", "n": n, "seed": seed, "kinds": chosen}
+    return DataSet(
+        "shapes", _Examples(n, chosen, seed), _read, describe=partial(dict, about), on_bad=on_bad, numbered=True
+    )
+
+
+class _Examples:
+    """(number, example) of each question, drawn when first asked for; a picture is 7 kB."""
+
+    def __init__(self, n: int, kinds: Sequence[str], seed: int) -> None:
+        self.n, self.kinds, self.seed = n, kinds, seed
+
+    @cached_property
+    def _drawn(self) -> list[Example]:
+        from ..shapes import examples
+
+        return examples(self.n, self.kinds, self.seed)
+
+    def __iter__(self) -> Iterator[tuple[int, Example]]:
+        return iter(enumerate(self._drawn, 1))
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> tuple[int, Example]:
+        return index + 1, self._drawn[index]
+
+
+def _read(numbered: tuple[int, Example]) -> list[Sample]:
+    number, example = numbered
+    draw = random.Random(f"{number} {example.question} {example.answer}")
+    return [
+        Sample(
+            id=f"shapes/{example.kind}/{number}",
+            question=example.question,
+            answer=example.answer,
+            images=() if example.image is None else (example.image,),
+            wrong=draw.choice(_others(example)),
+            category=example.kind,
+            boxes=() if example.scene is None else _boxes(example, example.scene),
+        )
+    ]
+
+
+def _others(example: Example) -> list[str]:
+    """Answers that the question could have had and that begin with another word than its own."""
+    from ..shapes import scenes
+    from ..shapes.questions import DIGITS, NUMBER_WORDS, OPPOSITES, REPEATABLE
+
+    numbers = DIGITS if example.answer in DIGITS else NUMBER_WORDS
+    things = [f"{color} {shape}" for color in scenes.COLORS for shape in scenes.SHAPES]
+    vocabulary: dict[str, Sequence[str]] = {
+        "color": scenes.COLORS,
+        "shape": scenes.SHAPES,
+        "where": [scenes.place_name(cell) for cell in range(scenes.GRID**2)],
+        "count": DIGITS[:6],
+        "exist": ("yes", "no"),
+        "at": [*things, "nothing"],
+        "list": [", ".join([thing, *example.answer.split(", ")[1:]]) for thing in things],
+        "arith": numbers,
+        "next": numbers,
+        "opposite": tuple(OPPOSITES),
+        "repeat": REPEATABLE,
+    }
+    first = example.answer.split()[0]
+    return [other for other in vocabulary[example.kind] if other.split()[0] != first]
+
+
+def _boxes(example: Example, scene: Scene) -> tuple[Box, ...]:
+    """The cells that must be looked at, in reading order; none where the right answer is that there is nothing."""
+    from ..shapes.questions import plural
+    from ..shapes.scenes import GRID, cell_box, place_name
+
+    words, asked = example.question.rstrip("?").split(), example.question
+    about: dict[str, Callable[[Thing], bool]] = {
+        "color": lambda thing: thing.shape in words,
+        "shape": lambda thing: thing.color in words,
+        "where": lambda thing: place_name(thing.cell) == example.answer,
+        "count": lambda thing: (
+            asked.startswith("how many objects") or bool({thing.color, plural(thing.shape)} & {*words})
+        ),
+        "exist": lambda thing: str(thing) in asked,
+        "list": lambda thing: True,
+    }
+    cells: list[Any] = [thing.cell for thing in scene.things if example.kind in about and about[example.kind](thing)]
+    if example.kind == "at":
+        cells = [cell for cell in range(GRID**2) if place_name(cell) in asked]
+    return tuple(tuple(float(edge) for edge in cell_box(cell)) for cell in cells)  # type: ignore[misc]

@@ -1,0 +1,120 @@
+"""One question of a data set: what is asked, what is right, what it is set against, and where to look."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ScoreError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..lens import Lens
+    from ..prompt import Prompt
+
+    Picture = os.PathLike[str] | Image
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A question with its answer.
+
+    Attributes:
+        id: unique within its data set and readable, as "pope/adversarial/17".
+        question: what is asked, ready for `Lens.prompt`.
+        answer: the right answer, as the model should say it.
+        images: pictures, or their paths, which are opened only when the prompt is made.
+        wrong: the answer that the right one is set against, for logit differences.
+        group: what counts only together: MME's picture, MMVP's pair.
+        category: subtask or setting, for tables.
+        boxes: (x0, y0, x1, y1) each, in pixels of the first picture, the far edges exclusive.
+
+    Raises:
+        ScoreError: the question or the answer is empty, both answers are the same, or a box is none.
+    """
+
+    id: str
+    question: str
+    answer: str
+    images: tuple[Picture, ...] = ()
+    wrong: str | None = None
+    group: str | None = None
+    category: str | None = None
+    boxes: tuple[Box, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "images", tuple(self.images))
+        object.__setattr__(self, "boxes", tuple(as_box(box) for box in self.boxes))
+        for name in ("id", "question", "answer"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value.strip():
+                raise ScoreError(f"a sample's {name} is a text and not empty, given {value!r}")
+        if self.wrong is not None and plain(self.wrong) == plain(self.answer):
+            raise ScoreError(f"the wrong answer is the right one, {self.answer!r}: nothing to tell apart")
+        if self.boxes and not self.images:
+            raise ScoreError(f"sample {self.id!r} has boxes but no picture that they could lie in")
+
+    @cached_property
+    def key(self) -> str:
+        """16 hex digits that tell samples apart, the same on every machine.
+
+        Of all fields; a picture counts by the name and size in bytes of its file, or by its pixels.
+
+        Raises:
+            ScoreError: the file of a picture is gone.
+        """
+        texts = [self.id, self.question, self.answer, self.wrong, self.group, self.category]
+        pictures = [_identity(picture) for picture in self.images]
+        described = json.dumps([texts, pictures, self.boxes], ensure_ascii=False)
+        return hashlib.sha256(described.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    def prompt(self, lens: Lens) -> Prompt:
+        """The prompt that asks it.
+
+        Raises:
+            PromptError: a picture cannot be opened, or the question holds other image slots than it has pictures.
+        """
+        return lens.prompt(self.question, images=list(self.images) or None)
+
+    def __repr__(self) -> str:
+        against = f", not {self.wrong!r}" if self.wrong is not None else ""
+        pictures = f", {len(self.images)} picture{'s' * (len(self.images) != 1)}" if self.images else ""
+        return f"Sample {self.id}: {self.question!r} {self.answer!r}{against}{pictures}"
+
+
+def plain(text: str) -> str:
+    """A text without what does not matter to an answer: case and spaces."""
+    return " ".join(text.casefold().split())
+
+
+def as_box(given: Sequence[Any]) -> Box:
+    """Four numbers as a box.
+
+    Raises:
+        ScoreError: they are not x0 < x1 and y0 < y1.
+    """
+    try:
+        x0, y0, x1, y1 = (float(number) for number in given)
+    except (TypeError, ValueError):
+        raise ScoreError(f"a box is four numbers (x0, y0, x1, y1) in pixels, given {given!r}") from None
+    if not (x0 < x1 and y0 < y1 and max(abs(x0), abs(x1), abs(y0), abs(y1)) < float("inf")):
+        raise ScoreError(f"a box is (x0, y0, x1, y1) in pixels with x0 < x1 and y0 < y1, given {(x0, y0, x1, y1)}")
+    return x0, y0, x1, y1
+
+
+def _identity(picture: Picture) -> list[Any]:
+    if isinstance(picture, (str, os.PathLike)):
+        try:
+            return [Path(picture).name, Path(picture).stat().st_size]
+        except OSError as error:
+            raise ScoreError(f"the picture {os.fspath(picture)!r} is gone: {error.strerror}") from error
+    return [picture.mode, *picture.size, hashlib.sha256(picture.tobytes()).hexdigest()]

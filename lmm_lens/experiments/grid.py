@@ -1,0 +1,51 @@
+"""A patching grid: what is patched into what, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jaxtyping import Int
+from torch import Tensor
+
+from ..prompt import Prompt
+from .units import Units
+
+if TYPE_CHECKING:
+    from ..lens import Lens
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """What `activation_patching` was asked for.
+
+    Attributes:
+        lens: the model.
+        clean, corrupt: pairs, row by row.
+        site: hook point.
+        units: what is patched at once.
+        layers: where.
+        ids: Int[pair, 2], the tokens (correct, incorrect).
+        tokens_per_pass: how large batches may be; None for what suits the device.
+    """
+
+    lens: Lens
+    clean: Prompt
+    corrupt: Prompt
+    site: str
+    units: Units
+    layers: tuple[int, ...]
+    ids: Int[Tensor, "pair 2"]
+    tokens_per_pass: int | None = None
+
+
+@contextmanager
+def shown_progress(n: int, shown: bool) -> Iterator[Callable[[], None]]:
+    """A function to call for each finished step."""
+    from rich.progress import Progress
+
+    with Progress(transient=True, disable=not shown) as bar:
+        task = bar.add_task("patching", total=n)
+        yield lambda: bar.advance(task)

@@ -1,0 +1,57 @@
+"""One item of a stream: what is to be done, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import ScoreError
+
+Work = Callable[[Any], Mapping[str, Tensor]]
+MakeWork = Callable[[], Work]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What is to be done.
+
+    Attributes:
+        index: the place of the item in the stream.
+        key: what tells it from others.
+        item: what the work is given.
+    """
+
+    index: int
+    key: str
+    item: Any
+
+    def __str__(self) -> str:
+        return f"item {self.index} ({self.key!r})"
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """What came of it: name to small tensors on the CPU, one item's."""
+
+    index: int
+    key: str
+    tensors: Mapping[str, Tensor]
+
+
+def do(job: Job, work: Work, what: str) -> Done:
+    """Do one item; an error of the work gets a note that names it."""
+    try:
+        return Done(job.index, job.key, _small(work(job.item), job))
+    except Exception as error:
+        error.add_note(f"while {what}, {job}")
+        raise
+
+
+def _small(found: object, job: Job) -> dict[str, Tensor]:
+    """Copies, so that neither a graph, nor a larger tensor behind a view, nor a buffer used again is kept."""
+    if not isinstance(found, Mapping) or not found or not all(isinstance(x, Tensor) for x in found.values()):
+        raise ScoreError(f"the work on {job} gave {type(found).__name__}, expected a mapping of names to tensors")
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in found.items()}

@@ -1,0 +1,105 @@
+"""Some finished items that follow one another: their keys and their numbers, in one safetensors file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .. import files
+from ..errors import ScoreError
+from . import disk
+
+KIND = "run part"
+
+Layout = dict[str, str]
+"""Name to data type and shape of one item's tensor, in words: two items fit together if theirs are equal."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Finished items in a row.
+
+    Attributes:
+        first: the index of the first one.
+        keys: what tells each item from others, [n].
+        tensors: name to numbers, [n, ...] each.
+
+    Raises:
+        ScoreError: no item, no tensor, or a tensor with another number of rows than there are keys.
+    """
+
+    first: int
+    keys: tuple[str, ...]
+    tensors: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        rows = {name: tuple(tensor.shape[:1]) for name, tensor in self.tensors.items()}
+        if not self.keys or not rows or any(n != (len(self.keys),) for n in rows.values()):
+            raise ScoreError(
+                f"a part of a run needs a row of each tensor for each of its {len(self.keys)} keys, given "
+                f"{', '.join(f'{name} {tuple(tensor.shape)}' for name, tensor in self.tensors.items()) or 'none'}"
+            )
+
+    @property
+    def range(self) -> range:
+        return range(self.first, self.first + len(self.keys))
+
+    @property
+    def layout(self) -> Layout:
+        return layout({name: tensor[0] for name, tensor in self.tensors.items()})
+
+    def to_bytes(self) -> bytes:
+        """The file."""
+        from safetensors.torch import save
+
+        body = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
+        about = {"format": f"lmm-lens {KIND} 1", "first": self.first, "keys": self.keys, "sha256": _sum(self)}
+        return save(body, {files.KEY: json.dumps(about)})
+
+
+def read(path: Path) -> Part:
+    """A part from its file.
+
+    Raises:
+        DamagedError: the file is not what was written.
+    """
+    try:
+        tensors, about = files.read(path, KIND, None, ("first", "keys", "sha256"))
+        part = Part(int(about["first"]), tuple(about["keys"]), dict(sorted(tensors.items())))
+    except (ScoreError, TypeError, ValueError) as error:
+        raise disk.DamagedError(str(error).splitlines()[0]) from error
+    if about["sha256"] != _sum(part):
+        raise disk.DamagedError(f"{path.name!r} does not have the checksum it was written with")
+    return part
+
+
+def file_name(at: range) -> str:
+    """Where a part lies: sorted by name, files are in the order of the items."""
+    return f"{at.start:09d}-{at.stop - 1:09d}.safetensors"
+
+
+def layout(tensors: Mapping[str, Tensor]) -> Layout:
+    """Of the tensors of one item.
+
+    >>> layout({"effect": torch.zeros(6, 8)})
+    {'effect': 'float32 [6, 8]'}
+    """
+    return {name: f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" for name, x in sorted(tensors.items())}
+
+
+def in_words(found: Layout) -> str:
+    return ", ".join(f"{name} {what}" for name, what in found.items()) or "nothing"
+
+
+def _sum(part: Part) -> str:
+    """Of everything that must come back: which items, their keys, and every bit of their numbers."""
+    found = hashlib.sha256(disk.canonical([part.first, part.keys, part.layout]).encode())
+    for _, tensor in sorted(part.tensors.items()):
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
