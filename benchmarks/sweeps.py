@@ -74,8 +74,9 @@ def measure(lens: Lens, prompts: Sequence[Prompt], rows: str, rounds: int, devic
     """A sweep over every head, one prompt a round; with `first`, a new sweep each round, which checks itself."""
     units = units_of(lens, None)
     ablation = Ablation(units, "zero", rows)
-    work = Work(lens, ablation, Batches(None, lens.device))
-    work(Item("warm", prompts[-1], answer=(3, 4)))
+    work = Work(lens, Ablation(units[:1], "zero", rows), Batches(None, lens.device))
+    work(Item("warm", prompts[-1], answer=(3, 4)))  # what the first prompt of a sweep checks
+    work.ablation = ablation
     ratios, sweeps, forwards, worst, way = [], [], [], 0.0, ""
     for number in range(rounds):
         prompt = prompts[number % (len(prompts) - 1)]

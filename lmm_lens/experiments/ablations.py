@@ -13,9 +13,8 @@ from torch import Tensor
 from ..core.drive import whole
 from ..core.kernels import uniform
 from ..errors import InterventionError, ScoreError
-from ..heads import HeadSet
+from ..heads import HeadSet, check_head
 from ..interventions import AblateHeads
-from ..interventions.ablate import MODES
 from ..interventions.means import HeadMeans
 from ..interventions.patch import stored
 from ..prompt import ROLES, Prompt
@@ -159,21 +158,24 @@ def units_of(lens: Lens, heads: HeadSet | Sequence[HeadSet] | None) -> tuple[Hea
     if heads is None:
         every = [(layer, head) for layer in range(n_layers) for head in range(lens.shape.n_heads[layer])]
         return tuple(HeadSet([head], n_layers, n_heads) for head in every)
-    given = [HeadSet([head], n_layers, n_heads) for head in heads] if isinstance(heads, HeadSet) else list(heads)
+    if isinstance(heads, HeadSet):
+        _check_shape(heads, n_layers, n_heads)
+        heads = [HeadSet([head], n_layers, n_heads) for head in heads]
+    given = list(heads)
     if not given or any(not isinstance(unit, HeadSet) or not len(unit) for unit in given):
         raise ScoreError(
             f"expected heads=HeadSet (each head alone) or a list of HeadSets (each set at once), given {heads!r}"
         )
     for unit in given:
-        AblateHeads(unit)
-        if (unit.n_layers, unit.n_heads) != (n_layers, n_heads):
-            raise ScoreError(
-                f"a head set was made for a model of {unit.n_layers} layers x {unit.n_heads} heads, "
-                f"this one has {n_layers} x {n_heads}"
-            )
+        _check_shape(unit, n_layers, n_heads)
+        for layer, head in unit:
+            check_head(layer, head, n_layers, lens.shape.n_heads[layer])
     return tuple(given)
 
 
-def mode_named(mode: str) -> str:
-    """The mode's meaning."""
-    return MODES[mode]
+def _check_shape(heads: HeadSet, n_layers: int, n_heads: int) -> None:
+    if (heads.n_layers, heads.n_heads) != (n_layers, n_heads):
+        raise ScoreError(
+            f"a head set was made for a model of {heads.n_layers} layers x {heads.n_heads} heads, "
+            f"this one has {n_layers} x {n_heads}"
+        )

@@ -50,9 +50,8 @@ def effect_map(effects: HeadEffects, ax: Axes | None = None, table: pandas.DataF
     colors = colormaps[COLORS].with_extremes(bad="#d9d9d9")  # a head that was not measured is not 0
     shown = ax.imshow(values, cmap=colors, aspect="auto", vmin=-limit, vmax=limit)
     ax.figure.colorbar(shown, ax=ax).set_label(_label(effects), fontsize=9)
-    for row in table[_significant(table)].itertuples():
-        place = (float(row.head) - 0.46, float(row.layer) - 0.46)
-        ax.add_patch(Rectangle(place, 0.92, 0.92, fill=False, edgecolor="black", linewidth=1.3))
+    for layer, head in table.loc[_significant(table), ["layer", "head"]].to_numpy(float):
+        ax.add_patch(Rectangle((head - 0.46, layer - 0.46), 0.92, 0.92, fill=False, edgecolor="black", linewidth=1.3))
     for axis, n in ((ax.xaxis, n_heads), (ax.yaxis, n_layers)):
         axis.set_ticks(range(0, n, max(1, n // N_TICKS)))
     ax.set(xlabel="head", ylabel="layer")

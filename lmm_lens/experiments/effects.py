@@ -101,7 +101,7 @@ def head_effects(
     settings = getattr(prompts, "settings", None)
     if isinstance(settings, Mapping):
         about["data"] = dict(settings)
-    items = _Items(prompts, answers)
+    items = _Items(prompts, answers, metric if chosen.needs_wrong else "")
     opened = None if folder is None else RunFolder(folder, KIND, about)
     try:
         given = rows_per_pass or (opened.state.get("rows_per_pass") if opened is not None else None)
@@ -117,12 +117,6 @@ def head_effects(
     finally:
         if opened is not None:
             opened.close()
-    if chosen.needs_wrong and bool(effects.clean_outcomes.logits[:, 1].isnan().any()):
-        missing = int(effects.clean_outcomes.logits[:, 1].isnan().nonzero()[0])
-        raise ScoreError(
-            f"{metric} needs a wrong answer for every prompt, and {effects.ids[missing]} has none\n"
-            "  give answers=[(right, wrong), ...] or samples with `wrong`, or take metric='log_prob'"
-        )
     return effects
 
 
@@ -155,14 +149,22 @@ def _key_of(item: Item) -> str:
 
 
 class _Items:
-    """Prompts and samples as items, one a row; has a length where the prompts have one."""
+    """Prompts and samples as items, one a row; has a length where the prompts have one.
 
-    def __init__(self, prompts: Any, answers: Answers | None) -> None:
-        self.prompts, self.answers, self.n_used = prompts, answers, 0
+    Args:
+        prompts, answers: as in `head_effects`.
+        contrast: the metric that needs a wrong answer, if it does.
+    """
+
+    def __init__(self, prompts: Any, answers: Answers | None, contrast: str) -> None:
+        self.prompts, self.answers, self.contrast, self.n_used = prompts, answers, contrast, 0
         if isinstance(prompts, Prompt):
             self.prompts = [prompts]
         elif not isinstance(prompts, Iterable) or isinstance(prompts, (str, bytes, Mapping)):
             raise ScoreError(f"expected prompts made by lens.prompt(...) or samples, given {type(prompts).__name__}")
+        if answers is not None and isinstance(self.prompts, (list, tuple)) and len(self) < len(answers):
+            self.n_used = len(self)
+            self.check_all_used()
 
     def __len__(self) -> int:
         counted = isinstance(self.prompts, (list, tuple))
@@ -171,15 +173,24 @@ class _Items:
     def __iter__(self) -> Iterator[Item]:
         for number, source in enumerate(self.prompts):
             if isinstance(source, Sample):
-                yield Item(source.id, source, 0, answers_at(self.answers, self.n_used))
-                self.n_used += 1
+                yield self._item(source.id, source, 0)
                 continue
             if not isinstance(source, Prompt):
                 raise ScoreError(f"expected prompts made by lens.prompt(...) or samples, given {source!r} at {number}")
             for row in range(source.n_rows):
                 name = f"prompt {number}" + (f" row {row}" if source.n_rows > 1 else "")
-                yield Item(name, source, row, answers_at(self.answers, self.n_used))
-                self.n_used += 1
+                yield self._item(name, source, row)
+
+    def _item(self, name: str, source: Prompt | Sample, row: int) -> Item:
+        answer = answers_at(self.answers, self.n_used)
+        self.n_used += 1
+        wrong = answer[1] if answer is not None else getattr(source, "wrong", None)
+        if self.contrast and wrong is None:
+            raise ScoreError(
+                f"{self.contrast} needs a wrong answer for every prompt, and {name} has none\n"
+                "  give answers=[(right, wrong), ...] or samples with `wrong`, or take metric='log_prob'"
+            )
+        return Item(name, source, row, answer)
 
     def check_all_used(self) -> None:
         """ScoreError for more answers than prompts."""
