@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .figures import attention_over_image, head_heatmap
+from .page import inline, render
 from .prompt_view import as_html
 from .scoring import score_heads
 from .sinks import rule_for
@@ -57,8 +57,6 @@ def write_report(
     Returns:
         The path of the page.
     """
-    import jinja2
-
     folder.mkdir(parents=True, exist_ok=True)
     figures = {
         "heads.png": _heatmaps((raw, nonsink), best),
@@ -68,16 +66,14 @@ def write_report(
         figure.savefig(folder / name)
     raw.save(folder / "visual_mass.safetensors")
     nonsink.save(folder / "nonsink_mass.safetensors")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lmm_lens", "."), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    page = environment.get_template("report.html.j2").render(
+    page = render(
+        "report.html.j2",
         lens=repr(lens),
         question=question,
         answer=answer,
         expected=expected,
         sequence=as_html(prompt),
-        figures={name.removesuffix(".png"): _inline(folder / name) for name in figures},
+        figures={name.removesuffix(".png"): inline(folder / name) for name in figures},
         n_prompts=raw.n_prompts,
         n_top=len(best[0]),
         rankings=[(scores.metric, _ranking(scores, len(best[0]), first_layer)) for scores in (raw, nonsink)],
@@ -124,7 +120,3 @@ def _overlays(lens: Lens, prompt: Prompt, raw: HeadScores, nonsink: HeadScores) 
 def _ranking(scores: HeadScores, n: int, first_layer: int) -> list[tuple[str, str]]:
     rows = scores.to_pandas().query("layer >= @first_layer").head(n).itertuples(index=False)
     return [(f"L{row.layer}H{row.head}", f"{row[2]:.3f} ({row.low:.3f} to {row.high:.3f})") for row in rows]
-
-
-def _inline(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

@@ -65,6 +65,49 @@ def score(
     run(model, images, question, metric, query, top, out, dtype)
 
 
+@app.command()
+def sweep(
+    config: Annotated[Path | None, typer.Argument(help="A YAML file of what follows; flags override it.")] = None,
+    model: Annotated[str | None, typer.Option(help='A Hub name, a local folder, or "demo".')] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of the weights: auto, float32, bfloat16, float16.")] = None,
+    device_map: Annotated[str | None, typer.Option(help='Where the weights go, as "auto" or "cuda".')] = None,
+    backend: Annotated[str | None, typer.Option(help="native, transformer_lens or nnsight.")] = None,
+    data: Annotated[str | None, typer.Option(help="pope, mme, mmvp, pointqa, table or shapes.")] = None,
+    data_option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of the data set, as images=val2014; repeat.")
+    ] = None,
+    n: Annotated[int | None, typer.Option("--n", help="How many prompts, the first ones; all by default.")] = None,
+    ablation: Annotated[str | None, typer.Option(help="zero, mean, resample or uniform.")] = None,
+    rows: Annotated[str | None, typer.Option(help="last, after_image or all.")] = None,
+    metric: Annotated[str | None, typer.Option(help="log_prob, logit_difference, accuracy, ...")] = None,
+    heads: Annotated[
+        str | None, typer.Option(help='all, "layers: [2, 3]", "[[3, 1], [4, 0]]" or "{top: 20, of: FILE}".')
+    ] = None,
+    controls: Annotated[int | None, typer.Option(help="Random sets like the chosen heads to compare with.")] = None,
+    controls_seed: Annotated[int | None, typer.Option(help="Of the first random set.")] = None,
+    ray: Annotated[
+        str | None, typer.Option(help='How many local workers, an address, or "{workers: 8, num_gpus: 1}".')
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything else that is drawn.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; an unfinished sweep there is continued.")] = None,
+) -> None:
+    """Ablate every head, or some, on a data set: what each does to the answers, with statistics and a report."""
+    flags = {name: value for name, value in locals().items() if name != "config"}
+    from .sweep import run
+
+    run(config, flags)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Of a sweep, finished or not.")],
+) -> None:
+    """Print the tables of a sweep again, and write its figures and its page."""
+    from .report import run
+
+    run(folder)
+
+
 def main() -> None:
     """Entry point: our own errors are printed without a traceback, and end with status 2."""
     from ..errors import LensError

@@ -175,10 +175,11 @@ def _read(row: Row, folder: Path, kind: str, template: str) -> list[Sample | Bad
 def _sample(values: Mapping[str, Any], number: int, folder: Path, kind: str, template: str) -> Sample:
     local = "question" in values
     asked = text(values, "question" if local else QUESTIONS[kind])
+    corners = _corners(values)
     answer = text(values, "ans" if "ans" in values else "answer")
     file = text(values, "file_path") if "file_path" in values else f"{_image_id(values)}.jpg"
     found, (width, height) = picture(_find(folder, file), folder)
-    (box,) = boxes_in([_corners(values)], (width, height), cut=True)
+    (box,) = boxes_in([corners], (width, height), cut=True)
     x0, y0, x1, y1 = box[0] / width, box[1] / height, box[2] / width, box[3] / height
     name = str(values.get("qa_id", number))
     return Sample(

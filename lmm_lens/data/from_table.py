@@ -13,7 +13,7 @@ from typing import Any
 from .dataset import DataSet
 from .pictures import Size, boxes_in, folder_of, picture
 from .problems import Bad, RowError
-from .rows import Row, missing, sample_of, text
+from .rows import Row, missing, sample_of, text, value_of
 from .sample import Box, Sample
 from .sources import Source, open_source
 from .template import AS_IT_IS, check_template
@@ -99,17 +99,20 @@ def _read(row: Row, columns: Columns, folder: Path, name: str, template: str) ->
 
 def _maybe(values: Mapping[str, Any], column: str | None) -> str | None:
     """A text that may be empty, but whose column must be there."""
-    if column is None or (column in values and (missing(values[column]) or values[column] == "")):
+    if column is None or _blank(values, column):
         return None
     return text(values, column)
+
+
+def _blank(values: Mapping[str, Any], column: str) -> bool:
+    """Whether the column is there and the cell empty."""
+    return column in values and (missing(values[column]) or (isinstance(values[column], str) and not values[column]))
 
 
 def _pictures(values: Mapping[str, Any], column: str | None) -> list[Any]:
     if column is None:
         return []
-    if column not in values:
-        raise RowError("missing key", f"there is no {column!r}, only {', '.join(map(repr, values)) or 'an empty row'}")
-    value = values[column]
+    value = value_of(values, column)
     found = list(value) if isinstance(value, (list, tuple)) else [value]
     if not found or any(missing(each) or (isinstance(each, str) and not each) for each in found):
         raise RowError("missing value", f"{column!r} is empty")
@@ -117,11 +120,9 @@ def _pictures(values: Mapping[str, Any], column: str | None) -> list[Any]:
 
 
 def _boxes(values: Mapping[str, Any], column: str | None, size: Size | None) -> tuple[Box, ...]:
-    if column is None or (column in values and (missing(values[column]) or values[column] == "")):
+    if column is None or _blank(values, column):
         return ()
-    if column not in values:
-        raise RowError("missing key", f"there is no {column!r}, only {', '.join(map(repr, values)) or 'an empty row'}")
-    given: Any = values[column]
+    given: Any = value_of(values, column)
     if isinstance(given, str):
         try:
             given = json.loads(given)

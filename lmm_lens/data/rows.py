@@ -51,15 +51,20 @@ def missing(value: Any) -> bool:
     return type(value).__name__ in ("NAType", "NaTType")
 
 
+def value_of(values: Mapping[str, Any], name: str) -> Any:
+    """A value; a RowError where the row has not its name."""
+    if name not in values:
+        raise RowError("missing key", f"there is no {name!r}, only {', '.join(map(repr, values)) or 'an empty row'}")
+    return values[name]
+
+
 def text(values: Mapping[str, Any], name: str) -> str:
     """A value as text: a text, or a number written out.
 
     Raises:
         RowError: it is missing, empty, or something else.
     """
-    if name not in values:
-        raise RowError("missing key", f"there is no {name!r}, only {', '.join(map(repr, values)) or 'an empty row'}")
-    value = values[name]
+    value = value_of(values, name)
     if missing(value):
         raise RowError("missing value", f"{name!r} is empty")
     if isinstance(value, str):

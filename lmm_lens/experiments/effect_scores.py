@@ -57,7 +57,7 @@ class HeadEffects:
     @classmethod
     def of_store(cls, store: Store, about: Mapping[str, Any], metric: str) -> HeadEffects:
         """What a run has finished so far."""
-        ids = tuple(key.rpartition(" ")[0] for part in store.parts() for key in part.keys)
+        ids = tuple(key.rpartition("\t")[0] for part in store.parts() for key in part.keys)
         return cls._of(store.tensors(), ids, about, metric)
 
     @classmethod

@@ -145,7 +145,7 @@ class Item:
 
 def _key_of(item: Item) -> str:
     own = item.source.key if isinstance(item.source, Sample) else digest(item.source)
-    return f"{item.name} {own}{'' if item.answer is None else fingerprint(item.answer)}"
+    return f"{item.name}\t{own}{'' if item.answer is None else fingerprint(item.answer)}"
 
 
 class _Items:

@@ -77,8 +77,9 @@ class RayCluster:
         first = next(todo, None)
         if first is None:
             return
-        with _connected(self) as ray, _crew(ray, self, make_work, what) as crew:
-            yield from _Rounds(ray, crew, chain([first], todo), seconds, what).results()
+        with _connected(self) as ray, _crew(ray, self, what) as crew:
+            shared = ray.put(make_work)  # once for all, also for those that are restarted
+            yield from _Rounds(ray, crew, shared, chain([first], todo), seconds, what).results()
 
 
 RayLike = int | str | RayCluster | None
@@ -100,23 +101,25 @@ def as_cluster(given: RayLike) -> RayCluster | None:
 class _Rounds:
     """Hands out blocks and takes results until there are no more."""
 
-    def __init__(self, ray: Any, crew: list[Any], todo: Iterator[Job], seconds: float, what: str) -> None:
-        self.ray, self.todo, self.seconds, self.what = ray, todo, seconds, what
+    def __init__(
+        self, ray: Any, crew: list[Any], make_work: Any, todo: Iterator[Job], seconds: float, what: str
+    ) -> None:
+        self.ray, self.make_work, self.todo, self.seconds, self.what = ray, [make_work], todo, seconds, what
         self.size = 1  # until it is known how long an item takes
         # a worker for which there is no room yet never answers, and gets no block
-        self.flying: dict[Any, tuple[Any, list[Job]]] = {each.ready.remote(): (each, []) for each in crew}
+        self.flying: dict[Any, tuple[Any, list[Job]]] = {each.ready.remote(self.make_work): (each, []) for each in crew}
         self.versions = current_versions()
 
     def results(self) -> Iterator[Done]:
         while self.flying:
             (ref,), _ = self.ray.wait(list(self.flying))
             worker, block = self.flying.pop(ref)
-            outcome = self._outcome(ref, block)
-            if not block:
-                self._compare(outcome)
+            outcome = self._outcome(ref, worker, block)
             yield from outcome.done
             if outcome.error is not None:
                 raise outcome.error
+            if not block:
+                self._compare(outcome)
             if outcome.done:
                 per_item = outcome.seconds / len(outcome.done)
                 self.size = min(BLOCK, max(1, int(self.seconds / IN_FLIGHT / max(per_item, 1e-9))))
@@ -128,16 +131,18 @@ class _Rounds:
     def _send(self, worker: Any) -> None:
         block = list(islice(self.todo, self.size))
         if block:
-            self.flying[worker.run.remote(block)] = (worker, block)
+            self.flying[worker.run.remote(self.make_work, block)] = (worker, block)
 
-    def _outcome(self, ref: Any, block: list[Job]) -> Outcome:
+    def _outcome(self, ref: Any, worker: Any, block: list[Job]) -> Outcome:
         try:
             return self.ray.get(ref)
         except self.ray.exceptions.RayError as error:
-            where = f"{block[0]} to {block[-1]}" if block else "the making of the work"
+            held = block + [job for other, jobs in self.flying.values() if other is worker for job in jobs]
+            held.sort(key=lambda job: job.index)
+            where = f"it had {held[0]} to {held[-1]}" if held else "it made the work"
             raise ScoreError(
-                f"a Ray worker was lost for good while {self.what}, {where}: {type(error).__name__}\n"
-                f"  a block is tried {RETRIES + 1} times; run the same command again, or without ray= to see more"
+                f"a Ray worker was lost {RETRIES + 1} times while {self.what}: {type(error).__name__}\n"
+                f"  {where}; run the same command again, or without ray= to see more"
             ) from error
 
     def _compare(self, ready: Outcome) -> None:
@@ -191,7 +196,7 @@ def _connected(cluster: RayCluster) -> Iterator[Any]:
 
 
 @contextmanager
-def _crew(ray: Any, cluster: RayCluster, make_work: MakeWork, what: str) -> Iterator[list[Any]]:
+def _crew(ray: Any, cluster: RayCluster, what: str) -> Iterator[list[Any]]:
     """The workers; they end here."""
     kind = ray.remote(
         num_cpus=cluster.num_cpus,
@@ -200,8 +205,7 @@ def _crew(ray: Any, cluster: RayCluster, make_work: MakeWork, what: str) -> Iter
         max_restarts=RESTARTS,
         max_task_retries=RETRIES,
     )(Worker)
-    shared = ray.put(make_work)  # once for all, also for those that are restarted
-    crew = [kind.remote(shared, torch.get_num_threads(), what) for _ in range(_how_many(ray, cluster))]
+    crew = [kind.remote(torch.get_num_threads(), what) for _ in range(_how_many(ray, cluster))]
     try:
         yield crew
     finally:

@@ -6,10 +6,11 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from .job import Done, Job, MakeWork, Work, do
+from .job import Done, Job, Work, do
 from .manifest import current_versions
 
 
@@ -36,36 +37,47 @@ class Worker:
     Errors of the work are answers, not failures of the worker: Ray must not try them again.
 
     Args:
-        make_work: makes the work.
         threads: that torch uses where the sweep was started; other numbers of threads may give other last bits.
         what: is being done, in words.
     """
 
-    def __init__(self, make_work: MakeWork, threads: int, what: str) -> None:
+    def __init__(self, threads: int, what: str) -> None:
         torch.set_num_threads(threads)
-        self.make_work, self.what = make_work, what
+        self.what = what
         self.work: Work | None = None
 
-    def ready(self) -> Outcome:
-        """Make the work."""
+    def ready(self, make_work: Sequence[Any]) -> Outcome:
+        """Make the work.
+
+        Args:
+            make_work: one reference to it. In a list, so that Ray does not fetch it for each call: it may hold a model.
+        """
         try:
-            self.work = self.make_work()
+            self._make(make_work)
         except Exception as error:
             return Outcome(error=_portable(error))
         return Outcome(versions=current_versions())
 
-    def run(self, block: Sequence[Job]) -> Outcome:
+    def run(self, make_work: Sequence[Any], block: Sequence[Job]) -> Outcome:
         """Do some items, up to the first that fails."""
         done: list[Done] = []
         try:
-            if self.work is None:  # after a restart
-                self.work = self.make_work()
+            work = self._make(make_work)
             start = time.monotonic()
             for job in block:
-                done.append(do(job, self.work, self.what))
+                done.append(do(job, work, self.what))
         except Exception as error:
             return Outcome(done, error=_portable(error))
         return Outcome(done, time.monotonic() - start)
+
+    def _make(self, make_work: Sequence[Any]) -> Work:
+        """The work; made by the first call, and again by the first after a restart."""
+        import ray
+
+        if self.work is None:
+            (reference,) = make_work
+            self.work = ray.get(reference)()
+        return self.work
 
 
 def _portable(error: Exception) -> Exception:

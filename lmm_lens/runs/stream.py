@@ -6,8 +6,9 @@ are written in parts of a few seconds' work; those that a folder holds are not c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from operator import length_hint
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -60,7 +61,7 @@ def stream(
     store: Store = Memory() if folder is None else folder
     saving = Saving(store, seconds_per_part)
     cluster = as_cluster(ray)
-    with _shown(what, len(items) if isinstance(items, Sized) else None, store, progress) as show:
+    with _shown(what, length_hint(items, 0) or None, store, progress) as show:
         todo = _Todo(items, key_of, store, show)
         if cluster is None:
             results = _here(make_work, iter(todo), what)
