@@ -1,7 +1,7 @@
 """What causal sweeps cost beside one full forward per head: `python -m benchmarks.sweeps`.
 
-The rival is what everybody writes: a plain Hugging Face forward for each head, with a hook that sets the head's slice of
-W_O's input to zero in the rows in question. A round times a few such forwards, one in each layer, and then the sweep
+The rival is what everybody writes: a plain Hugging Face forward for each head, with a hook that sets the head's slice
+of W_O's input to zero in the rows in question. A round times a few such forwards, one in each layer, and then the sweep
 over all heads of one prompt; the ratio is the mean of those forwards times the number of heads, over the sweep. The
 logits of the sampled heads are compared.
 """
@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from lmm_lens import Lens, Prompt, data
 from lmm_lens.experiments.ablations import Ablation, units_of
-from lmm_lens.experiments.effects import Item, Work
+from lmm_lens.experiments.effect_work import Item, Work
 from lmm_lens.experiments.forwards import WAYS
 from lmm_lens.experiments.memory import Batches
 
@@ -70,6 +71,11 @@ def zeroed(lens: Lens, prompt: Prompt, rows: str, layer: int, head: int) -> Tens
         hook.remove()
 
 
+def store(kept: dict[Any, Any], name: object, compute: Callable[[], object]) -> None:
+    """Keep what a timed call gives."""
+    kept[name] = compute()
+
+
 def measure(lens: Lens, prompts: Sequence[Prompt], rows: str, rounds: int, device: torch.device, first: bool) -> Row:
     """A sweep over every head, one prompt a round; with `first`, a new sweep each round, which checks itself."""
     units = units_of(lens, None)
@@ -81,15 +87,18 @@ def measure(lens: Lens, prompts: Sequence[Prompt], rows: str, rounds: int, devic
     for number in range(rounds):
         prompt = prompts[number % (len(prompts) - 1)]
         heads = [(layer, random.Random(f"{number} {layer}").randrange(lens.n_heads)) for layer in range(lens.n_layers)]
-        found: dict[Any, Any] = {}
-        plain = [seconds(lambda h=h, p=prompt: found.update({h: zeroed(lens, p, rows, *h)}), device) for h in heads]
+        naive: dict[tuple[int, int], Tensor] = {}
+        plain = [
+            seconds(partial(store, naive, head, partial(zeroed, lens, prompt, rows, *head)), device) for head in heads
+        ]
         if first:
             work = Work(lens, ablation, Batches(None, lens.device))
-        sweep = seconds(lambda w=work, p=prompt: found.update(sweep=w(Item("", p, answer=(3, 4)))), device)
+        found: dict[str, dict[str, Tensor]] = {}
+        sweep = seconds(partial(store, found, "sweep", partial(work, Item("", prompt, answer=(3, 4)))), device)
         for head in heads:
             index = next(i for i, unit in enumerate(units) if unit.heads == (head,))
             mine = found["sweep"]["logits"][1 + index]
-            worst = max(worst, float((mine - found[head][[3, 4]].double().cpu()).abs().max()))
+            worst = max(worst, float((mine - naive[head][[3, 4]].double().cpu()).abs().max()))
         way = WAYS[int(found["sweep"]["way"])]
         ratios.append(statistics.mean(plain) * len(units) / sweep)
         sweeps.append(sweep)
@@ -142,10 +151,10 @@ def main() -> None:
     for rows in SCOPES:
         results[name, rows, ""] = measure(demo, asked, rows, 4 * rounds, device, False)
     notes = (
-        f"{machine(device)}. Medians of {rounds} rounds (2 for all rows of the large model, {4 * rounds} for the bundled "
-        f"one); a round's rival is the mean of one forward in each layer, times the number of heads. The rival's forward "
-        f"itself varied by {noise:.0%} (interquartile range). The first prompt of a sweep also pays for a forward that "
-        "checks the replays against the model."
+        f"{machine(device)}. Medians of {rounds} rounds (2 for all rows of the large model, {4 * rounds} for the "
+        "bundled one); a round's rival is the mean of one forward in each layer, times the number of heads; the "
+        f"rival itself varied by {noise:.0%} (interquartile range). The first prompt of a sweep also pays for a "
+        "forward that checks the replays against the model."
     )
     lines = table_of(results)
     if not options.quick:
@@ -158,4 +167,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-

@@ -158,7 +158,7 @@ def _name(ax: Axes, table: pandas.DataFrame) -> None:
     for sign, side in ((1, "left"), (-1, "right")):
         height = sign * np.inf  # of the last name: names go from the outermost inwards
         for row in strongest[np.sign(strongest["effect"]) == sign].itertuples():
-            height = row.effect
+            height = sign * min(sign * row.effect, sign * height - gap)
             rank = int(row.Index) + 1
             line = {"arrowstyle": "-", "linewidth": 0.5, "color": GREY, "shrinkA": 1, "shrinkB": 2}
             text = ax.annotate(_short(row.unit), (rank, row.effect), (rank + sign * aside, height), arrowprops=line)
