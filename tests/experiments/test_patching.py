@@ -8,7 +8,7 @@ import torch
 
 from lmm_lens import AblateHeads, Intervention, Lens, shapes
 from lmm_lens.experiments import activation_patching, attribution_patching
-from tests.cases import case, hooks_of_ours
+from tests.cases import case, close, hooks_of_ours
 from tests.experiments.test_patching_by_hand import repainted
 
 
