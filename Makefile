@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BROWSER := $(VENV)/.browser
+ROOT := $(shell test "$$(id -u)" = 0 || echo sudo)
 
-.PHONY: demo test lint bench study readme model clean
+.PHONY: demo test lint bench study notebooks docs readme model clean
 
 demo: $(STAMP)
 	$(BIN)/lmm-lens demo
 
-test: $(STAMP)
+test: $(STAMP) $(BROWSER)
 	$(BIN)/python -m pytest -q --durations=5
 
 lint: $(STAMP)
@@ -18,16 +20,26 @@ lint: $(STAMP)
 	@rm -rf build/types && mkdir -p build/types && cp -r lmm_lens build/types/ && cp -r adapters build/types/lmm_lens/
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p lmm_lens
 
+# Run every notebook of tutorials/ top to bottom, and keep its outputs.
+notebooks: $(STAMP)
+	$(BIN)/python tutorials/run.py
+
+# The site, in build/site.
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict --site-dir build/site
+
 # Every table of tutorials/results.
 study: $(STAMP)
 	$(BIN)/python tutorials/study_shapes_llava.py
 
-bench: $(STAMP)
+bench: $(STAMP) $(BROWSER)
 	$(BIN)/python -m benchmarks.attention_tap
 	$(BIN)/python -m benchmarks.interventions
 	$(BIN)/python -m benchmarks.bridge
 	$(BIN)/python -m benchmarks.envoy
 	$(BIN)/python -m benchmarks.spans
+	$(BIN)/python -m benchmarks.sweeps
+	$(BIN)/python -m benchmarks.viewer
 
 # The table of families in the README, from the adapters themselves.
 readme: $(STAMP)
@@ -38,11 +50,17 @@ model: $(STAMP)
 	$(BIN)/python -m lmm_lens.shapes.train
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info lmm-lens-demo
+	rm -rf $(VENV) build dist *.egg-info lmm-lens-demo lmm-lens-sweep
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
 	# beside a CPU build of torch its operators do not load; tests take its transforms alone
 	test -d $(VENV)/torchvision || $(BIN)/pip install -q --no-deps --target $(VENV)/torchvision torchvision==0.28.0
+	touch $@
+
+# The tests of pages need a browser, and this is Debian's and Ubuntu's name for one.
+$(BROWSER): | $(STAMP)
+	command -v chromium || command -v chromium-browser || command -v google-chrome || \
+		($(ROOT) apt-get update -qq && $(ROOT) apt-get install -y -qq chromium)
 	touch $@

@@ -44,12 +44,16 @@ _HOME = {
     "blank_images": "experiments",
     "swapped_images": "experiments",
     "exact_match": "experiments",
+    "DataSet": "data",
+    "Sample": "data",
     "LensError": "errors",
 }
 
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
+    from .data import DataSet as DataSet
+    from .data import Sample as Sample
     from .errors import LensError as LensError
     from .experiments import HeadEffects as HeadEffects
     from .experiments import PatchScores as PatchScores

@@ -91,19 +91,15 @@ class DataSet:
     def _items(self) -> Iterator[Sample | Bad]:
         """Every row in order, an id that comes again being bad."""
         units = self._units if self._seed is None else _in_order(self._units, self._seed)
-        items = (item for unit in units for item in self._read(unit))
-        if self._numbered:
-            yield from items
-            return
         seen: set[int] = set()
-        for item in items:
-            if isinstance(item, Sample):
-                digest = hash(item.id)
-                if digest in seen:
-                    yield Bad(f"sample {item.id}", "id twice", "another row before it has the same id")
-                    continue
-                seen.add(digest)
-            yield item
+        for unit in units:
+            for item in self._read(unit):
+                if isinstance(item, Sample) and not self._numbered:
+                    digest = hash(item.id)
+                    if digest in seen:
+                        item = Bad(_place(unit), "id twice", f"a row before it has the id {item.id} too")
+                    seen.add(digest)
+                yield item
 
     def __len__(self) -> int:
         """How many samples there are if no row is bad.
@@ -161,6 +157,11 @@ class DataSet:
             return f"DataSet {self.name} of {len(self)} samples"
         except TypeError:
             return f"DataSet {self.name}, a stream"
+
+
+def _place(unit: Any) -> str:
+    """Where a unit stands: a row, or the name of a source with a row of it."""
+    return getattr(unit[-1] if isinstance(unit, tuple) else unit, "where", f"{unit!r:.60}")
 
 
 def _in_order(units: Any, seed: int) -> Iterator[Any]:

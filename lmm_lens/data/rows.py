@@ -74,7 +74,7 @@ def text(values: Mapping[str, Any], name: str) -> str:
     if isinstance(value, Integral) and not isinstance(value, bool):
         return str(int(value))
     if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
-        return str(int(value)) if float(value).is_integer() else str(value)  # pandas makes 3.0 of 3 beside a gap
+        return str(int(float(value))) if float(value).is_integer() else str(value)  # pandas makes 3.0 of 3 beside a gap
     raise RowError("no text", f"expected a text as {name!r}, given {value!r:.60}")
 
 

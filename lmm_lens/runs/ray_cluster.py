@@ -140,8 +140,11 @@ class _Rounds:
             held = block + [job for other, jobs in self.flying.values() if other is worker for job in jobs]
             held.sort(key=lambda job: job.index)
             where = f"it had {held[0]} to {held[-1]}" if held else "it made the work"
+            lost = isinstance(error, self.ray.exceptions.RayActorError)
+            how = f"was lost {RETRIES + 1} times" if lost else "failed"
+            why = type(error).__name__ if lost else str(error).strip().splitlines()[-1]
             raise ScoreError(
-                f"a Ray worker was lost {RETRIES + 1} times while {self.what}: {type(error).__name__}\n"
+                f"a Ray worker {how} while {self.what}: {why}\n"
                 f"  {where}; run the same command again, or without ray= to see more"
             ) from error
 
@@ -150,7 +153,7 @@ class _Rounds:
         if found:
             warnings.warn(
                 f"a Ray worker has other versions, so numbers may differ in the last bits: {'; '.join(found)}",
-                stacklevel=6,
+                stacklevel=5,
             )
 
 
@@ -184,7 +187,7 @@ def _connected(cluster: RayCluster) -> Iterator[Any]:
             )
         else:
             ray.init(cluster.address, **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise ScoreError(
             f"no Ray cluster can be used at {cluster.address or 'this machine'!r}: {str(error).splitlines()[0]}\n"
             "  start one with `ray start --head`, or give a number of workers to use this machine"
@@ -214,15 +217,17 @@ def _crew(ray: Any, cluster: RayCluster, what: str) -> Iterator[list[Any]]:
 
 
 def _how_many(ray: Any, cluster: RayCluster) -> int:
-    """Workers to ask for. Warns if the cluster has no room for one now; it may grow."""
+    """Workers to ask for.
+
+    Warns if a cluster has no room for one now, because it may grow. ScoreError: this machine has not.
+    """
     total, free = ray.cluster_resources(), ray.available_resources()
     lacking = [name for name, amount in cluster.needs.items() if amount > total.get(name, 0)]
+    said = ", ".join(f"{name} {total.get(name, 0):g}, needed {cluster.needs[name]:g}" for name in lacking)
+    if lacking and cluster.address is None:
+        raise ScoreError(f"there is no room here for a Ray worker: {said}\n  ask for less, or give a cluster's address")
     if lacking:
-        warnings.warn(
-            "the Ray cluster has no room for a worker yet and the sweep waits for it: "
-            + ", ".join(f"{name} {total.get(name, 0):g}, needed {cluster.needs[name]:g}" for name in lacking),
-            stacklevel=6,
-        )
+        warnings.warn(f"the Ray cluster has no room for a worker yet and the sweep waits for it: {said}", stacklevel=6)
     if cluster.workers is not None:
         return cluster.workers
     fits = [int(free.get(name, 0) / amount) for name, amount in cluster.needs.items() if amount]

@@ -1,0 +1,41 @@
+"""`lmm-lens view MODEL --image ... --question ...`: one page that shows where every head looks."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+
+from rich.console import Console
+
+from ..errors import HookError, LensError, unknown
+from .score import DTYPES
+
+
+def run(name: str, images: list[Path], question: str, queries: str, out: Path, opens: bool, dtype: str) -> None:
+    """Ask about some pictures, write the page, and open it in the browser if asked.
+
+    Raises:
+        LensError: no such number format or row scope, a picture or a model that cannot be opened.
+    """
+    from ..lens import Lens
+    from ..prompt import MASKS
+    from ..viewer import view
+
+    if dtype not in DTYPES:  # before the model is loaded
+        raise LensError(unknown("dtype", dtype, DTYPES))
+    if queries not in MASKS:
+        raise HookError(unknown("row scope", queries, MASKS))
+    if out.is_dir():
+        raise LensError(f"{str(out)!r} is a folder\n  give the name of the page: --out {out / 'view.html'}")
+    console = Console()
+    with console.status("loading the model"):
+        lens = Lens.demo() if name == "demo" else Lens.from_pretrained(name, dtype=dtype)
+    console.print(lens)
+    prompt = lens.prompt(question, images=list(images))
+    with console.status("reading attention"):
+        made = view(prompt, lens, queries=queries)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    path = made.save(out).resolve()
+    console.print(f"wrote {path} ({made.size / 1e6:.1f} MB)", markup=False, highlight=False, soft_wrap=True)
+    if opens and not webbrowser.open(path.as_uri()):
+        console.print("no browser could be started here: open the file in one")

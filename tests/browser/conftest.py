@@ -1,0 +1,40 @@
+"""One headless Chromium for all tests of this folder, and pages of it that must neither fetch nor complain."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    found = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+    assert found, "these tests need Chromium or Chrome on the PATH"
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def visit(chromium: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens a file as a page; at the end no page has fetched anything, thrown, or written to the console."""
+    opened: list[Page] = []
+    trouble: list[str] = []
+
+    def visited(path: Path, **options) -> Page:
+        page = chromium.new_page(viewport={"width": 1200, "height": 900}, **options)
+        opened.append(page)
+        page.on("console", lambda message: trouble.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
+        own = ("data:", "blob:", "about:srcdoc", path.as_uri())
+        page.on("request", lambda r: None if r.url.startswith(own) else trouble.append(f"request: {r.url}"))
+        page.goto(path.as_uri())
+        return page
+
+    yield visited
+    for page in opened:
+        page.close()
+    assert trouble == []

@@ -1,0 +1,200 @@
+"""The same sweep over Ray: real workers, one of them killed."""
+
+import os
+import re
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lmm_lens.errors import ScoreError
+from lmm_lens.runs import RayCluster, RunFolder, ray_cluster, stream
+from tests.runs.sweeps import assert_same, expected, key_of, make_work, work
+
+N = 60
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster of two workers' size that is running already."""
+    import ray
+
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 * 2**20)
+    yield "auto"
+    ray.shutdown()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    with RunFolder(tmp_path / "run", "test", {}) as folder:
+        yield folder
+
+
+def pids(path: Path) -> list[int]:
+    return [int(name) for name in os.listdir(path)]
+
+
+def making_pids(path: Path, seconds: float = 0.0):
+    """Work that is made once in each worker, which leaves its process id."""
+    threads = torch.get_num_threads()
+
+    def make():
+        (path / str(os.getpid())).touch(exist_ok=False)
+        assert torch.get_num_threads() == threads
+
+        def slow(item):
+            time.sleep(seconds)
+            return work(item)
+
+        return slow
+
+    return make
+
+
+def test_two_workers_of_this_machine_give_the_same_numbers_and_nothing_stays(folder, tmp_path, capfd):
+    import ray
+
+    (tmp_path / "pids").mkdir()
+    folder.write(3, [key_of(3), key_of(4)], expected([3, 4]))
+    ahead = []
+
+    def items():
+        for item in range(N):
+            while item == N // 2 and len(pids(tmp_path / "pids")) < 2:  # the first may be quick enough to do everything
+                time.sleep(0.05)
+            ahead.append(item - folder.n_items)
+            yield item
+
+    found = stream(items(), making_pids(tmp_path / "pids"), key_of, folder, ray=2, seconds_per_part=0.0)
+    assert_same(found.tensors(), expected(range(N)))
+    assert [found.key(index) for index in range(N)] == list(map(key_of, range(N)))
+    assert len(pids(tmp_path / "pids")) == 2
+    assert max(ahead) <= 2 * 2 * 8
+    assert not ray.is_initialized()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture
+def two_threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+def test_a_killed_worker_costs_only_time(cluster, two_threads, folder, tmp_path):
+    (tmp_path / "pids").mkdir()
+    victims = []
+
+    def items():
+        for item in range(N):
+            if item == 20:
+                victims.append(pids(tmp_path / "pids")[0])
+                os.kill(victims[0], signal.SIGKILL)
+            yield item
+
+    make = making_pids(tmp_path / "pids", 0.02)
+    found = stream(items(), make, key_of, folder, ray=RayCluster(workers=1), seconds_per_part=0.2)
+    assert_same(found.tensors(), expected(range(N)))
+    assert len(pids(tmp_path / "pids")) == 2  # the one that was killed began again
+    assert found.n_items == N
+
+
+def test_an_error_of_the_work_is_raised_here_and_not_tried_again(cluster, folder, tmp_path):
+    def make():
+        def failing(item):
+            if item == 31:
+                with open(tmp_path / "tried", "a") as file:
+                    file.write("x")
+                raise KeyError("bad picture")
+            return work(item)
+
+        return failing
+
+    with pytest.raises(KeyError, match="bad picture") as caught:
+        stream(range(N), make, key_of, folder, ray=RayCluster(workers=1), what="ablating")
+    assert caught.value.__notes__[0] == "while ablating, item 31 ('item-31')"
+    assert "in failing" in caught.value.__notes__[1]
+    assert (tmp_path / "tried").read_text() == "x"
+    assert 0 in folder
+    assert 31 not in folder
+    assert_same(stream(range(N), make_work, key_of, folder).tensors(), expected(range(N)))  # goes on without Ray
+
+
+def test_an_item_that_kills_every_worker_ends_the_sweep_and_loses_nothing(cluster, folder, monkeypatch):
+    monkeypatch.setattr(ray_cluster, "RETRIES", 1)
+
+    def make():
+        def deadly(item):
+            if item == 10:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return work(item)
+
+        torch.set_num_threads(2)  # not as here: a version that differs
+        return deadly
+
+    with (
+        pytest.raises(ScoreError) as caught,
+        pytest.warns(UserWarning, match=r'other versions, .* last bits: torch threads: "2" there, "1" here$'),
+    ):
+        stream(range(N), make, key_of, folder, ray=1, seconds_per_part=0.0)
+    first, second = str(caught.value).splitlines()
+    assert re.fullmatch(r"a Ray worker was lost 2 times while sweeping: Actor(Died|Unavailable)Error", first)
+    lowest, highest = map(
+        int, re.fullmatch(r"  it had item (\d+) .* to item (\d+) .*; run the same.*", second).groups()
+    )
+    assert lowest <= 10 <= highest
+    assert folder.n_items > 0
+
+
+# ---------------------------------------------------------------------- what may be asked
+
+
+def test_an_error_while_the_work_is_made_is_raised_here(cluster):
+    def make():
+        raise FileNotFoundError("no such model")
+
+    with pytest.raises(FileNotFoundError, match="no such model"):
+        stream(range(N), make, key_of, None, ray=cluster)
+
+
+@pytest.mark.filterwarnings("error:the Ray cluster has no room")
+def test_no_room_for_a_worker_is_told(cluster):
+    wanted = RayCluster(workers=1, resources={"microscope": 1})
+    with pytest.raises(ScoreError, match=r"no room here for a Ray worker: microscope 0, needed 1\n  ask for less"):
+        stream(range(3), make_work, key_of, None, ray=wanted)
+    with pytest.raises(UserWarning, match="and the sweep waits for it: microscope 0, needed 1"):
+        stream(range(3), make_work, key_of, None, ray=replace(wanted, address="auto"))
+
+
+def test_another_cluster_than_the_connected_one_is_refused(cluster):
+    with pytest.raises(ScoreError, match=r"connected to a Ray cluster already, and cannot go to '10.0.0.1:6379'"):
+        stream(range(3), make_work, key_of, None, ray="10.0.0.1:6379")
+
+
+@pytest.mark.parametrize("given", [True, 1.5, [2]])
+def test_what_is_no_cluster_is_refused(given):
+    with pytest.raises(ScoreError, match="expected ray= as a number of local workers, the address"):
+        stream(range(3), make_work, key_of, None, ray=given)
+
+
+def test_impossible_workers_are_refused():
+    with pytest.raises(ScoreError, match="at least 1, given 0"):
+        stream(range(3), make_work, key_of, None, ray=0)
+    with pytest.raises(ScoreError, match="cannot need -1 GPU"):
+        RayCluster(num_gpus=-1)
+
+
+def test_a_missing_ray_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ScoreError, match=r"ray= needs Ray.*\n  pip install 'lmm-lens\[ray\]'"):
+        stream(range(3), make_work, key_of, None, ray=2)
+
+
+def test_a_finished_sweep_starts_no_cluster(monkeypatch, folder):
+    stream(range(3), make_work, key_of, folder)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert stream(range(3), make_work, key_of, folder, ray=2).n_items == 3
