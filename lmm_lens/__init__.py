@@ -46,6 +46,8 @@ _HOME = {
     "exact_match": "experiments",
     "DataSet": "data",
     "Sample": "data",
+    "view": "viewer",
+    "View": "viewer",
     "LensError": "errors",
 }
 
@@ -88,6 +90,8 @@ if TYPE_CHECKING:
     from .spans import Box as Box
     from .spans import Span as Span
     from .taps import Read as Read
+    from .viewer import View as View
+    from .viewer import view as view
 
 
 def __getattr__(name: str) -> Any:

@@ -108,6 +108,22 @@ def report(
     run(folder)
 
 
+@app.command()
+def view(
+    model: ModelName,
+    image: Annotated[list[Path], typer.Option(help="A picture; repeat for more.")],
+    question: Annotated[str, typer.Option(help="What to ask about it.")],
+    queries: Annotated[str, typer.Option(help='Whose attention: "last", "question", "text", ...')] = "last",
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("lmm-lens-view.html"),
+    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
+    dtype: Annotated[str, typer.Option(help="Of the weights: auto, float32, bfloat16, float16.")] = "auto",
+) -> None:
+    """One page that shows where every head looks: pictures, words and heads. Needs no network."""
+    from .view import run
+
+    run(model, image, question, queries, out, open_, dtype)
+
+
 def main() -> None:
     """Entry point: our own errors are printed without a traceback, and end with status 2."""
     from ..errors import LensError

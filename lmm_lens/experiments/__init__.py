@@ -5,9 +5,9 @@ from .attribution import attribution_patching
 from .controls import ablation_table, blank_images, image_table, swapped_images
 from .effect_scores import HeadEffects
 from .effects import head_effects
-from .head_attribution import head_attribution, random_subsets
 from .patch_scores import PatchScores
 from .patching import activation_patching
+from .regression import head_attribution, random_subsets
 
 __all__ = [
     "HeadEffects",

@@ -98,8 +98,16 @@ def head_effects(
     try:
         given = rows_per_pass or (opened.state.get("rows_per_pass") if opened is not None else None)
         make = MakeWork(change, given, lens, origin_of(lens) if ray is not None else None, opened)
-        what = {"progress": progress, "what": "ablating heads", "seconds_per_part": seconds_per_part}
-        store = stream(items, make, key_of, opened, ray=ray, **what)
+        store = stream(
+            items,
+            make,
+            key_of,
+            opened,
+            ray=ray,
+            progress=progress,
+            what="ablating heads",
+            seconds_per_part=seconds_per_part,
+        )
         if not store.n_items:
             raise ScoreError("no prompts were given: expected a Prompt, or prompts or samples one after the other")
         items.check_all_used()

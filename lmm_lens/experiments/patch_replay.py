@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -37,13 +40,8 @@ def by_replay(grid: Grid, finished: Checkpoint, progress: bool) -> Float[Tensor,
             variants = [sources.variant(row, layer, unit) for layer, unit in cells]
             found = torch.full((len(grid.layers), len(grid.units.names)), torch.nan, dtype=torch.float64)
             if cells:
-                logits = forwards.replayed(
-                    grid.corrupt,
-                    row,
-                    lambda recording, _, made=variants: made,
-                    lambda index, row=row, where=cells: forward_of(grid, *where[index])[row],
-                    lambda out, row=row: _difference(out, grid.ids[row]),
-                )
+                ask = _Asked(grid, row, cells, variants)
+                logits = forwards.replayed(grid.corrupt, row, ask.variants, ask.forward, ask.difference)
                 for (layer, unit), value in zip(cells, logits, strict=True):
                     found[grid.layers.index(layer), unit] = value
             finished.put(**{names[row]: found})
@@ -55,9 +53,33 @@ def _n_units(grid: Grid, layer: int) -> int:
     return grid.lens.shape.n_heads[layer] if grid.units.by == "head" else len(grid.units.names)
 
 
-def _difference(logits: Float[Tensor, "n vocab"], ids: Tensor) -> Float[Tensor, "n"]:
-    chosen = logits[:, ids.to(logits.device)].double().cpu()
-    return chosen[:, 0] - chosen[:, 1]
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What `Forwards` is asked for one pair.
+
+    Attributes:
+        grid, row: which pair.
+        cells: (layer, unit) of each change.
+        made: the changes.
+    """
+
+    grid: Grid
+    row: int
+    cells: Sequence[tuple[int, int]]
+    made: Sequence[Variant]
+
+    def variants(self, recording: Recording, row: int) -> Sequence[Variant]:
+        """All changes."""
+        return self.made
+
+    def forward(self, index: int) -> Tensor:
+        """One change by a forward of the model, reduced."""
+        return forward_of(self.grid, *self.cells[index])[self.row]
+
+    def difference(self, logits: Float[Tensor, "n vocab"]) -> Float[Tensor, "n"]:
+        """The logit differences, fp64."""
+        chosen = logits[:, self.grid.ids[self.row].to(logits.device)].double().cpu()
+        return chosen[:, 0] - chosen[:, 1]
 
 
 class _Sources:

@@ -198,8 +198,8 @@ class _Pass:
             return _fused(module, call, None if by_default else own_mask, by_default and recorded.is_causal)
         parts = [Part(key, value, own_mask)]
         if window.prefix.start < window.prefix.stop:
-            before = (x[row : row + 1, :, window.prefix] for x in (recorded.key, recorded.value))
-            parts.append(Part(*before, self._mask(recorded, window.prefix)))
+            keys, values = (x[row : row + 1, :, window.prefix] for x in (recorded.key, recorded.value))
+            parts.append(Part(keys, values, self._mask(recorded, window.prefix)))
         return attend(call.query, parts, recorded.scaling, recorded.softcap, recorded.extra_logits)
 
     def _mask(self, recorded: AttentionCall, keys: slice) -> Tensor | None:

@@ -13,8 +13,8 @@ from lmm_lens.errors import HookError, InterventionError, ScoreError
 from lmm_lens.experiments import blank_images, random_subsets
 from lmm_lens.experiments.ablations import Ablation, units_of
 from lmm_lens.experiments.effect_work import Item, Work
-from lmm_lens.experiments.head_attribution import regress
 from lmm_lens.experiments.memory import Batches
+from lmm_lens.experiments.regression import regress
 from lmm_lens.interventions import AblateHeads
 
 SCOPES = ("last", "after_image", "all")

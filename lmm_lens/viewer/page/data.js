@@ -1,0 +1,102 @@
+// The data of the page: what is said about it as JSON, weights as deflated bytes, unpacked when they are looked at.
+
+const about = JSON.parse(document.getElementById("about").textContent);
+const N_LAYERS = about.layers.length, N_HEADS = about.heads.length, N_KEYS = about.positions.length;
+const N_PER_QUERY = N_LAYERS * N_HEADS;
+
+function bytesOf(base64) {
+  const text = atob(base64), bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return bytes;
+}
+
+const floatsOf = (base64) => new Float32Array(bytesOf(base64).buffer);
+
+async function inflated(bytes) {
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+const mapValues = about.values.map(floatsOf); // of each map: query, layer, head
+const unpacked = new Map(); // query -> {levels, largest}
+const underway = new Map();
+
+async function unpack(query) {
+  const packed = document.getElementById(`weights-${query}`);
+  const bytes = await inflated(bytesOf(packed.textContent));
+  let levels = bytes;
+  if (about.steps > 255) {
+    const half = bytes.length / 2;
+    levels = new Uint16Array(half);
+    for (let i = 0; i < half; i++) levels[i] = bytes[i] * 256 + bytes[half + i];
+  }
+  unpacked.set(query, { levels, largest: floatsOf(document.getElementById(`largest-${query}`).textContent) });
+  packed.textContent = ""; // it is held unpacked now
+}
+
+// true where the weights of a query are at hand; else they are fetched from the page, and `then` is called
+function atHand(query, then) {
+  if (unpacked.has(query)) return true;
+  if (!underway.has(query)) underway.set(query, unpack(query));
+  underway.get(query).then(then);
+  return false;
+}
+
+function weight(query, layer, head, key) {
+  const { levels, largest } = unpacked.get(query), row = layer * N_HEADS + head;
+  return largest[row] * (levels[row * N_KEYS + key] / about.steps) ** 2;
+}
+
+function weightsOf(query, layer, head) {
+  return Float64Array.from({ length: N_KEYS }, (_, key) => weight(query, layer, head, key));
+}
+
+function weightsOn(query, key) {
+  const found = new Float64Array(N_PER_QUERY);
+  for (let i = 0; i < N_PER_QUERY; i++) found[i] = weight(query, Math.floor(i / N_HEADS), i % N_HEADS, key);
+  return found;
+}
+
+function mapOf(index, query) {
+  return mapValues[index].subarray(query * N_PER_QUERY, (query + 1) * N_PER_QUERY);
+}
+
+const mapNamed = (name) => about.maps.findIndex((each) => each.name === name);
+const exists = (layer, head) => !Number.isNaN(mapOf(mapNamed("visual_mass"), 0)[layer * N_HEADS + head]);
+const headName = (layer, head) => `L${about.layers[layer]}H${about.heads[head]}`;
+
+const isVisual = about.roles.map((role) => role === "image" || role === "video");
+const sinkSets = about.sinks ? about.sinks.map((keys) => new Set(keys)) : null;
+const isSink = (layer, key) => sinkSets !== null && sinkSets[layer].has(key);
+const queryOfKey = new Map(about.queries.map((key, query) => [key, query]));
+
+// where each visual token lies: its panel, grid, row and column
+const placeOf = new Map();
+about.panels.forEach((panel, p) =>
+  panel.grids.forEach((grid) =>
+    grid.keys.forEach((key, i) => {
+      const row = Math.floor(i / grid.columns.length), column = i % grid.columns.length;
+      const [left, right] = grid.columns[column], [top, bottom] = grid.rows[row], box = [left, top, right, bottom];
+      placeOf.set(key, { panel: p, grid: grid.name, row, column, box });
+    }),
+  ),
+);
+
+function three(value) {
+  if (Number.isNaN(value)) return "none";
+  if (!Number.isFinite(value)) return "∞";
+  if (Math.abs(value) >= 5e-7 && Math.abs(value) < 0.0005) return value.toExponential(1).replace("e-", "e−");
+  return value.toFixed(3);
+}
+
+const severalGrids = about.panels.flatMap((panel) => panel.grids).length > 1;
+
+// what a token is called; its position beside it tells it from others of the name
+function nameOfToken(key) {
+  if (!isVisual[key]) return `“${about.texts[key]}”`;
+  const place = placeOf.get(key), grid = severalGrids ? `${place.grid} ` : "";
+  return about.panels[place.panel].placed ? `${grid}patch ${place.row}, ${place.column}` : `${grid}token`;
+}
+
+const fullName = (key) => `${nameOfToken(key)} at ${about.positions[key]}`;
+

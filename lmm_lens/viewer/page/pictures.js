@@ -1,0 +1,183 @@
+// The pictures: each patch where it lies, its colour the attention it gets. The picture itself is dimmed under it.
+
+const panelsBox = document.getElementById("panels");
+const drawings = about.panels.map(buildPanel);
+
+function buildPanel(panel, index) {
+  const [x0, y0, x1, y1] = panel.extent, width = x1 - x0, height = y1 - y0;
+  const figure = element("figure", "panel"), stage = element("div", "stage"), canvas = element("canvas");
+  const caption = element("figcaption"), name = element("span"), share = element("span", "share");
+  stage.style.aspectRatio = `${width} / ${height}`;
+  figure.style.setProperty("--aspect", width / height);
+  if (!panel.placed) figure.style.maxWidth = `${width}px`;
+  if (panel.url) {
+    const picture = element("img");
+    picture.alt = panel.label;
+    picture.src = panel.url;
+    const [left, top, right, bottom] = panel.box;
+    Object.assign(picture.style, {
+      left: `${(100 * (left - x0)) / width}%`,
+      top: `${(100 * (top - y0)) / height}%`,
+      width: `${(100 * (right - left)) / width}%`,
+      height: `${(100 * (bottom - top)) / height}%`,
+    });
+    picture.addEventListener("load", () => picture.classList.toggle("small", picture.naturalWidth < 160));
+    stage.append(picture);
+  }
+  name.textContent = panel.label;
+  caption.append(name, share);
+  if (panel.grids.length) {
+    canvas.tabIndex = 0;
+    canvas.setAttribute("role", "application");
+    canvas.setAttribute("aria-label", `${panel.label}; arrow keys move between patches`);
+    listen(canvas, panel);
+  }
+  stage.append(canvas);
+  figure.append(stage, caption);
+  figure.dataset.panel = index;
+  panelsBox.append(figure);
+  const keys = panel.grids.flatMap((grid) => grid.keys);
+  return { panel, figure, stage, canvas, share, keys, scale: 1 };
+}
+
+function element(tag, name = "") {
+  const made = document.createElement(tag);
+  if (name) made.className = name;
+  return made;
+}
+
+const levelNames = [...new Set(about.panels.map((panel) => panel.level))].filter(Boolean);
+document.querySelector("main").classList.toggle("with-strip", about.panels.length > 4);
+panelsBox.classList.toggle("strip", about.panels.length > 4);
+panelsBox.classList.toggle("single", about.panels.length === 1);
+if (!about.panels.length) panelsBox.textContent = "This prompt has no picture.";
+
+function layOutPanels() {
+  for (const drawing of drawings) {
+    const { width, height } = drawing.stage.getBoundingClientRect();
+    sizeCanvas(drawing.canvas, width, height);
+    drawing.scale = width / (drawing.panel.extent[2] - drawing.panel.extent[0]);
+  }
+}
+
+function onStage({ panel, scale }, [x0, y0, x1, y1]) {
+  const [left, top] = panel.extent;
+  return [(x0 - left) * scale, (y0 - top) * scale, (x1 - x0) * scale, (y1 - y0) * scale];
+}
+
+function paintPanels(shown) {
+  const dark = { ...shown, theme: "dark" }; // a picture is a dark stage on either page
+  drawings.forEach((drawing) => {
+    drawing.figure.hidden = state.level !== "" && drawing.panel.level !== "" && drawing.panel.level !== state.level;
+    if (!drawing.figure.hidden) paintPanel(drawing, dark);
+  });
+  panelsBox.classList.toggle("plain", !state.overlay);
+  paintRamp("picture-legend", "dark", 0);
+  const most = Math.max(...shown.weights);
+  document.getElementById("picture-range").textContent = `0 to ${three(shown.top)}${most > shown.top ? " and more" : ""}`;
+  document.getElementById("looks-head").textContent = headName(shown.layer, shown.head);
+  document.getElementById("looks").textContent = `looking from ${fullName(about.queries[shown.query])}`;
+}
+
+function paintPanel(drawing, { weights, top, layer, key }) {
+  const { panel, canvas } = drawing, context = canvas.getContext("2d");
+  context.clearRect(0, 0, canvas.clientWidth, canvas.clientHeight);
+  let sum = 0;
+  for (const each of drawing.keys) sum += weights[each];
+  drawing.share.textContent = drawing.keys.length ? three(sum) : "";
+  if (!state.overlay) return;
+  for (const grid of panel.grids) {
+    for (const each of grid.keys) {
+      const t = Math.min(1, weights[each] / top), [x, y, w, h] = snapped(onStage(drawing, placeOf.get(each).box));
+      const gap = Math.min(w, h) > 9 ? 1 : 0; // the picture shows between large patches, small ones touch
+      context.fillStyle = css("dark", t, panel.placed ? overlayAlpha(t) : 1);
+      context.fillRect(x, y, w - gap, h - gap);
+    }
+    if (panel.grids.length > 1) outline(context, onStage(drawing, frameOf(grid)), "rgb(255 255 255 / .45)", 1, []);
+  }
+  paintMarkers(context, drawing, weights, top);
+  for (const each of drawing.keys) {
+    if (!isSink(layer, each)) continue;
+    const box = inset(onStage(drawing, placeOf.get(each).box), 1.5);
+    outline(context, box, "#000000", 1.5, []); // black between white dashes: seen on every colour
+    outline(context, box, "#ffffff", 1.5, [3, 3]);
+  }
+  const place = key === null ? undefined : placeOf.get(key);
+  if (place && about.panels[place.panel].source === panel.source) {
+    const box = onStage(drawing, place.box), own = about.panels[place.panel] === panel; // else the same pixels, seen again
+    outline(context, box, "#000000", own ? 4 : 2, []);
+    outline(context, box, "#ffffff", own ? 2 : 1, own ? [] : [2, 2]);
+  }
+}
+
+const frameOf = ({ columns, rows }) => [columns[0][0], rows[0][0], columns.at(-1)[1], rows.at(-1)[1]];
+// on whole pixels, so that patches neither overlap nor leave seams
+function snapped([x, y, w, h]) {
+  const left = Math.round(x), top = Math.round(y);
+  return [left, top, Math.round(x + w) - left, Math.round(y + h) - top];
+}
+
+const inset = ([x, y, w, h], by) => [x + by, y + by, w - 2 * by, h - 2 * by];
+
+function outline(context, box, colour, line, dash) {
+  context.setLineDash(dash);
+  context.strokeStyle = colour;
+  context.lineWidth = line;
+  context.strokeRect(...box);
+  context.setLineDash([]);
+}
+
+// row breaks and newline vectors: a tick at the right edge of the patch before them
+function paintMarkers(context, drawing, weights, top) {
+  for (const each of drawing.keys) {
+    const next = each + 1;
+    if (about.roles[next] !== "marker" || !drawing.panel.placed) continue;
+    const [x, y, w, h] = onStage(drawing, placeOf.get(each).box), t = Math.min(1, weights[next] / top);
+    context.fillStyle = css("dark", t);
+    context.fillRect(x + w - 3, y + 1, 3, h - 2);
+    outline(context, [x + w - 3, y + 1, 3, h - 2], "rgb(255 255 255 / .6)", 0.5, []);
+  }
+}
+
+function patchAt(event, canvas, panel) {
+  const box = canvas.getBoundingClientRect(), [x0, y0, x1, y1] = panel.extent;
+  const x = x0 + ((event.clientX - box.left) / box.width) * (x1 - x0);
+  const y = y0 + ((event.clientY - box.top) / box.height) * (y1 - y0);
+  for (const grid of panel.grids) {
+    const holds = (at) => ([first, last]) => first <= at && at < last;
+    const column = grid.columns.findIndex(holds(x)), row = grid.rows.findIndex(holds(y));
+    const key = column < 0 || row < 0 ? undefined : grid.keys[row * grid.columns.length + column];
+    if (key !== undefined) return key;
+  }
+  return null;
+}
+
+function listen(canvas, panel) {
+  canvas.addEventListener("pointermove", (event) => {
+    const key = patchAt(event, canvas, panel);
+    if (key !== state.hoverKey) set({ hoverKey: key });
+    if (key === null) hideTip();
+    else showTip(event, tipOfToken(key));
+  });
+  canvas.addEventListener("pointerleave", () => { hideTip(); set({ hoverKey: null }); });
+  canvas.addEventListener("click", (event) => { const key = patchAt(event, canvas, panel); if (key !== null) pinKey(key); });
+  canvas.addEventListener("keydown", (event) => walkPatches(event, panel));
+  canvas.addEventListener("blur", () => set({ hoverKey: null }));
+}
+
+function walkPatches(event, panel) {
+  const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+  const keys = panel.grids.flatMap((grid) => grid.keys);
+  const at = keys.includes(state.hoverKey) ? state.hoverKey : keys.includes(state.key) ? state.key : null;
+  if (event.key === "Enter" && at !== null) return void (event.stopPropagation(), event.preventDefault(), pinKey(at));
+  if (!(event.key in steps)) return;
+  event.preventDefault();
+  event.stopPropagation();
+  if (at === null) return set({ hoverKey: keys[0] });
+  // the patch whose box holds the point one step away, in whatever tile
+  const [x0, y0, x1, y1] = placeOf.get(at).box, [down, right] = steps[event.key];
+  const x = (x0 + x1) / 2 + right * (x1 - x0), y = (y0 + y1) / 2 + down * (y1 - y0);
+  const next = keys.find((key) => { const b = placeOf.get(key).box; return b[0] <= x && x < b[2] && b[1] <= y && y < b[3]; });
+  if (next !== undefined) set({ hoverKey: next });
+}
+
