@@ -108,8 +108,34 @@ def render(adapter: Adapter, text: str, n_images: int, template: bool, n_videos:
             parts.append({"type": named[piece]})
         elif piece.strip():
             parts.append({"type": "text", "text": piece.strip()})
+    _check_order(adapter, parts, slots)
+    return _templated(adapter, parts)
+
+
+def _templated(adapter: Adapter, parts: list[dict[str, str]]) -> str:
     chat = [{"role": "user", "content": parts}]
     return adapter.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+
+
+def _check_order(adapter: Adapter, parts: list[dict[str, str]], slots: Mapping[str, str]) -> None:
+    """PromptError where a chat template moves pictures past words, as those of LLaVA put all pictures first."""
+    texts = [part["text"] for part in parts if part["type"] == "text"]
+    marks = iter(f"(text {index})" for index in range(len(texts)))  # words may also be the template's own
+    marked = [{"type": "text", "text": next(marks)} if part["type"] == "text" else part for part in parts]
+    rendered, n_before = _templated(adapter, marked), 0
+    for part in marked:
+        if part["type"] != "text":
+            n_before += 1
+            continue
+        start = rendered.find(part["text"])
+        n_shown = sum(rendered.count(slot, 0, max(start, 0)) for slot in slots.values() if slot)
+        if start >= 0 and n_shown != n_before:
+            name, words = type(adapter.processor).__name__, texts[int(part["text"][6:-1])]
+            raise PromptError(
+                f"the chat template of {name} moves pictures past words: {n_before} stand before {words!r} in the "
+                f"text, {n_shown} in the prompt it makes\n"
+                "  give template=False and the chat format in the text, or leave the slots out: pictures come first"
+            )
 
 
 def from_tensors(

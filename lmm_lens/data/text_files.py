@@ -120,7 +120,10 @@ class Delimited(_Lines):
             raise ScoreError(f"{path.name!r} has a header that cannot be read: {header}")
         self.columns = [name.strip() for name in header]
         if not self.columns or len(set(self.columns)) < len(self.columns) or not all(self.columns):
-            raise ScoreError(f"{path.name!r} needs a first line that names each column once, given {self.columns}")
+            raise ScoreError(
+                f"{path.name!r} needs a first line that names each column once, given {self.columns}\n"
+                "  pandas leaves the first name empty by default: write such a table with index=False"
+            )
 
     def _records(self, file: BinaryIO, line: int) -> Iterator[tuple[int, int, Any]]:
         at_start = file.tell() == 0

@@ -75,7 +75,8 @@ class Manifest:
         found = differences({"kind": self.kind, **self.about}, {"kind": mine.kind, **mine.about})
         if found:
             raise ScoreError(
-                f"the run folder {name!r} belongs to another run: it differs in {len(found)} fields\n"
+                f"the run folder {name!r} belongs to another run: it differs in {len(found)} "
+                f"field{'s' * (len(found) > 1)}\n"
                 f"  {'; '.join(found)}\n  give another folder, or delete this one"
             )
         (now,) = mine.versions
