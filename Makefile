@@ -39,6 +39,7 @@ bench: $(STAMP) $(BROWSER)
 	$(BIN)/python -m benchmarks.envoy
 	$(BIN)/python -m benchmarks.spans
 	$(BIN)/python -m benchmarks.sweeps
+	$(BIN)/python -m benchmarks.cluster
 	$(BIN)/python -m benchmarks.viewer
 
 # The table of families in the README, from the adapters themselves.

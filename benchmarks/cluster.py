@@ -1,34 +1,29 @@
-"""How a sweep scales from one Ray worker to two, on one machine: wall-clock items a second once the workers are up."""
+"""How a sweep scales over Ray workers on one machine: `python -m benchmarks.cluster`.
+
+Wall-clock, once the workers are up and busy; so the machine has to be idle, and have a core for each worker.
+"""
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import torch
 
 from lmm_lens import Lens, data, head_effects
 
-N_PROMPTS, ROUNDS = 240, 3
+from .timing import machine, show, write
+
+RESULTS = Path(__file__).parent / "results"
+N_PROMPTS, ROUNDS, WORKERS = 240, 3, (None, 1, 2)
 
 
-def scaling() -> str:
-    """A sentence with the median rates and their ratio, or why there is none."""
-    lens = Lens.demo()
-    rates: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(ROUNDS):
-        for workers, found in rates.items():
-            found.append(_rate(lens, workers))
-    one, two = (statistics.median(found) for found in rates.values())
-    return (
-        f"Ray on one machine with two cores, bundled model, all rows, {N_PROMPTS} prompts: {one:.1f} prompts a second "
-        f"with one worker, {two:.1f} with two, {two / one:.2f} times as many (medians of {ROUNDS}; between the first "
-        "and the last result, so that starting Ray does not count)."
-    )
-
-
-class _Clock:
-    """Samples that note when the first half of them has been asked for."""
+class Clock:
+    """Samples that note when each was asked for; a stream reads ahead only a little, so that is the workers' pace."""
 
     def __init__(self) -> None:
         self.asked: list[float] = []
@@ -43,11 +38,35 @@ class _Clock:
             yield sample
 
 
-def _rate(lens: Lens, workers: int) -> float:
-    """Prompts a second. The stream reads ahead only a little, so requests follow the workers' pace."""
-    clock = _Clock()
+def rate(lens: Lens, workers: int | None) -> float:
+    """Prompts a second over the last three quarters of a sweep; by then the workers are up."""
+    clock, start = Clock(), N_PROMPTS // 4
     with TemporaryDirectory() as folder:
         head_effects(lens, clock, rows="all", ray=workers, folder=f"{folder}/run")
-    end = time.monotonic()
-    start = N_PROMPTS // 4  # by then the workers are up and busy
-    return (N_PROMPTS - start) / (end - clock.asked[start])
+    return (N_PROMPTS - start) / (time.monotonic() - clock.asked[start])
+
+
+def main() -> None:
+    """Measure, print, write."""
+    torch.set_num_threads(1)
+    lens = Lens.demo()
+    found: dict[int | None, list[float]] = {workers: [] for workers in WORKERS}
+    for _ in range(ROUNDS):
+        for workers, rates in found.items():
+            rates.append(rate(lens, workers))
+    one = statistics.median(found[1])
+    lines = [["", "prompts a second", "beside one worker", "rounds"]]
+    for workers, rates in found.items():
+        name = "without Ray" if workers is None else f"{workers} Ray worker{'s' * (workers > 1)}"
+        middle = statistics.median(rates)
+        lines.append([name, f"{middle:.1f}", f"{middle / one:.2f}", ", ".join(f"{each:.1f}" for each in rates)])
+    notes = (
+        f"{machine(torch.device('cpu'))}; {os.cpu_count()} cores, one thread a worker. The bundled model, every head "
+        f"zeroed in all rows, {N_PROMPTS} prompts with their run folder; medians of {ROUNDS} rounds."
+    )
+    show(lines, notes)
+    write(lines, "Sweeps over Ray workers on one machine", notes, RESULTS / "cluster.md")
+
+
+if __name__ == "__main__":
+    main()

@@ -26,7 +26,6 @@ from lmm_lens.experiments.effect_work import Item, Work
 from lmm_lens.experiments.forwards import WAYS
 from lmm_lens.experiments.memory import Batches
 
-from .cluster import scaling
 from .model import SIZES, build, prompt_of
 from .timing import machine, seconds, show, spread, write
 
@@ -126,7 +125,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sweeps", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="one round without Ray; writes no file")
+    parser.add_argument("--quick", action="store_true", help="one round; writes no file")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--size", choices=SIZES, default="mid", help="of the decoder")
     options = parser.parse_args()
@@ -157,8 +156,6 @@ def main() -> None:
         "forward that checks the replays against the model."
     )
     lines = table_of(results)
-    if not options.quick:
-        notes += " " + scaling()
     show(lines, notes)
     if not options.quick:
         path = RESULTS / f"sweeps{'' if device.type == 'cpu' else f'_{device.type}'}.md"
