@@ -136,7 +136,7 @@ def main() -> None:
 
     lens = Lens(build(options.size, device))
     name = f"{lens.n_layers} layers x {lens.n_heads} heads, 700 tokens"
-    prompts = [prompt_of(lens, 700) for _ in range(2)]
+    prompts = [prompt_of(lens, 700) for _ in range(max(2, rounds) + 1)]  # one a round: a prompt is recorded once
     for rows in SCOPES:
         results[name, rows, ""] = measure(lens, prompts, rows, max(1, rounds if rows != "all" else 2), device, False)
         print(name, rows, f"{results[name, rows, ''].ratio:.1f}", flush=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..checkpoint import digest, fingerprint
 from ..data import Sample
-from ..errors import ScoreError
+from ..errors import LensError, ScoreError
 from ..prompt import Prompt
 from ..runs import RunFolder
 from .ablations import Ablation
@@ -107,6 +107,7 @@ class MakeWork:
         ablation: what is done.
         rows_per_pass: how large batches may be.
         lens: the model; does not travel.
+        device: the kind of device it is on, which a worker must have too.
         origin: opens it elsewhere.
         folder: where a smaller batch is noted; does not travel.
     """
@@ -114,6 +115,7 @@ class MakeWork:
     ablation: Ablation
     rows_per_pass: int | None
     lens: Lens | None
+    device: str
     origin: Callable[[], Lens] | None = None
     folder: RunFolder | None = None
 
@@ -124,6 +126,11 @@ class MakeWork:
         if self.lens is None:
             assert self.origin is not None
             self.lens = self.origin()
+            if self.lens.device.type != self.device:
+                raise LensError(
+                    f"the model is on {self.device} here and on {self.lens.device.type} in a Ray worker, which would be "
+                    "slow and give other last bits\n  give each worker its share: ray=RayCluster(workers=2, num_gpus=1)"
+                )
         on_change = (lambda rows: None) if self.folder is None else self._note
         return Work(self.lens, self.ablation, Batches(self.rows_per_pass, self.lens.device, on_change))
 

@@ -97,7 +97,7 @@ def head_effects(
     opened = None if folder is None else RunFolder(folder, KIND, about)
     try:
         given = rows_per_pass or (opened.state.get("rows_per_pass") if opened is not None else None)
-        make = MakeWork(change, given, lens, origin_of(lens) if ray is not None else None, opened)
+        make = MakeWork(change, given, lens, lens.device.type, origin_of(lens) if ray is not None else None, opened)
         store = stream(
             items,
             make,

@@ -1,6 +1,7 @@
 """Nothing is lost: a sweep killed at any moment ends with the numbers of one that was not; on a cluster too."""
 
 import os
+import pickle
 import random
 import signal
 import time
@@ -9,6 +10,9 @@ import pytest
 import torch
 
 from lmm_lens import HeadEffects, Lens, data, head_effects
+from lmm_lens.errors import LensError
+from lmm_lens.experiments.ablations import Ablation, units_of
+from lmm_lens.experiments.effect_work import MakeWork
 from lmm_lens.runs import RunFolder
 
 N = 24
@@ -59,6 +63,12 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_numbers(lens, whole
     assert kills >= 5
     assert finished == sorted(finished), "what was finished once stays finished"
     assert same(HeadEffects.open(folder), whole)
+
+
+def test_a_worker_without_the_device_of_the_sweep_is_an_error_not_slow(lens):
+    make = MakeWork(Ablation(units_of(lens, None)), None, None, "cuda", Lens.demo)
+    with pytest.raises(LensError, match=r"on cuda here and on cpu in a Ray worker.*\n  give each .* num_gpus=1"):
+        pickle.loads(pickle.dumps(make))()
 
 
 def test_on_a_cluster_the_numbers_are_the_same(lens, tmp_path):

@@ -44,6 +44,7 @@ def making_pids(path: Path, seconds: float = 0.0):
 
     def make():
         (path / str(os.getpid())).touch(exist_ok=False)
+        print("what a worker says stays in Ray's logs")
         assert torch.get_num_threads() == threads
 
         def slow(item):
