@@ -128,8 +128,9 @@ class MakeWork:
             self.lens = self.origin()
             if self.lens.device.type != self.device:
                 raise LensError(
-                    f"the model is on {self.device} here and on {self.lens.device.type} in a Ray worker, which would be "
-                    "slow and give other last bits\n  give each worker its share: ray=RayCluster(workers=2, num_gpus=1)"
+                    f"the model is on {self.device} here and on {self.lens.device.type} in a Ray worker, which would "
+                    "be slow and give other last bits\n"
+                    "  give each worker its share: ray=RayCluster(workers=2, num_gpus=1)"
                 )
         on_change = (lambda rows: None) if self.folder is None else self._note
         return Work(self.lens, self.ablation, Batches(self.rows_per_pass, self.lens.device, on_change))
