@@ -26,7 +26,7 @@ notebooks: $(STAMP)
 
 # The site, in build/site.
 docs: $(STAMP)
-	$(BIN)/mkdocs build --strict --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/mkdocs build --strict
 
 # Every table of tutorials/results.
 study: $(STAMP)

@@ -1,0 +1,153 @@
+"""The built site: no warning, no dead link, every page reachable, nothing loaded from elsewhere."""
+
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from tests.docs.pages import DOCS, pages
+
+sys.path.insert(0, str(DOCS))
+import doctests
+import tables
+
+LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "link": "href"}
+
+
+class Page(HTMLParser):
+    """The tags and ids of a page, and its text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+        self.ids = {attributes["id"] for _, attributes in self.tags if "id" in attributes}
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def links(self):
+        return [attributes["href"] for tag, attributes in self.tags if tag == "a" and "href" in attributes]
+
+
+read = cache(Page)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The output of mkdocs and the folder of the site."""
+    folder = tmp_path_factory.mktemp("site")
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    result = subprocess.run(command, cwd=DOCS.parent, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout + result.stderr, folder
+
+
+@pytest.fixture(scope="module")
+def site(built):
+    return built[1]
+
+
+def html(site: Path) -> list[Path]:
+    return sorted(site.rglob("*.html"))
+
+
+def test_it_builds_without_a_warning(built):
+    assert "built in" in built[0]
+    assert not re.search("WARNING|ERROR|Deprecat", built[0])
+
+
+def test_every_page_is_built_and_reached_from_the_first(site):
+    reached, todo = set(), [site / "index.html"]
+    while todo:
+        page = todo.pop()
+        if page in reached or page.suffix != ".html":
+            continue
+        reached.add(page)
+        todo += [(page.parent / unquote(urlsplit(link).path)).resolve() for link in read(page).links() if _inside(link)]
+    expected = {site / page.relative_to(DOCS).with_suffix(".html") for page in pages()}
+    assert expected <= reached
+    assert {page for page in html(site) if page.name != "404.html"} == expected
+
+
+def test_every_link_and_anchor_leads_somewhere(site):
+    dead = []
+    for page in html(site):
+        for link in read(page).links() if page.name != "404.html" else ():
+            if not _inside(link):
+                continue
+            path, anchor = unquote(urlsplit(link).path), unquote(urlsplit(link).fragment)
+            target = (page.parent / path).resolve() if path else page
+            if not target.is_file() or (anchor and target.suffix == ".html" and anchor not in read(target).ids):
+                dead.append(f"{page.relative_to(site)}: {link}")
+    assert not dead
+
+
+def test_nothing_is_loaded_from_elsewhere(site):
+    for page in html(site):
+        for tag, attributes in read(page).tags:
+            loaded = attributes.get(LOADING.get(tag, ""), "")
+            assert not loaded.startswith(("http", "//")) or attributes.get("rel") == "canonical", (
+                f"{page.name}: {loaded}"
+            )
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"(@import|url\()\s*['\"]?(https?:)?//", sheet.read_text(encoding="utf-8")), sheet.name
+
+
+def test_every_picture_is_there_and_says_what_it_shows(site):
+    shown = set()
+    for page in html(site):
+        for tag, attributes in read(page).tags if page.name != "404.html" else ():  # its links are from the root
+            if tag == "img":
+                picture = (page.parent / unquote(attributes["src"])).resolve()
+                assert picture.is_file(), attributes["src"]
+                shown.add(picture.name)
+                assert len(attributes.get("alt", "")) > (3 if picture.name == "logo.svg" else 30), attributes["src"]
+    assert shown == {picture.name for picture in (DOCS / "pictures").iterdir()}, "a picture that no page shows"
+
+
+def test_every_table_is_made_from_its_source_and_used(site):
+    used = re.findall(r"<!-- table: ([\w ]+) -->", "".join(page.read_text(encoding="utf-8") for page in pages()))
+    assert sorted(used) == sorted(tables.TABLES)
+    assert not [page for page in html(site) if "<!-- table:" in page.read_text(encoding="utf-8")]
+    assert "Pixtral's layout" in read(site / "support.html").text
+    assert "a lens made, none open" in read(site / "benchmarks.html").text
+    assert read(site / "errors.html").text.count("did you mean") > 5
+
+
+def test_formulas_are_drawn_by_the_browser_itself(site):
+    n = 0
+    for page in html(site):
+        text = page.read_text(encoding="utf-8")
+        n += sum(tag == "math" for tag, _ in read(page).tags)
+        assert "arithmatex" not in text
+        assert not re.search(r"\\(frac|sum|text|in|quad|tau|rho)\b", read(page).text), page.name
+    assert n > 50
+
+
+def test_tables_keep_bars_inside_a_cell():
+    assert tables.rows(("a", "b"), [("x|y", 1)]) == "| a | b |\n| --- | --- |\n| x\\|y | 1 |"
+
+
+def test_code_in_docstrings_is_fenced_and_sections_are_left_alone():
+    plain = "Adds.\n\n    sum = add(1, 1)\n\nThen:\n\n>>> add(1, 1)\n2\n>>> add(1, 2)\n3\n\nArgs:\n    one: first."
+    assert doctests.fenced(plain) == (
+        "Adds.\n\n```python\nsum = add(1, 1)\n```\n\nThen:\n\n```pycon\n>>> add(1, 1)\n2\n>>> add(1, 2)\n3\n```\n\n"
+        "Args:\n    one: first."
+    )
+    assert doctests.fenced("One line.") == "One line."
+
+
+def _inside(link: str) -> bool:
+    return not urlsplit(link).scheme and not link.startswith("//")
