@@ -60,14 +60,14 @@ def ablations() -> str:
 
 def outcomes() -> str:
     """What `head_effects` can be measured in."""
-    from lmm_lens.experiments.outcomes import METRICS
+    from lmm_lens.effects.outcomes import METRICS
 
     return rows(("metric", "meaning"), ((f"`{name}`", metric.meaning) for name, metric in METRICS.items()))
 
 
 def ways() -> str:
     """How `head_effects` computes ablated forwards."""
-    from lmm_lens.experiments.forwards import WAYS
+    from lmm_lens.replay.forwards import WAYS
 
     return "\n".join(f"- {way}" for way in WAYS)
 

@@ -33,12 +33,12 @@ _HOME = {
     "score_heads": "scoring",
     "localization_heads": "scoring",
     "localize": "scoring",
-    "PatchScores": "experiments",
-    "HeadEffects": "experiments",
-    "head_effects": "experiments",
-    "head_attribution": "experiments",
-    "activation_patching": "experiments",
-    "attribution_patching": "experiments",
+    "PatchScores": "patching",
+    "HeadEffects": "effects",
+    "head_effects": "effects",
+    "head_attribution": "effects",
+    "activation_patching": "patching",
+    "attribution_patching": "patching",
     "ablation_table": "experiments",
     "image_table": "experiments",
     "blank_images": "experiments",
@@ -56,16 +56,13 @@ __all__ = [*_HOME, "__version__"]
 if TYPE_CHECKING:
     from .data import DataSet as DataSet
     from .data import Sample as Sample
+    from .effects import HeadEffects as HeadEffects
+    from .effects import head_attribution as head_attribution
+    from .effects import head_effects as head_effects
     from .errors import LensError as LensError
-    from .experiments import HeadEffects as HeadEffects
-    from .experiments import PatchScores as PatchScores
     from .experiments import ablation_table as ablation_table
-    from .experiments import activation_patching as activation_patching
-    from .experiments import attribution_patching as attribution_patching
     from .experiments import blank_images as blank_images
     from .experiments import exact_match as exact_match
-    from .experiments import head_attribution as head_attribution
-    from .experiments import head_effects as head_effects
     from .experiments import image_table as image_table
     from .experiments import swapped_images as swapped_images
     from .heads import HeadSet as HeadSet
@@ -81,6 +78,9 @@ if TYPE_CHECKING:
     from .interventions import PatchResidual as PatchResidual
     from .interventions import head_means as head_means
     from .lens import Lens as Lens
+    from .patching import PatchScores as PatchScores
+    from .patching import activation_patching as activation_patching
+    from .patching import attribution_patching as attribution_patching
     from .prompt import Prompt as Prompt
     from .scoring import HeadScores as HeadScores
     from .scoring import localization_heads as localization_heads

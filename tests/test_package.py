@@ -90,7 +90,7 @@ def test_the_version_is_that_of_the_distribution():
 def wheel(tmp_path_factory):
     """Built from a copy, so that neither the build leaves files here nor old ones here reach the build."""
     folder = tmp_path_factory.mktemp("wheel")
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info", "lmm-lens-demo")
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info", "lmm-lens-demo", "tutorials", "docs")
     shutil.copytree(ROOT, folder / "source", ignore=ignored)
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", ".", "-w", folder]
     done = subprocess.run(command, cwd=folder / "source", capture_output=True, text=True)
@@ -130,7 +130,7 @@ def test_an_installed_wheel_works_away_from_the_sources(wheel, tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     code = (
         "import lmm_lens.adapters; from lmm_lens import Lens, score_heads, shapes\n"
-        "from lmm_lens.report import write_report\n"
+        "from lmm_lens.reports.demo import write_report\n"
         "print(lmm_lens.__file__, lmm_lens.adapters.__file__, sep='\\n')\n"
         "lens = Lens.demo(); example = shapes.examples(1)[0]\n"
         "prompt = lens.prompt(example.question, images=example.image)\n"

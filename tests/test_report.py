@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from lmm_lens import HeadScores, shapes
-from lmm_lens.report import write_report
+from lmm_lens.reports.demo import write_report
 from tests.cli.page import Page
 
 ROWS = [("nothing ablated", "0.914", "1.000"), ("<b>top</b> & more", "0.1 (0.0 to 0.2)", "0.9")]

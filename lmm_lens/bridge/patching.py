@@ -21,7 +21,7 @@ from transformer_lens import ActivationCache
 from transformer_lens.patching import generic_activation_patch
 
 from ..errors import PromptError
-from ..experiments.units import GroupsLike, Units
+from ..patching.units import GroupsLike, Units
 from ..prompt import Prompt
 from .face import bridge_inputs, run_with_cache
 

@@ -122,7 +122,7 @@ def _run(out: Path, n_prompts: int, seed: int) -> None:
         table.add_row(*accuracy.row())
     console.print(table)
 
-    from ..report import write_report
+    from ..reports.demo import write_report
 
     with console.status("drawing"):
         path = write_report(

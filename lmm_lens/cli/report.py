@@ -22,7 +22,7 @@ def run(folder: Path) -> None:
 
 def show(folder: Path, console: Console) -> None:
     """Print a sweep's tables, and write its figures and its page."""
-    from ..sweep_report import COLUMNS, Sweep, write_sweep_report
+    from ..reports.sweep import COLUMNS, Sweep, write_sweep_report
 
     with console.status("testing"):
         sweep = Sweep.open(folder)

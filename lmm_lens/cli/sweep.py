@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from ..errors import LensError, ScoreError, unknown
-from ..sweep_report import CONFIG, CONTROLS, EFFECTS
+from ..reports.sweep import CONFIG, CONTROLS, EFFECTS
 from .report import show
 from .score import DTYPES
 from .sweep_config import SweepConfig, heads_of, ray_of
@@ -64,7 +64,7 @@ def run(path: Path | None, flags: Mapping[str, Any]) -> None:
 def _sweep(
     config: SweepConfig, lens: Lens, data: DataSet, heads: HeadSet | list[HeadSet], reference: Any, folder: Path
 ) -> None:
-    from ..experiments.effects import head_effects
+    from ..effects.sweep import head_effects
 
     head_effects(
         lens,
@@ -88,7 +88,7 @@ def _data(config: SweepConfig) -> DataSet:
 
 
 def _lens(config: SweepConfig, console: Console) -> Lens:
-    from ..experiments.outcomes import metric_named
+    from ..effects.outcomes import metric_named
     from ..interventions.ablate import MODES
     from ..lens import Lens
 

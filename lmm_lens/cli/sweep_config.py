@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LensError, unknown
+from ..reports.sweep import CONFIG, EFFECTS
 from ..runs import RayCluster, RayLike
 from ..runs.ray_cluster import as_cluster
-from ..sweep_report import CONFIG, EFFECTS
 
 if TYPE_CHECKING:
     from ..heads import HeadSet

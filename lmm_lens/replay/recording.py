@@ -67,6 +67,15 @@ class Recording:
     configs: Sequence[Any]
 
 
+def why_not(lens: Lens) -> str:
+    """Why nothing of a lens can be replayed, as far as can be said before a forward; empty for nothing known."""
+    if lens.backend != "native":
+        return f"backend {lens.backend!r} goes through its own hook points"
+    if Shards.of(lens.model).group is not None:
+        return "the model is divided among processes"
+    return "an enclosing lens.apply(...) edits every forward" if lens.applied else ""
+
+
 def record(lens: Lens, prompt: Prompt) -> Recording:
     """Run a prompt once and keep what a replay needs.
 
@@ -76,10 +85,9 @@ def record(lens: Lens, prompt: Prompt) -> Recording:
         UnfitError: the model's layers do not run by themselves.
     """
     model, layers = lens.model, lens.adapter.layers
-    if lens.backend != "native":
-        raise UnfitError(f"backend {lens.backend!r} goes through its own hook points")
-    if Shards.of(model).group is not None:
-        raise UnfitError("the model is divided among processes")
+    why = why_not(lens)
+    if why:
+        raise UnfitError(why)
     check_eval(model)
     with torch.no_grad(), _Recorder(model, layers) as recorder:
         logits = model(**{"use_cache": False, **prompt.inputs}).logits

@@ -1,5 +1,5 @@
 """The viewer: attention over pictures, words and heads, as one HTML page that needs no network."""
 
-from .view import View, view
+from .shown import View, view
 
 __all__ = ["View", "view"]

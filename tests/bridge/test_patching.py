@@ -6,10 +6,10 @@ import torch
 from transformer_lens import patching
 
 from lmm_lens import Lens, activation_patching, shapes
+from lmm_lens.answers import logit_difference
 from lmm_lens.bridge.face import run_with_cache, run_with_hooks
 from lmm_lens.bridge.patching import PatchingModel, get_act_patch_by_span
 from lmm_lens.errors import PromptError
-from lmm_lens.experiments.answers import logit_difference
 
 SITES = (
     "hook_in",

@@ -4,7 +4,7 @@ import pytest
 
 from lmm_lens import HeadSet, head_effects
 from lmm_lens.data import named
-from lmm_lens.sweep_report import Sweep, write_sweep_report
+from lmm_lens.reports.sweep import Sweep, write_sweep_report
 
 BRIGHTNESS = """element => {
     const canvas = document.createElement("canvas").getContext("2d")

@@ -15,8 +15,8 @@ import yaml
 from lmm_lens import HeadSet, Lens, head_effects, head_means, score_heads, shapes
 from lmm_lens.cli.sweep_config import SweepConfig, heads_of
 from lmm_lens.data import named, table
+from lmm_lens.effects.scores import KIND, HeadEffects
 from lmm_lens.errors import LensError
-from lmm_lens.experiments.effect_scores import KIND, HeadEffects
 from lmm_lens.runs import RunFolder
 from lmm_lens.statistics import control_test
 

@@ -9,7 +9,7 @@ from lmm_lens import HeadSet, head_effects
 from lmm_lens.cli.sweep import run
 from lmm_lens.data import named
 from lmm_lens.errors import ScoreError
-from lmm_lens.sweep_report import COLUMNS, Sweep, write_sweep_report
+from lmm_lens.reports.sweep import COLUMNS, Sweep, write_sweep_report
 from tests.cli.page import Page
 
 

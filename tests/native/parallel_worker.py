@@ -10,7 +10,7 @@ import torch
 
 from lmm_lens import VAR, AblateHeads, Knockout, Lens, PatchHeads, activation_patching, find_sinks, score_heads, shapes
 from lmm_lens.errors import LensError
-from lmm_lens.experiments import attribution_patching
+from lmm_lens.patching import attribution_patching
 
 SITES = ("resid_pre", "pattern", "z", "attn_out", "mlp_out", "resid_post")
 HEADS = [(1, 1), (2, 6), (4, 3), (4, 4)]  # of both halves of a layer

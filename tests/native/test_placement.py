@@ -20,7 +20,7 @@ from lmm_lens import (
     score_heads,
     shapes,
 )
-from lmm_lens.experiments import attribution_patching
+from lmm_lens.patching import attribution_patching
 from tests.cases import SITES, hooks_of_ours, plain
 from tests.models import FAMILIES
 from tests.native.placements import PLACEMENTS, device_map, home, load, same, weights_away

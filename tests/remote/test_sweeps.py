@@ -10,7 +10,7 @@ import torch
 
 from lmm_lens import AblateHeads, Lens, activation_patching, score_heads
 from lmm_lens.errors import RemoteError, ScoreError
-from lmm_lens.experiments import patching
+from lmm_lens.patching import by_forwards
 from tests.remote.conftest import same
 from tests.remote.service import Service
 
@@ -21,7 +21,7 @@ OPTIONS = {"site": "resid_pre", "by": "span", "layers": [1, 2, 3, 4], "tokens_pe
 @pytest.fixture(autouse=True)
 def small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     """One layer a job: four jobs after the two runs that find the answers."""
-    monkeypatch.setattr(patching, "PASSES_PER_JOB", 2)
+    monkeypatch.setattr(by_forwards, "PASSES_PER_JOB", 2)
 
 
 @pytest.fixture
@@ -107,9 +107,9 @@ import os, sys
 import torch
 torch.set_num_threads(1)
 from lmm_lens import Lens, activation_patching
-from lmm_lens.experiments import patching
+from lmm_lens.patching import by_forwards
 url, file, inputs, out = sys.argv[1:]
-patching.PASSES_PER_JOB = 2
+by_forwards.PASSES_PER_JOB = 2
 lens = Lens.demo(backend="nnsight", remote=url)
 clean, corrupt = (lens.prompt(inputs=each) for each in torch.load(inputs))
 grid = activation_patching(lens, clean, corrupt, checkpoint=file, **OPTIONS)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from lmm_lens.experiments.ablations import Ablation, units_of
-from lmm_lens.experiments.forwards import EACH, RESUMED, REUSED, SINGLE, Forwards
-from lmm_lens.experiments.memory import Batches
+from lmm_lens.effects.ablations import Ablation, units_of
 from lmm_lens.replay import Edit, Replay, Variant, record
+from lmm_lens.replay.forwards import EACH, RESUMED, REUSED, SINGLE, Forwards
+from lmm_lens.replay.memory import Batches
 from tests.models import FAMILIES
 
 from .naive import double, lens_of, logits_without, prompt_of, tolerance
@@ -58,7 +58,7 @@ def test_the_rows_of_a_padded_batch_do_not_mix(name, padded):
 @pytest.mark.parametrize("name", ["llava", "gemma3", "qwen3_vl", "mllama"])
 def test_sets_of_heads_across_layers_equal_forwards_of_their_own(name):
     from lmm_lens import HeadSet
-    from lmm_lens.experiments import random_subsets
+    from lmm_lens.effects import random_subsets
 
     lens, prompt = lens_of(name), prompt_of(name)
     every = [head for unit in units_of(lens, None) for head in unit]

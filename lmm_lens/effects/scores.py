@@ -1,0 +1,276 @@
+"""What a sweep over heads found: the effect of each in any metric, with intervals, tests, tables, figures, files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .. import files
+from ..core.kernels import bootstrap_interval
+from ..errors import ScoreError, unknown
+from ..heads import HeadSet, check_layer
+from ..replay.forwards import WAYS
+from ..runs import RunFolder, Store
+from .outcomes import METRICS, YES_NO, Outcomes, metric_named, yes_no_counts, yes_no_scores
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+
+    from ..lens import Lens
+
+KIND = "head effects"
+TENSORS = ("logits", "log_sum", "said", "marks", "is_yes", "way")
+
+
+@dataclass(frozen=True, eq=False)
+class HeadEffects:
+    """The effect of ablating each unit on each prompt.
+
+    Attributes:
+        units: what was ablated at once, a head or several.
+        metric: in which `per_prompt` is given.
+        clean_outcomes: what the plain forward of each prompt said.
+        outcomes: what it said with each unit ablated, [prompt, unit].
+        is_yes: Int[prompt], 1 where the right answer is yes, 0 where it is no, -1 elsewhere.
+        ways: Int[prompt], how the ablated forwards were computed, an index into `forwards.WAYS`.
+        ids: the prompts' names.
+        about: the model, the ablation, the rows and what else the numbers depend on.
+    """
+
+    units: tuple[HeadSet, ...]
+    metric: str
+    clean_outcomes: Outcomes
+    outcomes: Outcomes
+    is_yes: Int[Tensor, "prompt"]
+    ways: Int[Tensor, "prompt"]
+    ids: tuple[str, ...]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of_store(cls, store: Store, about: Mapping[str, Any], metric: str) -> HeadEffects:
+        """What a run has finished so far."""
+        ids = tuple(key.rpartition("\t")[0] for part in store.parts() for key in part.keys)
+        return cls._of(store.tensors(), ids, about, metric)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str], metric: str = "log_prob") -> HeadEffects:
+        """What a run folder holds, finished or not.
+
+        Raises:
+            ScoreError: it is no run folder of head effects, or nothing in it is finished.
+        """
+        opened = RunFolder.open(folder, KIND)
+        if not opened.n_items:
+            raise ScoreError(f"the run folder {opened.path.name!r} has no finished prompts yet")
+        return cls.of_store(opened, opened.about, metric)
+
+    @classmethod
+    def _of(
+        cls, tensors: Mapping[str, Tensor], ids: Sequence[str], about: Mapping[str, Any], metric: str
+    ) -> HeadEffects:
+        metric_named(metric)
+        everything = Outcomes.from_tensors(tensors)
+        shape = about["shape"]
+        units = tuple(HeadSet([tuple(head) for head in unit], *shape) for unit in about["units"])
+        return cls(
+            units,
+            metric,
+            everything[:, 0],
+            everything[:, 1:],
+            tensors["is_yes"],
+            tensors["way"],
+            tuple(ids),
+            about,
+        )
+
+    # ------------------------------------------------------------------ numbers
+
+    def of(self, metric: str) -> HeadEffects:
+        """The same sweep in another metric; nothing is computed anew."""
+        metric_named(metric)
+        return replace(self, metric=metric)
+
+    @property
+    def ablation(self) -> str:
+        """What was done to the heads."""
+        return self.about["ablation"]
+
+    @property
+    def rows(self) -> str:
+        """In which rows."""
+        return self.about["rows"]
+
+    @property
+    def n_prompts(self) -> int:
+        """How many prompts."""
+        return len(self.ids)
+
+    @cached_property
+    def clean(self) -> Float[Tensor, "prompt"]:
+        """The metric of the plain forwards, fp64."""
+        return METRICS[self.metric].of(self.clean_outcomes)
+
+    @cached_property
+    def ablated(self) -> Float[Tensor, "prompt unit"]:
+        """The metric with each unit ablated, fp64."""
+        return METRICS[self.metric].of(self.outcomes)
+
+    @property
+    def per_prompt(self) -> Float[Tensor, "prompt unit"]:
+        """The effects: clean minus ablated, positive where the unit helps."""
+        return self.clean[:, None] - self.ablated
+
+    @property
+    def mean(self) -> Float[Tensor, "unit"]:
+        """The mean effect of each unit."""
+        return self.per_prompt.mean(0)
+
+    @property
+    def values(self) -> Float[Tensor, "layer head"]:
+        """The mean effect of each head; NaN for heads that were not ablated.
+
+        Raises:
+            ScoreError: sets of several heads were ablated at once.
+        """
+        several = [unit for unit in self.units if len(unit) > 1]
+        if several:
+            raise ScoreError(
+                f"{len(several)} units are sets of several heads, whose effect is no single head's\n"
+                "  use .mean, .to_pandas(), or head_attribution(...) to divide it among the heads"
+            )
+        values = torch.full(tuple(self.about["shape"]), torch.nan, dtype=torch.float64)
+        for unit, mean in zip(self.units, self.mean, strict=True):
+            values[next(iter(unit))] = mean
+        return values
+
+    def interval(self, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """Bootstrap interval of each mean effect over prompts, paired: low and high, Float[unit]."""
+        return bootstrap_interval(self.per_prompt, level, resamples, seed)
+
+    def top(self, n: int, layers: Iterable[int] | None = None) -> HeadSet:
+        """The n heads with the largest effect, best first, among all layers or the given ones.
+
+        Raises:
+            ScoreError: there are fewer heads than that, or units are sets.
+        """
+        values = self.values
+        allowed = None if layers is None else {check_layer(layer, len(values)) for layer in layers}
+        scored = [(a, b) for a, b in (~values.isnan()).nonzero().tolist() if allowed is None or a in allowed]
+        if not 0 < n <= len(scored):
+            raise ScoreError(f"{n} heads were asked for, expected 1 to {len(scored)} (the heads with an effect)")
+        ranked = sorted(scored, key=lambda head: -float(values[head]))
+        return HeadSet(ranked[:n], *values.shape)
+
+    # ------------------------------------------------------------------ tables
+
+    def to_pandas(self, level: float = 0.95, seed: int = 0) -> pandas.DataFrame:
+        """One row a unit: effect, interval, p of a sign-flip test, corrected for the number of units; largest first."""
+        from ..statistics import effects_table
+
+        return effects_table(self.units, self.per_prompt, level=level, seed=seed)
+
+    def total(self, statistic: str, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> pandas.DataFrame:
+        """A statistic of the whole data set, plain and under each ablation, with its bootstrap interval.
+
+        Args:
+            statistic: a metric, or of yes/no questions "precision", "recall", "f1" (yes is the positive class) or
+                "yes_ratio" (of the model's answers).
+            level, resamples, seed: of the interval, which resamples prompts.
+
+        Returns:
+            Columns unit ("none" first), value, low, high.
+
+        Raises:
+            ScoreError: no such statistic, or prompts whose right answer is neither yes nor no.
+        """
+        import pandas
+
+        if statistic not in (*METRICS, *YES_NO):
+            raise ScoreError(unknown("statistic", statistic, (*METRICS, *YES_NO)))
+        if statistic in METRICS:
+            each = self.of(statistic)
+            samples = torch.cat([each.clean[:, None], each.ablated], 1)
+            value, (low, high) = samples.mean(0), bootstrap_interval(samples, level, resamples, seed)
+        else:
+            value, low, high = self._yes_no(statistic, level, resamples, seed)
+        names = ["none", *(str(unit) for unit in self.units)]
+        return pandas.DataFrame({"unit": names, "value": value.numpy(), "low": low.numpy(), "high": high.numpy()})
+
+    def _yes_no(self, statistic: str, level: float, resamples: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        if bool((self.is_yes < 0).any()):
+            which = self.ids[int((self.is_yes < 0).nonzero()[0])]
+            raise ScoreError(f"{statistic} is of yes/no questions, and the right answer of {which} is neither")
+        both = Outcomes(
+            *(
+                torch.cat([getattr(self.clean_outcomes, name)[:, None], getattr(self.outcomes, name)], 1)
+                for name in ("logits", "log_sum", "said", "marks")
+            )
+        )
+        counts = yes_no_counts(both, self.is_yes)
+        n = len(counts)
+        drawn = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
+        times = torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
+        resampled = (times @ counts.reshape(n, -1)).reshape(resamples, *counts.shape[1:])
+        tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+        low, high = torch.quantile(yes_no_scores(resampled, n)[statistic], tail, dim=0)
+        return yes_no_scores(counts.sum(0), n)[statistic], low, high
+
+    @property
+    def how(self) -> str:
+        """How the ablated forwards were computed, in words."""
+        counted = torch.bincount(self.ways, minlength=len(WAYS)).tolist()
+        parts = [f"{n} prompts: {way}" for way, n in zip(WAYS, counted, strict=True) if n]
+        return "; ".join(parts)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """A layer x head map of the mean effects, those that survive Holm's correction outlined."""
+        from .figures import effect_map
+
+        return effect_map(self, ax)
+
+    # ------------------------------------------------------------------ files
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file: the numbers, and everything else as JSON in its header."""
+        both = {
+            name: torch.cat([clean[:, None], value], 1)
+            for (name, clean), value in zip(
+                self.clean_outcomes.tensors().items(), self.outcomes.tensors().values(), strict=True
+            )
+        }
+        tensors = {**both, "is_yes": self.is_yes, "way": self.ways}
+        files.write(path, KIND, tensors, {"metric": self.metric, "ids": list(self.ids), "about": dict(self.about)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], lens: Lens | None = None) -> HeadEffects:
+        """Read effects back; with a lens, they must be of its model.
+
+        Raises:
+            ScoreError: no such file, a truncated one, one of another kind, or of another model.
+        """
+        tensors, about = files.read(path, KIND, TENSORS, ("metric", "ids", "about"))
+        if lens is not None:
+            files.check_model(path, about["about"]["model"], lens.identity)
+        return cls._of(tensors, about["ids"], about["about"], about["metric"])
+
+    def __repr__(self) -> str:
+        order = self.mean.nan_to_num(-torch.inf).argsort(descending=True)[:3].tolist()
+        best = ", ".join(f"{self.units[i]} {self.mean[i]:.3f}" for i in order)
+        what = (
+            f"{len(self.units)} heads" if all(len(unit) == 1 for unit in self.units) else f"{len(self.units)} head sets"
+        )
+        return (
+            f"HeadEffects: {self.ablation} ablation of {what} in rows {self.rows!r}, {self.metric} lost, "
+            f"mean of {self.n_prompts} prompts; largest {best}\n  computed: {self.how}"
+        )
+
+    def _repr_html_(self) -> str:
+        return self.to_pandas().head(10).round(4).to_html(index=False)

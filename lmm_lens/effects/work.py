@@ -1,0 +1,187 @@
+"""The work of a sweep over heads, item by item, here or on a worker of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..answers import Answer
+from ..checkpoint import digest, fingerprint
+from ..data import Sample
+from ..errors import LensError, ScoreError
+from ..prompt import Prompt
+from ..replay.forwards import Forwards
+from ..replay.memory import Batches
+from ..runs import RunFolder
+from .ablations import Ablation
+from .outcomes import Goal, Outcomes, answers_at, goal_of, goal_of_texts
+
+if TYPE_CHECKING:
+    from ..lens import Lens
+
+Answers = Sequence[tuple[Answer, Answer | None]]
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One row of a sweep.
+
+    Attributes:
+        name: for people.
+        source: a sample, or a prompt.
+        row: which row of the prompt.
+        answer: (right, wrong) as given; None for a sample's own, or the model's.
+    """
+
+    name: str
+    source: Prompt | Sample
+    row: int = 0
+    answer: tuple[Answer, Answer | None] | None = None
+
+
+def key_of(item: Item) -> str:
+    """What tells an item from others: its name and a digest of what the model is given."""
+    own = item.source.key if isinstance(item.source, Sample) else digest(item.source)
+    return f"{item.name}\t{own}{'' if item.answer is None else fingerprint(item.answer)}"
+
+
+class Items:
+    """Prompts and samples as items, one a row; has a length where the prompts have one.
+
+    Args:
+        prompts, answers: as in `head_effects`.
+        contrast: the metric that needs a wrong answer, if it does.
+    """
+
+    def __init__(self, prompts: Any, answers: Answers | None, contrast: str) -> None:
+        self.prompts, self.answers, self.contrast, self.n_used = prompts, answers, contrast, 0
+        if isinstance(prompts, Prompt):
+            self.prompts = [prompts]
+        elif not isinstance(prompts, Iterable) or isinstance(prompts, (str, bytes, Mapping)):
+            raise ScoreError(f"expected prompts made by lens.prompt(...) or samples, given {type(prompts).__name__}")
+        if answers is not None and isinstance(self.prompts, (list, tuple)) and len(self) < len(answers):
+            self.n_used = len(self)
+            self.check_all_used()
+
+    def __len__(self) -> int:
+        counted = isinstance(self.prompts, (list, tuple))
+        return sum(getattr(each, "n_rows", 1) for each in self.prompts) if counted else len(self.prompts)
+
+    def __iter__(self) -> Iterator[Item]:
+        for number, source in enumerate(self.prompts):
+            if isinstance(source, Sample):
+                yield self._item(source.id, source, 0)
+                continue
+            if not isinstance(source, Prompt):
+                raise ScoreError(f"expected prompts made by lens.prompt(...) or samples, given {source!r} at {number}")
+            for row in range(source.n_rows):
+                name = f"prompt {number}" + (f" row {row}" if source.n_rows > 1 else "")
+                yield self._item(name, source, row)
+
+    def _item(self, name: str, source: Prompt | Sample, row: int) -> Item:
+        answer = answers_at(self.answers, self.n_used)
+        self.n_used += 1
+        wrong = answer[1] if answer is not None else getattr(source, "wrong", None)
+        if self.contrast and wrong is None:
+            raise ScoreError(
+                f"{self.contrast} needs a wrong answer for every prompt, and {name} has none\n"
+                "  give answers=[(right, wrong), ...] or samples with `wrong`, or take metric='log_prob'"
+            )
+        return Item(name, source, row, answer)
+
+    def check_all_used(self) -> None:
+        """ScoreError for more answers than prompts."""
+        if self.answers is not None and len(self.answers) != self.n_used:
+            raise ScoreError(f"{len(self.answers)} answers were given for {self.n_used} prompt rows: give one a row")
+
+
+@dataclass(eq=False)
+class MakeWork:
+    """Makes the work of a sweep: here with the lens at hand, on a worker of a cluster with one of its own.
+
+    Attributes:
+        ablation: what is done.
+        rows_per_pass: how large batches may be.
+        lens: the model; does not travel.
+        device: the kind of device it is on, which a worker must have too.
+        origin: opens it elsewhere.
+        folder: where a smaller batch is noted; does not travel.
+    """
+
+    ablation: Ablation
+    rows_per_pass: int | None
+    lens: Lens | None
+    device: str
+    origin: Callable[[], Lens] | None = None
+    folder: RunFolder | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "lens": None, "folder": None}
+
+    def __call__(self) -> Work:
+        if self.lens is None:
+            assert self.origin is not None
+            self.lens = self.origin()
+            if self.lens.device.type != self.device:
+                raise LensError(
+                    f"the model is on {self.device} here and on {self.lens.device.type} in a Ray worker, which would "
+                    "be slow and give other last bits\n"
+                    "  give each worker its share: ray=RayCluster(workers=2, num_gpus=1)"
+                )
+        on_change = (lambda rows: None) if self.folder is None else self._note
+        return Work(self.lens, self.ablation, Batches(self.rows_per_pass, self.lens.device, on_change))
+
+    def _note(self, rows: int) -> None:
+        assert self.folder is not None
+        self.folder.note(rows_per_pass=rows)
+
+
+@dataclass(eq=False)
+class Work:
+    """The effects on one item after the other."""
+
+    lens: Lens
+    ablation: Ablation
+    batches: Batches
+    forwards: Forwards = field(init=False)
+    _at_hand: tuple[Any, Prompt, Any] | None = None  # the rows of a batch follow one another
+
+    def __post_init__(self) -> None:
+        self.forwards = Forwards(self.lens, self.batches)
+
+    def __call__(self, item: Item) -> dict[str, Tensor]:
+        """What was said on the plain forward, and with each unit ablated."""
+        if self._at_hand is None or self._at_hand[0] is not item.source:
+            prompt = item.source.prompt(self.lens) if isinstance(item.source, Sample) else item.source
+            self._at_hand = item.source, prompt, self.ablation.on(self.lens, prompt)
+        _, prompt, change = self._at_hand
+        clean = self.forwards.clean(prompt)[item.row]
+        goal = self._goal(item, clean)
+        changed, way = self.forwards.changed(
+            prompt, item.row, len(self.ablation.units), change.variants, change.intervention
+        )
+        found = Outcomes.of(torch.cat([clean[None].to(changed.device), changed]), goal)
+        return {**found.tensors(), "is_yes": torch.tensor(goal.is_yes), "way": torch.tensor(way)}
+
+    def _goal(self, item: Item, clean: Tensor) -> Goal:
+        if item.answer is None and isinstance(item.source, Sample):
+            return goal_of_texts(self.lens, clean, item.source.answer, item.source.wrong)
+        return goal_of(self.lens, clean, item.answer)
+
+
+def origin_of(lens: Lens) -> Callable[[], Lens]:
+    """What opens the same lens in another process: by name where it was opened by name, else with its model."""
+    if lens.origin is not None:
+        return lens.origin
+    model, processor, backend = lens.model, lens.processor, lens.backend
+
+    def reopened() -> Lens:
+        from ..lens import Lens
+
+        return Lens(model, processor, backend)
+
+    return reopened

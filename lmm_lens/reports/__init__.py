@@ -1,0 +1,1 @@
+"""HTML pages that need no network: of the demo and of sweeps."""

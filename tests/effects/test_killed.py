@@ -1,0 +1,83 @@
+"""Nothing is lost: a sweep killed at any moment ends with the numbers of one that was not; on a cluster too."""
+
+import os
+import pickle
+import random
+import signal
+import time
+
+import pytest
+import torch
+
+from lmm_lens import HeadEffects, Lens, data, head_effects
+from lmm_lens.effects.ablations import Ablation, units_of
+from lmm_lens.effects.work import MakeWork
+from lmm_lens.errors import LensError
+from lmm_lens.runs import RunFolder
+
+N = 24
+
+
+@pytest.fixture(scope="module")
+def lens() -> Lens:
+    return Lens.demo()
+
+
+@pytest.fixture(scope="module")
+def whole(lens) -> HeadEffects:
+    return head_effects(lens, data.shapes(n=N, seed=2), rows="after_image")
+
+
+def same(one: HeadEffects, other: HeadEffects) -> bool:
+    tensors = (
+        (getattr(one.outcomes, name), getattr(other.outcomes, name)) for name in ("logits", "log_sum", "said", "marks")
+    )
+    return one.ids == other.ids and all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in tensors)
+
+
+def test_a_sweep_killed_at_random_moments_ends_with_the_same_numbers(lens, whole, tmp_path):
+    folder, draw, kills, finished = tmp_path / "run", random.Random(0), 0, []
+    while True:
+        child = os.fork()
+        if child == 0:  # a process of its own, with the model already loaded
+            try:
+                torch.set_num_threads(1)
+                head_effects(lens, data.shapes(n=N, seed=2), rows="after_image", folder=folder, seconds_per_part=0.05)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        deadline = time.monotonic() + draw.uniform(0.02, 0.5)
+        while time.monotonic() < deadline and os.waitpid(child, os.WNOHANG) == (0, 0):
+            time.sleep(0.002)
+        try:
+            os.kill(child, signal.SIGKILL)
+            kills += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        except (ProcessLookupError, ChildProcessError):
+            pass
+        if (folder / "manifest.json").exists():
+            opened = RunFolder.open(folder)
+            finished.append(opened.n_items)
+            if opened.finished:
+                break
+        assert kills < 200
+    assert kills >= 5
+    assert finished == sorted(finished), "what was finished once stays finished"
+    assert same(HeadEffects.open(folder), whole)
+
+
+def test_a_worker_without_the_device_of_the_sweep_is_an_error_not_slow(lens):
+    make = MakeWork(Ablation(units_of(lens, None)), None, None, "cuda", Lens.demo)
+    with pytest.raises(LensError, match=r"on cuda here and on cpu in a Ray worker.*\n  give each .* num_gpus=1"):
+        pickle.loads(pickle.dumps(make))()
+
+
+def test_on_a_cluster_the_numbers_are_the_same(lens, tmp_path):
+    # as tensors: a worker may have another image processor installed than the tests
+    samples = list(data.shapes(n=N, seed=2))
+    prompts, answers = [sample.prompt(lens) for sample in samples], [(3 + i, 50 + i) for i in range(N)]
+    here, there = (
+        head_effects(lens, prompts, rows="after_image", answers=answers, ray=ray, folder=tmp_path / f"{ray}")
+        for ray in (None, 2)
+    )
+    assert same(there, here)
+    assert same(HeadEffects.open(tmp_path / "2"), here)
