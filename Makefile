@@ -12,7 +12,7 @@ demo: $(STAMP)
 	$(BIN)/lmm-lens demo
 
 test: $(STAMP) $(BROWSER)
-	$(BIN)/python -m pytest -q --durations=5
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -90,7 +90,8 @@ def test_the_version_is_that_of_the_distribution():
 def wheel(tmp_path_factory):
     """Built from a copy, so that neither the build leaves files here nor old ones here reach the build."""
     folder = tmp_path_factory.mktemp("wheel")
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info", "lmm-lens-demo", "tutorials", "docs")
+    left_out = (".*", "__pycache__", "build", "dist", "*.egg-info", "lmm-lens-*", "tutorials", "docs", "tests")
+    ignored = shutil.ignore_patterns(*left_out)
     shutil.copytree(ROOT, folder / "source", ignore=ignored)
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", ".", "-w", folder]
     done = subprocess.run(command, cwd=folder / "source", capture_output=True, text=True)

@@ -64,6 +64,7 @@ def write_report(
     }
     for name, figure in figures.items():
         figure.savefig(folder / name)
+    prompt.images[0][0].save(folder / "picture.png")
     raw.save(folder / "visual_mass.safetensors")
     nonsink.save(folder / "nonsink_mass.safetensors")
     page = render(

@@ -97,7 +97,14 @@ def expected_mass(lens, questions):
 
 
 def test_the_demo_writes_figures_scores_and_a_page(demo):
-    names = {"attention.png", "heads.png", "nonsink_mass.safetensors", "report.html", "visual_mass.safetensors"}
+    names = {
+        "attention.png",
+        "heads.png",
+        "nonsink_mass.safetensors",
+        "picture.png",
+        "report.html",
+        "visual_mass.safetensors",
+    }
     assert {path.name for path in demo.folder.iterdir()} >= names
     for name in ("attention.png", "heads.png"):
         pixels = np.asarray(Image.open(demo.folder / name).convert("L"))
