@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -190,10 +191,20 @@ def save_figure(ax: Axes, path: str | os.PathLike[str]) -> None:
 
 
 def new_axes(width: float, height: float) -> Axes:
+    """Axes of a figure of their own, in inches; as the last value of a notebook's cell they show themselves."""
     # not pyplot: it keeps every figure alive and needs a display where one is configured
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=150, layout="constrained").subplots()
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    ax = figure.subplots()
+
+    def as_png() -> bytes:
+        page = io.BytesIO()
+        figure.savefig(page, format="png")
+        return page.getvalue()
+
+    ax._repr_png_ = as_png  # type: ignore[attr-defined]
+    return ax
 
 
 def _tick(ax: Axes, n_layers: int, n_heads: int) -> None:

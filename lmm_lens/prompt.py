@@ -171,6 +171,11 @@ class Prompt:
         else:
             found = [s for s in visual if s.kind == "video" and s.video == video and s.frame in (frame, None)]
             known = sorted({s.frame for s in visual if s.video == video and s.frame is not None})
+        if not found and visual and not known and video is None:
+            raise PromptError(
+                f"which of row {row}'s visual tokens belong to {_named(image, video, frame)} is not known, nor where "
+                "they lie in it\n  the family has no adapter with a grid; `lmm-lens families` lists those that have"
+            )
         if not found:
             kind = "images" if video is None else f"frames of video {video}"
             raise PromptError(f"row {row} has no {_named(image, video, frame)}: its {kind} are {known or 'none'}")

@@ -59,7 +59,9 @@ class Run:
     Attributes:
         prompt: what was run.
         logits: Float[batch, position, vocab], or [batch, 1, vocab] with `logits="last"`.
-        reads: (name, layer) to what was read, [batch, row, ...] (at `pattern` [batch, head, row, ...]).
+        reads: (name, layer) to what was read, [batch, row, ...] (at `pattern` [batch, head, row, ...]). Entry i is the
+            token at `positions[name][batch row, i]`, which is not position i where the rows are some of them or the
+            batch is padded: padding is never read.
         positions: name to the absolute position of each row that was read, -1 where a batch row has fewer.
         reports: what each intervention did, in order.
         sums: (name, layer) to what taps added up with `Place.add`.

@@ -109,7 +109,8 @@ class Read:
         name: the name of the result, the site's by default.
 
     The result is `run.reads[name, layer]`, [batch, row, ...] (at `pattern` [batch, head, row, ...]); batch rows with
-    fewer selected rows than others are filled with NaN.
+    fewer selected rows than others are filled with NaN. Entry i is the token at `run.positions[name][batch row, i]`:
+    padding is never read, so in a padded batch it is not the token at position i.
     """
 
     site: str

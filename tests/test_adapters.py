@@ -12,7 +12,7 @@ from lmm_lens.adapters import Adapter, Generic, adapter_for, families, registry
 from lmm_lens.adapters.square import square_spans
 from lmm_lens.spans import Box
 from tests.cases import case
-from tests.models import FAMILIES, IMAGE
+from tests.models import FAMILIES, IMAGE, joined
 from tests.models.parts import TEXT, clip
 from tests.reference import attention_of
 
@@ -68,6 +68,20 @@ def test_runs_of_one_picture_are_not_counted_as_pictures(name):
     spans = case(name).prompt.spans[0]
     assert len(spans) > 1
     assert {span.image for span in spans} <= {None, 0}
+
+
+def test_a_pixel_of_a_picture_whose_runs_are_not_told_apart_is_refused_in_these_words():
+    prompt = case("pixtral_llava").lens.prompt(inputs=case("pixtral_llava").inputs)
+    blind = Lens(case("pixtral_llava").model, adapter=Generic(case("pixtral_llava").model)).prompt(
+        inputs=joined([case("pixtral_llava").inputs])
+    )
+    assert len([span for span in prompt.spans[0] if span.kind != "marker"]) > 0
+    with pytest.raises(LensError) as raised:
+        blind.patch_at(3, 3)
+    assert str(raised.value) == (
+        "which of row 0's visual tokens belong to image 0 is not known, nor where they lie in it\n"
+        "  the family has no adapter with a grid; `lmm-lens families` lists those that have"
+    )
 
 
 # ---------------------------------------------------------------------- the gradient oracle

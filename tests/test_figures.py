@@ -205,3 +205,14 @@ def test_a_family_of_unknown_layout_is_refused(lens, example, n_pictures):
     prompt = generic.prompt(example.question, images=[example.image] * n_pictures)
     with pytest.raises(LensError, match="the layout of these visual tokens is not known"):
         attention_over_image(generic, prompt, 0, 0)
+
+
+def test_a_plot_shows_itself_as_the_last_value_of_a_notebook_cell(lens):
+    from IPython.core.formatters import DisplayFormatter
+
+    from lmm_lens.figures import new_axes
+
+    formatter = DisplayFormatter()
+    formatter.active_types = ["text/plain", "image/png"]
+    data, _ = formatter.format(new_axes(2, 1))
+    assert data["image/png"][:8] == b"\x89PNG\r\n\x1a\n" or data["image/png"].startswith("iVBOR")
