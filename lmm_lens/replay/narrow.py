@@ -36,7 +36,11 @@ def narrowed(name: str, value: Any, row: int, rows: slice, n_batch: int, n_token
     batch = _batch_of(name, value, tokens, n_batch)
     if batch is not None:
         value = value.narrow(batch, row, 1)
-    return value if tokens == value.ndim else value.narrow(tokens, rows.start, rows.stop - rows.start)
+    if tokens < value.ndim:
+        value = value.narrow(tokens, rows.start, rows.stop - rows.start)
+        if value.ndim == 2 and len(value) == 1 and name not in BY_COLUMN:
+            value = value.expand(n_copies, -1)  # kinds of tokens, by which experts are chosen row by row
+    return value
 
 
 def _batch_of(name: str, value: Tensor, tokens: int, n_batch: int) -> int | None:

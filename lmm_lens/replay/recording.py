@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..core.attention import AttentionCall
 from ..native import attention
 from ..native.session import attention_configs, check_eval
+from ..options import Options
 from ..placement import Shards
 from .tail import Tail, TailRecorder
 
@@ -89,12 +90,13 @@ def record(lens: Lens, prompt: Prompt) -> Recording:
     if why:
         raise UnfitError(why)
     check_eval(model)
+    keep, kept = Options(model).keeping(prompt, last_only=True)  # not those of every position, with every word
     with torch.no_grad(), _Recorder(model, layers) as recorder:
-        logits = model(**{"use_cache": False, **prompt.inputs}).logits
+        out = model(**{"use_cache": False, **prompt.inputs, **keep})
     rows, last = torch.arange(prompt.n_rows), prompt.mask("last").int().argmax(1)
-    calls = recorder.finished()
-    tail = recorder.tail.finished(model, recorder.out, logits, lens.adapter)
-    return Recording(prompt, layers, calls, tail, logits[rows, last], recorder.configs)
+    calls, logits = recorder.finished(), out.logits[rows, kept]
+    tail = recorder.tail.finished(model, recorder.out[rows, last], logits, lens.adapter)
+    return Recording(prompt, layers, calls, tail, logits, recorder.configs)
 
 
 class _Recorder:

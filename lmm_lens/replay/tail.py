@@ -59,16 +59,23 @@ class TailRecorder:
             self.handle.remove()
 
     def finished(self, model: Any, out: Tensor, logits: Tensor, adapter: Adapter) -> Tail:
-        """The tail, checked to turn the last layer's output into the model's logits; UnfitError where it does not."""
+        """The tail, checked to turn the last layer's output into the model's logits; UnfitError where it does not.
+
+        Args:
+            model: whose forward ran.
+            out: Float[batch, d_model], the last layer's output at each row's last prompt token.
+            logits: Float[batch, vocab], there.
+            adapter: of the model.
+        """
         from .check import agree
         from .recording import UnfitError
 
         tail = Tail(tuple(self.seen), *finishing(model, adapter))
         try:
             with torch.no_grad():
-                mine = tail(out[:, -1:])
+                mine = tail(out[:, None])[:, 0]
         except (TypeError, RuntimeError, ValueError) as error:
             raise UnfitError(f"what follows its layers is not a chain of modules ({error})") from error
-        if not agree(mine, logits[:, -1:]):
+        if not agree(mine, logits):
             raise UnfitError("what follows its layers is not a chain of modules")
         return tail

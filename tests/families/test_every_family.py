@@ -184,3 +184,20 @@ def test_redistribution_is_that_of_a_loop(lens, name):
     var = VAR(sink_dims=dims, sink_threshold=tau, **settings)
     given = lens.run(prompt, [var], read=[Read("pattern", [first])])
     close(given.reads["pattern", first][0], expected[0])
+
+
+@pytest.mark.parametrize("name", list(LENSES))
+def test_sweeps_are_replayed_and_equal_a_forward_of_their_own(name):
+    from lmm_lens import HeadSet, head_effects
+
+    lens, prompt = lens_of(name), prompt_of(name)
+    layer = lens.shape.self_attention[0]
+    heads = HeadSet([(layer, 0), (layer, 1), (lens.shape.self_attention[-1], 1)], lens.n_layers, lens.n_heads)
+    clean = lens.run(prompt, logits="last").logits[0, 0].double().log_softmax(0)
+    for rows in ("last", "after_image", "all"):
+        effects = head_effects(lens, prompt, rows=rows, heads=heads)
+        assert "one forward each" not in effects.how
+        for unit, head in enumerate(heads):
+            run = lens.run(prompt, [AblateHeads([head], rows=rows)], logits="last")
+            expected = (clean - run.logits[0, 0].double().log_softmax(0))[clean.argmax()]
+            close(effects.per_prompt[0, unit], expected)
