@@ -6,8 +6,12 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .errors import HookError
+from .errors import HookError, ScoreError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Head = tuple[int, int]  # (layer, head)
 
@@ -149,3 +153,25 @@ def check_head(layer: int, head: int, n_layers: int, n_heads: int) -> Head:
     if not 0 <= head < n_heads:
         raise HookError(f"head {head} of layer {layer} is out of range: the layer has heads 0 to {n_heads - 1}")
     return layer, head
+
+
+def ranked(values: Tensor, n: int, layers: Iterable[int] | None, descending: bool, what: str) -> HeadSet:
+    """The n first heads by their numbers, best first.
+
+    Args:
+        values: Float[layer, head], NaN where there is none.
+        n: how many.
+        layers: among which; None for all.
+        descending: whether large numbers come first.
+        what: they have, in words, for the error.
+
+    Raises:
+        ScoreError: there are fewer heads with a number than that.
+    """
+    n_layers, n_heads = values.shape
+    allowed = set(range(n_layers) if layers is None else (check_layer(layer, n_layers) for layer in layers))
+    having = [(layer, head) for layer, head in (~values.isnan()).nonzero().tolist() if layer in allowed]
+    if not 0 < n <= len(having):
+        raise ScoreError(f"{n} heads were asked for, expected 1 to {len(having)} (the heads with {what})")
+    order = sorted(having, key=lambda head: float(values[head]), reverse=descending)
+    return HeadSet(order[:n], n_layers, n_heads)

@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import files
 from ..core.kernels import bootstrap_interval
 from ..errors import ScoreError, unknown
-from ..heads import HeadSet, check_layer
+from ..heads import HeadSet, ranked
 from ..replay.forwards import WAYS
 from ..runs import RunFolder, Store
 from .outcomes import METRICS, YES_NO, Outcomes, metric_named, yes_no_counts, yes_no_scores
@@ -161,13 +161,7 @@ class HeadEffects:
         Raises:
             ScoreError: there are fewer heads than that, or units are sets.
         """
-        values = self.values
-        allowed = None if layers is None else {check_layer(layer, len(values)) for layer in layers}
-        scored = [(a, b) for a, b in (~values.isnan()).nonzero().tolist() if allowed is None or a in allowed]
-        if not 0 < n <= len(scored):
-            raise ScoreError(f"{n} heads were asked for, expected 1 to {len(scored)} (the heads with an effect)")
-        ranked = sorted(scored, key=lambda head: -float(values[head]))
-        return HeadSet(ranked[:n], *values.shape)
+        return ranked(self.values, n, layers, True, "an effect")
 
     # ------------------------------------------------------------------ tables
 

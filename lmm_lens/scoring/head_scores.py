@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import files
 from ..core.kernels import bootstrap_interval
 from ..errors import ScoreError
-from ..heads import HeadSet, check_layer
+from ..heads import HeadSet, ranked
 from .metrics import METRICS
 
 if TYPE_CHECKING:
@@ -80,13 +80,7 @@ class HeadScores:
         return self._ranked(n, layers, descending=not self.higher_is_better)
 
     def _ranked(self, n: int, layers: Iterable[int] | None, descending: bool) -> HeadSet:
-        n_layers, n_heads = self.values.shape
-        allowed = set(range(n_layers) if layers is None else (check_layer(layer, n_layers) for layer in layers))
-        scored = [(layer, head) for layer, head in (~self.values.isnan()).nonzero().tolist() if layer in allowed]
-        if not 0 < n <= len(scored):
-            raise ScoreError(f"{n} heads were asked for, expected 1 to {len(scored)} (the heads with a score)")
-        ranked = sorted(scored, key=lambda head: float(self.values[head]), reverse=descending)
-        return HeadSet(ranked[:n], n_layers, n_heads)
+        return ranked(self.values, n, layers, descending, "a score")
 
     def to_pandas(self, level: float = 0.95) -> pandas.DataFrame:
         """One row a head: layer, head, mean, low and high of its interval, best first."""
