@@ -46,6 +46,8 @@ _HOME = {
     "exact_match": "experiments",
     "DataSet": "data",
     "Sample": "data",
+    "Misplaced": "layout_check",
+    "misplaced": "layout_check",
     "view": "viewer",
     "View": "viewer",
     "LensError": "errors",
@@ -77,6 +79,8 @@ if TYPE_CHECKING:
     from .interventions import PatchPattern as PatchPattern
     from .interventions import PatchResidual as PatchResidual
     from .interventions import head_means as head_means
+    from .layout_check import Misplaced as Misplaced
+    from .layout_check import misplaced as misplaced
     from .lens import Lens as Lens
     from .patching import PatchScores as PatchScores
     from .patching import activation_patching as activation_patching

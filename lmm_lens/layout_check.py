@@ -30,7 +30,7 @@ GREY, WHITE = (90, 90, 90), (255, 255, 255)
 BATCH = 16  # pictures a pass
 DOTS = 5  # a side of the lattice of dots
 NOTHING = 0.02  # of the largest change of a crop: what counts as none; resampling spreads a little paint
-ALIKE = 0.9  # of the largest change of one picture: what counts as equally large
+ALIKE = 0.5  # of the largest change of one picture: what counts too; a mark well inside a patch gives others far less
 STRADDLED = 4  # tokens that a dot on a corner reaches
 SMALLEST = 6  # pixels of a patch, across and down: less, and resampling spreads the paint over its neighbours
 INPUTS = ("hidden_states", "hidden_state", "inputs_embeds")  # names under which layers take their input
@@ -43,8 +43,9 @@ class Misplaced:
     Attributes:
         position: of the token in the sequence.
         box: where the adapter says that it lies, in pixels of the picture.
-        seen_by: the tokens of its crop that change most when the box is painted, ascending; several where they change
-            alike, within 10%. Empty where none does, and where the box lies outside the picture, yet the token sees it.
+        seen_by: the tokens of its crop that change when the middle of the box is painted, ascending: the one that
+            changes most, and all that change at least half as much. Empty where none does, and where the box lies
+            outside the picture, yet the token sees it.
     """
 
     position: int
@@ -52,14 +53,12 @@ class Misplaced:
     seen_by: tuple[int, ...]
 
 
-def misplaced(
-    lens: Lens, size: tuple[int, int] = (90, 60), question: str = "what is this?"
-) -> tuple[Misplaced, ...]:
+def misplaced(lens: Lens, size: tuple[int, int] = (90, 60), question: str = "what is this?") -> tuple[Misplaced, ...]:
     """The visual tokens of a picture that see other pixels than the adapter says; empty where the grid is right.
 
     Ask for a square, a wide and a tall picture: processors crop and pad. Each crop of a picture is checked by itself.
-    One picture alone is asked about, so the order of several is not checked, nor are videos. An error of less than half
-    a patch is not seen, nor what is said of a patch with hardly any of the picture in it, most of it being padding.
+    One picture alone is asked about, so the order of several is not checked, nor are videos. An error of less than a
+    quarter of a patch is not seen, nor what is said of a patch that is three quarters padding or more.
 
     Args:
         lens: with backend "native" and a processor. The model is as before afterwards.
@@ -126,7 +125,7 @@ Pixels = tuple[int, int, int, int]
 def _blank(size: tuple[int, int]) -> Image:
     from PIL import Image
 
-    return Image.new("RGB", tuple(size), GREY)
+    return Image.new("RGB", size, GREY)
 
 
 def _painted(blank: Image, x0: int, y0: int, x1: int, y1: int) -> Image:
