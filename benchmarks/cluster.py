@@ -39,11 +39,11 @@ class Clock:
 
 
 def rate(lens: Lens, workers: int | None) -> float:
-    """Prompts a second over the last three quarters of a sweep; by then the workers are up."""
+    """Prompts a second while all workers are busy: neither starting nor stopping Ray counts."""
     clock, start = Clock(), N_PROMPTS // 4
     with TemporaryDirectory() as folder:
         head_effects(lens, clock, rows="all", ray=workers, folder=f"{folder}/run")
-    return (N_PROMPTS - start) / (time.monotonic() - clock.asked[start])
+    return (N_PROMPTS - 1 - start) / (clock.asked[-1] - clock.asked[start])
 
 
 def main() -> None:
