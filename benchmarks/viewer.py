@@ -89,7 +89,8 @@ def opened(page: Page, path: Path) -> float:
 def hovered(page: Page, selector: str) -> list[float]:
     """Milliseconds from a pointer event to its frame, at many places of an element."""
     places = [((0.15 + 0.7 * i / ROUNDS), 0.1 + 0.6 * ((7 * i) % ROUNDS) / ROUNDS) for i in range(ROUNDS)]
-    return page.evaluate(HOVER, [selector, places])  # type: ignore[no-any-return]
+    times: list[float] = page.evaluate(HOVER, [selector, places])
+    return times
 
 
 def measured(browser: Any, made: View, folder: Path) -> list[str]:

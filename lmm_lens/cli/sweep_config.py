@@ -213,8 +213,8 @@ def _over(values: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(values)
     for key, value in flags.items():
         before = merged.get(key)
-        same_kind = isinstance(value, Mapping) and isinstance(before, Mapping)
-        if same_kind and (key == "controls" or value.get("kind", before.get("kind")) == before.get("kind")):  # type: ignore[union-attr]
-            value = {**before, **value}  # type: ignore[dict-item]
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            same_kind = value.get("kind", before.get("kind")) == before.get("kind")
+            value = {**before, **value} if key == "controls" or same_kind else value
         merged[key] = value
     return merged

@@ -108,7 +108,8 @@ class DataSet:
             TypeError: the source is a stream, so only reading it would tell.
         """
         try:
-            n_units = len(self._units)  # type: ignore[arg-type]
+            units: Any = self._units
+            n_units = len(units)
         except TypeError:
             raise TypeError(f"data set {self.name!r} is a stream, its length is not known") from None
         n = n_units * self._per_unit

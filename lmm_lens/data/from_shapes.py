@@ -125,4 +125,4 @@ def _boxes(example: Example, scene: Scene) -> tuple[Box, ...]:
     cells: list[Any] = [thing.cell for thing in scene.things if example.kind in about and about[example.kind](thing)]
     if example.kind == "at":
         cells = [cell for cell in range(GRID**2) if place_name(cell) in asked]
-    return tuple(tuple(float(edge) for edge in cell_box(cell)) for cell in cells)  # type: ignore[misc]
+    return tuple((float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1 in map(cell_box, cells))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -33,7 +34,7 @@ def file_of(path: Any, what: str) -> Path:
     return Path(path)
 
 
-class _Lines:
+class _Lines(ABC):
     """Records of a text file, found again by their offsets: 16 bytes a row, counted when first asked for.
 
     Args:
@@ -43,9 +44,9 @@ class _Lines:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @abstractmethod
     def _records(self, file: BinaryIO, line: int) -> Iterator[tuple[int, int, Any]]:
         """(offset, number of its first line, what it holds) of each record from where the file stands."""
-        raise NotImplementedError
 
     def __iter__(self) -> Iterator[Row]:
         with self.path.open("rb") as file:

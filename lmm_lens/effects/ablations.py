@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..checkpoint import fingerprint
 from ..core.drive import whole
 from ..core.kernels import uniform
 from ..errors import InterventionError, ScoreError
@@ -54,7 +58,8 @@ class Ablation:
                     "  as in reference=lambda prompt: blank_images(lens, prompt)"
                 )
         else:
-            AblateHeads([(0, 0)], self.mode, self.rows, self.reference)  # type: ignore[arg-type]  # checks the mode
+            reference: Any = self.reference
+            AblateHeads([(0, 0)], self.mode, self.rows, reference)  # checks mode and reference
 
     def on(self, lens: Lens, prompt: Prompt) -> AblationOn:
         """The ablation on a prompt."""
@@ -95,8 +100,8 @@ class AblationOn:
 
     def intervention(self, unit: int) -> AblateHeads:
         """One unit as an intervention."""
-        reference = self.other if self.ablation.mode == "resample" else self.ablation.reference
-        return AblateHeads(self.ablation.units[unit], self.ablation.mode, self.rows, reference)  # type: ignore[arg-type]
+        reference: Any = self.other if self.ablation.mode == "resample" else self.ablation.reference
+        return AblateHeads(self.ablation.units[unit], self.ablation.mode, self.rows, reference)
 
     def variants(self, recording: Recording, row: int) -> list[Variant]:
         """All units as variants of one prompt row's replay; UnfitError where one cannot be."""
@@ -145,6 +150,15 @@ class AblationOn:
                 "  compute head_means over prompts of the same form"
             )
         return means.values[layer][roles]
+
+
+def described(reference: HeadMeans | Partner | None) -> str:
+    """What tells one reference from another: the means' numbers, or the source of the function."""
+    if not callable(reference):
+        return fingerprint(reference)
+    with suppress(OSError, TypeError):  # no source: typed at a prompt, or no plain function
+        return hashlib.sha256(inspect.getsource(reference).encode()).hexdigest()[:16]
+    return getattr(reference, "__qualname__", type(reference).__qualname__)
 
 
 def units_of(lens: Lens, heads: HeadSet | Sequence[HeadSet] | None) -> tuple[HeadSet, ...]:

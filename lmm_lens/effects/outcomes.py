@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -42,10 +42,10 @@ def goal_of(lens: Lens, clean: Float[Tensor, "vocab"], answer: tuple[Answer, Ans
     if answer is None:
         return Goal((int(clean.argmax()),))
     right, wrong = answer
-    ids = [None if each is None else answer_token(lens, each, len(clean)) for each in (right, wrong)]
+    ids = [(answer_token(lens, each, len(clean)),) if each is not None else () for each in (right, wrong)]
     if ids[0] == ids[1]:
         raise ScoreError(f"the right and the wrong answer are both {right!r}, so no logit difference tells them apart")
-    return Goal((int(ids[0]),), () if ids[1] is None else (ids[1],), _is_yes(right))  # type: ignore[arg-type]
+    return Goal(ids[0], ids[1], _is_yes(right))
 
 
 def goal_of_texts(lens: Lens, clean: Float[Tensor, "vocab"], right: str, wrong: str | None) -> Goal:
@@ -130,8 +130,8 @@ class Outcomes:
         """What `tensors` gave."""
         return cls(*(tensors[name] for name in ("logits", "log_sum", "said", "marks")))
 
-    def __getitem__(self, index: object) -> Outcomes:
-        return Outcomes(self.logits[index], self.log_sum[index], self.said[index], self.marks[index])  # type: ignore[index]
+    def __getitem__(self, index: Any) -> Outcomes:
+        return Outcomes(self.logits[index], self.log_sum[index], self.said[index], self.marks[index])
 
 
 class Metric(NamedTuple):

@@ -20,7 +20,7 @@ from ..interventions.means import HeadMeans
 from ..prompt import Prompt
 from ..rows import RowsLike
 from ..runs import RayLike, RunFolder, Store, stream
-from .ablations import Ablation, Partner, units_of
+from .ablations import Ablation, Partner, described, units_of
 from .outcomes import metric_named
 from .scores import KIND, HeadEffects
 from .work import Answers, Items, MakeWork, key_of, origin_of
@@ -88,7 +88,7 @@ def head_effects(
         "rows": rows if isinstance(rows, str) else fingerprint(rows),
         "units": [[list(head) for head in unit] for unit in change.units],
         "shape": [lens.n_layers, lens.n_heads],
-        "reference": fingerprint(reference) if isinstance(reference, HeadMeans) else bool(reference),
+        "reference": described(reference),
     }
     settings = getattr(prompts, "settings", None)
     if isinstance(settings, Mapping):

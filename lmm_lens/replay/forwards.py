@@ -34,7 +34,6 @@ WAYS = (
 )
 """How changed forwards were computed; all of them exactly."""
 
-
 PASSES_PER_JOB = 32  # on a server: what a lost connection can cost
 
 
@@ -46,15 +45,16 @@ class Forwards:
         batches: how large they may be.
 
     Attributes:
-        reason: why forwards are computed one by one, where they are.
+        reason: why forwards were computed one by one, the last time they were. What is true of one prompt is not held
+            against the next, so that a sweep that is continued computes each prompt as one that was not interrupted.
         way: how the last replays were computed, one of `WAYS`.
     """
 
     def __init__(self, lens: Lens, batches: Batches) -> None:
         self.lens, self.batches = lens, batches
-        self.reason = why_not(lens)
+        self._never = self.reason = why_not(lens)
         self._is_checked, self.way = False, EACH
-        self._recorded: tuple[Prompt, Recording] | None = None
+        self._recorded: tuple[Prompt, Recording | None] | None = None
         self._each: tuple[Prompt, Tensor] | None = None  # all rows of a batch, computed one change at a time
 
     def clean(self, prompt: Prompt) -> Float[Tensor, "batch vocab"]:
@@ -90,23 +90,19 @@ class Forwards:
                 )
                 return logits, self.way
             except UnfitError as why:
-                self._give_up(str(why))
+                self.reason = str(why)
         return self._one_by_one(prompt, n, intervention)[:, row], EACH
 
     def _record(self, prompt: Prompt) -> Recording | None:
-        if self.reason:
+        if self._never:
             return None
         if self._recorded is None or self._recorded[0] is not prompt:
-            self._recorded = None
+            self._recorded = None  # before the next one takes its memory
             try:
                 self._recorded = prompt, record(self.lens, prompt)
             except UnfitError as why:
-                self._give_up(str(why))
-                return None
+                self.reason, self._recorded = str(why), (prompt, None)
         return self._recorded[1]
-
-    def _give_up(self, why: str) -> None:
-        self.reason, self._recorded = why, None
 
     def replayed(
         self,
@@ -138,8 +134,10 @@ class Forwards:
         every = [Variant((Edit(0, "resid_pre", rows, recording.calls[0].hidden[row]),)), *changes]
         try:
             logits = self.batches.run(lambda most: replay.logits(every, most), least=n_rows)
-        except (TypeError, IndexError, KeyError, AttributeError) as error:
+        except (TypeError, IndexError, KeyError, AttributeError, RuntimeError) as error:
             raise UnfitError(f"its layers cannot be run by themselves ({type(error).__name__}: {error})") from error
+        if bool(logits.isnan().any()):  # a forward of the model says where they come from
+            raise UnfitError("a replay has NaN logits")
         if not agree(logits[0], recording.logits[row]):
             raise UnfitError("its layers, run by themselves, do not repeat the plain forward")
         found = reduce(logits[1:])

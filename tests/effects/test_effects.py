@@ -13,7 +13,7 @@ from lmm_lens.effects import random_subsets
 from lmm_lens.effects.ablations import Ablation, units_of
 from lmm_lens.effects.regression import regress
 from lmm_lens.effects.work import Item, Work
-from lmm_lens.errors import HookError, InterventionError, ScoreError
+from lmm_lens.errors import HookError, InterventionError, ModelError, ScoreError
 from lmm_lens.experiments import blank_images
 from lmm_lens.interventions import AblateHeads
 from lmm_lens.replay.memory import Batches
@@ -339,3 +339,43 @@ def test_the_effect_of_a_set_is_no_heads_own(lens, samples):
 def test_units_cover_every_head_of_every_layer(lens):
     assert len(units_of(lens, None)) == 48
     assert units_of(lens, HeadSet([(1, 2)], 6, 8)) == (HeadSet([(1, 2)], 6, 8),)
+
+
+def test_an_ablation_that_makes_nan_is_an_error_not_a_number(lens, samples):
+    first, second = (Item("", sample) for sample in samples.take(2))
+    means, units = head_means(lens, second.source.prompt(lens)), units_of(lens, HeadSet([(3, 1)], 6, 8))
+    broken = type(means)({layer: value * torch.nan for layer, value in means.values.items()}, means.counts)
+    work = Work(lens, Ablation(units, "mean", "all", means), Batches(None, lens.device))
+    work(first)  # this sweep has checked its replays against the model
+    work.ablation = Ablation(units, "mean", "all", broken)
+    with pytest.raises(ModelError, match="NaN"):
+        work(second)
+
+
+def test_a_folder_of_another_partner_is_refused(lens, samples, tmp_path):
+    heads = HeadSet([(3, 1)], 6, 8)
+
+    def sweep(partner):
+        head_effects(lens, samples.take(1), "resample", heads=heads, reference=partner, folder=tmp_path / "run")
+
+    sweep(lambda prompt: blank_images(lens, prompt))
+    with pytest.raises(ScoreError, match="reference"):
+        sweep(lambda prompt: prompt)
+
+
+def test_what_is_true_of_one_prompt_is_not_held_against_the_next(lens, samples):
+    """Else a sweep that was continued behind the odd prompt would compute the others in another way."""
+    work = Work(lens, Ablation(units_of(lens, HeadSet([(3, 1)], 6, 8)), "zero", "all"), Batches(None, lens.device))
+    odd, *others = [Item("", sample) for sample in samples]
+    decoder, layer = lens.model.model.language_model, lens.adapter.layers[1].module
+    state = {"fresh": False}
+    hooks = [
+        decoder.register_forward_pre_hook(lambda *_: state.update(fresh=True)),
+        layer.register_forward_hook(lambda m, a, out: out * (1.5 if state.pop("fresh", False) else 1)),
+    ]
+    try:
+        assert int(work(odd)["way"]) == 0
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert [int(work(item)["way"]) for item in others] == [1] * len(others)
