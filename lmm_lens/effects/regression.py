@@ -19,6 +19,7 @@ from ..errors import ScoreError
 from ..heads import HeadSet
 from ..prompt import Prompt
 from ..scoring import HeadScores
+from .ablations import units_of
 from .scores import HeadEffects
 from .sweep import head_effects
 
@@ -36,10 +37,13 @@ def random_subsets(heads: HeadSet, n: int, share: float = 0.25, seed: int = 0) -
         seed: of the draw.
 
     Raises:
-        ScoreError: a share that is no probability, or no subsets.
+        ScoreError: a share that is no probability, no subsets, or no heads.
     """
-    if not 0 < share < 1 or n < 1:
-        raise ScoreError(f"expected a share between 0 and 1 and at least one subset, given share={share}, n={n}")
+    if not 0 < share < 1 or n < 1 or not heads:
+        raise ScoreError(
+            "expected heads, a share between 0 and 1 and at least one subset, "
+            f"given {len(heads)} heads, share={share}, n={n}"
+        )
     draw = random.Random(seed)
     found: list[HeadSet] = []
     while len(found) < n:
@@ -83,12 +87,9 @@ def head_attribution(
     Raises:
         ScoreError: too few subsets to tell the heads apart.
     """
-    among = heads or HeadSet(
-        [(layer, head) for layer in range(lens.n_layers) for head in range(lens.shape.n_heads[layer])],
-        lens.n_layers,
-        lens.n_heads,
-    )
-    subsets = random_subsets(among, n_subsets or 4 * len(among), share, seed)
+    every = [head for unit in units_of(lens, heads) for head in unit]  # all, or the given ones, checked
+    among = HeadSet(every, lens.n_layers, lens.n_heads)
+    subsets = random_subsets(among, 4 * len(among) if n_subsets is None else n_subsets, share, seed)
     effects = head_effects(lens, prompts, ablation, rows, metric, heads=subsets, **options)
     return regress(effects, among, ridge)
 

@@ -81,6 +81,8 @@ def head_effects(
         InterventionError: an ablation without its reference.
     """
     chosen = metric_named(metric)
+    if rows_per_pass is not None and rows_per_pass < 1:
+        raise ScoreError(f"rows_per_pass is at least 1, given {rows_per_pass}")
     change = Ablation(units_of(lens, heads), ablation, rows, reference)
     about = {
         "model": lens.identity,

@@ -302,6 +302,7 @@ def test_when_memory_runs_out_the_batch_is_halved_and_the_sweep_goes_on(lens, sa
         ({"answers": [("red", "blue")] * 7}, ScoreError, "7 answers were given for 6 prompt rows"),
         ({"answers": [("red", "red")] * 6}, ScoreError, "the right and the wrong answer are both 'red'"),
         ({"heads": []}, ScoreError, "expected heads=HeadSet"),
+        ({"rows_per_pass": 0}, ScoreError, "rows_per_pass is at least 1, given 0"),
         ({"heads": HeadSet([(0, 0)], 2, 2)}, ScoreError, "made for a model of 2 layers x 2 heads"),
     ],
 )
@@ -309,6 +310,16 @@ def test_bad_input_is_an_error_that_says_what_to_do(lens, samples, options, erro
     with pytest.raises(error) as raised:
         head_effects(lens, samples, **options)
     assert text in str(raised.value)
+
+
+def test_no_heads_are_not_all_heads(lens, samples):
+    none = HeadSet([], 6, 8)
+    with pytest.raises(ScoreError, match=r"expected heads=HeadSet \(each head alone\)"):
+        head_attribution(lens, samples, heads=none)
+    with pytest.raises(ScoreError, match=r"given 0 heads, share=0\.25, n=3"):
+        random_subsets(none, 3)
+    with pytest.raises(ScoreError, match=r"given 48 heads, share=0\.25, n=0"):
+        head_attribution(lens, samples, n_subsets=0)
 
 
 def test_prompts_that_are_none_are_refused(lens):
