@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import files
 from ..core.kernels import bootstrap_interval
 from ..errors import ScoreError
-from ..heads import HeadSet, check_layer
+from ..heads import HeadSet, ranked
 
 if TYPE_CHECKING:
     import pandas
@@ -100,14 +100,10 @@ class PatchScores:
         """
         if self.by != "head":
             raise ScoreError(f"top gives heads, but these scores are by {self.by}: see to_pandas(), best first")
-        n_layers = self.model.get("n_layers", max(self.layers) + 1)
-        allowed = set(self.layers if layers is None else (check_layer(layer, n_layers) for layer in layers))
-        scored = [(i, unit) for i, unit in (~self.values.isnan()).nonzero().tolist() if self.layers[i] in allowed]
-        if not 0 < n <= len(scored):
-            raise ScoreError(f"{n} heads were asked for, expected 1 to {len(scored)} (the heads with an effect)")
-        ranked = sorted(scored, key=lambda place: float(self.values[place]), reverse=True)
-        heads = [(self.layers[i], int(self.units[unit])) for i, unit in ranked[:n]]
-        return HeadSet(heads, n_layers, self.model.get("n_heads", len(self.units)))
+        shape = self.model.get("n_layers", max(self.layers) + 1), self.model.get("n_heads", len(self.units))
+        values = torch.full(shape, torch.nan)
+        values[list(self.layers), : len(self.units)] = self.values
+        return ranked(values, n, layers, True, "an effect")
 
     def rank_correlation(self, other: PatchScores) -> float:
         """Spearman's rank correlation of the mean effects with other scores on the same axes, in [-1, 1].
