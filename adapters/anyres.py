@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmm_lens.errors import PromptError
-from lmm_lens.spans import Box, Span
+from lmm_lens.prompts.spans import Box, Span
 
 from .base import Adapter
 from .frames import encoded

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from lmm_lens.errors import ModelError
-from lmm_lens.spans import Span, runs
+from lmm_lens.prompts.spans import Span, runs
 
 from .row import Clip, Picture, Row, Run
 from .walker import Layer, find_layers

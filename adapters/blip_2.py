@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from lmm_lens.errors import ModelError, PromptError
-from lmm_lens.spans import Span
+from lmm_lens.prompts.spans import Span
 
 from .base import Adapter, Layer
 from .row import Row, Run

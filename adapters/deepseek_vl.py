@@ -1,6 +1,6 @@
 """DeepSeek-VL: one square a picture, which was resized to fit and padded to a square."""
 
-from lmm_lens.spans import Box
+from lmm_lens.prompts.spans import Box
 
 from .picture import Size
 from .square import Square, fitted

@@ -10,7 +10,7 @@ from math import isqrt
 from typing import Any
 
 from lmm_lens.errors import PromptError
-from lmm_lens.spans import Box, Span
+from lmm_lens.prompts.spans import Box, Span
 
 from .base import Adapter
 from .row import Row, Run

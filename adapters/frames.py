@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmm_lens.errors import PromptError
-from lmm_lens.spans import Box, Span
+from lmm_lens.prompts.spans import Box, Span
 
 from .picture import covered, visible_region
 from .row import Row, Run, equal_parts

@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import ceil, floor, isqrt
 
 from lmm_lens.errors import PromptError
-from lmm_lens.spans import Box, Span
+from lmm_lens.prompts.spans import Box, Span
 
 from .picture import Size
 from .row import Row, Run

@@ -5,7 +5,7 @@ Each grid of a video, two frames of it, has its own begin and end, then its time
 
 from __future__ import annotations
 
-from lmm_lens.spans import Span, runs
+from lmm_lens.prompts.spans import Span, runs
 
 from .grid_thw import GridThw
 from .row import Row, Run

@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import Any, ClassVar, Literal
 
 from lmm_lens.errors import PromptError
-from lmm_lens.spans import Box, Span, runs
+from lmm_lens.prompts.spans import Box, Span, runs
 
 from .base import Adapter
 from .row import Clip, Picture, Row, Run

@@ -7,7 +7,7 @@ With image splitting a picture makes five runs: its four quarters (tiles 1 to 4)
 from __future__ import annotations
 
 from lmm_lens.errors import PromptError
-from lmm_lens.spans import Span
+from lmm_lens.prompts.spans import Span
 
 from .base import Adapter
 from .row import Row, Run

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lmm_lens.errors import PromptError
-from lmm_lens.spans import Span, runs
+from lmm_lens.prompts.spans import Span, runs
 
 from .row import Row, Run
 from .tiles import Shape, Size, Tiled

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lmm_lens.spans import Box, Span
+from lmm_lens.prompts.spans import Box, Span
 
 from .anyres import AnyRes
 from .frames import encoded, frame_regions, frame_spans

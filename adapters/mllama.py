@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lmm_lens.errors import PromptError
-from lmm_lens.spans import Span
+from lmm_lens.prompts.spans import Span
 
 from .base import Adapter
 from .row import Row, Run

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lmm_lens.spans import Box
+from lmm_lens.prompts.spans import Box
 
 Size = tuple[int, int]  # width, height
 

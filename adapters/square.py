@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lmm_lens.spans import Box, Span
+from lmm_lens.prompts.spans import Box, Span
 
 from .base import Adapter
 from .picture import Size, covered, visible_region

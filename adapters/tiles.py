@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from lmm_lens.errors import PromptError
-from lmm_lens.spans import Box, Span, runs
+from lmm_lens.prompts.spans import Box, Span, runs
 
 from .base import Adapter
 from .row import Row, Run

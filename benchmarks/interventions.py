@@ -12,7 +12,7 @@ import torch
 
 from lmm_lens import VAR, AblateHeads, BoostAttention, Intervention, Knockout
 from lmm_lens.interventions.means import HeadMeans
-from lmm_lens.prompt import ROLES
+from lmm_lens.prompts.prompt import ROLES
 
 from .harness import N_HEADS_EDITED, N_NEW, PLAIN, Case, Results, Setting, main
 from .model import SINK_DIMS, TEXT_AFTER_IMAGE

@@ -30,7 +30,7 @@ from lmm_lens import (
 )
 from lmm_lens.core.kernels import redistribute
 from lmm_lens.figures import attention_over_image, head_heatmap
-from lmm_lens.prompt import Prompt
+from lmm_lens.prompts.prompt import Prompt
 
 HERE = Path(__file__).parent / "pictures"
 INK, ORANGE, BLUE, GREEN, GREY = "#2b2f38", "#e69f00", "#0072b2", "#009e73", "#9aa0a6"

@@ -29,7 +29,7 @@ def families() -> str:
 
 def masks() -> str:
     """The masks of a prompt."""
-    from lmm_lens.prompt import MASKS
+    from lmm_lens.prompts.prompt import MASKS
 
     return rows(("mask", "which tokens"), ((f"`{name}`", meaning) for name, meaning in MASKS.items()))
 

@@ -12,9 +12,9 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Lens": "lens",
-    "Prompt": "prompt",
-    "Span": "spans",
-    "Box": "spans",
+    "Prompt": "prompts.prompt",
+    "Span": "prompts.spans",
+    "Box": "prompts.spans",
     "HeadSet": "heads",
     "Read": "taps",
     "Intervention": "interventions",
@@ -85,14 +85,14 @@ if TYPE_CHECKING:
     from .patching import PatchScores as PatchScores
     from .patching import activation_patching as activation_patching
     from .patching import attribution_patching as attribution_patching
-    from .prompt import Prompt as Prompt
+    from .prompts.prompt import Prompt as Prompt
+    from .prompts.spans import Box as Box
+    from .prompts.spans import Span as Span
     from .scoring import HeadScores as HeadScores
     from .scoring import localization_heads as localization_heads
     from .scoring import localize as localize
     from .scoring import score_heads as score_heads
     from .sinks import find_sinks as find_sinks
-    from .spans import Box as Box
-    from .spans import Span as Span
     from .taps import Read as Read
     from .viewer import View as View
     from .viewer import view as view

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import files
 from .errors import ScoreError
-from .prompt import Prompt
+from .prompts.prompt import Prompt
 
 if TYPE_CHECKING:
     from .lens import Lens

@@ -11,7 +11,7 @@ from torch import Tensor
 from .core.face import Face
 from .errors import HookError, LensError, PromptError
 from .interventions.base import Intervention
-from .prompt import Prompt
+from .prompts.prompt import Prompt
 
 if TYPE_CHECKING:
     from .bridge.cache import PromptCache

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .errors import HookError, PromptError
 from .heads import check_head
-from .prompt import Prompt
+from .prompts.prompt import Prompt
 from .taps import Read
 
 if TYPE_CHECKING:

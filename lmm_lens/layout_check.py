@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .errors import LensError
-from .spans import Box, Span
+from .prompts.spans import Box, Span
 
 if TYPE_CHECKING:
     from PIL.Image import Image

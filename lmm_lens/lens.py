@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from . import prompting
 from .adapters import Adapter, adapter_for
 from .core.tapping import Tapping
 from .errors import InterventionError, LensError, ModelError, PromptError, unknown
@@ -21,7 +20,8 @@ from .opening import BACKENDS, backend_of, open_model
 from .options import Options
 from .placement import digest_of
 from .program import Planned, Program
-from .prompt import Prompt
+from .prompts import build as prompting
+from .prompts.prompt import Prompt
 from .results import Generation, Run
 from .sinks import SinkReport
 from .taps import ModelShape, Reader

@@ -9,7 +9,7 @@ from torch import Tensor
 from .core.taps import Place
 from .interventions.base import Intervention
 from .program import Program
-from .prompt import Prompt
+from .prompts.prompt import Prompt
 from .taps import HOOK_POINTS, Read
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from .errors import InterventionError, LensError
-from .prompt import Prompt
+from .prompts.prompt import Prompt
 
 MANY_PASSES = {
     "guidance_scale": "each step runs the model twice, with the prompt and without",

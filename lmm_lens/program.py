@@ -12,7 +12,7 @@ from torch import Tensor
 from .core.taps import Tap
 from .errors import HookError, LensError
 from .interventions.base import Intervention, bind_all, shown
-from .prompt import Prompt
+from .prompts.prompt import Prompt
 from .results import Reads, Report, collect, report
 from .taps import Read, Reader
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .prompt import Prompt
+from .prompts.prompt import Prompt
 
 if TYPE_CHECKING:
     from .core.tapping import Kept

@@ -16,8 +16,8 @@ from torch import Tensor
 from .core.taps import Place, Tap, TapFunction
 from .errors import HookError, unknown
 from .heads import check_head, check_layer
-from .prompt import Prompt
-from .rows import RowsLike, bind_rows
+from .prompts.prompt import Prompt
+from .prompts.rows import RowsLike, bind_rows
 
 if TYPE_CHECKING:
     from .adapters import Adapter
@@ -103,7 +103,7 @@ class Read:
         site: a hook point; `HOOK_POINTS` lists them.
         layers: which layers; None for all that have the hook point.
         heads: which heads, at `pattern` and `z`; None for all.
-        rows: which query rows; see `lmm_lens.rows`.
+        rows: which query rows; see `lmm_lens.prompts.rows`.
         reduce: a function (rows, place) -> tensor applied at once, so that nothing large is kept. It must act on each
             row alone and keep the row dimension where it stands.
         name: the name of the result, the site's by default.

@@ -2,7 +2,7 @@
 
 from lmm_lens import Intervention
 from lmm_lens.core.taps import Tap
-from lmm_lens.rows import bind_rows
+from lmm_lens.prompts.rows import bind_rows
 
 
 class Fails(Intervention):

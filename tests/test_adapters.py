@@ -10,7 +10,7 @@ from torch import nn
 from lmm_lens import Lens, LensError
 from lmm_lens.adapters import Adapter, Generic, adapter_for, families, registry
 from lmm_lens.adapters.square import square_spans
-from lmm_lens.spans import Box
+from lmm_lens.prompts.spans import Box
 from tests.cases import case
 from tests.models import FAMILIES, IMAGE, joined
 from tests.models.parts import TEXT, clip

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmm_lens import Box, LensError, Span
-from lmm_lens.prompt import MASKS, Prompt, annotate
+from lmm_lens.prompts.prompt import MASKS, Prompt, annotate
 
 PARTITION = ("image", "video", "marker", "text", "pad")
 

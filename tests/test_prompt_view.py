@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from lmm_lens import shapes
-from lmm_lens.prompt_view import as_html, as_text, describe, pieces
+from lmm_lens.prompts.view import as_html, as_text, describe, pieces
 from tests.cases import case
 from tests.cli.page import Page
 from tests.models import FAMILIES, another, joined

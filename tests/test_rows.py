@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from lmm_lens import LensError, Span
 from lmm_lens.core.selection import Chunk, JoinedRows, Rows
-from lmm_lens.prompt import Prompt, annotate
-from lmm_lens.rows import bind_rows
+from lmm_lens.prompts.prompt import Prompt, annotate
+from lmm_lens.prompts.rows import bind_rows
 
 CPU = torch.device("cpu")
 

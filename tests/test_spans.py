@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmm_lens import Box, LensError, Span
-from lmm_lens.spans import runs
+from lmm_lens.prompts.spans import runs
 
 # 2 rows x 3 columns of 10 x 20 pixel patches at tokens 5 to 10, the left upper corner at (100, 50)
 SPAN = Span("image", (5, 6, 7, 8, 9, 10), image=0, grid=(2, 3), region=Box(100, 50, 130, 90))

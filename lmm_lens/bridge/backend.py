@@ -17,7 +17,7 @@ from ..errors import HookError, ModelError
 from ..native.attention import listener_of
 from ..native.backend import Bind, NativeBackend
 from ..native.session import Session
-from ..prompt import Prompt
+from ..prompts.prompt import Prompt
 from .build import bridge_of
 from .selfcheck import check_edits_land
 

@@ -18,8 +18,8 @@ from transformer_lens import ActivationCache
 
 from ..errors import HookError, PromptError, unknown
 from ..heads import check_head, check_layer
-from ..prompt import MASKS, Prompt
-from ..spans import Span
+from ..prompts.prompt import MASKS, Prompt
+from ..prompts.spans import Span
 
 EMBED, POS_EMBED, ENTERS = "hook_embed", "hook_pos_embed", "blocks.0.hook_in"
 BY_KEY = ("pattern", "attn_scores", "hook_pattern", "hook_attn_scores")

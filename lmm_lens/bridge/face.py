@@ -13,7 +13,7 @@ from ..core.tapping import Tapping
 from ..errors import InterventionError, PromptError
 from ..interventions.base import Intervention
 from ..program import Program
-from ..prompt import Prompt
+from ..prompts.prompt import Prompt
 from ..results import Report
 from .backend import Hook, hooks_of
 from .cache import EMBED, ENTERS, PromptCache

@@ -22,7 +22,7 @@ from transformer_lens.patching import generic_activation_patch
 
 from ..errors import PromptError
 from ..patching.units import GroupsLike, Units
-from ..prompt import Prompt
+from ..prompts.prompt import Prompt
 from .face import bridge_inputs, run_with_cache
 
 if TYPE_CHECKING:

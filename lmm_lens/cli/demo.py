@@ -24,7 +24,7 @@ from .tables import head_table
 if TYPE_CHECKING:
     from ..heads import HeadSet
     from ..lens import Lens
-    from ..prompt import Prompt
+    from ..prompts.prompt import Prompt
     from ..shapes import Example
 
 N_TOP = 8

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..data import DataSet
     from ..heads import HeadSet
     from ..lens import Lens
-    from ..prompt import Prompt
+    from ..prompts.prompt import Prompt
 
 N_REFERENCE = 256  # prompts that means are taken over: enough for a mean, and a data set may be endless
 

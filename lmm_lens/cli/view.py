@@ -18,7 +18,7 @@ def run(name: str, images: list[Path], question: str, queries: str, out: Path, o
         LensError: no such number format or row scope, a picture or a model that cannot be opened.
     """
     from ..lens import Lens
-    from ..prompt import MASKS
+    from ..prompts.prompt import MASKS
     from ..viewer import view
 
     if dtype not in DTYPES:  # before the model is loaded

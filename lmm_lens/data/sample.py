@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ..lens import Lens
-    from ..prompt import Prompt
+    from ..prompts.prompt import Prompt
 
     Picture = os.PathLike[str] | Image
 

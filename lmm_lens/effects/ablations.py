@@ -21,9 +21,9 @@ from ..heads import HeadSet, check_head
 from ..interventions import AblateHeads
 from ..interventions.means import HeadMeans
 from ..interventions.patch import stored
-from ..prompt import ROLES, Prompt
+from ..prompts.prompt import ROLES, Prompt
+from ..prompts.rows import RowsLike, bind_rows
 from ..replay import Edit, Recording, UnfitError, Variant
-from ..rows import RowsLike, bind_rows
 
 if TYPE_CHECKING:
     from ..lens import Lens

@@ -17,7 +17,7 @@ import torch
 from ..data import Sample
 from ..errors import ScoreError
 from ..heads import HeadSet
-from ..prompt import Prompt
+from ..prompts.prompt import Prompt
 from ..scoring import HeadScores
 from .ablations import units_of
 from .scores import HeadEffects

@@ -17,8 +17,8 @@ from ..data import Sample
 from ..errors import ScoreError
 from ..heads import HeadSet
 from ..interventions.means import HeadMeans
-from ..prompt import Prompt
-from ..rows import RowsLike
+from ..prompts.prompt import Prompt
+from ..prompts.rows import RowsLike
 from ..runs import RayLike, RunFolder, Store, stream
 from .ablations import Ablation, Partner, described, units_of
 from .outcomes import metric_named

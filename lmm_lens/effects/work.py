@@ -13,7 +13,7 @@ from ..answers import Answer
 from ..checkpoint import digest, fingerprint
 from ..data import Sample
 from ..errors import LensError, ScoreError
-from ..prompt import Prompt
+from ..prompts.prompt import Prompt
 from ..replay.forwards import Forwards
 from ..replay.memory import Batches
 from ..runs import RunFolder

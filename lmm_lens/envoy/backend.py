@@ -22,7 +22,7 @@ from ..native.session import check_eval
 from ..options import Options
 from ..placement import device_of, has_weights
 from ..program import Planned
-from ..prompt import Prompt
+from ..prompts.prompt import Prompt
 from .blocks import Applied, trace_under_way
 from .job import Answer, Request, Target, edited, perform
 from .wrap import model_key, target_of, wrapped

@@ -19,7 +19,7 @@ from ..core.packing import pack, slim, unpack
 from ..core.tapping import Tapping
 from ..core.taps import Tap
 from ..errors import HookError
-from ..prompt import Prompt
+from ..prompts.prompt import Prompt
 
 
 @dataclass(frozen=True)

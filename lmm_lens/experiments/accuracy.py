@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import PromptError
 from ..interventions.base import Intervention
-from ..prompt import Prompt
+from ..prompts.prompt import Prompt
 
 if TYPE_CHECKING:
     from ..lens import Lens

@@ -20,7 +20,7 @@ from ..errors import PromptError
 from ..heads import HeadSet
 from ..interventions import AblateHeads
 from ..interventions.base import Intervention
-from ..prompt import Prompt
+from ..prompts.prompt import Prompt
 from .accuracy import exact_match
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from ..core.taps import Tap
 from ..errors import InterventionError, unknown
 from ..heads import Head, HeadSet, as_head, check_head, check_layer
-from ..prompt import Prompt
-from ..rows import RowsLike
+from ..prompts.prompt import Prompt
+from ..prompts.rows import RowsLike
 from ..taps import ModelShape
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from torch import Tensor
 from ..core.kernels import boost
 from ..core.taps import Place, Tap
 from ..errors import InterventionError
-from ..prompt import Prompt
-from ..rows import RowsLike, bind_rows
+from ..prompts.prompt import Prompt
+from ..prompts.rows import RowsLike, bind_rows
 from ..taps import ModelShape
 from .base import Intervention, layers_with_heads, plain_rows, shown, whole_numbers
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..core.taps import Place, Tap, TapFunction, role_of
 from ..errors import InterventionError
-from ..prompt import ROLES, Prompt
-from ..rows import bind_rows
+from ..prompts.prompt import ROLES, Prompt
+from ..prompts.rows import bind_rows
 from ..taps import ModelShape
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class HeadMeans:
     """Mean z of every head by role.
 
     Attributes:
-        values: by layer, Float[role, head, d_head], roles as in `lmm_lens.prompt.ROLES`.
+        values: by layer, Float[role, head, d_head], roles as in `lmm_lens.prompts.prompt.ROLES`.
         counts: how many tokens of each role were seen.
     """
 

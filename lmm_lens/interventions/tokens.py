@@ -10,8 +10,8 @@ from torch import Tensor
 from ..core.selection import Rows
 from ..core.taps import Place, Tap
 from ..errors import InterventionError, unknown
-from ..prompt import Prompt
-from ..rows import RowsLike, bind_rows
+from ..prompts.prompt import Prompt
+from ..prompts.rows import RowsLike, bind_rows
 from ..taps import ModelShape
 from .base import Intervention, plain_rows, shown
 

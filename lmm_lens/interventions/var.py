@@ -16,8 +16,8 @@ from ..core.kernels import redistribute
 from ..core.sinks import sinks_of
 from ..core.taps import Place, Tap
 from ..errors import InterventionError, unknown
-from ..prompt import Prompt
-from ..rows import RowsLike, bind_rows
+from ..prompts.prompt import Prompt
+from ..prompts.rows import RowsLike, bind_rows
 from ..sinks.discovery import find_sinks
 from ..sinks.rule import SinkRule, is_known, rule_for
 from ..taps import ModelShape

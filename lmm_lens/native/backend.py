@@ -16,7 +16,7 @@ from ..core.taps import Tap
 from ..options import Options
 from ..placement import device_of
 from ..program import Planned
-from ..prompt import Prompt
+from ..prompts.prompt import Prompt
 from .session import Session
 
 Bind = Callable[[Prompt], Sequence[Tap]]

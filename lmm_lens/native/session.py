@@ -22,7 +22,7 @@ from ..core.tapping import Tapping
 from ..core.taps import Tap
 from ..errors import HookError, InterventionError, ModelError
 from ..placement import Shards
-from ..prompt import Prompt
+from ..prompts.prompt import Prompt
 from . import attention
 
 

@@ -21,9 +21,9 @@ from ..checkpoint import Checkpoint, digest
 from ..errors import ScoreError
 from ..heads import check_layer
 from ..interventions.patch import check_same_layout
-from ..prompt import Prompt
+from ..prompts.prompt import Prompt
+from ..prompts.rows import RowsLike
 from ..replay import UnfitError
-from ..rows import RowsLike
 from ..taps import HOOK_POINTS, ModelShape
 from .by_forwards import by_forwards
 from .by_replay import by_replay

@@ -22,9 +22,9 @@ from ..core.selection import Rows
 from ..core.taps import Place, Tap
 from ..interventions.base import Intervention
 from ..interventions.patch import check_same_layout
-from ..prompt import Prompt
+from ..prompts.prompt import Prompt
+from ..prompts.rows import RowsLike
 from ..results import Run
-from ..rows import RowsLike
 from ..taps import ModelShape, Read
 from .activation import checked_pair, chosen_layers
 from .scores import PatchScores

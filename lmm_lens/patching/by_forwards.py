@@ -19,7 +19,7 @@ from ..core.selection import Rows
 from ..core.taps import Place, Tap
 from ..interventions.base import Intervention
 from ..program import Planned
-from ..prompt import Prompt
+from ..prompts.prompt import Prompt
 from ..replay.forwards import PASSES_PER_JOB
 from ..taps import ModelShape
 from .grid import Grid, shown_progress

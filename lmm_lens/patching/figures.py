@@ -12,7 +12,7 @@ from ..figures import new_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ..prompt import Prompt
+    from ..prompts.prompt import Prompt
     from .scores import PatchScores
 
 COLORS = "RdBu_r"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Int
 from torch import Tensor
 
-from ..prompt import Prompt
+from ..prompts.prompt import Prompt
 from .units import Units
 
 if TYPE_CHECKING:

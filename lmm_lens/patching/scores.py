@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from ..lens import Lens
-    from ..prompt import Prompt
+    from ..prompts.prompt import Prompt
 
 TENSORS = ("per_pair", "clean_ld", "corrupt_ld")
 LABELS = ("site", "by", "rows", "method", "layers", "units", "answers", "model")

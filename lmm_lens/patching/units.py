@@ -10,8 +10,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ..errors import HookError, ScoreError, unknown
-from ..prompt import ROLES, Prompt
-from ..rows import RowsLike, bind_rows
+from ..prompts.prompt import ROLES, Prompt
+from ..prompts.rows import RowsLike, bind_rows
 from ..taps import check_site
 
 GroupsLike = Mapping[str, Sequence[Sequence[int]] | Tensor]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..interventions.base import Intervention
 from ..program import Planned
-from ..prompt import Prompt
+from ..prompts.prompt import Prompt
 from .check import agree
 from .engine import Replay
 from .memory import Batches

@@ -21,7 +21,7 @@ from .tail import Tail, TailRecorder
 
 if TYPE_CHECKING:
     from ..lens import Lens
-    from ..prompt import Prompt
+    from ..prompts.prompt import Prompt
 
 
 class UnfitError(Exception):

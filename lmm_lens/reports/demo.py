@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..figures import attention_over_image, head_heatmap
-from ..prompt_view import as_html
+from ..prompts.view import as_html
 from ..scoring import score_heads
 from ..sinks import rule_for
 from .page import inline, render
@@ -15,7 +15,7 @@ from .page import inline, render
 if TYPE_CHECKING:
     from ..heads import HeadSet
     from ..lens import Lens
-    from ..prompt import Prompt
+    from ..prompts.prompt import Prompt
     from ..scoring import HeadScores
 
 

@@ -27,10 +27,10 @@ from ..core.spatial import as_maps, at_cells, cell_keys
 from ..core.taps import Place, Tap
 from ..errors import PromptError, ScoreError
 from ..heads import HeadSet, check_layer
-from ..prompt import Prompt
-from ..rows import bind_rows
+from ..prompts.prompt import Prompt
+from ..prompts.rows import bind_rows
+from ..prompts.spans import Box, Span
 from ..sinks import SinkRule, rule_for
-from ..spans import Box, Span
 from ..taps import ModelShape
 from .metrics import METRICS
 

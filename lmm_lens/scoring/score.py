@@ -19,8 +19,8 @@ from ..core.spatial import cell_keys
 from ..core.taps import Place, Tap
 from ..errors import ScoreError, unknown
 from ..interventions.base import Intervention
-from ..prompt import Prompt
-from ..rows import bind_rows
+from ..prompts.prompt import Prompt
+from ..prompts.rows import bind_rows
 from ..sinks import SinkRule, rule_for
 from ..taps import ModelShape
 from .head_scores import HeadScores

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..core.kernels import sink_score
 from ..core.taps import Place, TapFunction
 from ..errors import ScoreError
-from ..prompt import Prompt
+from ..prompts.prompt import Prompt
 from ..taps import Read
 from .rule import SinkRule
 

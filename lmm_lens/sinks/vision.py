@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..errors import ModelError, ScoreError
-from ..prompt import Prompt
+from ..prompts.prompt import Prompt
 
 if TYPE_CHECKING:
     from ..lens import Lens

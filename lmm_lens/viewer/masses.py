@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.kernels import concentration, mass
-from ..prompt import Prompt
+from ..prompts.prompt import Prompt
 from .reading import Attention
 
 

@@ -11,7 +11,7 @@ from importlib import resources
 from typing import Any
 
 from ..heads import HeadSet
-from ..prompt import Prompt
+from ..prompts.prompt import Prompt
 from .masses import Map
 from .packing import floats, pack, steps_for
 from .panels import panels_of

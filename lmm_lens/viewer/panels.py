@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from ..prompt import Prompt
-from ..spans import Box, Span
+from ..prompts.prompt import Prompt
+from ..prompts.spans import Box, Span
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..errors import HookError, PromptError, ScoreError
 from ..heads import check_layer
-from ..prompt import Prompt
+from ..prompts.prompt import Prompt
+from ..prompts.rows import RowsLike, bind_rows
 from ..results import Run
-from ..rows import RowsLike, bind_rows
 from ..sinks import SinkRule
 from ..taps import Read
 from .sink_tokens import Sinks, phi_read, sink_rule, sinks_in, sinks_of_run

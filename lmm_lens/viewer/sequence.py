@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from ..prompt import Prompt
-from ..prompt_view import describe
+from ..prompts.prompt import Prompt
+from ..prompts.view import describe
 
 
 def roles_of(prompt: Prompt, row: int) -> list[str]:

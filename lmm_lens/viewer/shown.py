@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from ..errors import HookError, LensError, PromptError, ScoreError
 from ..heads import HeadSet
-from ..prompt import Prompt
+from ..prompts.prompt import Prompt
+from ..prompts.rows import RowsLike
 from ..results import Run
-from ..rows import RowsLike
 from ..scoring import METRICS, HeadScores
 from ..sinks import SinkRule
 from .masses import Map, maps_of

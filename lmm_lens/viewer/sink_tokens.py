@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..core.kernels import sink_score
 from ..errors import ScoreError
-from ..prompt import Prompt
+from ..prompts.prompt import Prompt
 from ..results import Run
 from ..sinks import SinkRule, rule_for
 from ..taps import Read

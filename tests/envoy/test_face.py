@@ -9,7 +9,7 @@ import torch
 
 from lmm_lens import Intervention, Read
 from lmm_lens.core.taps import Tap
-from lmm_lens.rows import bind_rows
+from lmm_lens.prompts.rows import bind_rows
 from tests.cases import SITES, case
 from tests.envoy.lenses import FOUR, edit_of, far, here
 

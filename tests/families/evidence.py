@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lmm_lens.prompt import Prompt
+from lmm_lens.prompts.prompt import Prompt
 from tests.cases import close, plain
 
 Pixels = tuple[int, int, int, int]

@@ -16,7 +16,7 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoP
 from transformers.models.video_llama_3.video_processing_video_llama_3 import VideoLlama3VideoProcessor
 
 from lmm_lens import Lens
-from lmm_lens.prompt import Prompt
+from lmm_lens.prompts.prompt import Prompt
 from tests.families.evidence import Pixels, identity
 from tests.families.tokenizer import byte_tokenizer
 from tests.models import FAMILIES

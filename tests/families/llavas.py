@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from lmm_lens import Lens
-from lmm_lens.prompt import Prompt
+from lmm_lens.prompts.prompt import Prompt
 from tests.families.tokenizer import byte_tokenizer
 from tests.models.parts import TEXT, TOWER
 

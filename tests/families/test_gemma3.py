@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lmm_lens import Lens, LensError
 from lmm_lens.adapters.gemma3 import crops
-from lmm_lens.prompting import from_tensors
+from lmm_lens.prompts.build import from_tensors
 from tests.families.evidence import (
     changed,
     check_bookkeeping,

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmm_lens.adapters.grid_thw import pieces
-from lmm_lens.spans import Box
+from lmm_lens.prompts.spans import Box
 from tests.families.evidence import check_it_runs, picture
 from tests.families.grid_thw import check_bookkeeping, lens_of, places
 

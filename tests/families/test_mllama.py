@@ -8,7 +8,7 @@ import transformers as hf
 from torch import nn
 
 from lmm_lens import Lens, LensError
-from lmm_lens.prompting import from_tensors
+from lmm_lens.prompts.build import from_tensors
 from tests.families.evidence import check_bookkeeping, check_it_runs, picture
 from tests.families.tokenizer import byte_tokenizer
 from tests.models.parts import NO_HEAD_DIM, TOWER

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmm_lens import AblateHeads, Lens
-from lmm_lens.spans import Box
+from lmm_lens.prompts.spans import Box
 from tests.families.evidence import check_bookkeeping, check_it_runs, identity, picture
 from tests.families.tile_evidence import check_spelling, entering, spelling, tiles_of, vision_layers
 from tests.families.tiled import FAMILIES, TILE, TOKEN, lens_of

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lmm_lens import Lens
-from lmm_lens.prompt import Prompt
+from lmm_lens.prompts.prompt import Prompt
 from tests.families.tiled import PATCH, TOKEN, lens_of
 
 

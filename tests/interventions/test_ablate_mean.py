@@ -5,7 +5,7 @@ import torch
 
 from lmm_lens import AblateHeads, head_means
 from lmm_lens.errors import InterventionError
-from lmm_lens.prompt import ROLES
+from lmm_lens.prompts.prompt import ROLES
 from tests.cases import case, close, edits_of
 from tests.interventions.oracle import spans
 from tests.interventions.planted import real_tokens

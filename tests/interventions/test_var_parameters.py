@@ -9,7 +9,7 @@ import transformers as hf
 from lmm_lens import VAR, Intervention, Lens, LensError, Read
 from lmm_lens.core.taps import Tap
 from lmm_lens.errors import InterventionError, ScoreError
-from lmm_lens.rows import bind_rows
+from lmm_lens.prompts.rows import bind_rows
 from tests.interventions.oracle import SlowVAR
 from tests.interventions.planted import DIMS, THRESHOLD, planted
 from tests.models import IMAGE

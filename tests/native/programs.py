@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lmm_lens import Intervention
 from lmm_lens.core.taps import Tap
-from lmm_lens.rows import bind_rows
+from lmm_lens.prompts.rows import bind_rows
 from tests.models import IMAGE, breaks, patches
 
 

@@ -7,7 +7,7 @@ import torch
 
 from lmm_lens import AblateHeads, Intervention, Lens, LensError
 from lmm_lens.core.taps import Tap
-from lmm_lens.rows import bind_rows
+from lmm_lens.prompts.rows import bind_rows
 from tests.cases import case, close, hooks_of_ours, plain
 from tests.models import IMAGE
 from tests.native.programs import PROGRAMS, interventions

@@ -168,7 +168,7 @@ def halved(x, place):
 def test_an_edit_may_work_in_place(site):
     from lmm_lens import Intervention
     from lmm_lens.core.taps import Tap
-    from lmm_lens.rows import bind_rows
+    from lmm_lens.prompts.rows import bind_rows
 
     class Halve(Intervention):
         def __init__(self, function):

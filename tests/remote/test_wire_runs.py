@@ -9,7 +9,7 @@ import torch
 
 from lmm_lens import AblateHeads, HeadSet, Intervention, Lens, Read
 from lmm_lens.core.taps import Tap
-from lmm_lens.rows import bind_rows
+from lmm_lens.prompts.rows import bind_rows
 from tests.cases import SITES
 from tests.remote.conftest import same, same_generation, same_run
 from tests.remote.service import Service

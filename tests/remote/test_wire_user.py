@@ -14,7 +14,7 @@ import lmm_lens
 from lmm_lens import VAR, AblateHeads, Intervention, Lens, Read, activation_patching, score_heads
 from lmm_lens.core.taps import Place, Tap
 from lmm_lens.errors import HookError, LensError, ModelError, RemoteError
-from lmm_lens.rows import bind_rows
+from lmm_lens.prompts.rows import bind_rows
 from tests.cases import SITES
 from tests.remote.audit import Payload
 from tests.remote.conftest import REPO, same, same_generation, same_run

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lmm_lens.spans import Box
+from lmm_lens.prompts.spans import Box
 from lmm_lens.viewer import view
 from lmm_lens.viewer.panels import levels_of, panels_of, picture_url
 from tests.cases import case

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from .errors import PromptError, unknown
+from ..errors import PromptError, unknown
 from .spans import Box, Span
 
 if TYPE_CHECKING:
@@ -84,10 +84,10 @@ class Prompt:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """On its way to a server a prompt is its masks; else it is pickled as any object."""
-        from .envoy.travel import TRAVELLING
+        from ..envoy.travel import TRAVELLING
 
         if TRAVELLING.get():
-            from .core.face import PromptFace
+            from ..core.face import PromptFace
 
             return PromptFace, (dict(self.masks),)
         return super().__reduce_ex__(protocol)
@@ -182,7 +182,7 @@ class Prompt:
         return found
 
     def __str__(self) -> str:
-        from .prompt_view import as_text
+        from .view import as_text
 
         return as_text(self)
 
@@ -190,7 +190,7 @@ class Prompt:
         return f"Prompt of {self.n_rows} rows x {self.n_tokens} tokens\n{self}"
 
     def _repr_html_(self) -> str:
-        from .prompt_view import as_html
+        from .view import as_html
 
         return as_html(self)
 

@@ -15,14 +15,14 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from ..errors import PromptError
 from . import media
-from .errors import PromptError
 from .prompt import Prompt, annotate
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .adapters import Adapter
+    from ..adapters import Adapter
 
 
 def from_text(
@@ -146,7 +146,7 @@ def from_tensors(
     clips: Sequence[Sequence[Sequence[Image]]] | None = None,
 ) -> Prompt:
     """A prompt from processed tensors, checked and annotated."""
-    from .adapters import Clip, Picture
+    from ..adapters import Clip, Picture
 
     # labels are for training: the model would compute a loss of all positions, whatever logits were asked for
     inputs = {name: value for name, value in dict(inputs).items() if value is not None and name != "labels"}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from .errors import PromptError
+from ..errors import PromptError
 
 
 class Box(NamedTuple):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .errors import PromptError
+from ..errors import PromptError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .core.selection import Rows
-from .errors import HookError, unknown
+from ..core.selection import Rows
+from ..errors import HookError, unknown
 from .prompt import MASKS, Prompt
 
 RowsLike = str | Sequence[int] | Tensor

@@ -1,0 +1,1 @@
+"""Prompts: text and pictures in, tensors with every token's role annotated out."""
