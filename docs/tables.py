@@ -36,7 +36,7 @@ def masks() -> str:
 
 def hook_points() -> str:
     """The hook points and the form of what is read there."""
-    from lmm_lens.taps import HOOK_POINTS
+    from lmm_lens.hooks.points import HOOK_POINTS
 
     return rows(
         ("hook point", "shape", "what it is"),

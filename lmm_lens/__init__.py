@@ -15,8 +15,8 @@ _HOME = {
     "Prompt": "prompts.prompt",
     "Span": "prompts.spans",
     "Box": "prompts.spans",
-    "HeadSet": "heads",
-    "Read": "taps",
+    "HeadSet": "hooks.heads",
+    "Read": "hooks.points",
     "Intervention": "interventions",
     "VAR": "interventions",
     "AblateHeads": "interventions",
@@ -67,7 +67,8 @@ if TYPE_CHECKING:
     from .experiments import exact_match as exact_match
     from .experiments import image_table as image_table
     from .experiments import swapped_images as swapped_images
-    from .heads import HeadSet as HeadSet
+    from .hooks.heads import HeadSet as HeadSet
+    from .hooks.points import Read as Read
     from .interventions import VAR as VAR
     from .interventions import AblateHeads as AblateHeads
     from .interventions import AblateTokens as AblateTokens
@@ -93,7 +94,6 @@ if TYPE_CHECKING:
     from .scoring import localize as localize
     from .scoring import score_heads as score_heads
     from .sinks import find_sinks as find_sinks
-    from .taps import Read as Read
     from .viewer import View as View
     from .viewer import view as view
 

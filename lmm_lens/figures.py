@@ -12,14 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .errors import HookError, PromptError
-from .heads import check_head
+from .hooks.heads import check_head
+from .hooks.points import Read
 from .prompts.prompt import Prompt
-from .taps import Read
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from .heads import HeadSet
+    from .hooks.heads import HeadSet
     from .lens import Lens
     from .scoring import HeadScores
     from .sinks import SinkReport

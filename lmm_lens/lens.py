@@ -14,6 +14,8 @@ from .adapters import Adapter, adapter_for
 from .core.tapping import Tapping
 from .errors import InterventionError, LensError, ModelError, PromptError, unknown
 from .faces import NNsightFace, TransformerLensFace
+from .hooks.points import ModelShape, Reader
+from .hooks.results import Generation, Run
 from .interventions.base import Intervention
 from .nan import where_nan
 from .opening import BACKENDS, backend_of, open_model
@@ -22,9 +24,7 @@ from .placement import digest_of
 from .program import Planned, Program
 from .prompts import build as prompting
 from .prompts.prompt import Prompt
-from .results import Generation, Run
 from .sinks import SinkReport
-from .taps import ModelShape, Reader
 
 
 class Lens(TransformerLensFace, NNsightFace):

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from .core.taps import Place
+from .hooks.points import HOOK_POINTS, Read
 from .interventions.base import Intervention
 from .program import Program
 from .prompts.prompt import Prompt
-from .taps import HOOK_POINTS, Read
 
 if TYPE_CHECKING:
     from .lens import Lens

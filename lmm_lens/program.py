@@ -11,10 +11,10 @@ from torch import Tensor
 
 from .core.taps import Tap
 from .errors import HookError, LensError
+from .hooks.points import Read, Reader
+from .hooks.results import Reads, Report, collect, report
 from .interventions.base import Intervention, bind_all, shown
 from .prompts.prompt import Prompt
-from .results import Reads, Report, collect, report
-from .taps import Read, Reader
 
 if TYPE_CHECKING:
     from .core.tapping import Tapping

@@ -14,7 +14,7 @@ if os.environ.get("LMM_LENS_CHECK_SHAPES"):  # not always: checked functions hav
     from jaxtyping import install_import_hook
 
     modules = ["kernels", "selection", "spatial", "measures", "sinks", "attention"]
-    install_import_hook([f"lmm_lens.core.{name}" for name in modules] + ["lmm_lens.results"], "beartype.beartype")
+    install_import_hook([f"lmm_lens.core.{name}" for name in modules] + ["lmm_lens.hooks.results"], "beartype.beartype")
 
 import pytest
 import torch

@@ -52,7 +52,7 @@ def test_a_star_import_gives_all_of_them():
 
 
 def test_public_names_are_those_of_their_modules():
-    from lmm_lens.heads import HeadSet
+    from lmm_lens.hooks.heads import HeadSet
     from lmm_lens.scoring import score_heads
 
     assert lmm_lens.HeadSet is HeadSet

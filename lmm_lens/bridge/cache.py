@@ -17,7 +17,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 
 from ..errors import HookError, PromptError, unknown
-from ..heads import check_head, check_layer
+from ..hooks.heads import check_head, check_layer
 from ..prompts.prompt import MASKS, Prompt
 from ..prompts.spans import Span
 

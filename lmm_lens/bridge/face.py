@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.tapping import Tapping
 from ..errors import InterventionError, PromptError
+from ..hooks.results import Report
 from ..interventions.base import Intervention
 from ..program import Program
 from ..prompts.prompt import Prompt
-from ..results import Report
 from .backend import Hook, hooks_of
 from .cache import EMBED, ENTERS, PromptCache
 

@@ -22,7 +22,7 @@ from rich.table import Table
 from .tables import head_table
 
 if TYPE_CHECKING:
-    from ..heads import HeadSet
+    from ..hooks.heads import HeadSet
     from ..lens import Lens
     from ..prompts.prompt import Prompt
     from ..shapes import Example

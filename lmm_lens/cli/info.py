@@ -17,7 +17,7 @@ def run(name: str) -> None:
     Raises:
         ModelError: there is no such model, or it is no image-text-to-text model.
     """
-    from ..taps import HOOK_POINTS
+    from ..hooks.points import HOOK_POINTS
 
     adapter = adapter_for(empty_model(name))
     known = next((row for row in support.table() if row.family == adapter.family), None)

@@ -18,7 +18,7 @@ from .sweep_config import SweepConfig, heads_of, ray_of
 
 if TYPE_CHECKING:
     from ..data import DataSet
-    from ..heads import HeadSet
+    from ..hooks.heads import HeadSet
     from ..lens import Lens
     from ..prompts.prompt import Prompt
 

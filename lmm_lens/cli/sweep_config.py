@@ -24,7 +24,7 @@ from ..runs import RayCluster, RayLike
 from ..runs.ray_cluster import as_cluster
 
 if TYPE_CHECKING:
-    from ..heads import HeadSet
+    from ..hooks.heads import HeadSet
     from ..lens import Lens
 
 
@@ -159,7 +159,7 @@ def heads_of(spec: Any, lens: Lens) -> HeadSet:
         HookError: heads or layers that the model does not have.
         ScoreError: the file of scores cannot be read, or is of another model.
     """
-    from ..heads import HeadSet
+    from ..hooks.heads import HeadSet
     from ..scoring import HeadScores
 
     pairs = [(layer, head) for layer, n in enumerate(lens.shape.n_heads) for head in range(n)]

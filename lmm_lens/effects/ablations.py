@@ -17,7 +17,7 @@ from ..checkpoint import fingerprint
 from ..core.drive import whole
 from ..core.kernels import uniform
 from ..errors import InterventionError, ScoreError
-from ..heads import HeadSet, check_head
+from ..hooks.heads import HeadSet, check_head
 from ..interventions import AblateHeads
 from ..interventions.means import HeadMeans
 from ..interventions.patch import stored
@@ -26,8 +26,8 @@ from ..prompts.rows import RowsLike, bind_rows
 from ..replay import Edit, Recording, UnfitError, Variant
 
 if TYPE_CHECKING:
+    from ..hooks.results import Run
     from ..lens import Lens
-    from ..results import Run
 
 Partner = Callable[[Prompt], Prompt]
 """For mode "resample": gives the prompt of the same layout whose head outputs are put in."""

@@ -16,7 +16,7 @@ import torch
 
 from ..data import Sample
 from ..errors import ScoreError
-from ..heads import HeadSet
+from ..hooks.heads import HeadSet
 from ..prompts.prompt import Prompt
 from ..scoring import HeadScores
 from .ablations import units_of

@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import files
 from ..core.kernels import bootstrap_interval
 from ..errors import ScoreError, unknown
-from ..heads import HeadSet, ranked
+from ..hooks.heads import HeadSet, ranked
 from ..replay.forwards import WAYS
 from ..runs import RunFolder, Store
 from .outcomes import METRICS, YES_NO, Outcomes, metric_named, yes_no_counts, yes_no_scores

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ..checkpoint import fingerprint
 from ..data import Sample
 from ..errors import ScoreError
-from ..heads import HeadSet
+from ..hooks.heads import HeadSet
 from ..interventions.means import HeadMeans
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..core.kernels import bootstrap_interval
 from ..errors import PromptError
-from ..heads import HeadSet
+from ..hooks.heads import HeadSet
 from ..interventions import AblateHeads
 from ..interventions.base import Intervention
 from ..prompts.prompt import Prompt

@@ -11,11 +11,11 @@ from ..core.kernels import uniform
 from ..core.selection import Rows
 from ..core.taps import Place, Tap, TapFunction
 from ..errors import InterventionError, unknown
-from ..heads import Head, HeadSet
+from ..hooks.heads import Head, HeadSet
+from ..hooks.points import ModelShape
+from ..hooks.results import Run
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
-from ..results import Run
-from ..taps import ModelShape
 from .base import HeadsLike, Intervention, checked_heads, heads_by_layer, plain_rows, shown, shown_heads
 from .means import HeadMeans
 from .patch import heads_of, replace_rows, stored

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..core.taps import Tap
 from ..errors import InterventionError, unknown
-from ..heads import Head, HeadSet, as_head, check_head, check_layer
+from ..hooks.heads import Head, HeadSet, as_head, check_head, check_layer
+from ..hooks.points import ModelShape
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike
-from ..taps import ModelShape
 
 if TYPE_CHECKING:
     from ..lens import Lens

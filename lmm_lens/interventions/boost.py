@@ -10,9 +10,9 @@ from torch import Tensor
 from ..core.kernels import boost
 from ..core.taps import Place, Tap
 from ..errors import InterventionError
+from ..hooks.points import ModelShape
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
-from ..taps import ModelShape
 from .base import Intervention, layers_with_heads, plain_rows, shown, whole_numbers
 
 

@@ -14,10 +14,10 @@ from ..core.kernels import knockout, mass
 from ..core.sinks import sinks_of
 from ..core.taps import Place, Tap
 from ..errors import InterventionError
+from ..hooks.points import ModelShape
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
 from ..sinks.rule import SinkRule
-from ..taps import ModelShape
 from .base import Intervention, layers_with_heads, plain_rows, shown, whole_numbers
 
 PICTURES = ("image", "visual")  # the sources that are all that a cross-attention layer sees

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..core.taps import Place, Tap, TapFunction, role_of
 from ..errors import InterventionError
+from ..hooks.points import ModelShape
 from ..prompts.prompt import ROLES, Prompt
 from ..prompts.rows import bind_rows
-from ..taps import ModelShape
 
 if TYPE_CHECKING:
     from ..lens import Lens

@@ -11,11 +11,11 @@ from torch import Tensor
 from ..core.selection import Rows
 from ..core.taps import Place, Tap, TapFunction
 from ..errors import InterventionError
-from ..heads import Head, HeadSet, check_layer
+from ..hooks.heads import Head, HeadSet, check_layer
+from ..hooks.points import HOOK_POINTS, ModelShape, check_site
+from ..hooks.results import Run
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
-from ..results import Run
-from ..taps import HOOK_POINTS, ModelShape, check_site
 from .base import HeadsLike, Intervention, checked_heads, heads_by_layer, plain_rows, shown, shown_heads, whole_numbers
 
 

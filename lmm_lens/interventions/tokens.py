@@ -10,9 +10,9 @@ from torch import Tensor
 from ..core.selection import Rows
 from ..core.taps import Place, Tap
 from ..errors import InterventionError, unknown
+from ..hooks.points import ModelShape
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
-from ..taps import ModelShape
 from .base import Intervention, plain_rows, shown
 
 MODES = ("mean", "zero")

@@ -16,11 +16,11 @@ from ..core.kernels import redistribute
 from ..core.sinks import sinks_of
 from ..core.taps import Place, Tap
 from ..errors import InterventionError, unknown
+from ..hooks.points import ModelShape
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
 from ..sinks.discovery import find_sinks
 from ..sinks.rule import SinkRule, is_known, rule_for
-from ..taps import ModelShape
 from .base import Intervention, plain_rows, shown, whole_numbers
 
 if TYPE_CHECKING:

@@ -19,12 +19,12 @@ import torch
 from ..answers import AnswersLike, contrast
 from ..checkpoint import Checkpoint, digest
 from ..errors import ScoreError
-from ..heads import check_layer
+from ..hooks.heads import check_layer
+from ..hooks.points import HOOK_POINTS, ModelShape
 from ..interventions.patch import check_same_layout
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike
 from ..replay import UnfitError
-from ..taps import HOOK_POINTS, ModelShape
 from .by_forwards import by_forwards
 from .by_replay import by_replay
 from .grid import Grid

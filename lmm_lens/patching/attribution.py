@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from ..answers import AnswersLike, contrast, logit_difference
 from ..core.selection import Rows
 from ..core.taps import Place, Tap
+from ..hooks.points import ModelShape, Read
+from ..hooks.results import Run
 from ..interventions.base import Intervention
 from ..interventions.patch import check_same_layout
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike
-from ..results import Run
-from ..taps import ModelShape, Read
 from .activation import checked_pair, chosen_layers
 from .scores import PatchScores
 from .units import GroupsLike, Units, check_units

@@ -17,11 +17,11 @@ from torch import Tensor
 from ..checkpoint import Checkpoint
 from ..core.selection import Rows
 from ..core.taps import Place, Tap
+from ..hooks.points import ModelShape
 from ..interventions.base import Intervention
 from ..program import Planned
 from ..prompts.prompt import Prompt
 from ..replay.forwards import PASSES_PER_JOB
-from ..taps import ModelShape
 from .grid import Grid, shown_progress
 from .units import Units
 

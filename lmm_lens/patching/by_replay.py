@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ..checkpoint import Checkpoint
 from ..core.drive import whole
+from ..hooks.points import Read
 from ..interventions.patch import stored
 from ..replay import Edit, Recording, UnfitError, Variant, record
 from ..replay.forwards import Forwards
 from ..replay.memory import Batches
-from ..taps import Read
 from .by_forwards import forward_of
 from .grid import Grid, shown_progress
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import files
 from ..core.kernels import bootstrap_interval
 from ..errors import ScoreError
-from ..heads import HeadSet, ranked
+from ..hooks.heads import HeadSet, ranked
 
 if TYPE_CHECKING:
     import pandas

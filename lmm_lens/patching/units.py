@@ -10,9 +10,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ..errors import HookError, ScoreError, unknown
+from ..hooks.points import check_site
 from ..prompts.prompt import ROLES, Prompt
 from ..prompts.rows import RowsLike, bind_rows
-from ..taps import check_site
 
 GroupsLike = Mapping[str, Sequence[Sequence[int]] | Tensor]
 """Name to the positions of each batch row, or to Bool[batch, position]."""

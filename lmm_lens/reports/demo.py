@@ -13,7 +13,7 @@ from ..sinks import rule_for
 from .page import inline, render
 
 if TYPE_CHECKING:
-    from ..heads import HeadSet
+    from ..hooks.heads import HeadSet
     from ..lens import Lens
     from ..prompts.prompt import Prompt
     from ..scoring import HeadScores

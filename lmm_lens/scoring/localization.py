@@ -26,12 +26,12 @@ from ..core.sinks import sinks_of
 from ..core.spatial import as_maps, at_cells, cell_keys
 from ..core.taps import Place, Tap
 from ..errors import PromptError, ScoreError
-from ..heads import HeadSet, check_layer
+from ..hooks.heads import HeadSet, check_layer
+from ..hooks.points import ModelShape
 from ..prompts.prompt import Prompt
 from ..prompts.rows import bind_rows
 from ..prompts.spans import Box, Span
 from ..sinks import SinkRule, rule_for
-from ..taps import ModelShape
 from .metrics import METRICS
 
 if TYPE_CHECKING:

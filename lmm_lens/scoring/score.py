@@ -18,11 +18,11 @@ from ..core.sinks import sinks_of
 from ..core.spatial import cell_keys
 from ..core.taps import Place, Tap
 from ..errors import ScoreError, unknown
+from ..hooks.points import ModelShape
 from ..interventions.base import Intervention
 from ..prompts.prompt import Prompt
 from ..prompts.rows import bind_rows
 from ..sinks import SinkRule, rule_for
-from ..taps import ModelShape
 from .head_scores import HeadScores
 from .localization import map_cells
 from .metrics import Metric, check_tokens, metric_named

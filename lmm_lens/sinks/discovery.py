@@ -23,8 +23,8 @@ from torch import Tensor
 from ..core.kernels import sink_score
 from ..core.taps import Place, TapFunction
 from ..errors import ScoreError
+from ..hooks.points import Read
 from ..prompts.prompt import Prompt
-from ..taps import Read
 from .rule import SinkRule
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from ..core.kernels import sink_score
 from ..core.sinks import SinkKey, file_sinks
 from ..core.taps import Place, Tap
 from ..errors import ScoreError
+from ..hooks.points import Read
 from ..prompts.prompt import Prompt
 from ..prompts.rows import bind_rows
-from ..taps import Read
 from .known import known_for
 
 if TYPE_CHECKING:

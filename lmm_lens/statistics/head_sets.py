@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import HookError, ScoreError, unknown
-from ..heads import HeadSet
+from ..hooks.heads import HeadSet
 from .checks import check_alternative, check_count, numbers
 
 STATISTICS = {"mean": lambda values: values.mean(1), "median": lambda values: values.quantile(0.5, 1)}

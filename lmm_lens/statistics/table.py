@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ScoreError
-from ..heads import HeadSet
+from ..hooks.heads import HeadSet
 from .checks import per_prompt
 from .many import benjamini_hochberg, holm
 from .paired import mean_interval, sign_flip_test

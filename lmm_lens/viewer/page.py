@@ -10,7 +10,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from ..heads import HeadSet
+from ..hooks.heads import HeadSet
 from ..prompts.prompt import Prompt
 from .masses import Map
 from .packing import floats, pack, steps_for

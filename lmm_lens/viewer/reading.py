@@ -11,12 +11,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import HookError, PromptError, ScoreError
-from ..heads import check_layer
+from ..hooks.heads import check_layer
+from ..hooks.points import Read
+from ..hooks.results import Run
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
-from ..results import Run
 from ..sinks import SinkRule
-from ..taps import Read
 from .sink_tokens import Sinks, phi_read, sink_rule, sinks_in, sinks_of_run
 
 if TYPE_CHECKING:

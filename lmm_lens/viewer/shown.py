@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import HookError, LensError, PromptError, ScoreError
-from ..heads import HeadSet
+from ..hooks.heads import HeadSet
+from ..hooks.results import Run
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike
-from ..results import Run
 from ..scoring import METRICS, HeadScores
 from ..sinks import SinkRule
 from .masses import Map, maps_of

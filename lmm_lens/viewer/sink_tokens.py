@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from ..core.kernels import sink_score
 from ..errors import ScoreError
+from ..hooks.points import Read
+from ..hooks.results import Run
 from ..prompts.prompt import Prompt
-from ..results import Run
 from ..sinks import SinkRule, rule_for
-from ..taps import Read
 
 if TYPE_CHECKING:
     from ..lens import Lens

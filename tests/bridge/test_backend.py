@@ -25,7 +25,7 @@ from lmm_lens import (
     shapes,
 )
 from lmm_lens.errors import HookError
-from lmm_lens.taps import HOOK_POINTS
+from lmm_lens.hooks.points import HOOK_POINTS
 
 SINKS = {"sink_dims": (5, 77), "sink_threshold": 7.0}
 TOLERANCE = 1e-4

@@ -126,7 +126,7 @@ def test_a_reduction_of_ones_own_travels_by_source():
 
 
 def test_what_would_need_this_library_on_the_server_is_refused():
-    from lmm_lens.results import Report
+    from lmm_lens.hooks.results import Report
 
     llava = case("llava")
 

@@ -167,8 +167,8 @@ def test_globals_are_found_in_every_protocol(protocol: int) -> None:
 def test_a_payload_with_our_code_by_name_is_refused() -> None:
     import pickle
 
-    check_payload(pickle.dumps({"lmm_lens": "lmm_lens.heads"}))  # words are no globals
-    with pytest.raises(RemoteError, match=r"it uses lmm_lens.heads.HeadSet\n"):
+    check_payload(pickle.dumps({"lmm_lens": "lmm_lens.hooks.heads"}))  # words are no globals
+    with pytest.raises(RemoteError, match=r"it uses lmm_lens.hooks.heads.HeadSet\n"):
         check_payload(pickle.dumps([HeadSet([(1, 2)], 6, 8)]))
 
 

@@ -12,9 +12,9 @@ from lmm_lens import AblateHeads, Box, HeadSet, Lens, Span, score_heads, shapes
 from lmm_lens.adapters import Generic
 from lmm_lens.core import spatial
 from lmm_lens.errors import HookError, LensError, PromptError, ScoreError
+from lmm_lens.hooks.points import ModelShape
 from lmm_lens.scoring import METRICS, localization_heads, localize
 from lmm_lens.scoring.localization import MapReader, map_cells, map_span
-from lmm_lens.taps import ModelShape
 from tests.scoring.eager import Eager, sinks_by_layer
 from tests.test_spatial import farthest_from_the_chord, flood_fill, slow_blur, slow_entropy
 

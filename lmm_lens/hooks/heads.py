@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .errors import HookError, ScoreError
+from ..errors import HookError, ScoreError
 
 if TYPE_CHECKING:
     from torch import Tensor

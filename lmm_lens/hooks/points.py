@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from .core.taps import Place, Tap, TapFunction
-from .errors import HookError, unknown
+from ..core.taps import Place, Tap, TapFunction
+from ..errors import HookError, unknown
+from ..prompts.prompt import Prompt
+from ..prompts.rows import RowsLike, bind_rows
 from .heads import check_head, check_layer
-from .prompts.prompt import Prompt
-from .prompts.rows import RowsLike, bind_rows
 
 if TYPE_CHECKING:
-    from .adapters import Adapter
+    from ..adapters import Adapter
 
 
 class HookPoint(NamedTuple):

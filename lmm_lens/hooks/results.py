@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .prompts.prompt import Prompt
+from ..prompts.prompt import Prompt
 
 if TYPE_CHECKING:
-    from .core.tapping import Kept
+    from ..core.tapping import Kept
 
 Reads = dict[tuple[str, int], Tensor]
 
