@@ -82,7 +82,7 @@ def empty_model(name: str) -> Any:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     from .. import shapes
-    from ..opening import loading
+    from ..lens.opening import loading
 
     with loading(name):
         config = AutoConfig.from_pretrained(shapes.checkpoint() if name == "demo" else name)

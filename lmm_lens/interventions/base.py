@@ -50,7 +50,7 @@ class Intervention(ABC):
         Raises:
             LensError: the lens has another backend than "transformer_lens".
         """
-        from ..bridge.face import fwd_hooks
+        from ..lens.bridge_runs import fwd_hooks
 
         return fwd_hooks(lens, prompt, [self])
 

@@ -19,7 +19,7 @@ from ..core.selection import Rows
 from ..core.taps import Place, Tap
 from ..hooks.points import ModelShape
 from ..interventions.base import Intervention
-from ..program import Planned
+from ..lens.program import Planned
 from ..prompts.prompt import Prompt
 from ..replay.forwards import PASSES_PER_JOB
 from .grid import Grid, shown_progress

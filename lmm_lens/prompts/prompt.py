@@ -84,7 +84,7 @@ class Prompt:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """On its way to a server a prompt is its masks; else it is pickled as any object."""
-        from ..envoy.travel import TRAVELLING
+        from ..backends.nnsight.travel import TRAVELLING
 
         if TRAVELLING.get():
             from ..core.face import PromptFace

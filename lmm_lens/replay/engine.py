@@ -18,9 +18,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from ..backends.native import attention
+from ..backends.placement import hooks_of
 from ..core.attention import AttentionCall
-from ..native import attention
-from ..placement import hooks_of
 from .attention import Part, attend, causal
 from .narrow import narrowed
 from .recording import Recording
@@ -89,7 +89,7 @@ class Replay:
 class _Pass:
     """One batch of variants, sorted by their first layer, through the layers."""
 
-    replaces = True  # see lmm_lens.native.attention
+    replaces = True  # see lmm_lens.backends.native.attention
 
     def __init__(self, recording: Recording, window: Window, variants: Sequence[Variant]) -> None:
         self.recording, self.window, self.variants = recording, window, variants

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..interventions.base import Intervention
-from ..program import Planned
+from ..lens.program import Planned
 from ..prompts.prompt import Prompt
 from .check import agree
 from .engine import Replay

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..backends.native import attention
+from ..backends.native.session import attention_configs, check_eval
+from ..backends.options import Options
+from ..backends.placement import Shards
 from ..core.attention import AttentionCall
-from ..native import attention
-from ..native.session import attention_configs, check_eval
-from ..options import Options
-from ..placement import Shards
 from .tail import Tail, TailRecorder
 
 if TYPE_CHECKING:

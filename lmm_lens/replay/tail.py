@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
+from ..backends.unembedding import finishing
 from ..core.drive import finish
-from ..logits import finishing
 
 if TYPE_CHECKING:
     from ..adapters import Adapter

@@ -137,7 +137,9 @@ def test_the_native_backend_has_no_bridge(lens):
 
 def test_the_first_prompt_with_a_picture_checks_once_that_edits_land(monkeypatch, prompt):
     checked = []
-    monkeypatch.setattr("lmm_lens.bridge.backend.check_edits_land", lambda bridge, inputs: checked.append(bridge))
+    monkeypatch.setattr(
+        "lmm_lens.backends.transformer_lens.backend.check_edits_land", lambda bridge, inputs: checked.append(bridge)
+    )
     lens = Lens.demo(backend="transformer_lens")
     lens.run(lens.prompt("what is two plus two?"))
     assert not checked

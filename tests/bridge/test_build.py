@@ -14,10 +14,10 @@ from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_AR
 from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory as Factory
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
-from lmm_lens.bridge import bridge_of
-from lmm_lens.bridge.architectures import MENDED, NEW, ON_ANY_DECODER, adapters, register
-from lmm_lens.bridge.architectures.attention import IMPLEMENTATION
-from lmm_lens.bridge.build import supported
+from lmm_lens.backends.transformer_lens import bridge_of
+from lmm_lens.backends.transformer_lens.architectures import MENDED, NEW, ON_ANY_DECODER, adapters, register
+from lmm_lens.backends.transformer_lens.architectures.attention import IMPLEMENTATION
+from lmm_lens.backends.transformer_lens.build import supported
 from lmm_lens.errors import ModelError
 from tests.bridge.decoders import DECODERS
 from tests.cases import close, plain
@@ -170,7 +170,8 @@ def test_our_architectures_are_registered_with_transformer_lens():
 
 def test_transformer_lens_finds_the_new_architectures_by_entry_point(monkeypatch, recwarn):
     entries = [
-        EntryPoint(name, "lmm_lens.bridge.architectures:Decoder", "transformer_lens.architectures") for name in NEW
+        EntryPoint(name, "lmm_lens.backends.transformer_lens.architectures:Decoder", "transformer_lens.architectures")
+        for name in NEW
     ]
     monkeypatch.setattr(f"{Factory.__module__}.entry_points", lambda group: entries)
     monkeypatch.setattr(Factory, "_adapters", dict(SUPPORTED_ARCHITECTURES))
@@ -215,7 +216,7 @@ def test_a_refusal_names_what_is_supported(monkeypatch):
     def fail(*args, **kwargs):
         raise AttributeError("no layers here")
 
-    monkeypatch.setattr("lmm_lens.bridge.build.build_bridge_from_module", fail)
+    monkeypatch.setattr("lmm_lens.backends.transformer_lens.build.build_bridge_from_module", fail)
     with pytest.raises(ModelError, match=re.escape("cannot be made a TransformerBridge: no layers here")) as caught:
         bridge_of(FAMILIES["llava"]()[0])
     assert "Qwen2VLForConditionalGeneration" in str(caught.value)

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from lmm_lens import shapes
-from lmm_lens.bridge.cache import PromptCache
-from lmm_lens.bridge.face import run_with_cache
 from lmm_lens.errors import HookError, PromptError
+from lmm_lens.lens.bridge_cache import PromptCache
+from lmm_lens.lens.bridge_runs import run_with_cache
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from lmm_lens.bridge import bridge_of
-from lmm_lens.bridge.selfcheck import check_edits_land
+from lmm_lens.backends.transformer_lens import bridge_of
+from lmm_lens.backends.transformer_lens.selfcheck import check_edits_land
 from lmm_lens.errors import HookError
 from tests.bridge.decoders import DECODERS
 from tests.cases import Case, case, close, plain

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lmm_lens import LensError, Read
-from lmm_lens.envoy.travel import TRAVELLING
+from lmm_lens.backends.nnsight.travel import TRAVELLING
 from lmm_lens.errors import HookError, PromptError
 from tests.cases import SITES, case
 from tests.envoy.lenses import FOUR, edit_of, far, generating, here

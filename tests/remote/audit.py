@@ -13,7 +13,7 @@ from typing import Any
 
 import zstandard
 
-from lmm_lens.envoy.travel import imports_of
+from lmm_lens.backends.nnsight.travel import imports_of
 
 ALLOWED = {
     "builtins": {"ValueError", "classmethod", "object", "property", "staticmethod", "type"},

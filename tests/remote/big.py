@@ -10,7 +10,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaProces
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from lmm_lens import Lens
-from lmm_lens.envoy.wrap import _NoProcessor, opened
+from lmm_lens.backends.nnsight.wrap import _NoProcessor, opened
 from lmm_lens.shapes.processor import CHAT_TEMPLATE, build_tokenizer
 
 

@@ -173,7 +173,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Payload]]:
     """The payloads of this test, each of them held against the list in audit.py when it ends. A key is set."""
     from nnsight import CONFIG
 
-    from lmm_lens.envoy.remote import ServerBackend
+    from lmm_lens.backends.nnsight.remote import ServerBackend
 
     payloads: list[Payload] = []
     serialize = ServerBackend._serialize

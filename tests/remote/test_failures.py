@@ -16,7 +16,7 @@ import torch
 import websocket
 
 from lmm_lens import Lens
-from lmm_lens.envoy.remote import ServerBackend
+from lmm_lens.backends.nnsight.remote import ServerBackend
 from lmm_lens.errors import RemoteError
 from tests.remote.audit import SECRET
 from tests.remote.conftest import REPO, same_run

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from lmm_lens import VAR, AblateHeads, HeadSet, Lens, Read, activation_patching, find_sinks, score_heads
-from lmm_lens.envoy.remote import ServerBackend
+from lmm_lens.backends.nnsight.remote import ServerBackend
 from lmm_lens.errors import RemoteError
 
 MODEL, HOST = os.environ["LMM_LENS_NDIF_MODEL"], os.environ.get("NDIF_HOST")

@@ -10,7 +10,7 @@ import torch
 import zstandard
 
 from lmm_lens import VAR, AblateHeads, HeadSet, Lens, activation_patching, score_heads, shapes
-from lmm_lens.envoy.travel import check_payload, imports_of
+from lmm_lens.backends.nnsight.travel import check_payload, imports_of
 from lmm_lens.errors import RemoteError
 from tests.remote import audit, big
 from tests.remote.audit import Payload

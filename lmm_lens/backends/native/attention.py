@@ -20,8 +20,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from ..core.attention import AttentionCall
-from ..errors import HookError
+from ...core.attention import AttentionCall
+from ...errors import HookError
 
 NAME = "lmm_lens"  # must not contain "flash", which makes transformers import a kernel package
 

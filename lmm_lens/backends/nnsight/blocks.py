@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import InterventionError
+from ...errors import InterventionError
 
 
 def trace_under_way() -> Any:

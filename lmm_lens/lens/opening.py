@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .adapters import Adapter
-from .errors import LensError, ModelError
-from .native import NativeBackend
+from ..adapters import Adapter
+from ..backends.native import NativeBackend
+from ..errors import LensError, ModelError
 
 BACKENDS = ("native", "transformer_lens", "nnsight")
 
@@ -16,13 +16,13 @@ BACKENDS = ("native", "transformer_lens", "nnsight")
 def backend_of(name: str, adapter: Adapter, **options: Any) -> Any:
     """The backend of a name of `BACKENDS`; the options are of `EnvoyBackend`, and LensError where another has one."""
     if name == "nnsight":  # loaded only where it is used
-        from .envoy import EnvoyBackend
+        from ..backends.nnsight import EnvoyBackend
 
         return EnvoyBackend(adapter, **options)
     if options["remote"]:
         raise LensError(f'remote={options["remote"]!r} needs backend="nnsight", given backend={name!r}')
     if name == "transformer_lens":
-        from .bridge import BridgeBackend
+        from ..backends.transformer_lens import BridgeBackend
 
         return BridgeBackend(adapter)
     return NativeBackend(adapter)
@@ -53,7 +53,7 @@ def open_model(name: str, backend: str, remote: bool | str, **options: Any) -> t
     with loading(name):
         processor = AutoProcessor.from_pretrained(name)
         if remote and backend == "nnsight":
-            from .envoy.wrap import opened
+            from ..backends.nnsight.wrap import opened
 
             return opened(name, processor, **options), processor
         return AutoModelForImageTextToText.from_pretrained(name, **options).eval(), processor

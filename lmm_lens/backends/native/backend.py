@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..adapters import Adapter
-from ..core.tapping import Tapping
-from ..core.taps import Tap
+from ...adapters import Adapter
+from ...core.tapping import Tapping
+from ...core.taps import Tap
+from ...lens.program import Planned
+from ...prompts.prompt import Prompt
 from ..options import Options
 from ..placement import device_of
-from ..program import Planned
-from ..prompts.prompt import Prompt
 from .session import Session
 
 Bind = Callable[[Prompt], Sequence[Tap]]

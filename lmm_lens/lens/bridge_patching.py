@@ -23,10 +23,10 @@ from transformer_lens.patching import generic_activation_patch
 from ..errors import PromptError
 from ..patching.units import GroupsLike, Units
 from ..prompts.prompt import Prompt
-from .face import bridge_inputs, run_with_cache
+from .bridge_runs import bridge_inputs, run_with_cache
 
 if TYPE_CHECKING:
-    from ..lens import Lens
+    from .lens import Lens
 
 
 class PatchingModel:

@@ -10,21 +10,21 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from .adapters import Adapter, adapter_for
-from .core.tapping import Tapping
-from .errors import InterventionError, LensError, ModelError, PromptError, unknown
-from .faces import NNsightFace, TransformerLensFace
-from .hooks.points import ModelShape, Reader
-from .hooks.results import Generation, Run
-from .interventions.base import Intervention
+from ..adapters import Adapter, adapter_for
+from ..backends.options import Options
+from ..backends.placement import digest_of
+from ..core.tapping import Tapping
+from ..errors import InterventionError, LensError, ModelError, PromptError, unknown
+from ..hooks.points import ModelShape, Reader
+from ..hooks.results import Generation, Run
+from ..interventions.base import Intervention
+from ..prompts import build as prompting
+from ..prompts.prompt import Prompt
+from ..sinks import SinkReport
+from .frameworks import NNsightFace, TransformerLensFace
 from .nan import where_nan
 from .opening import BACKENDS, backend_of, open_model
-from .options import Options
-from .placement import digest_of
 from .program import Planned, Program
-from .prompts import build as prompting
-from .prompts.prompt import Prompt
-from .sinks import SinkReport
 
 
 class Lens(TransformerLensFace, NNsightFace):
@@ -112,7 +112,7 @@ class Lens(TransformerLensFace, NNsightFace):
                 alone.
             backend, remote, timeout: see `Lens`; a server knows it as "lmm-lens/shapes-llava".
         """
-        from . import shapes
+        from .. import shapes
 
         lens = cls(*shapes.load(variant), backend=backend, remote=remote, timeout=timeout)
         lens.origin = partial(cls.demo, variant, backend, remote=remote, timeout=timeout)

@@ -11,8 +11,8 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import GenerationConfig
 
-from .errors import InterventionError, LensError
-from .prompts.prompt import Prompt
+from ..errors import InterventionError, LensError
+from ..prompts.prompt import Prompt
 
 MANY_PASSES = {
     "guidance_scale": "each step runs the model twice, with the prompt and without",

@@ -18,10 +18,10 @@ from typing import Any
 
 from torch import nn
 
-from ..adapters import Adapter, Layer
-from ..errors import HookError, ModelError, RemoteError
-from ..logits import finishing
+from ...adapters import Adapter, Layer
+from ...errors import HookError, ModelError, RemoteError
 from ..placement import Shards, device_of, hooks_of
+from ..unembedding import finishing
 from .job import Target
 
 INTERFACE = "ALL_ATTENTION_FUNCTIONS"  # transformers' registry, from which each attention forward takes its function

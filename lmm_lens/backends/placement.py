@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .core.attention import AttentionCall
-from .errors import HookError, ModelError
+from ..core.attention import AttentionCall
+from ..errors import HookError, ModelError
 
 
 def device_of(module: nn.Module, model: nn.Module) -> torch.device:

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..adapters import Adapter
-from ..core.selection import Chunk
-from ..core.tapping import Tapping
-from ..core.taps import HIDDEN
-from ..errors import HookError, ModelError
+from ...adapters import Adapter
+from ...core.selection import Chunk
+from ...core.tapping import Tapping
+from ...core.taps import HIDDEN
+from ...errors import HookError, ModelError
+from ...prompts.prompt import Prompt
 from ..native.attention import listener_of
 from ..native.backend import Bind, NativeBackend
 from ..native.session import Session
-from ..prompts.prompt import Prompt
 from .build import bridge_of
 from .selfcheck import check_edits_land
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from ..errors import RemoteError
+from ...errors import RemoteError
 
 SENT = ("lmm_lens.core", "lmm_lens.errors")
 SUBIMPORT = ("cloudpickle.cloudpickle", "subimport")  # imports the module that its argument names

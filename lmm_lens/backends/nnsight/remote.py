@@ -17,8 +17,8 @@ from nnsight.schema.config import CONFIG
 from nnsight.schema.request import RequestModel
 from nnsight.schema.response import ResponseModel, Status
 
-from .. import errors
-from ..errors import LensError, RemoteError
+from ... import errors
+from ...errors import LensError, RemoteError
 from .travel import by_source, check_payload
 
 CONNECT_SECONDS = 10.0

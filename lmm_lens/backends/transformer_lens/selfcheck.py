@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import HookError
+from ...errors import HookError
 
 PROBES: dict[str, Callable[[Tensor], Tensor]] = {
     "hook_in": torch.neg,
@@ -35,7 +35,7 @@ PROBES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """What is done to the last row of each hook point: nothing that a norm behind it would undo."""
 
-ADVICE = "build the bridge with lmm_lens.bridge.bridge_of, or use backend='native'"
+ADVICE = "build the bridge with lmm_lens.backends.transformer_lens.bridge_of, or use backend='native'"
 Hooks = list[tuple[str, Callable[..., Any]]]
 
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .core.face import Face
-from .errors import HookError, LensError, PromptError
-from .interventions.base import Intervention
-from .prompts.prompt import Prompt
+from ..core.face import Face
+from ..errors import HookError, LensError, PromptError
+from ..interventions.base import Intervention
+from ..prompts.prompt import Prompt
 
 if TYPE_CHECKING:
-    from .bridge.cache import PromptCache
-    from .bridge.patching import PatchingModel
+    from .bridge_cache import PromptCache
+    from .bridge_patching import PatchingModel
 
 
 class TransformerLensFace:
@@ -34,7 +34,7 @@ class TransformerLensFace:
 
     def bridge_inputs(self, prompt: Prompt) -> dict[str, Any]:
         """The prompt's tensors, pictures included, as `bridge(...)`, `bridge.run_with_hooks` and others take them."""
-        from .bridge import face
+        from . import bridge_runs as face
 
         return face.bridge_inputs(prompt)
 
@@ -51,7 +51,7 @@ class TransformerLensFace:
         Raises:
             LensError: the lens has another backend.
         """
-        from .bridge import face
+        from . import bridge_runs as face
 
         return face.run_with_cache(self, prompt, interventions, **options)  # type: ignore[arg-type]
 
@@ -61,7 +61,7 @@ class TransformerLensFace:
         Raises:
             LensError: the lens has another backend.
         """
-        from .bridge import face
+        from . import bridge_runs as face
 
         return face.run_with_hooks(self, prompt, interventions, **options)  # type: ignore[arg-type]
 
@@ -71,7 +71,7 @@ class TransformerLensFace:
         Raises:
             LensError: the lens has another backend.
         """
-        from .bridge.patching import PatchingModel
+        from .bridge_patching import PatchingModel
 
         return PatchingModel(self, prompt)  # type: ignore[arg-type]
 
@@ -166,7 +166,7 @@ class NNsightFace:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """On its way to a server a lens is its hook points; else it is pickled as any object."""
-        from .envoy.travel import TRAVELLING
+        from ..backends.nnsight.travel import TRAVELLING
 
         if TRAVELLING.get():
             backend = self._nnsight

@@ -16,13 +16,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..adapters import Layer
-from ..core.attention import AttentionCall, FusedAttention
-from ..core.tapping import Tapping
-from ..core.taps import Tap
-from ..errors import HookError, InterventionError, ModelError
+from ...adapters import Layer
+from ...core.attention import AttentionCall, FusedAttention
+from ...core.tapping import Tapping
+from ...core.taps import Tap
+from ...errors import HookError, InterventionError, ModelError
+from ...prompts.prompt import Prompt
 from ..placement import Shards
-from ..prompts.prompt import Prompt
 from . import attention
 
 

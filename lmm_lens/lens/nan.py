@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from .core.taps import Place
-from .hooks.points import HOOK_POINTS, Read
-from .interventions.base import Intervention
+from ..core.taps import Place
+from ..hooks.points import HOOK_POINTS, Read
+from ..interventions.base import Intervention
+from ..prompts.prompt import Prompt
 from .program import Program
-from .prompts.prompt import Prompt
 
 if TYPE_CHECKING:
     from .lens import Lens

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.drive import drive, finish
-from ..core.packing import pack, slim, unpack
-from ..core.tapping import Tapping
-from ..core.taps import Tap
-from ..errors import HookError
-from ..prompts.prompt import Prompt
+from ...core.drive import drive, finish
+from ...core.packing import pack, slim, unpack
+from ...core.tapping import Tapping
+from ...core.taps import Tap
+from ...errors import HookError
+from ...prompts.prompt import Prompt
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from .core.taps import Tap
-from .errors import HookError, LensError
-from .hooks.points import Read, Reader
-from .hooks.results import Reads, Report, collect, report
-from .interventions.base import Intervention, bind_all, shown
-from .prompts.prompt import Prompt
+from ..core.taps import Tap
+from ..errors import HookError, LensError
+from ..hooks.points import Read, Reader
+from ..hooks.results import Reads, Report, collect, report
+from ..interventions.base import Intervention, bind_all, shown
+from ..prompts.prompt import Prompt
 
 if TYPE_CHECKING:
-    from .core.tapping import Tapping
+    from ..core.tapping import Tapping
     from .lens import Lens
 
 

@@ -12,17 +12,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..adapters import Adapter
-from ..core.face import Face
-from ..core.tapping import Tapping
-from ..core.taps import Tap
-from ..errors import HookError, LensError, RemoteError
+from ...adapters import Adapter
+from ...core.face import Face
+from ...core.tapping import Tapping
+from ...core.taps import Tap
+from ...errors import HookError, LensError, RemoteError
+from ...lens.program import Planned
+from ...prompts.prompt import Prompt
 from ..native.backend import Bind
 from ..native.session import check_eval
 from ..options import Options
 from ..placement import device_of, has_weights
-from ..program import Planned
-from ..prompts.prompt import Prompt
 from .blocks import Applied, trace_under_way
 from .job import Answer, Request, Target, edited, perform
 from .wrap import model_key, target_of, wrapped

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..backends.transformer_lens.backend import Hook, hooks_of
 from ..core.tapping import Tapping
 from ..errors import InterventionError, PromptError
 from ..hooks.results import Report
 from ..interventions.base import Intervention
-from ..program import Program
 from ..prompts.prompt import Prompt
-from .backend import Hook, hooks_of
-from .cache import EMBED, ENTERS, PromptCache
+from .bridge_cache import EMBED, ENTERS, PromptCache
+from .program import Program
 
 if TYPE_CHECKING:
-    from ..lens import Lens
+    from .lens import Lens
 
 NamesFilter = str | list[str] | Callable[[str], bool] | None
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 if TYPE_CHECKING:
-    from .adapters import Adapter
+    from ..adapters import Adapter
 
 
 def finishing(model: nn.Module, adapter: Adapter) -> tuple[float | None, float | None]:

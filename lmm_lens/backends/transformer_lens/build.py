@@ -17,7 +17,7 @@ from transformer_lens.utilities.attn_implementation import force_eager_attention
 from transformers import PreTrainedModel
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
-from ..errors import ModelError
+from ...errors import ModelError
 from ..placement import Shards, hooks_of
 from .architectures import Decoder, HookedAttention, make_editable, register, use_hooks
 
