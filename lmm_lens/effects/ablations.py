@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..checkpoint import fingerprint
 from ..core.drive import whole
 from ..core.kernels import uniform
 from ..errors import InterventionError, ScoreError
@@ -24,6 +23,7 @@ from ..interventions.patch import stored
 from ..prompts.prompt import ROLES, Prompt
 from ..prompts.rows import RowsLike, bind_rows
 from ..replay import Edit, Recording, UnfitError, Variant
+from ..runs.checkpoint import fingerprint
 
 if TYPE_CHECKING:
     from ..hooks.results import Run

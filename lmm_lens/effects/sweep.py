@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..checkpoint import fingerprint
 from ..data import Sample
 from ..errors import ScoreError
 from ..hooks.heads import HeadSet
@@ -20,6 +19,7 @@ from ..interventions.means import HeadMeans
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike
 from ..runs import RayLike, RunFolder, Store, stream
+from ..runs.checkpoint import fingerprint
 from .ablations import Ablation, Partner, described, units_of
 from .outcomes import metric_named
 from .scores import KIND, HeadEffects

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ..answers import Answer
-from ..checkpoint import digest, fingerprint
 from ..data import Sample
 from ..errors import LensError, ScoreError
 from ..prompts.prompt import Prompt
 from ..replay.forwards import Forwards
 from ..replay.memory import Batches
 from ..runs import RunFolder
+from ..runs.checkpoint import digest, fingerprint
 from .ablations import Ablation
 from .outcomes import Goal, Outcomes, answers_at, goal_of, goal_of_texts
 

@@ -69,7 +69,7 @@ class Lens(TransformerLensFace, NNsightFace):
         self._n_runs = 0
         self.sink_report: SinkReport | None = None  # what "auto" found on the first prompt that asked
         self.origin: Callable[[], Lens] | None = None  # opens the same lens in another process
-        self.unfinished: dict[str, dict[str, torch.Tensor]] = {}  # see lmm_lens.checkpoint
+        self.unfinished: dict[str, dict[str, torch.Tensor]] = {}  # see lmm_lens.runs.checkpoint
 
     @classmethod
     def from_pretrained(

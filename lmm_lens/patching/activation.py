@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..answers import AnswersLike, contrast
-from ..checkpoint import Checkpoint, digest
 from ..errors import ScoreError
 from ..hooks.heads import check_layer
 from ..hooks.points import HOOK_POINTS, ModelShape
@@ -25,6 +24,7 @@ from ..interventions.patch import check_same_layout
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike
 from ..replay import UnfitError
+from ..runs.checkpoint import Checkpoint, digest
 from .by_forwards import by_forwards
 from .by_replay import by_replay
 from .grid import Grid

@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..checkpoint import Checkpoint
 from ..core.selection import Rows
 from ..core.taps import Place, Tap
 from ..hooks.points import ModelShape
@@ -22,6 +21,7 @@ from ..interventions.base import Intervention
 from ..lens.program import Planned
 from ..prompts.prompt import Prompt
 from ..replay.forwards import PASSES_PER_JOB
+from ..runs.checkpoint import Checkpoint
 from .grid import Grid, shown_progress
 from .units import Units
 

@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..checkpoint import Checkpoint
 from ..core.drive import whole
 from ..hooks.points import Read
 from ..interventions.patch import stored
 from ..replay import Edit, Recording, UnfitError, Variant, record
 from ..replay.forwards import Forwards
 from ..replay.memory import Batches
+from ..runs.checkpoint import Checkpoint
 from .by_forwards import forward_of
 from .grid import Grid, shown_progress
 

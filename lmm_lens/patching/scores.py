@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import files
 from ..core.kernels import bootstrap_interval
 from ..errors import ScoreError
 from ..hooks.heads import HeadSet, ranked
+from ..runs import files
 
 if TYPE_CHECKING:
     import pandas

@@ -11,9 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import files
 from ..errors import ScoreError
-from . import disk
+from . import disk, files
 
 KIND = "run part"
 

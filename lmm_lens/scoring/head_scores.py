@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import files
 from ..core.kernels import bootstrap_interval
 from ..errors import ScoreError
 from ..hooks.heads import HeadSet, ranked
+from ..runs import files
 from .metrics import METRICS
 
 if TYPE_CHECKING:

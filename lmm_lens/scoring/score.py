@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..checkpoint import Checkpoint, digest, fingerprint
 from ..core.measures import KeyMasks
 from ..core.sinks import sinks_of
 from ..core.spatial import cell_keys
@@ -22,6 +21,7 @@ from ..hooks.points import ModelShape
 from ..interventions.base import Intervention
 from ..prompts.prompt import Prompt
 from ..prompts.rows import bind_rows
+from ..runs.checkpoint import Checkpoint, digest, fingerprint
 from ..sinks import SinkRule, rule_for
 from .head_scores import HeadScores
 from .localization import map_cells

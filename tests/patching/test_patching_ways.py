@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from lmm_lens import AblateHeads, Lens, activation_patching
-from lmm_lens.checkpoint import Checkpoint
 from lmm_lens.patching.by_forwards import by_forwards
 from lmm_lens.patching.by_replay import by_replay
 from lmm_lens.patching.grid import Grid
 from lmm_lens.patching.units import Units
 from lmm_lens.replay import UnfitError
+from lmm_lens.runs.checkpoint import Checkpoint
 from tests.models import another, joined
 from tests.patching.test_patching_by_hand import repainted
 from tests.replay.naive import double, lens_of, tolerance

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .errors import ScoreError
+from ..errors import ScoreError
 
 KEY = "lmm_lens"
 

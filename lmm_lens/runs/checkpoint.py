@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..errors import ScoreError
+from ..prompts.prompt import Prompt
 from . import files
-from .errors import ScoreError
-from .prompts.prompt import Prompt
 
 if TYPE_CHECKING:
-    from .lens import Lens
+    from ..lens import Lens
 
 
 class Checkpoint:
