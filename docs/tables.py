@@ -60,7 +60,7 @@ def ablations() -> str:
 
 def outcomes() -> str:
     """What `head_effects` can be measured in."""
-    from lmm_lens.effects.outcomes import METRICS
+    from lmm_lens.answers.contrast.outcomes import METRICS
 
     return rows(("metric", "meaning"), ((f"`{name}`", metric.meaning) for name, metric in METRICS.items()))
 

@@ -88,7 +88,7 @@ def _data(config: SweepConfig) -> DataSet:
 
 
 def _lens(config: SweepConfig, console: Console) -> Lens:
-    from ..effects.outcomes import metric_named
+    from ..answers.outcomes import metric_named
     from ..interventions.ablate import MODES
     from ..lens import Lens
 

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..answers.outcomes import METRICS, YES_NO, Outcomes, metric_named, yes_no_counts, yes_no_scores
 from ..core.kernels import bootstrap_interval
 from ..errors import ScoreError, unknown
 from ..hooks.heads import HeadSet, ranked
 from ..replay.forwards import WAYS
 from ..runs import RunFolder, Store, files
-from .outcomes import METRICS, YES_NO, Outcomes, metric_named, yes_no_counts, yes_no_scores
 
 if TYPE_CHECKING:
     import pandas

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ..answers.outcomes import metric_named
 from ..data import Sample
 from ..errors import ScoreError
 from ..hooks.heads import HeadSet
@@ -21,7 +22,6 @@ from ..prompts.rows import RowsLike
 from ..runs import RayLike, RunFolder, Store, stream
 from ..runs.checkpoint import fingerprint
 from .ablations import Ablation, Partner, described, units_of
-from .outcomes import metric_named
 from .scores import KIND, HeadEffects
 from .work import Answers, Items, MakeWork, key_of, origin_of
 
@@ -57,7 +57,7 @@ def head_effects(
         ablation: "zero", "mean", "resample" or "uniform"; see `lmm_lens.interventions.ablate.MODES`.
         rows: which query rows the heads are ablated in: "last", "after_image", "all", any other mask name, positions,
             or Bool[batch, position].
-        metric: "log_prob", "logit_difference", "probability" or "accuracy"; see `lmm_lens.effects.outcomes`.
+        metric: "log_prob", "logit_difference", "probability" or "accuracy"; see `lmm_lens.answers.contrast.outcomes`.
         answers: (right, wrong) of each prompt row, token ids or texts of one token, wrong may be None. Samples bring
             their own; by default what the model itself answers.
         heads: a HeadSet, each of whose heads is ablated alone; a list of HeadSets, each ablated at once; None for

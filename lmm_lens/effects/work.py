@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..answers import Answer
+from ..answers.contrast import Answer
+from ..answers.outcomes import Goal, Outcomes, answers_at, goal_of, goal_of_texts
 from ..data import Sample
 from ..errors import LensError, ScoreError
 from ..prompts.prompt import Prompt
@@ -18,7 +19,6 @@ from ..replay.memory import Batches
 from ..runs import RunFolder
 from ..runs.checkpoint import digest, fingerprint
 from .ablations import Ablation
-from .outcomes import Goal, Outcomes, answers_at, goal_of, goal_of_texts
 
 if TYPE_CHECKING:
     from ..lens import Lens

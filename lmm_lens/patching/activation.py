@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..answers import AnswersLike, contrast
+from ..answers.contrast import AnswersLike, contrast
 from ..errors import ScoreError
 from ..hooks.heads import check_layer
 from ..hooks.points import HOOK_POINTS, ModelShape

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..answers import AnswersLike, contrast, logit_difference
+from ..answers.contrast import AnswersLike, contrast, logit_difference
 from ..core.selection import Rows
 from ..core.taps import Place, Tap
 from ..hooks.points import ModelShape, Read

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..effects.outcomes import METRICS
+from ..answers.outcomes import METRICS
 from ..effects.scores import KIND, HeadEffects
 from ..errors import ScoreError
 from ..interventions.ablate import MODES

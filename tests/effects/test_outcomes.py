@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lmm_lens.effects.outcomes import (
+from lmm_lens.answers.contrast.outcomes import (
     METRICS,
     Goal,
     Outcomes,

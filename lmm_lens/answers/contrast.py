@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .errors import ScoreError
+from ..errors import ScoreError
 
 if TYPE_CHECKING:
-    from .lens import Lens
+    from ..lens import Lens
 
 Answer = int | str
 AnswersLike = Sequence[tuple[Answer, Answer]] | Tensor

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..answers import Answer, answer_token
 from ..errors import ScoreError, unknown
+from .contrast import Answer, answer_token
 
 if TYPE_CHECKING:
     from ..lens import Lens
