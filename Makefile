@@ -44,7 +44,7 @@ bench: $(STAMP) $(BROWSER)
 
 # The table of families in the README, from the adapters themselves.
 readme: $(STAMP)
-	$(BIN)/python -m lmm_lens.support README.md
+	$(BIN)/python -m lmm_lens.cli.support README.md
 
 # Train the bundled model again, from its seeds (about 45 CPU minutes); see lmm_lens/shapes/README.md.
 model: $(STAMP)

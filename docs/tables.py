@@ -22,7 +22,7 @@ def rows(head: Sequence[str], body: Iterable[Sequence[object]]) -> str:
 
 def families() -> str:
     """What `lmm-lens families` prints."""
-    from lmm_lens.support import markdown
+    from lmm_lens.cli.support import markdown
 
     return markdown()
 

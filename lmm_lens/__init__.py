@@ -39,15 +39,15 @@ _HOME = {
     "head_attribution": "effects",
     "activation_patching": "patching",
     "attribution_patching": "patching",
-    "ablation_table": "experiments",
-    "image_table": "experiments",
-    "blank_images": "experiments",
-    "swapped_images": "experiments",
-    "exact_match": "experiments",
+    "ablation_table": "comparisons",
+    "image_table": "comparisons",
+    "blank_images": "comparisons",
+    "swapped_images": "comparisons",
+    "exact_match": "comparisons",
     "DataSet": "data",
     "Sample": "data",
-    "Misplaced": "layout_check",
-    "misplaced": "layout_check",
+    "Misplaced": "checks.grid",
+    "misplaced": "checks.grid",
     "view": "viewer",
     "View": "viewer",
     "LensError": "errors",
@@ -56,17 +56,19 @@ _HOME = {
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
+    from .checks.grid import Misplaced as Misplaced
+    from .checks.grid import misplaced as misplaced
+    from .comparisons import ablation_table as ablation_table
+    from .comparisons import blank_images as blank_images
+    from .comparisons import exact_match as exact_match
+    from .comparisons import image_table as image_table
+    from .comparisons import swapped_images as swapped_images
     from .data import DataSet as DataSet
     from .data import Sample as Sample
     from .effects import HeadEffects as HeadEffects
     from .effects import head_attribution as head_attribution
     from .effects import head_effects as head_effects
     from .errors import LensError as LensError
-    from .experiments import ablation_table as ablation_table
-    from .experiments import blank_images as blank_images
-    from .experiments import exact_match as exact_match
-    from .experiments import image_table as image_table
-    from .experiments import swapped_images as swapped_images
     from .hooks.heads import HeadSet as HeadSet
     from .hooks.points import Read as Read
     from .interventions import VAR as VAR
@@ -80,8 +82,6 @@ if TYPE_CHECKING:
     from .interventions import PatchPattern as PatchPattern
     from .interventions import PatchResidual as PatchResidual
     from .interventions import head_means as head_means
-    from .layout_check import Misplaced as Misplaced
-    from .layout_check import misplaced as misplaced
     from .lens import Lens as Lens
     from .patching import PatchScores as PatchScores
     from .patching import activation_patching as activation_patching

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lmm_lens import AblateHeads, Box, Lens, LensError, shapes
-from lmm_lens.layout_check import Misplaced, misplaced
+from lmm_lens.checks.grid import Misplaced, misplaced
 from tests.families.every import LENSES, lens_of
 from tests.families.evidence import picture
 

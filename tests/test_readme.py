@@ -41,6 +41,6 @@ def test_the_commands_of_the_readme_exist():
 
 
 def test_the_table_of_families_is_that_of_the_adapters():
-    from lmm_lens import support
+    from lmm_lens.cli import support
 
     assert support.within(README) == README, "run `make readme`"

@@ -160,7 +160,7 @@ def _accuracy(
     progress: Progress,
     task: TaskID,
 ) -> float:
-    from ..experiments import exact_match
+    from ..comparisons import exact_match
     from ..interventions import AblateHeads
 
     edits = [] if heads is None else [AblateHeads(heads)]

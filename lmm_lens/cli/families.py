@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from .. import support
+from . import support
 
 
 def run(as_markdown: bool) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .. import support
 from ..adapters import Adapter, adapter_for
+from . import support
 
 
 def run(name: str) -> None:

@@ -154,7 +154,7 @@ def _reference(config: SweepConfig, lens: Lens, data: DataSet, console: Console)
 
 
 def _blank(lens: Lens, prompt: Prompt) -> Prompt:
-    from ..experiments import blank_images
+    from ..comparisons import blank_images
 
     if not any(prompt.images):
         raise ScoreError(

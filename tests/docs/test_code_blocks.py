@@ -140,8 +140,8 @@ def test_outputs_are_compared_by_words_exactly_and_by_numbers_nearly():
 
 
 def test_what_the_comparison_counts_is_counted():
+    from lmm_lens.cli.support import table
     from lmm_lens.scoring import METRICS
-    from lmm_lens.support import table
 
     text = (DOCS / "comparison.md").read_text(encoding="utf-8")
     assert f"[{len(table())} families](support.md)" in text

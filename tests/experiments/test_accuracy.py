@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lmm_lens import AblateHeads, HeadSet, shapes
+from lmm_lens.comparisons import exact_match
 from lmm_lens.errors import PromptError
-from lmm_lens.experiments import exact_match
 from tests.scoring.eager import Eager
 
 

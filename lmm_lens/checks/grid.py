@@ -18,13 +18,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .errors import LensError
-from .prompts.spans import Box, Span
+from ..errors import LensError
+from ..prompts.spans import Box, Span
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .lens import Lens
+    from ..lens import Lens
 
 GREY, WHITE = (90, 90, 90), (255, 255, 255)
 BATCH = 16  # pictures a pass

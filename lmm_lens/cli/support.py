@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 
-from .adapters import Adapter, Generic, families
+from ..adapters import Adapter, Generic, families
 
 PAPER_MODELS = (
     ("LLaVA-1.5 7B and 13B", "llava"),
