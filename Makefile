@@ -46,9 +46,9 @@ bench: $(STAMP) $(BROWSER)
 readme: $(STAMP)
 	$(BIN)/python -m lmm_lens.cli.support README.md
 
-# Train the bundled model again, from its seeds (about 45 CPU minutes); see lmm_lens/shapes/README.md.
+# Train the bundled model again, from its seeds (about 45 CPU minutes); see lmm_lens/bundled/shapes/README.md.
 model: $(STAMP)
-	$(BIN)/python -m lmm_lens.shapes.train
+	$(BIN)/python -m training.shapes_llava.train
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info lmm-lens-demo lmm-lens-sweep

@@ -18,16 +18,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lmm_lens import (
-    Lens,
-    activation_patching,
-    find_sinks,
-    head_effects,
-    localization_heads,
-    localize,
-    score_heads,
-    shapes,
-)
+from lmm_lens import Lens, activation_patching, find_sinks, head_effects, localization_heads, localize, score_heads
+from lmm_lens.bundled import shapes
 from lmm_lens.core.kernels import redistribute
 from lmm_lens.figures import attention_over_image, head_heatmap
 from lmm_lens.prompts.prompt import Prompt

@@ -6,8 +6,9 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lmm_lens import HeadScores, HeadSet, Lens, shapes
+from lmm_lens import HeadScores, HeadSet, Lens
 from lmm_lens.adapters import Generic
+from lmm_lens.bundled import shapes
 from lmm_lens.errors import HookError, LensError, PromptError
 from lmm_lens.figures import attention_over_image, draw_over_image, head_heatmap
 from tests.scoring.eager import Eager

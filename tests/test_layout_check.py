@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from lmm_lens import AblateHeads, Box, Lens, LensError, shapes
+from lmm_lens import AblateHeads, Box, Lens, LensError
+from lmm_lens.bundled import shapes
 from lmm_lens.checks.grid import Misplaced, misplaced
 from tests.families.every import LENSES, lens_of
 from tests.families.evidence import picture

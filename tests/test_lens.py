@@ -2,7 +2,8 @@
 
 import torch
 
-from lmm_lens import Lens, shapes
+from lmm_lens import Lens
+from lmm_lens.bundled import shapes
 from tests.cases import case, close
 from tests.models import FAMILIES
 

@@ -108,10 +108,10 @@ def test_the_wheel_holds_every_module_of_the_sources(wheel):
 
 def test_the_wheel_holds_the_checkpoints_the_template_and_the_type_marker(wheel):
     for variant in ("sinks", "plain"):
-        files = {path.name for path in (wheel.source / "lmm_lens/shapes/checkpoints" / variant).iterdir()}
+        files = {path.name for path in (wheel.source / "lmm_lens/bundled/shapes/checkpoints" / variant).iterdir()}
         assert {"model.safetensors", "config.json", "tokenizer.json"} <= files
-        assert {f"lmm_lens/shapes/checkpoints/{variant}/{name}" for name in files} <= wheel.names
-    assert {"lmm_lens/reports/demo.html.j2", "lmm_lens/py.typed", "lmm_lens/shapes/README.md"} <= wheel.names
+        assert {f"lmm_lens/bundled/shapes/checkpoints/{variant}/{name}" for name in files} <= wheel.names
+    assert {"lmm_lens/reports/demo.html.j2", "lmm_lens/py.typed", "lmm_lens/bundled/shapes/README.md"} <= wheel.names
     page = {f"lmm_lens/viewer/page/{path.name}" for path in (wheel.source / "lmm_lens/viewer/page").iterdir()}
     assert len(page) > 5
     assert page <= wheel.names

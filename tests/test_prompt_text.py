@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lmm_lens import Lens, shapes
+from lmm_lens import Lens
 from lmm_lens.adapters.llava import Llava
+from lmm_lens.bundled import shapes
 from lmm_lens.errors import PromptError
 from tests.cases import close
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lmm_lens import shapes
+from lmm_lens.bundled import shapes
 from lmm_lens.prompts.view import as_html, as_text, describe, pieces
 from tests.cases import case
 from tests.cli.page import Page

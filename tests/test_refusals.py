@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lmm_lens import AblateHeads, HeadSet, Lens, LensError, Read, shapes
+from lmm_lens import AblateHeads, HeadSet, Lens, LensError, Read
+from lmm_lens.bundled import shapes
 from tests.cases import case
 from tests.models import IMAGE
 

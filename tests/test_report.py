@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lmm_lens import HeadScores, shapes
+from lmm_lens import HeadScores
+from lmm_lens.bundled import shapes
 from lmm_lens.reports.demo import write_report
 from tests.cli.page import Page
 

@@ -25,8 +25,8 @@ from lmm_lens import (
     find_sinks,
     image_table,
     score_heads,
-    shapes,
 )
+from lmm_lens.bundled import shapes
 from lmm_lens.core.kernels import bootstrap_interval
 
 BATCH = 50

@@ -22,10 +22,10 @@ from rich.table import Table
 from .tables import head_table
 
 if TYPE_CHECKING:
+    from ..bundled.shapes import Example
     from ..hooks.heads import HeadSet
     from ..lens import Lens
     from ..prompts.prompt import Prompt
-    from ..shapes import Example
 
 N_TOP = 8
 FIRST_LAYER = 1  # layer 0 reads the words: ablating there hurts every answer, and drowns what we look for
@@ -66,7 +66,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _run(out: Path, n_prompts: int, seed: int) -> None:
-    from .. import shapes
+    from ..bundled import shapes
     from ..lens import Lens
     from ..scoring import score_heads
 

@@ -81,7 +81,7 @@ def empty_model(name: str) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    from .. import shapes
+    from ..bundled import shapes
     from ..lens.opening import loading
 
     with loading(name):

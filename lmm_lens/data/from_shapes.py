@@ -12,25 +12,27 @@ from .dataset import DataSet
 from .sample import Box, Sample
 
 if TYPE_CHECKING:
-    from ..shapes import Example, Scene, Thing
+    from ..bundled.shapes import Example, Scene, Thing
 
 
 def shapes(n: int = 64, *, seed: int = 0, kinds: Sequence[str] | str | None = None, on_bad: str = "refuse") -> DataSet:
     """Questions on scenes that shapes-llava was not trained on, kinds taking turns.
 
     The wrong answer is another of the same kind that begins with another word, so the first token tells them apart.
-    The boxes are the cells of what the question is about; the questions are those of `lmm_lens.shapes.examples`.
+    The boxes are the cells of what the question is about; the questions are those of
+    `lmm_lens.bundled.shapes.examples`.
 
     Args:
         n: how many.
         seed: of the scenes.
-        kinds: of `lmm_lens.shapes.VISUAL_KINDS` and `TEXT_KINDS`; by default the visual ones. "exist" is yes or no.
+        kinds: of `lmm_lens.bundled.shapes.VISUAL_KINDS` and `TEXT_KINDS`; by default the visual ones. "exist" is yes
+            or no.
         on_bad: as in `DataSet`; no row here is bad.
 
     Raises:
         ScoreError: there is no such kind, or n is not positive.
     """
-    from ..shapes import TEXT_KINDS, VISUAL_KINDS
+    from ..bundled.shapes import TEXT_KINDS, VISUAL_KINDS
 
     chosen = [kinds] if isinstance(kinds, str) else list(VISUAL_KINDS if kinds is None else kinds)
     for kind in chosen:
@@ -52,7 +54,7 @@ class _Examples:
 
     @cached_property
     def _drawn(self) -> list[Example]:
-        from ..shapes import examples
+        from ..bundled.shapes import examples
 
         return examples(self.n, self.kinds, self.seed)
 
@@ -84,8 +86,8 @@ def _read(numbered: tuple[int, Example]) -> list[Sample]:
 
 def _others(example: Example) -> list[str]:
     """Answers that the question could have had and that begin with another word than its own."""
-    from ..shapes import scenes
-    from ..shapes.questions import DIGITS, NUMBER_WORDS, OPPOSITES, REPEATABLE
+    from ..bundled.shapes import scenes
+    from ..bundled.shapes.questions import DIGITS, NUMBER_WORDS, OPPOSITES, REPEATABLE
 
     numbers = DIGITS if example.answer in DIGITS else NUMBER_WORDS
     things = [f"{color} {shape}" for color in scenes.COLORS for shape in scenes.SHAPES]
@@ -108,8 +110,8 @@ def _others(example: Example) -> list[str]:
 
 def _boxes(example: Example, scene: Scene) -> tuple[Box, ...]:
     """The cells that must be looked at, in reading order; none where the right answer is that there is nothing."""
-    from ..shapes.questions import plural
-    from ..shapes.scenes import GRID, cell_box, place_name
+    from ..bundled.shapes.questions import plural
+    from ..bundled.shapes.scenes import GRID, cell_box, place_name
 
     words, asked = example.question.rstrip("?").split(), example.question
     about: dict[str, Callable[[Thing], bool]] = {

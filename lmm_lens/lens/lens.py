@@ -112,7 +112,7 @@ class Lens(TransformerLensFace, NNsightFace):
                 alone.
             backend, remote, timeout: see `Lens`; a server knows it as "lmm-lens/shapes-llava".
         """
-        from .. import shapes
+        from ..bundled import shapes
 
         lens = cls(*shapes.load(variant), backend=backend, remote=remote, timeout=timeout)
         lens.origin = partial(cls.demo, variant, backend, remote=remote, timeout=timeout)

@@ -22,8 +22,8 @@ from lmm_lens import (
     find_sinks,
     head_means,
     score_heads,
-    shapes,
 )
+from lmm_lens.bundled import shapes
 from lmm_lens.errors import HookError
 from lmm_lens.hooks.points import HOOK_POINTS
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lmm_lens import shapes
+from lmm_lens.bundled import shapes
 from lmm_lens.errors import HookError, PromptError
 from lmm_lens.lens.bridge_cache import PromptCache
 from lmm_lens.lens.bridge_runs import run_with_cache

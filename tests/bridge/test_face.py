@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lmm_lens import VAR, AblateHeads, Knockout, LensError, shapes
+from lmm_lens import VAR, AblateHeads, Knockout, LensError
+from lmm_lens.bundled import shapes
 from lmm_lens.errors import InterventionError, PromptError
 from lmm_lens.lens.bridge_runs import bridge_inputs, fwd_hooks, run_with_cache, run_with_hooks
 

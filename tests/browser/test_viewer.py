@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lmm_lens import HeadSet, Lens, shapes
+from lmm_lens import HeadSet, Lens
+from lmm_lens.bundled import shapes
 from lmm_lens.sinks import SinkRule
 from lmm_lens.viewer import view
 from tests.scoring.eager import Eager, sinks_by_layer

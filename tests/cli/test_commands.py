@@ -4,7 +4,8 @@ import pytest
 import torch
 import transformers as hf
 
-from lmm_lens import HeadScores, Lens, score_heads, shapes
+from lmm_lens import HeadScores, Lens, score_heads
+from lmm_lens.bundled import shapes
 from tests.cases import case
 
 QUESTION = "what color is the circle?"

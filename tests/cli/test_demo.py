@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lmm_lens import HeadScores, shapes
+from lmm_lens import HeadScores
+from lmm_lens.bundled import shapes
 from tests.cli.conftest import heads_in
 from tests.cli.page import Page
 from tests.scoring.eager import Eager, phi

@@ -12,7 +12,8 @@ import pandas
 import pytest
 import yaml
 
-from lmm_lens import HeadSet, Lens, head_effects, head_means, score_heads, shapes
+from lmm_lens import HeadSet, Lens, head_effects, head_means, score_heads
+from lmm_lens.bundled import shapes
 from lmm_lens.cli.sweep_config import SweepConfig, heads_of
 from lmm_lens.data import named, table
 from lmm_lens.effects.scores import KIND, HeadEffects

@@ -2,10 +2,10 @@
 
 import pytest
 
-from lmm_lens import shapes as world
+from lmm_lens.bundled import shapes as world
+from lmm_lens.bundled.shapes.scenes import CELL, cell_box, place_name
 from lmm_lens.data import shapes
 from lmm_lens.errors import ScoreError
-from lmm_lens.shapes.scenes import CELL, cell_box, place_name
 
 ALL = (*world.VISUAL_KINDS, *world.TEXT_KINDS)
 

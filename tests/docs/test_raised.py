@@ -71,7 +71,7 @@ WRONG = {
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_what_a_user_gets_to_see_is_in_the_list(lens, wrong):
-    from lmm_lens import shapes
+    from lmm_lens.bundled import shapes
 
     example = shapes.examples(1, ["color"], seed=3)[0]
     with pytest.raises(LensError) as caught:

@@ -3,16 +3,8 @@
 import pytest
 import torch
 
-from lmm_lens import (
-    Lens,
-    activation_patching,
-    attribution_patching,
-    exact_match,
-    find_sinks,
-    head_means,
-    score_heads,
-    shapes,
-)
+from lmm_lens import Lens, activation_patching, attribution_patching, exact_match, find_sinks, head_means, score_heads
+from lmm_lens.bundled import shapes
 from lmm_lens.errors import RemoteError
 from tests.cases import case
 from tests.envoy.lenses import clean, edit_of, far, here

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lmm_lens import VAR, AblateHeads, Knockout, Lens, score_heads, shapes
+from lmm_lens import VAR, AblateHeads, Knockout, Lens, score_heads
+from lmm_lens.bundled import shapes
 from lmm_lens.errors import ModelError
 from tests.native.placements import PLACEMENTS, load, same
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lmm_lens import AblateHeads, Lens, Read, shapes
+from lmm_lens import AblateHeads, Lens, Read
+from lmm_lens.bundled import shapes
 from tests.cases import SITES, case
 from tests.envoy.lenses import WIDE, edit_of, generating, here, same_runs
 from tests.models import BOS, FAMILIES, PAD, joined

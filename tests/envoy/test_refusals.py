@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lmm_lens import AblateHeads, Lens, LensError, Read, shapes
+from lmm_lens import AblateHeads, Lens, LensError, Read
+from lmm_lens.bundled import shapes
 from lmm_lens.core.face import Face
 from lmm_lens.errors import HookError, ModelError
 from tests.cases import case, plain

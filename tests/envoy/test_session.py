@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from lmm_lens import AblateHeads, Lens, Read, shapes
+from lmm_lens import AblateHeads, Lens, Read
+from lmm_lens.bundled import shapes
 from lmm_lens.errors import ModelError
 from tests.cases import SITES, case, plain
 from tests.envoy.lenses import edit_of, generating, here, same_runs

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lmm_lens import AblateHeads, HeadSet, shapes
+from lmm_lens import AblateHeads, HeadSet
+from lmm_lens.bundled import shapes
 from lmm_lens.comparisons import exact_match
 from lmm_lens.errors import PromptError
 from tests.scoring.eager import Eager

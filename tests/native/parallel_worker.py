@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from lmm_lens import VAR, AblateHeads, Knockout, Lens, PatchHeads, activation_patching, find_sinks, score_heads, shapes
+from lmm_lens import VAR, AblateHeads, Knockout, Lens, PatchHeads, activation_patching, find_sinks, score_heads
+from lmm_lens.bundled import shapes
 from lmm_lens.errors import LensError
 from lmm_lens.patching import attribution_patching
 

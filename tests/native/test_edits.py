@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lmm_lens import AblateHeads, Lens, Read, shapes
+from lmm_lens import AblateHeads, Lens, Read
+from lmm_lens.bundled import shapes
 from tests.cases import Case, case, close, edits_of, plain
 from tests.models import FAMILIES, joined
 from tests.reference import without_heads, zeroing

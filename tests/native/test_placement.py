@@ -18,8 +18,8 @@ from lmm_lens import (
     activation_patching,
     find_sinks,
     score_heads,
-    shapes,
 )
+from lmm_lens.bundled import shapes
 from lmm_lens.patching import attribution_patching
 from tests.cases import SITES, hooks_of_ours, plain
 from tests.models import FAMILIES

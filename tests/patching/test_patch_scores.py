@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lmm_lens import HeadSet, LensError, shapes
+from lmm_lens import HeadSet, LensError
+from lmm_lens.bundled import shapes
 from lmm_lens.errors import ScoreError
 from lmm_lens.patching import PatchScores
 

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lmm_lens import AblateHeads, Intervention, Lens, shapes
+from lmm_lens import AblateHeads, Intervention, Lens
+from lmm_lens.bundled import shapes
 from lmm_lens.patching import activation_patching, attribution_patching
 from tests.cases import case, close, hooks_of_ours
 from tests.patching.test_patching_by_hand import repainted

@@ -259,7 +259,7 @@ def test_a_batch_padded_on_the_right_gives_the_same_effects():
 
 
 def test_the_bundled_model_equals_hooks_on_every_pair_alone(lens):
-    from lmm_lens import shapes
+    from lmm_lens.bundled import shapes
 
     examples = shapes.color_pairs(2, seed=4)
     prompts = [lens.prompt([e[i].question for e in examples], images=[e[i].image for e in examples]) for i in (0, 1)]

@@ -8,8 +8,9 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lmm_lens import Lens, shapes
+from lmm_lens import Lens
 from lmm_lens.adapters import Generic
+from lmm_lens.bundled import shapes
 from lmm_lens.errors import PromptError
 from lmm_lens.patching import activation_patching
 from lmm_lens.patching.figures import LABEL

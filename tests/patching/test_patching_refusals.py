@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lmm_lens import LensError, shapes
+from lmm_lens import LensError
+from lmm_lens.bundled import shapes
 from lmm_lens.errors import HookError, InterventionError, ScoreError
 from lmm_lens.patching import activation_patching, attribution_patching
 from tests.cases import case

@@ -11,7 +11,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from lmm_lens import Lens
 from lmm_lens.backends.nnsight.wrap import _NoProcessor, opened
-from lmm_lens.shapes.processor import CHAT_TEMPLATE, build_tokenizer
+from lmm_lens.bundled.shapes.processor import CHAT_TEMPLATE, build_tokenizer
 
 
 def llava_1_5_7b(folder: Path, remote: str) -> Lens:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from lmm_lens import Lens, shapes
+from lmm_lens import Lens
+from lmm_lens.bundled import shapes
 from tests.remote.audit import SECRET, Payload
 from tests.remote.service import Service
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 import zstandard
 
-from lmm_lens import VAR, AblateHeads, HeadSet, Lens, activation_patching, score_heads, shapes
+from lmm_lens import VAR, AblateHeads, HeadSet, Lens, activation_patching, score_heads
 from lmm_lens.backends.nnsight.travel import check_payload, imports_of
+from lmm_lens.bundled import shapes
 from lmm_lens.errors import RemoteError
 from tests.remote import audit, big
 from tests.remote.audit import Payload

@@ -11,7 +11,7 @@ import pytest
 import torch
 from nnsight.intervention.backends.remote import RemoteError
 
-from lmm_lens.shapes import picture
+from lmm_lens.bundled.shapes import picture
 from tests.remote import travelling
 from tests.remote.conftest import REPO
 from tests.remote.service import SERVER, Service

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from lmm_lens import AblateHeads, Lens, Read, activation_patching, find_sinks, score_heads, shapes
+from lmm_lens import AblateHeads, Lens, Read, activation_patching, find_sinks, score_heads
+from lmm_lens.bundled import shapes
 from lmm_lens.core.taps import Place
 from lmm_lens.scoring.metrics import METRICS
 from tests.remote.conftest import same

@@ -195,7 +195,7 @@ def test_a_lens_without_weights(
     assert lens.identity["weights"] != native.identity["weights"]
     edits = [VAR(sink_dims="auto", sink_threshold="auto", min_nonsink_ratio=0.1)]
     same_run(lens.run(batch, edits, read=["pattern"]), native.run(batch, edits, read=["pattern"]))
-    prompt = lens.prompt("what color is the star?", images=lmm_lens.shapes.blank(0))
+    prompt = lens.prompt("what color is the star?", images=lmm_lens.bundled.shapes.blank(0))
     assert lens.generate(prompt).text == native.generate(prompt).text
     for remote in (False, "local"):
         with pytest.raises(LensError, match=r"opened for a server and has no weights here\n  give remote=... to the"):

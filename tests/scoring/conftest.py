@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lmm_lens import shapes
+from lmm_lens.bundled import shapes
 
 
 @pytest.fixture(scope="session")

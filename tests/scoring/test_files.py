@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lmm_lens import HeadScores, Lens, score_heads, shapes
+from lmm_lens import HeadScores, Lens, score_heads
+from lmm_lens.bundled import shapes
 from lmm_lens.errors import ScoreError
 
 FORMAT = "lmm-lens head scores 1"

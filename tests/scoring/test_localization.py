@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lmm_lens import AblateHeads, Box, HeadSet, Lens, Span, score_heads, shapes
+from lmm_lens import AblateHeads, Box, HeadSet, Lens, Span, score_heads
 from lmm_lens.adapters import Generic
+from lmm_lens.bundled import shapes
 from lmm_lens.core import spatial
 from lmm_lens.errors import HookError, LensError, PromptError, ScoreError
 from lmm_lens.hooks.points import ModelShape

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lmm_lens import shapes
+from lmm_lens.bundled import shapes
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lmm_lens import shapes
+from lmm_lens.bundled import shapes
 
 ALL_KINDS = shapes.VISUAL_KINDS + shapes.TEXT_KINDS
 GRID_WORDS = [f"{row} {column}" for row in ("top", "middle", "bottom") for column in ("left", "center", "right")]

@@ -12,9 +12,9 @@ from transformers import (
     LlavaProcessor,
 )
 
-from lmm_lens import shapes
-from lmm_lens.shapes.evaluate import accuracy, answers, prompt, visual_mean
-from lmm_lens.shapes.planting import sink_mask
+from lmm_lens.bundled import shapes
+from training.shapes_llava.evaluate import accuracy, answers, prompt, visual_mean
+from training.shapes_llava.planting import sink_mask
 
 ALL_KINDS = shapes.VISUAL_KINDS + shapes.TEXT_KINDS
 FOLDER = shapes.checkpoint().parent
@@ -88,7 +88,7 @@ def test_a_missing_checkpoint_says_where_it_should_be(monkeypatch, tmp_path):
 
 
 def test_importing_shapes_imports_no_torch():
-    code = "import sys, lmm_lens.shapes as s; s.examples(7); print('torch' in sys.modules)"
+    code = "import sys, lmm_lens.bundled.shapes as s; s.examples(7); print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
 

@@ -3,8 +3,8 @@ from collections import Counter
 
 import pytest
 
-from lmm_lens import shapes
-from lmm_lens.shapes.scenes import held_out, random_scene
+from lmm_lens.bundled import shapes
+from lmm_lens.bundled.shapes.scenes import held_out, random_scene
 
 ALL_KINDS = shapes.VISUAL_KINDS + shapes.TEXT_KINDS
 

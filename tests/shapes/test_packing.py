@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from lmm_lens import shapes
-from lmm_lens.shapes.packing import IGNORED, encode, pack, turn
-from lmm_lens.shapes.questions import TEXT, VISUAL, Question
-from lmm_lens.shapes.render import render
-from lmm_lens.shapes.scenes import random_scene
-from lmm_lens.shapes.train import question_stream, to_pixels
-from lmm_lens.shapes.vocabulary import ASSISTANT, BOS, EOS, IMAGE, USER, VOCABULARY
+from lmm_lens.bundled import shapes
+from lmm_lens.bundled.shapes.questions import TEXT, VISUAL, Question
+from lmm_lens.bundled.shapes.render import render
+from lmm_lens.bundled.shapes.scenes import random_scene
+from lmm_lens.bundled.shapes.vocabulary import ASSISTANT, BOS, EOS, IMAGE, USER, VOCABULARY
+from training.shapes_llava.packing import IGNORED, encode, pack, turn
+from training.shapes_llava.train import question_stream, to_pixels
 
 LENGTH = 120
 

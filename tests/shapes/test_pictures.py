@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from lmm_lens import shapes
-from lmm_lens.shapes.render import render
-from lmm_lens.shapes.scenes import COLORS, SHAPES, cell_box, cell_patches, place_name
+from lmm_lens.bundled import shapes
+from lmm_lens.bundled.shapes.render import render
+from lmm_lens.bundled.shapes.scenes import COLORS, SHAPES, cell_box, cell_patches, place_name
 
 # an independent palette: which channels are strong
 STRONG = {"red": "r", "green": "g", "blue": "b", "yellow": "rg", "purple": "rb", "cyan": "gb"}

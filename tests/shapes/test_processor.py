@@ -3,11 +3,11 @@ import re
 import pytest
 import torch
 
-from lmm_lens import shapes
-from lmm_lens.shapes.evaluate import LONGEST_ANSWER, prompt
-from lmm_lens.shapes.packing import encode
-from lmm_lens.shapes.processor import build_processor
-from lmm_lens.shapes.vocabulary import VOCABULARY
+from lmm_lens.bundled import shapes
+from lmm_lens.bundled.shapes.processor import build_processor
+from lmm_lens.bundled.shapes.vocabulary import VOCABULARY
+from training.shapes_llava.evaluate import LONGEST_ANSWER, prompt
+from training.shapes_llava.packing import encode
 
 ALL_KINDS = shapes.VISUAL_KINDS + shapes.TEXT_KINDS
 
@@ -76,7 +76,7 @@ def test_batches_are_padded_on_the_left(processor):
 def test_training_pixels_are_the_image_processors(processor):
     import numpy as np
 
-    from lmm_lens.shapes.train import to_pixels
+    from training.shapes_llava.train import to_pixels
 
     image = shapes.examples(1)[0].image
     processed = processor.image_processor(image, return_tensors="pt")["pixel_values"]

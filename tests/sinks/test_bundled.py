@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lmm_lens import VAR, KnockoutSinks, Lens, find_sinks, shapes
+from lmm_lens import VAR, KnockoutSinks, Lens, find_sinks
+from lmm_lens.bundled import shapes
 from lmm_lens.errors import InterventionError
 from tests.cases import edits_of
 

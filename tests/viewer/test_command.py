@@ -4,7 +4,8 @@ import webbrowser
 
 import pytest
 
-from lmm_lens import LensError, shapes
+from lmm_lens import LensError
+from lmm_lens.bundled import shapes
 from lmm_lens.cli.view import run
 from lmm_lens.errors import HookError
 from lmm_lens.viewer import view

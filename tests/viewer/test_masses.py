@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from lmm_lens import score_heads, shapes
+from lmm_lens import score_heads
+from lmm_lens.bundled import shapes
 from lmm_lens.viewer import view
 from tests.cases import case
 from tests.scoring.eager import Eager, sinks_by_layer

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lmm_lens import VAR, Lens, LensError, Read, shapes
+from lmm_lens import VAR, Lens, LensError, Read
+from lmm_lens.bundled import shapes
 from lmm_lens.errors import HookError, PromptError, ScoreError
 from lmm_lens.sinks import SinkRule
 from lmm_lens.viewer import reading, view

@@ -8,7 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from lmm_lens import HeadScores, HeadSet, Lens, LensError, score_heads, shapes
+from lmm_lens import HeadScores, HeadSet, Lens, LensError, score_heads
+from lmm_lens.bundled import shapes
 from lmm_lens.errors import HookError, PromptError, ScoreError
 from lmm_lens.viewer import View, view
 from tests.cases import case

@@ -1,6 +1,6 @@
 """Trains shapes-llava, from nothing to both checkpoints.
 
-python -m lmm_lens.shapes.train [--stage tasks|sinks|all] [--out DIR] [--seed N]
+python -m training.shapes_llava.train [--stage tasks|sinks|all] [--out DIR] [--seed N]
 
 Stage `tasks` (2400 steps) gives the checkpoint "plain": cross-entropy on answers, several questions a
 picture, and over the first 500 steps a per-patch probe on the vision tower, in place of vision pre-training.
@@ -30,16 +30,16 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lmm_lens.shapes import TEXT_KINDS, VISUAL_KINDS, examples
-from lmm_lens.shapes.architecture import build_model, digest, save_checkpoint, write_checksums
-from lmm_lens.shapes.attention import METER, NAME
-from lmm_lens.shapes.evaluate import accuracy
-from lmm_lens.shapes.packing import IGNORED, Packed, pack
-from lmm_lens.shapes.planting import plant, sink_loss, sink_mask
-from lmm_lens.shapes.processor import build_processor
-from lmm_lens.shapes.questions import TEXT, VISUAL, Question
-from lmm_lens.shapes.render import render
-from lmm_lens.shapes.scenes import COLORS, N_PATCHES, SHAPES, Scene, cell_patches, random_scene
+from lmm_lens.bundled.shapes import TEXT_KINDS, VISUAL_KINDS, examples
+from lmm_lens.bundled.shapes.processor import build_processor
+from lmm_lens.bundled.shapes.questions import TEXT, VISUAL, Question
+from lmm_lens.bundled.shapes.render import render
+from lmm_lens.bundled.shapes.scenes import COLORS, N_PATCHES, SHAPES, Scene, cell_patches, random_scene
+from training.shapes_llava.architecture import build_model, digest, save_checkpoint, write_checksums
+from training.shapes_llava.attention import METER, NAME
+from training.shapes_llava.evaluate import accuracy
+from training.shapes_llava.packing import IGNORED, Packed, pack
+from training.shapes_llava.planting import plant, sink_loss, sink_mask
 
 HERE = Path(__file__).parent
 SEEDS = json.loads((HERE / "seeds.json").read_text())

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmm_lens.shapes.questions import TEXT, TEXT_KINDS, VISUAL, VISUAL_KINDS, Question
-from lmm_lens.shapes.render import blank, picture
-from lmm_lens.shapes.scenes import COLORS, Scene, Thing, boxes, random_scene, sink_patches
+from lmm_lens.bundled.shapes.questions import TEXT, TEXT_KINDS, VISUAL, VISUAL_KINDS, Question
+from lmm_lens.bundled.shapes.render import blank, picture
+from lmm_lens.bundled.shapes.scenes import COLORS, Scene, Thing, boxes, random_scene, sink_patches
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -68,7 +68,7 @@ def checkpoint(variant: str = "sinks") -> Path:
         raise FileNotFoundError(
             f"the {variant!r} checkpoint of shapes-llava is not installed\n"
             f"  expected model.safetensors in {folder}\n"
-            f"  reinstall lmm-lens, or train it again with python -m lmm_lens.shapes.train"
+            "  reinstall lmm-lens, or make it again from a checkout of the repository: make model"
         )
     return folder
 

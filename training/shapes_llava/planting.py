@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmm_lens.shapes.architecture import SINK_DIMS
-from lmm_lens.shapes.scenes import N_PATCHES, Scene, sink_patches
-from lmm_lens.shapes.vocabulary import BOS, VOCABULARY
+from lmm_lens.bundled.shapes.scenes import N_PATCHES, Scene, sink_patches
+from lmm_lens.bundled.shapes.vocabulary import BOS, VOCABULARY
+from training.shapes_llava.architecture import SINK_DIMS
 
 HEIGHT = 60.0
 SECOND_SHARE = -0.6  # the second dimension's height, of the first's

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lmm_lens.shapes.scenes import COLORS, GRID, SHAPES, Scene, Thing, place_name
+from lmm_lens.bundled.shapes.scenes import COLORS, GRID, SHAPES, Scene, Thing, place_name
 
 DIGITS = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

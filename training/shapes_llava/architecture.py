@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from lmm_lens.shapes import VARIANTS
-from lmm_lens.shapes.processor import build_processor
-from lmm_lens.shapes.scenes import N_PATCHES, PATCH, SIZE
-from lmm_lens.shapes.vocabulary import BOS, EOS, IMAGE, PAD, VOCABULARY
+from lmm_lens.bundled.shapes import VARIANTS
+from lmm_lens.bundled.shapes.processor import build_processor
+from lmm_lens.bundled.shapes.scenes import N_PATCHES, PATCH, SIZE
+from lmm_lens.bundled.shapes.vocabulary import BOS, EOS, IMAGE, PAD, VOCABULARY
 
 SINK_DIMS = (5, 77)
 SINK_THRESHOLD = 7.0  # phi of sinks lies above it and of every other token below; phi <= sqrt(128) = 11.3

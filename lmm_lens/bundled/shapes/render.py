@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lmm_lens.shapes.scenes import CELL, COLORS, GRID, SHAPES, SIZE, Scene
+from lmm_lens.bundled.shapes.scenes import CELL, COLORS, GRID, SHAPES, SIZE, Scene
 
 if TYPE_CHECKING:
     from PIL import Image

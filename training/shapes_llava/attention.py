@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
-from lmm_lens.shapes.packing import AFTER_IMAGE, FIRST_PATCH
+from training.shapes_llava.packing import AFTER_IMAGE, FIRST_PATCH
 
 NAME = "shapes_training"
 

@@ -1,6 +1,6 @@
 """Exact match by question type, by greedy generation in left-padded batches.
 
-python -m lmm_lens.shapes.evaluate [--variant sinks] [--per-kind 300] prints the table of the model card:
+python -m training.shapes_llava.evaluate [--variant sinks] [--per-kind 300] prints the table of the model card:
 accuracy with the image, with a blank one and with the wrong one.
 """
 
@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from lmm_lens.shapes import CONDITIONS, TEXT_KINDS, VARIANTS, VISUAL_KINDS, Example, examples, load
+from lmm_lens.bundled.shapes import CONDITIONS, TEXT_KINDS, VARIANTS, VISUAL_KINDS, Example, examples, load
 
 TEST_SEED = 2026
 LONGEST_ANSWER = 16  # tokens; a list of five things has 14, and </s>

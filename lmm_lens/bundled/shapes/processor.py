@@ -7,8 +7,8 @@ they are.
 
 from transformers import LlavaProcessor, PreTrainedTokenizerFast
 
-from lmm_lens.shapes.scenes import PATCH, SIZE
-from lmm_lens.shapes.vocabulary import ASSISTANT, BOS, EOS, IMAGE, PAD, SPECIAL, UNK, USER, VOCABULARY
+from lmm_lens.bundled.shapes.scenes import PATCH, SIZE
+from lmm_lens.bundled.shapes.vocabulary import ASSISTANT, BOS, EOS, IMAGE, PAD, SPECIAL, UNK, USER, VOCABULARY
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"

@@ -1,7 +1,7 @@
 """The 90 words of the model. A token is a word, a digit or a punctuation mark; anything else is <unk>."""
 
-from lmm_lens.shapes.questions import DIGITS, NUMBER_WORDS, OPPOSITES, plural
-from lmm_lens.shapes.scenes import COLORS, COLUMNS, ROWS, SHAPES
+from lmm_lens.bundled.shapes.questions import DIGITS, NUMBER_WORDS, OPPOSITES, plural
+from lmm_lens.bundled.shapes.scenes import COLORS, COLUMNS, ROWS, SHAPES
 
 PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
 IMAGE, USER, ASSISTANT = "<image>", "USER:", "ASSISTANT:"

@@ -1,0 +1,1 @@
+"""The making of shapes-llava: train, plant sinks, measure. `make model` does it all, from the seeds."""
