@@ -21,8 +21,8 @@ from matplotlib.patches import Rectangle
 from lmm_lens import Lens, activation_patching, find_sinks, head_effects, localization_heads, localize, score_heads
 from lmm_lens.bundled import shapes
 from lmm_lens.core.kernels import redistribute
-from lmm_lens.figures import attention_over_image, head_heatmap
 from lmm_lens.prompts.prompt import Prompt
+from lmm_lens.scoring.figures import attention_over_image, head_heatmap
 
 HERE = Path(__file__).parent / "pictures"
 INK, ORANGE, BLUE, GREEN, GREY = "#2b2f38", "#e69f00", "#0072b2", "#009e73", "#9aa0a6"

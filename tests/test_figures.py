@@ -10,7 +10,8 @@ from lmm_lens import HeadScores, HeadSet, Lens
 from lmm_lens.adapters import Generic
 from lmm_lens.bundled import shapes
 from lmm_lens.errors import HookError, LensError, PromptError
-from lmm_lens.figures import attention_over_image, draw_over_image, head_heatmap
+from lmm_lens.figures import draw_over_image
+from lmm_lens.scoring.figures import attention_over_image, head_heatmap
 from tests.scoring.eager import Eager
 
 TABLE = HeadScores("concentration", "answer", torch.rand(5, 3, 4, generator=torch.Generator().manual_seed(0)))

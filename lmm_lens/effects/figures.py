@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import ScoreError
 from ..figures import new_axes
-from ..patching.figures import COLORS, FAINTEST
+from ..figures.axes import EFFECT_COLORS, FAINTEST_EFFECT, N_TICKS, tick_heads
 
 if TYPE_CHECKING:
     import pandas
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 ALPHA = 0.05
 RED, BLUE, GREY = "#b2182b", "#2166ac", "#9a9a9a"
 N_NAMED = 6  # units named beside their points
-N_TICKS = 16
 
 
 def effect_map(effects: HeadEffects, ax: Axes | None = None, table: pandas.DataFrame | None = None) -> Axes:
@@ -46,14 +45,13 @@ def effect_map(effects: HeadEffects, ax: Axes | None = None, table: pandas.DataF
     values = np.full((n_layers, n_heads), np.nan)
     values[table["layer"].astype(int), table["head"].astype(int)] = table["effect"]
     ax = ax or new_axes(min(max(3.8, 0.3 * n_heads + 1.9), 12), min(max(2.0, 0.3 * n_layers), 9) + 1.0)
-    limit = max(FAINTEST, float(np.nanmax(np.abs(values))))
-    colors = colormaps[COLORS].with_extremes(bad="#d9d9d9")  # a head that was not measured is not 0
+    limit = max(FAINTEST_EFFECT, float(np.nanmax(np.abs(values))))
+    colors = colormaps[EFFECT_COLORS].with_extremes(bad="#d9d9d9")  # a head that was not measured is not 0
     shown = ax.imshow(values, cmap=colors, aspect="auto", vmin=-limit, vmax=limit)
     ax.figure.colorbar(shown, ax=ax).set_label(_label(effects), fontsize=9)
     for layer, head in table.loc[_significant(table), ["layer", "head"]].to_numpy(float):
         ax.add_patch(Rectangle((head - 0.46, layer - 0.46), 0.92, 0.92, fill=False, edgecolor="black", linewidth=1.3))
-    for axis, n in ((ax.xaxis, n_heads), (ax.yaxis, n_layers)):
-        axis.set_ticks(range(0, n, max(1, n // N_TICKS)))
+    tick_heads(ax, n_layers, n_heads)
     ax.set(xlabel="head", ylabel="layer")
     ax.set_title(f"{_n_prompts(effects)}; outlined: significant (Holm, {ALPHA:g})", fontsize=10)
     return ax

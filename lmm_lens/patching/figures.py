@@ -8,6 +8,7 @@ import torch
 
 from ..errors import PromptError, ScoreError
 from ..figures import new_axes
+from ..figures.axes import EFFECT_COLORS, FAINTEST_EFFECT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,9 +16,7 @@ if TYPE_CHECKING:
     from ..prompts.prompt import Prompt
     from .scores import PatchScores
 
-COLORS = "RdBu_r"
 LABEL = "effect (0 corrupt, 1 clean)"
-FAINTEST = 0.02  # the colour scale never ends below it, so that noise stays pale
 N_WRITTEN = 12  # columns up to which the numbers are written into the cells
 AXIS = {"span": "", "patch": "visual token", "head": "head"}
 
@@ -38,7 +37,7 @@ def effect_heatmap(scores: PatchScores, ax: Axes | None = None) -> Axes:
     slant = 0.2 + 0.045 * max(map(len, scores.units)) if named else 0.0  # names at 30 degrees
     ax = ax or new_axes(min(max(3.8, width), 12), min(max(2.0, 0.34 * n_layers), 9) + 0.8 + slant)
     limit = _scale(scores.values)
-    colors = colormaps[COLORS].with_extremes(bad="#d9d9d9")  # NaN is not 0
+    colors = colormaps[EFFECT_COLORS].with_extremes(bad="#d9d9d9")  # NaN is not 0
     shown = ax.imshow(values, cmap=colors, aspect="auto", vmin=-limit, vmax=limit)
     ax.figure.colorbar(shown, ax=ax).set_label(LABEL, fontsize=9)
     if n_units <= N_WRITTEN and n_layers <= 2 * N_WRITTEN:
@@ -91,13 +90,15 @@ def effect_over_image(
         ax.imshow(
             heat,
             extent=(box.x0, box.x1, box.y1, box.y0),
-            cmap=COLORS,
+            cmap=EFFECT_COLORS,
             vmin=-limit,
             vmax=limit,
             alpha=np.clip(np.abs(heat) / limit, 0, 1) ** 0.5 * 0.8,
             interpolation="nearest",
         )
-    ax.figure.colorbar(ScalarMappable(Normalize(-limit, limit), COLORS), ax=ax, shrink=0.9).set_label(LABEL, fontsize=9)
+    ax.figure.colorbar(ScalarMappable(Normalize(-limit, limit), EFFECT_COLORS), ax=ax, shrink=0.9).set_label(
+        LABEL, fontsize=9
+    )
     ax.set(xlim=(0, picture.width), ylim=(picture.height, 0), xticks=[], yticks=[])
     correct, incorrect = scores.answers[row]
     ax.set_title(f"{scores.site} of layer {layer}, pair {row}:\n{correct!r} clean, {incorrect!r} corrupt", fontsize=9)
@@ -125,7 +126,7 @@ def _of_row(scores: PatchScores, prompt: Prompt, layer: int, row: int) -> torch.
 
 def _scale(values: torch.Tensor) -> float:
     """The ends of the colour scale: the largest effect of either sign."""
-    return max(FAINTEST, float(values.nan_to_num().abs().max()))
+    return max(FAINTEST_EFFECT, float(values.nan_to_num().abs().max()))
 
 
 def _written(value: float) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..figures import attention_over_image, head_heatmap
 from ..prompts.view import as_html
 from ..scoring import score_heads
+from ..scoring.figures import attention_over_image, head_heatmap
 from ..sinks import rule_for
 from .page import inline, render
 

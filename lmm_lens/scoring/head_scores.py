@@ -96,7 +96,7 @@ class HeadScores:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """A layer x head heat map."""
-        from ..figures import head_heatmap
+        from .figures import head_heatmap
 
         return head_heatmap(self, ax)
 

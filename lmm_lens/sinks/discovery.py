@@ -110,7 +110,7 @@ class SinkReport:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The ratio at BOS of every dimension by layer, the sink dimensions in colour."""
-        from ..figures import sink_evidence
+        from .figures import sink_evidence
 
         return sink_evidence(self, ax)
 
@@ -120,7 +120,7 @@ class SinkReport:
         Raises:
             PromptError: the prompt was made from tensors, or its layout is unknown.
         """
-        from ..figures import sinks_over_image
+        from .figures import sinks_over_image
 
         own = self.prompts[prompt]
         return sinks_over_image(

@@ -1,0 +1,44 @@
+"""Axes that show themselves in notebooks, their files, their ticks; the colours of effects."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+EFFECT_COLORS = "RdBu_r"
+FAINTEST_EFFECT = 0.02  # the scale of effects never ends below it, so that noise stays pale
+N_TICKS = 16
+
+
+def new_axes(width: float, height: float) -> Axes:
+    """Axes of a figure of their own, in inches; as the last value of a notebook's cell they show themselves."""
+    # not pyplot: it keeps every figure alive and needs a display where one is configured
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    ax = figure.subplots()
+
+    def as_png() -> bytes:
+        page = io.BytesIO()
+        figure.savefig(page, format="png")
+        return page.getvalue()
+
+    ax._repr_png_ = as_png  # type: ignore[attr-defined]
+    return ax
+
+
+def save_figure(ax: Axes, path: str | os.PathLike[str]) -> None:
+    """Write the figure that some axes belong to; the ending of the name says the format."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.savefig(path)
+
+
+def tick_heads(ax: Axes, n_layers: int, n_heads: int) -> None:
+    """Ticks of a layer x head map, at most so many that they can be read."""
+    for axis, n in ((ax.xaxis, n_heads), (ax.yaxis, n_layers)):
+        axis.set_ticks(range(0, n, max(1, n // N_TICKS)))
