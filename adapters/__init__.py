@@ -5,9 +5,11 @@ tokens are the image but not where each lies in the picture. Packages of others 
 entry-point group `lmm_lens.adapters`.
 """
 
+from lmm_lens.prompts.family import Clip, Picture
+
 from .base import Adapter, Layer
 from .generic import Generic
 from .registry import adapter_for, families
-from .row import Clip, Picture, Row, Run
+from .row import Row, Run
 
 __all__ = ["Adapter", "Clip", "Generic", "Layer", "Picture", "Row", "Run", "adapter_for", "families"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmm_lens.errors import PromptError
+from lmm_lens.prompts.family import Clip, Picture
 
 Run = tuple[int, ...]
 """Neighbouring positions of placeholder tokens."""
@@ -32,34 +33,6 @@ def equal_parts(run: Run, size: int, kind: str, what: str) -> list[Run]:
             f"  process text and {several} with the model's own processor"
         )
     return [run[start : start + size] for start in range(0, len(run), size)]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """What an adapter knows of one picture when it lays out its tokens.
-
-    Attributes:
-        index: which picture of its batch row, from 0.
-        size: (width, height) of the picture as the user gave it.
-    """
-
-    index: int
-    size: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Clip:
-    """What an adapter knows of one video.
-
-    Attributes:
-        index: which video of its batch row, from 0.
-        size: (width, height) of its frames as the user gave them.
-        n_frames: how many frames the user gave; processors may drop or merge some.
-    """
-
-    index: int
-    size: tuple[int, int]
-    n_frames: int
 
 
 @dataclass(frozen=True)

@@ -24,22 +24,22 @@ def file_sinks(
     """Find the sinks among these rows of `resid_pre`, add them to those of earlier passes, and file them."""
     dims, threshold, control = key
     found = place.valid & (sink_score(resid, dims) >= threshold)
-    known = place.memo.get(("found", key, place.layer))
+    known = place.state.found_sinks.get((key, place.layer))
     mask = torch.zeros(found.shape[0], place.n_seen, dtype=torch.bool, device=found.device)
     if known is not None:
         width = min(known.shape[1], place.n_seen)
         mask[:, :width] = known[:, :width]
     mask.scatter_(1, place.positions, found)
-    place.memo["found", key, place.layer] = mask
+    place.state.found_sinks[key, place.layer] = mask
     if control is not None:
         mask = as_many_others(mask, visual, real, control, place.layer)
-    place.memo["sinks", key, place.layer] = mask
+    place.state.acting_sinks[key, place.layer] = mask
     return found
 
 
 def sinks_of(place: Place, key: SinkKey) -> Bool[Tensor, "batch position"]:
     """The sink tokens of this layer so far, or their random control, that `file_sinks` has filed in this run."""
-    return place.memo["sinks", key, place.layer]
+    return place.state.acting_sinks[key, place.layer]
 
 
 def as_many_others(

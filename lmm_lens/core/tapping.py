@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..errors import HookError, InterventionError
+from .carried import Carried
 from .packing import slim
 from .selection import Chunk, JoinedRows
-from .taps import Place, Tap
+from .taps import Place, RunState, Tap
 
 CHUNK_ELEMENTS = 2**20  # probabilities held at once, 4 MiB: less than what a feed-forward layer needs anyway
 
@@ -47,7 +48,7 @@ class Tapping:
 
     Args:
         n_heads: query heads of each decoder layer.
-        stash: what runs of one job leave to each other.
+        carried: what runs of one job leave to each other.
 
     Attributes:
         taps: by (hook point, layer), in the order in which they act.
@@ -68,16 +69,16 @@ class Tapping:
     moved: dict[tuple[int, int], float]
     sums: dict[tuple[str, int], Tensor]
     values: dict[int, Tensor]
-    _memo: dict[Any, Any]
+    _state: RunState
     _joined: dict[tuple[Any, ...], JoinedRows | None]
 
-    def __init__(self, n_heads: Sequence[int], stash: dict[Any, Any] | None = None) -> None:
+    def __init__(self, n_heads: Sequence[int], carried: Carried | None = None) -> None:
         self.n_heads = n_heads
         self.taps, self.first, self.fired = {}, 0, set()
         self.kept, self.edited, self.moved, self.sums = {}, {}, {}, {}
         self.values = {}
-        self._n_rows, self._memo, self._joined = 0, {}, {}
-        self._stash = {} if stash is None else stash
+        self._n_rows, self._state, self._joined = 0, RunState(), {}
+        self._carried = Carried() if carried is None else carried
 
     def start(self, n_rows: int, taps: Sequence[Tap]) -> None:
         """Begin a prompt of so many rows; nothing of the one before is left but the counts."""
@@ -90,14 +91,13 @@ class Tapping:
 
     def settle(self) -> None:
         """Add up what taps noted, and forget what they left to each other."""
-        for key, value in self._memo.items():
-            if key[0] == "rows":
-                self.edited[key[1:]] = self.edited.get(key[1:], 0) + int(value)
-            elif key[0] == "moved":
-                self.moved[key[1:]] = self.moved.get(key[1:], 0.0) + float(value)
-            elif key[0] == "sum":
-                self.sums[key[1:]] = self.sums.get(key[1:], 0) + value
-        self._memo.clear()
+        state, self._state = self._state, RunState()
+        for by, rows in state.rows.items():
+            self.edited[by] = self.edited.get(by, 0) + int(rows)
+        for by, mass in state.moved.items():
+            self.moved[by] = self.moved.get(by, 0.0) + float(mass)
+        for named, value in state.sums.items():
+            self.sums[named] = self.sums.get(named, 0) + value
 
     def _join(self, taps: Sequence[Tap], batch: int, length: int, device: torch.device) -> JoinedRows | None:
         if batch != self._n_rows:
@@ -122,7 +122,7 @@ class Tapping:
         heads = tap.heads if tap.heads is not None else tuple(range(self.n_heads[tap.layer]))
         n_seen = self.first + length
         where = tap.layer, heads, rows.positions, valid, n_seen
-        return Place(*where, self._memo, self._stash, tap.owner, scores, visible)
+        return Place(*where, self._state, self._carried, tap.owner, scores, visible)
 
     def through(self, x: Tensor, site: str, layer: int) -> Tensor:
         """Pass an activation [batch, row, ...] through the taps of its hook point, in order."""

@@ -9,9 +9,30 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from .carried import Carried
 from .selection import Rows
 
 HIDDEN = -3e4  # attention scores at or below belong to keys that a row cannot see; fp16 masks hide with -65504
+
+
+class RunState:
+    """What taps leave to each other, and to the report, while one prompt runs.
+
+    Attributes:
+        rows, moved: what edits that choose for themselves changed, by (index of the intervention, layer).
+        sums: what was added up, by (name, layer).
+        found_sinks, acting_sinks: Bool[batch, position] by (rule, layer), see `lmm_lens.core.sinks`.
+    """
+
+    rows: dict[tuple[int, int], Tensor]
+    moved: dict[tuple[int, int], Tensor]
+    sums: dict[tuple[str, int], Tensor]
+    found_sinks: dict[tuple[Any, int], Tensor]
+    acting_sinks: dict[tuple[Any, int], Tensor]
+
+    def __init__(self) -> None:
+        self.rows, self.moved, self.sums = {}, {}, {}
+        self.found_sinks, self.acting_sinks = {}, {}
 
 
 class Place:
@@ -23,8 +44,8 @@ class Place:
         positions: Int[batch, row], absolute positions of the rows.
         valid: Bool[batch, row], which of them are real; ragged batches are padded.
         n_seen: tokens that went through the model so far, this pass included.
-        memo: a dict that lives as long as the run, for what one tap leaves to another.
-        stash: a dict that lives as long as the job, for what one run leaves to the next.
+        state: what taps of this run leave to each other.
+        carried: what one run of a job leaves to the next.
         owner: index of the intervention that the tap belongs to.
         scores: at `pattern`, computes the attention scores before the softmax, [batch, head, row, key], hidden keys at
             `HIDDEN` or below; None at other hook points. Out of reach on a server.
@@ -38,27 +59,27 @@ class Place:
         positions: Int[Tensor, "batch row"],
         valid: Bool[Tensor, "batch row"],
         n_seen: int,
-        memo: dict[Any, Any],
-        stash: dict[Any, Any],
+        state: RunState,
+        carried: Carried,
         owner: int = 0,
         scores: Callable[[], Tensor] | None = None,
         visible: Callable[[], Tensor] | None = None,
     ) -> None:
         self.layer, self.heads, self.positions, self.valid = layer, heads, positions, valid
-        self.n_seen, self.memo, self.stash, self.owner = n_seen, memo, stash, owner
+        self.n_seen, self.state, self.carried, self.owner = n_seen, state, carried, owner
         self.scores, self.visible = scores, visible
 
     def note(self, rows: Tensor, moved: Tensor | None = None) -> None:
         """Report what an edit that chooses for itself changed: how many rows, and the attention it moved in all."""
-        for what, value in (("rows", rows), ("moved", moved)):
-            if value is not None:
-                key = (what, self.owner, self.layer)
-                self.memo[key] = self.memo.get(key, 0) + value
+        key = self.owner, self.layer
+        self.state.rows[key] = self.state.rows.get(key, 0) + rows
+        if moved is not None:
+            self.state.moved[key] = self.state.moved.get(key, 0) + moved
 
     def add(self, name: str, value: Tensor) -> None:
         """Add to a sum over the whole run, returned as `run.sums[name, layer]`."""
-        key = ("sum", name, self.layer)
-        self.memo[key] = self.memo.get(key, 0) + value
+        key = name, self.layer
+        self.state.sums[key] = self.state.sums.get(key, 0) + value
 
     def keys(self, scope: Rows, n_keys: int) -> Bool[Tensor, "batch key"]:
         """The tokens of a scope, generated ones included, as a mask over the keys that the layer holds now."""

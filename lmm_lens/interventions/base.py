@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from ..core.taps import Tap
 from ..errors import InterventionError, unknown
@@ -14,9 +14,16 @@ from ..hooks.heads import Head, HeadSet, as_head, check_head, check_layer
 from ..hooks.points import ModelShape
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike
+from ..sinks.discovery import SinkReport
 
-if TYPE_CHECKING:
-    from ..lens import Lens
+AutoSinks = Callable[[Prompt], SinkReport]
+"""What "auto" asks: the sinks that a model shows on a prompt."""
+
+
+class MakesHooks(Protocol):
+    """A lens of the TransformerLens backend, as interventions know one."""
+
+    def fwd_hooks(self, prompt: Prompt, interventions: Sequence[Intervention]) -> list[tuple[str, Any]]: ...
 
 
 class Intervention(ABC):
@@ -40,19 +47,17 @@ class Intervention(ABC):
             InterventionError: it does not fit the prompt or the model.
         """
 
-    def resolve(self, lens: Lens, prompt: Prompt) -> Self:
-        """This intervention with everything it leaves to the model ("auto") found out."""
+    def resolve(self, prompt: Prompt, sinks_on: AutoSinks) -> Self:
+        """This intervention with everything it leaves to the model ("auto") found out on this prompt."""
         return self
 
-    def fwd_hooks(self, prompt: Prompt, lens: Lens) -> list[tuple[str, Any]]:
+    def fwd_hooks(self, prompt: Prompt, lens: MakesHooks) -> list[tuple[str, Any]]:
         """This intervention on a prompt as TransformerLens hooks, for `lens.bridge.run_with_hooks`.
 
         Raises:
             LensError: the lens has another backend than "transformer_lens".
         """
-        from ..lens.bridge_runs import fwd_hooks
-
-        return fwd_hooks(lens, prompt, [self])
+        return lens.fwd_hooks(prompt, [self])
 
     def to_dict(self) -> dict[str, Any]:
         """Its name and parameters, of plain types only.

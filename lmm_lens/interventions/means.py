@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -13,11 +12,9 @@ from torch import Tensor
 from ..core.taps import Place, Tap, TapFunction, role_of
 from ..errors import InterventionError
 from ..hooks.points import ModelShape
+from ..hooks.runner import Runner
 from ..prompts.prompt import ROLES, Prompt
 from ..prompts.rows import bind_rows
-
-if TYPE_CHECKING:
-    from ..lens import Lens
 
 ANSWER_TURN = ROLES.index("answer_turn")
 
@@ -75,7 +72,7 @@ class _Sums:
         return [Tap("z", layer, rows, add) for layer in range(shape.n_layers) if shape.n_heads[layer]]
 
 
-def head_means(lens: Lens, prompts: Prompt | Iterable[Prompt]) -> HeadMeans:
+def head_means(lens: Runner, prompts: Prompt | Iterable[Prompt]) -> HeadMeans:
     """Mean z of every head over the tokens of each role.
 
     Args:

@@ -8,7 +8,7 @@ still sums to one.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 from torch import Tensor
 
@@ -17,14 +17,11 @@ from ..core.sinks import sinks_of
 from ..core.taps import Place, Tap
 from ..errors import InterventionError, unknown
 from ..hooks.points import ModelShape
+from ..hooks.runner import Runner
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
-from ..sinks.discovery import find_sinks
 from ..sinks.rule import SinkRule, is_known, rule_for
-from .base import Intervention, plain_rows, shown, whole_numbers
-
-if TYPE_CHECKING:
-    from ..lens import Lens
+from .base import AutoSinks, Intervention, plain_rows, shown, whole_numbers
 
 TASKS = {"general": 0.8, "hallucination": 0.5, "vision_centric": 0.9}
 """The paper's rho (`min_nonsink_ratio`) for each type of task; its other settings are the defaults."""
@@ -45,7 +42,8 @@ class VAR(Intervention):
         min_visual_mass: in [0, 1]; the paper's 0.2.
         sink_threshold: tau; the paper's 20, or "auto": the gap that `find_sinks` finds.
         sink_dims: the sink dimensions of the residual stream; the default is LLaMA-2-7B's. "auto" discovers them with
-            `find_sinks` on the prompt at hand, once a lens.
+            `find_sinks` on the prompt at hand, two more forwards each time; to act by one rule on many prompts, call
+            `find_sinks` on a few of them and give its `dims` and `threshold`.
         first_layer: layers before it are left alone; the released code's 2.
         skip_last_layer: leave the last layer alone, as the paper does.
         rows: which query rows; the paper's are the text rows after the image, generated tokens included.
@@ -94,7 +92,7 @@ class VAR(Intervention):
             object.__setattr__(self, "sink_dims", whole_numbers(self.sink_dims, "VAR", "sink_dims"))
 
     @classmethod
-    def for_task(cls, task: str, lens: Lens, **changes: object) -> VAR:
+    def for_task(cls, task: str, lens: Runner, **changes: object) -> VAR:
         """The paper's settings for a type of task, with the sink dimensions known for the model.
 
         Args:
@@ -124,15 +122,11 @@ class VAR(Intervention):
         """
         return cls(transfer_fraction=1 - p, min_nonsink_ratio=1 - rho, **changes)  # type: ignore[arg-type]
 
-    def resolve(self, lens: Lens, prompt: Prompt) -> Self:
+    def resolve(self, prompt: Prompt, sinks_on: AutoSinks) -> Self:
         """With "auto" replaced by what `find_sinks` finds; InterventionError if the model has no massive activation."""
         if "auto" not in (self.sink_dims, self.sink_threshold):
             return self
-        report = lens.sink_report
-        if report is None:
-            with lens.nothing_applied():
-                report = find_sinks(lens, prompt)
-            lens.sink_report = report
+        report = sinks_on(prompt)
         if not report:
             raise InterventionError(f'sink_dims="auto" found none, so VAR has nothing to do\n  {report}')
         dims = report.dims if self.sink_dims == "auto" else self.sink_dims

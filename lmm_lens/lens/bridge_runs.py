@@ -16,7 +16,6 @@ from ..hooks.results import Report
 from ..interventions.base import Intervention
 from ..prompts.prompt import Prompt
 from .bridge_cache import EMBED, ENTERS, PromptCache
-from .program import Program
 
 if TYPE_CHECKING:
     from .lens import Lens
@@ -61,12 +60,12 @@ def run_with_cache(
     bridge = lens.bridge
     extra = _selects(bridge, names_filter, EMBED) and not _selects(bridge, names_filter, ENTERS)
     chosen = _also(names_filter, ENTERS) if extra else names_filter
-    program = lens._program(prompt, interventions, ())
-    with lens._backend.session(program, prompt) as session:
+    plan = lens._plan(prompt, interventions, ())
+    with lens._backend.session(plan.taps, prompt) as session:
         out, cache = bridge.run_with_cache(
             **{"use_cache": False, **bridge_inputs(prompt), **options}, names_filter=chosen
         )
-    program.reports(session.tapping)
+    plan.reports(session.tapping)
     annotated = PromptCache(cache, prompt, lens.shape.reinjects)
     if extra:
         annotated.cache_dict.pop(ENTERS, None)
@@ -97,15 +96,15 @@ def run_with_hooks(
     Raises:
         LensError: the lens has another backend.
     """
-    program = lens._program(prompt, interventions, ())
+    plan = lens._plan(prompt, interventions, ())
     bridge = lens.bridge
-    with lens._backend.session(program, prompt) as session:
+    with lens._backend.session(plan.taps, prompt) as session:
         out = bridge.run_with_hooks(
             **{"use_cache": False, **bridge_inputs(prompt), **options},
             fwd_hooks=list(fwd_hooks),
             bwd_hooks=list(bwd_hooks),
         )
-    program.reports(session.tapping)
+    plan.reports(session.tapping)
     return out
 
 
@@ -148,8 +147,8 @@ class InterventionHooks(list[Hook]):
     def __init__(self, lens: Lens, prompt: Prompt, interventions: Sequence[Intervention]) -> None:
         bridge = lens.bridge
         bridge_inputs(prompt)  # refuses what is no prompt
-        self.prompt, self._program = prompt, Program(lens, interventions)
-        self._taps = self._program(prompt)
+        self.prompt, self._plan = prompt, lens._plan_of(interventions)
+        self._taps = self._plan.taps(prompt)
         self._tapping = Tapping([layer.n_heads for layer in lens.adapter.layers])
         self._tapping.start(prompt.n_rows, self._taps)
         self._next: int | None = None  # where the next pass starts; None before the first one
@@ -176,7 +175,7 @@ class InterventionHooks(list[Hook]):
     def reports(self) -> tuple[Report, ...]:
         """What each intervention did in all runs so far; one that changed nothing is also warned of."""
         self._tapping.settle()
-        return self._program.reports(self._tapping)
+        return self._plan.reports(self._tapping)
 
 
 def fwd_hooks(lens: Lens, prompt: Prompt, interventions: Sequence[Intervention]) -> InterventionHooks:

@@ -2,41 +2,58 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
+from ..backends.base import Backend
 from ..core.face import Face
 from ..errors import HookError, LensError, PromptError
+from ..hooks.points import Reader
 from ..interventions.base import Intervention
 from ..prompts.prompt import Prompt
+from .plan import Plan
 
 if TYPE_CHECKING:
+    from ..backends.nnsight import EnvoyBackend
+    from ..backends.transformer_lens import BridgeBackend
     from .bridge_cache import PromptCache
     from .bridge_patching import PatchingModel
+    from .lens import Lens
 
 
-class TransformerLensFace:
+class _OnBackend(ABC):
+    """What the methods here need of the lens that they are methods of."""
+
+    _backend: Backend
+
+    @abstractmethod
+    def _plan(self, prompt: Prompt, interventions: Sequence[Intervention], read: Sequence[Reader | str]) -> Plan: ...
+
+    def _lens(self) -> Lens:
+        return cast("Lens", self)
+
+
+class TransformerLensMethods(_OnBackend):
     """What a lens with `backend="transformer_lens"` has beside the common calls."""
-
-    _backend: Any
 
     @property
     def bridge(self) -> Any:
         """The TransformerBridge of the TransformerLens backend; its hooks all work, edits included."""
-        if not hasattr(self._backend, "bridge"):
+        if self._backend.name != "transformer_lens":
             raise LensError(
                 f'the {self._backend.name} backend has no bridge: use Lens(..., backend="transformer_lens")'
             )
-        return self._backend.bridge
+        return cast("BridgeBackend", self._backend).bridge
 
     def bridge_inputs(self, prompt: Prompt) -> dict[str, Any]:
         """The prompt's tensors, pictures included, as `bridge(...)`, `bridge.run_with_hooks` and others take them."""
-        from . import bridge_runs as face
+        from .bridge_runs import bridge_inputs
 
-        return face.bridge_inputs(prompt)
+        return bridge_inputs(prompt)
 
     def run_with_cache(
         self, prompt: Prompt, interventions: Sequence[Intervention] = (), **options: Any
@@ -51,9 +68,9 @@ class TransformerLensFace:
         Raises:
             LensError: the lens has another backend.
         """
-        from . import bridge_runs as face
+        from .bridge_runs import run_with_cache
 
-        return face.run_with_cache(self, prompt, interventions, **options)  # type: ignore[arg-type]
+        return run_with_cache(self._lens(), prompt, interventions, **options)
 
     def run_with_hooks(self, prompt: Prompt, interventions: Sequence[Intervention] = (), **options: Any) -> Any:
         """TransformerLens's `run_with_hooks` on a prompt: its logits under `fwd_hooks=[(name, function), ...]`.
@@ -61,9 +78,19 @@ class TransformerLensFace:
         Raises:
             LensError: the lens has another backend.
         """
-        from . import bridge_runs as face
+        from .bridge_runs import run_with_hooks
 
-        return face.run_with_hooks(self, prompt, interventions, **options)  # type: ignore[arg-type]
+        return run_with_hooks(self._lens(), prompt, interventions, **options)
+
+    def fwd_hooks(self, prompt: Prompt, interventions: Sequence[Intervention]) -> list[tuple[str, Any]]:
+        """Interventions on a prompt as TransformerLens hooks, for `lens.bridge.run_with_hooks`.
+
+        Raises:
+            LensError: the lens has another backend.
+        """
+        from .bridge_runs import fwd_hooks
+
+        return fwd_hooks(self._lens(), prompt, interventions)
 
     def patching_model(self, prompt: Prompt) -> PatchingModel:
         """A stand-in for the model that `transformer_lens.patching` can patch: the prompt's pictures are bound to it.
@@ -73,13 +100,11 @@ class TransformerLensFace:
         """
         from .bridge_patching import PatchingModel
 
-        return PatchingModel(self, prompt)  # type: ignore[arg-type]
+        return PatchingModel(self._lens(), prompt)
 
 
-class NNsightFace:
+class NNsightMethods(_OnBackend):
     """What a lens with `backend="nnsight"` has beside the common calls."""
-
-    _backend: Any
 
     @property
     def envoy(self) -> Any:
@@ -122,10 +147,10 @@ class NNsightFace:
                 f"a trace takes one prompt, given {len(prompt)}: nnsight cannot batch separate pictures\n"
                 "  make one of them: lens.prompt([text, text], images=[image, image])"
             )
-        program = self._program(prompt, interventions, ())  # type: ignore[attr-defined]
+        plan = self._plan(prompt, interventions, ())
         if max_new_tokens is not None:
             options["max_new_tokens"] = max_new_tokens
-        return self._nnsight.trace(prompt, program, remote, options)
+        return self._nnsight.trace(prompt, plan.taps, remote, options)
 
     def read(self, layer: int, site: str) -> Tensor:
         """Inside a trace, an activation, all rows of the pass: `Float[batch, row, d_model]`, at "z" [batch, row, head,
@@ -136,8 +161,8 @@ class NNsightFace:
         Raises:
             HookError: the layer has no such hook point.
         """
-        with self._inside_a_trace() as face:
-            return face.read(layer, site)
+        with self._inside_a_trace() as traced:
+            return traced.read(layer, site)
 
     def write(self, layer: int, site: str, value: Tensor) -> None:
         """Inside a trace, put an activation in the place of the model's; shapes as in `read`, any device and dtype.
@@ -145,8 +170,8 @@ class NNsightFace:
         Raises:
             HookError: the layer has no such hook point, or what was given is no tensor or has another shape.
         """
-        with self._inside_a_trace() as face:
-            face.write(layer, site, value)
+        with self._inside_a_trace() as traced:
+            traced.write(layer, site, value)
 
     @contextmanager
     def _inside_a_trace(self) -> Iterator[Face]:
@@ -159,17 +184,11 @@ class NNsightFace:
             raise HookError("lens.read and lens.write work inside `with lens.trace(prompt):` only") from error
 
     @property
-    def _nnsight(self) -> Any:
-        if not hasattr(self._backend, "envoy"):
+    def _nnsight(self) -> EnvoyBackend:
+        if self._backend.name != "nnsight":
             raise LensError(f'the {self._backend.name} backend has no envoy: use Lens(..., backend="nnsight")')
-        return self._backend
+        return cast("EnvoyBackend", self._backend)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """On its way to a server a lens is its hook points; else it is pickled as any object."""
-        from ..backends.nnsight.travel import TRAVELLING
-
-        if TRAVELLING.get():
-            backend = self._nnsight
-            target = backend.target if backend.traced is None else backend.traced
-            return Face, (target.parts, backend.envoy, backend.once)
-        return super().__reduce_ex__(protocol)
+        return self._backend.pickled() or super().__reduce_ex__(protocol)

@@ -11,23 +11,24 @@ import torch
 from torch import nn
 
 from ..adapters import Adapter, adapter_for
+from ..backends.base import Forward, ForwardPass
 from ..backends.options import Options
 from ..backends.placement import digest_of
-from ..core.tapping import Tapping
+from ..backends.table import backend_of, check_backend
 from ..errors import InterventionError, LensError, ModelError, PromptError, unknown
 from ..hooks.points import ModelShape, Reader
 from ..hooks.results import Generation, Run
 from ..interventions.base import Intervention
 from ..prompts import build as prompting
 from ..prompts.prompt import Prompt
-from ..sinks import SinkReport
-from .frameworks import NNsightFace, TransformerLensFace
+from ..sinks import SinkReport, find_sinks
+from .frameworks import NNsightMethods, TransformerLensMethods
 from .nan import where_nan
-from .opening import BACKENDS, backend_of, open_model
-from .program import Planned, Program
+from .opening import open_model
+from .plan import Plan, PlannedRun
 
 
-class Lens(TransformerLensFace, NNsightFace):
+class Lens(TransformerLensMethods, NNsightMethods):
     """A lens on a multimodal model. The model is never changed; whatever a call puts in, it takes out again.
 
     Args:
@@ -55,8 +56,7 @@ class Lens(TransformerLensFace, NNsightFace):
         remote: bool | str = False,
         timeout: float = 600.0,
     ) -> None:
-        if backend not in BACKENDS:
-            raise LensError(unknown("backend", backend, BACKENDS))
+        check_backend(backend)
         envoy = None
         if backend == "nnsight" and not isinstance(model, nn.Module) and hasattr(model, "_module"):
             envoy, model = model, model._module
@@ -67,9 +67,7 @@ class Lens(TransformerLensFace, NNsightFace):
         self._backend = backend_of(backend, self.adapter, envoy=envoy, served_as=name, remote=remote, timeout=timeout)
         self._applied: tuple[Intervention, ...] = ()
         self._n_runs = 0
-        self.sink_report: SinkReport | None = None  # what "auto" found on the first prompt that asked
         self.origin: Callable[[], Lens] | None = None  # opens the same lens in another process
-        self.unfinished: dict[str, dict[str, torch.Tensor]] = {}  # see lmm_lens.runs.checkpoint
 
     @classmethod
     def from_pretrained(
@@ -148,7 +146,7 @@ class Lens(TransformerLensFace, NNsightFace):
     @property
     def remote(self) -> bool | str:
         """Where the model runs: False here, True on NDIF, or the address of a server."""
-        return getattr(self._backend, "remote", False)
+        return self._backend.remote
 
     @property
     def device(self) -> torch.device:
@@ -162,7 +160,7 @@ class Lens(TransformerLensFace, NNsightFace):
             "model": type(self.model).__name__,
             "n_layers": self.n_layers,
             "n_heads": self.n_heads,
-            "weights": getattr(self._backend, "weights_elsewhere", None) or digest_of(self.model),
+            "weights": self._backend.weights_elsewhere or digest_of(self.model),
         }
 
     def __repr__(self) -> str:
@@ -228,32 +226,33 @@ class Lens(TransformerLensFace, NNsightFace):
         """
         if logits not in ("all", "last"):
             raise LensError(unknown("choice of logits", logits, ("all", "last")))
-        program = self._program(prompt, interventions, read)
+        plan = self._plan(prompt, interventions, read)
         with self._at(remote):
-            out, tapping = self._backend.forward(prompt, program, logits == "last", grad)
-        return self._run_of(prompt, program, out, tapping)
+            done = self._backend.forward(prompt, plan.taps, last_only=logits == "last", grad=grad)
+        return self._run_of(prompt, plan, done)
 
-    def run_all(self, plan: Sequence[Planned]) -> Iterator[Run]:
+    def run_all(self, runs: Sequence[PlannedRun]) -> Iterator[Run]:
         """Several forward passes of one experiment, each with the logits of its rows' last prompt tokens.
 
-        On a server they are one job. What a tap of one run leaves in `Place.stash` the next ones find there, so that
-        activations which go from run to run need not travel.
+        On a server they are one job. What a tap of one run leaves in `Place.carried` the next ones find there, so
+        that activations which go from run to run need not travel.
 
         Args:
-            plan: prompt, interventions, reads and tokens of each.
+            runs: prompt, interventions, reads and tokens of each.
         """
-        programs = [self._program(each.prompt, each.interventions, each.reads) for each in plan]
-        outs = self._backend.forward_all(list(zip(plan, programs, strict=True)))
-        for each, program, (out, tapping) in zip(plan, programs, outs, strict=True):
-            yield self._run_of(each.prompt, program, out, tapping)
+        plans = [self._plan(each.prompt, each.interventions, each.reads) for each in runs]
+        passes = [ForwardPass(each.prompt, plan.taps, each.tokens) for each, plan in zip(runs, plans, strict=True)]
+        for each, plan, done in zip(runs, plans, self._backend.forward_all(passes), strict=True):
+            yield self._run_of(each.prompt, plan, done)
 
-    def _run_of(self, prompt: Prompt, program: Program, logits: torch.Tensor, tapping: Tapping) -> Run:
+    def _run_of(self, prompt: Prompt, plan: Plan, done: Forward) -> Run:
         """The result of a forward pass; ModelError where a last logit is NaN."""
+        logits, tapping = done.logits, done.tapping
         rows = torch.arange(len(logits))
         last = logits[:, -1] if logits.shape[1] == 1 else logits[rows, prompt.mask("last").int().argmax(1)]
         if bool(last.isnan().any()):
-            raise ModelError(where_nan(self, prompt, program.interventions))
-        return Run(prompt, logits, *program.collect(tapping), program.reports(tapping, 4), tapping.sums)
+            raise ModelError(where_nan(self._backend, prompt, plan))
+        return Run(prompt, logits, *plan.collect(tapping), plan.reports(tapping), tapping.sums)
 
     def generate(
         self,
@@ -281,7 +280,7 @@ class Lens(TransformerLensFace, NNsightFace):
             LensError: an option that transformers would ignore, or that makes several passes of one step.
         """
         Options.check(options)
-        program = self._program(prompt, interventions, read)
+        plan = self._plan(prompt, interventions, read)
         if not bool(prompt.mask("last")[:, -1].all()):
             raise PromptError(
                 "cannot generate from a batch that is padded on the right: some rows end in padding\n"
@@ -290,13 +289,14 @@ class Lens(TransformerLensFace, NNsightFace):
         options = {**options, "max_new_tokens": max_new_tokens, "output_logits": logits}
         try:
             with self._at(remote):
-                tokens, steps, tapping = self._backend.generate(prompt, program, options)
+                done = self._backend.generate(prompt, plan.taps, options)
         except FloatingPointError as error:
-            raise ModelError(f"{error}\n  {where_nan(self, prompt, program.interventions)}") from error
-        decoded = self.adapter.tokenizer.batch_decode(tokens, skip_special_tokens=True) if self.processor else None
-        text = tuple(row.strip() for row in decoded) if decoded else ("",) * len(tokens)
-        stacked = torch.stack(steps, 1) if steps is not None else None
-        return Generation(prompt, text, tokens, stacked, *program.collect(tapping), program.reports(tapping))
+            raise ModelError(f"{error}\n  {where_nan(self._backend, prompt, plan)}") from error
+        decode = self.adapter.tokenizer.batch_decode if self.processor else None
+        decoded = decode(done.tokens, skip_special_tokens=True) if decode else [""] * len(done.tokens)
+        text = tuple(row.strip() for row in decoded)
+        reads, reports = plan.collect(done.tapping), plan.reports(done.tapping)
+        return Generation(prompt, text, done.tokens, done.logits, *reads, reports)
 
     # ------------------------------------------------------------------ editing whatever runs
 
@@ -314,8 +314,8 @@ class Lens(TransformerLensFace, NNsightFace):
         """
         before = self._applied
         self._applied = (*before, *interventions)
-        program = Program(self, self._applied)
-        session = self._backend.session(program, prompt_of=self._prompt_of_call)
+        plan = self._plan_of(self._applied)
+        session = self._backend.session(plan.taps, prompt_of=self._prompt_of_call)
         runs_before = self._n_runs
         try:
             with session:
@@ -329,7 +329,7 @@ class Lens(TransformerLensFace, NNsightFace):
                 f"  call {self._backend.ways_in} in it"
             )
         if session.n_passes:
-            program.reports(session.tapping)
+            plan.reports(session.tapping)
 
     @property
     def applied(self) -> tuple[Intervention, ...]:
@@ -351,17 +351,19 @@ class Lens(TransformerLensFace, NNsightFace):
 
     def _at(self, remote: bool | str | None) -> AbstractContextManager[None]:
         """Inside, run there."""
-        if remote is None:
-            return nullcontext()
-        if not hasattr(self._backend, "at"):
-            if remote is False:
-                return nullcontext()
-            raise LensError(f'remote={remote!r} needs backend="nnsight", this lens has {self._backend.name!r}')
-        return self._backend.at(remote)
+        return nullcontext() if remote is None else self._backend.at(remote)
 
-    def _program(self, prompt: Prompt, interventions: Sequence[Intervention], read: Sequence[Reader | str]) -> Program:
+    def _sinks_on(self, prompt: Prompt) -> SinkReport:
+        """What "auto" asks: the sinks of this model on this prompt, whatever ran before."""
+        with self.nothing_applied():
+            return find_sinks(self, prompt)
+
+    def _plan_of(self, interventions: Intervention | Sequence[Intervention], read: Sequence[Reader | str] = ()) -> Plan:
+        return Plan(self.shape, self._sinks_on, interventions, read)
+
+    def _plan(self, prompt: Prompt, interventions: Sequence[Intervention], read: Sequence[Reader | str]) -> Plan:
         if not isinstance(prompt, Prompt):
             raise PromptError(f"expected a prompt made by lens.prompt(...), given {type(prompt).__name__}")
         self._n_runs += 1
         own = [interventions] if isinstance(interventions, Intervention) else interventions
-        return Program(self, (*self._applied, *own), read)
+        return self._plan_of((*self._applied, *own), read)

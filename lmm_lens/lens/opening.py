@@ -1,4 +1,4 @@
-"""Open models and backends by name; what is heavy is imported when it is asked for."""
+"""Open a model and its processor by name; what is heavy is imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -6,26 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..adapters import Adapter
-from ..backends.native import NativeBackend
 from ..errors import LensError, ModelError
-
-BACKENDS = ("native", "transformer_lens", "nnsight")
-
-
-def backend_of(name: str, adapter: Adapter, **options: Any) -> Any:
-    """The backend of a name of `BACKENDS`; the options are of `EnvoyBackend`, and LensError where another has one."""
-    if name == "nnsight":  # loaded only where it is used
-        from ..backends.nnsight import EnvoyBackend
-
-        return EnvoyBackend(adapter, **options)
-    if options["remote"]:
-        raise LensError(f'remote={options["remote"]!r} needs backend="nnsight", given backend={name!r}')
-    if name == "transformer_lens":
-        from ..backends.transformer_lens import BridgeBackend
-
-        return BridgeBackend(adapter)
-    return NativeBackend(adapter)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from ..core.selection import Rows
 from ..core.taps import Place, Tap
 from ..hooks.points import ModelShape
 from ..interventions.base import Intervention
-from ..lens.program import Planned
+from ..lens.plan import PlannedRun
 from ..prompts.prompt import Prompt
 from ..replay.forwards import PASSES_PER_JOB
 from ..runs.checkpoint import Checkpoint
@@ -56,10 +56,10 @@ def by_forwards(grid: Grid, finished: Checkpoint, progress: bool) -> Float[Tenso
 def patched_job(grid: Grid, repeats: _Repeats, job: Sequence[Pass]) -> Iterator[Float[Tensor, "unit pair"]]:
     """The clean prompt once, and then each pass with what it needs of it; logit differences, fp64."""
     keep = _Keep(grid.site, tuple(dict.fromkeys(layer for layer, _ in job)), Rows(grid.units.by, grid.units.scope))
-    plan = [Planned(grid.clean, reads=[keep], tokens=grid.ids)]
+    plan = [PlannedRun(grid.clean, reads=[keep], tokens=grid.ids)]
     for layer, part in job:
         edit = _PatchUnits(grid.site, layer, grid.units, part, grid.corrupt.n_rows)
-        plan.append(Planned(repeats.of(len(part)), [edit], tokens=grid.ids.repeat(len(part), 1)))
+        plan.append(PlannedRun(repeats.of(len(part)), [edit], tokens=grid.ids.repeat(len(part), 1)))
     runs = grid.lens.run_all(plan)
     next(runs)
     for each, run in zip(job, runs, strict=True):
@@ -145,11 +145,7 @@ class _Keep:
 
         def keep(x: Tensor, place: Place) -> Tensor:
             rows = x.movedim(2, 1) if by_row else x
-            key = "clean", place.layer
-            if key not in place.stash:
-                place.stash[key] = rows.new_zeros(rows.shape[0], n_tokens, *rows.shape[2:])
-            batch, entry = place.valid.nonzero(as_tuple=True)
-            place.stash[key][batch, place.positions[batch, entry]] = rows[batch, entry]
+            place.carried.keep("clean", place.layer, place.positions, place.valid, rows, n_tokens)
             return x[..., :0]
 
         return [Tap(self.site, layer, self.rows, keep) for layer in self.layers]
@@ -178,7 +174,7 @@ class _PatchUnits(Intervention):
         by_head, by_row, part, n_rows = self.units.by == "head", self.site == "pattern", list(self.part), self.n_rows
 
         def put(x: Tensor, place: Place) -> Tensor:
-            source = place.stash["clean", place.layer].to(x.dtype)
+            source = place.carried.get("clean", place.layer).to(x.dtype)
             copies = torch.arange(len(x), device=x.device)
             row = (copies % n_rows)[:, None]  # of the batch
             if not by_head:

@@ -17,16 +17,15 @@ from torch import Tensor
 
 from ..errors import PromptError
 from . import media
+from .family import Clip, Family, Picture
 from .prompt import Prompt, annotate
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..adapters import Adapter
-
 
 def from_text(
-    adapter: Adapter,
+    adapter: Family,
     text: str | Sequence[str],
     images: Any,
     videos: Any,
@@ -76,7 +75,7 @@ def from_text(
     return replace(prompt, texts=tuple(texts), template=template)
 
 
-def render(adapter: Adapter, text: str, n_images: int, template: bool, n_videos: int = 0) -> str:
+def render(adapter: Family, text: str, n_images: int, template: bool, n_videos: int = 0) -> str:
     """The text with one placeholder for each picture and video, in the model's chat format where it has one.
 
     Raises:
@@ -112,12 +111,12 @@ def render(adapter: Adapter, text: str, n_images: int, template: bool, n_videos:
     return _templated(adapter, parts)
 
 
-def _templated(adapter: Adapter, parts: list[dict[str, str]]) -> str:
+def _templated(adapter: Family, parts: list[dict[str, str]]) -> str:
     chat = [{"role": "user", "content": parts}]
     return adapter.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
 
 
-def _check_order(adapter: Adapter, parts: list[dict[str, str]], slots: Mapping[str, str]) -> None:
+def _check_order(adapter: Family, parts: list[dict[str, str]], slots: Mapping[str, str]) -> None:
     """PromptError where a chat template moves pictures past words, as those of LLaVA put all pictures first."""
     texts = [part["text"] for part in parts if part["type"] == "text"]
     marks = iter(f"(text {index})" for index in range(len(texts)))  # words may also be the template's own
@@ -139,15 +138,13 @@ def _check_order(adapter: Adapter, parts: list[dict[str, str]], slots: Mapping[s
 
 
 def from_tensors(
-    adapter: Adapter,
+    adapter: Family,
     inputs: Mapping[str, Any],
     device: torch.device,
     pictures: Sequence[Sequence[Image]] | None = None,
     clips: Sequence[Sequence[Sequence[Image]]] | None = None,
 ) -> Prompt:
     """A prompt from processed tensors, checked and annotated."""
-    from ..adapters import Clip, Picture
-
     # labels are for training: the model would compute a loss of all positions, whatever logits were asked for
     inputs = {name: value for name, value in dict(inputs).items() if value is not None and name != "labels"}
     ids = inputs.get("input_ids")
@@ -185,7 +182,7 @@ def from_tensors(
     )
 
 
-def from_call(adapter: Adapter, kwargs: Mapping[str, Any], device: torch.device) -> Prompt:
+def from_call(adapter: Family, kwargs: Mapping[str, Any], device: torch.device) -> Prompt:
     """The prompt of a direct call of the model inside `Lens.apply`, from what the call is given.
 
     Raises:
@@ -203,7 +200,7 @@ def from_call(adapter: Adapter, kwargs: Mapping[str, Any], device: torch.device)
     return from_tensors(adapter, tensors, device)
 
 
-def _check_pixels(adapter: Adapter, inputs: Mapping[str, Any], spans: Sequence[Sequence[Any]]) -> None:
+def _check_pixels(adapter: Family, inputs: Mapping[str, Any], spans: Sequence[Sequence[Any]]) -> None:
     """Placeholders without pixels, or pixels without placeholders, would be answered without the image."""
     n_visual = sum(len(span) for row in spans for span in row if span.kind != "marker")
     pixels = [name for name, value in inputs.items() if _holds_pixels(name, value)]
@@ -227,7 +224,7 @@ def _holds_pixels(name: str, value: Any) -> bool:
     return is_float and ("pixel" in name or value.ndim > 2) and "mask" not in name
 
 
-def _token_texts(adapter: Adapter, ids: Sequence[int]) -> tuple[str, ...]:
+def _token_texts(adapter: Family, ids: Sequence[int]) -> tuple[str, ...]:
     if adapter.processor is None:
         return tuple(f"#{id_}" for id_ in ids)
     tokens = adapter.tokenizer.convert_ids_to_tokens(list(ids))
@@ -235,7 +232,7 @@ def _token_texts(adapter: Adapter, ids: Sequence[int]) -> tuple[str, ...]:
     return tuple(str(token).replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\\n").strip() or "␣" for token in tokens)
 
 
-def _bos(adapter: Adapter, ids: Int[Tensor, "batch position"], real: Bool[Tensor, "batch position"]) -> Tensor:
+def _bos(adapter: Family, ids: Int[Tensor, "batch position"], real: Bool[Tensor, "batch position"]) -> Tensor:
     text_config = adapter.config.get_text_config()
     known = [getattr(adapter.tokenizer, "bos_token_id", None), getattr(text_config, "bos_token_id", None)]
     bos_id = next((i for i in known if isinstance(i, int)), None)

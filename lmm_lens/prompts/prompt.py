@@ -67,7 +67,6 @@ class Prompt:
     template: bool = True
     videos: tuple[tuple[tuple[Image, ...], ...], ...] = ()
     cross_keys: Bool[Tensor, "batch key"] | None = field(default=None, repr=False)
-    scopes: dict[str, Any] = field(default_factory=dict, repr=False, init=False)  # row scopes already bound, by name
 
     @property
     def n_rows(self) -> int:
@@ -81,16 +80,6 @@ class Prompt:
 
     def __len__(self) -> int:
         return self.n_rows
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """On its way to a server a prompt is its masks; else it is pickled as any object."""
-        from ..backends.nnsight.travel import TRAVELLING
-
-        if TRAVELLING.get():
-            from ..core.face import PromptFace
-
-            return PromptFace, (dict(self.masks),)
-        return super().__reduce_ex__(protocol)
 
     def mask(self, name: str) -> Bool[Tensor, "batch position"]:
         """Which tokens play a role; `MASKS` lists the names.

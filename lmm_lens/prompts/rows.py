@@ -7,6 +7,7 @@ are three different experiments, so the scope is always named.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -20,6 +21,10 @@ RowsLike = str | Sequence[int] | Tensor
 generated ones: the rows whose output is the next token), positions, or Bool[batch, position]."""
 
 
+_BOUND: WeakKeyDictionary[Prompt, dict[str, Rows]] = WeakKeyDictionary()
+"""One object a scope of a prompt, so that taps of all layers share what is computed of its rows in each pass."""
+
+
 def bind_rows(rows: RowsLike, prompt: Prompt) -> Rows:
     """A row scope of a prompt.
 
@@ -30,10 +35,10 @@ def bind_rows(rows: RowsLike, prompt: Prompt) -> Rows:
         HookError: no such scope, or positions outside the prompt.
     """
     if isinstance(rows, str):
-        # one object a scope, so that taps of all layers share what is computed of its rows in each pass
-        if rows not in prompt.scopes:
-            prompt.scopes[rows] = _named(rows, prompt)
-        return prompt.scopes[rows]
+        bound = _BOUND.setdefault(prompt, {})
+        if rows not in bound:
+            bound[rows] = _named(rows, prompt)
+        return bound[rows]
     try:
         given = torch.as_tensor(rows)
     except (TypeError, ValueError, RuntimeError):

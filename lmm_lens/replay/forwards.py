@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..interventions.base import Intervention
-from ..lens.program import Planned
+from ..lens.plan import PlannedRun
 from ..prompts.prompt import Prompt
 from .check import agree
 from .engine import Replay
@@ -154,7 +154,7 @@ class Forwards:
     def _one_by_one(self, prompt: Prompt, n: int, intervention: Callable[[int], Intervention]) -> Tensor:
         """Float[n, batch, vocab]."""
         if self._each is None or self._each[0] is not prompt:
-            plan = [Planned(prompt, [intervention(index)]) for index in range(n)]
+            plan = [PlannedRun(prompt, [intervention(index)]) for index in range(n)]
             jobs = (plan[start : start + PASSES_PER_JOB] for start in range(0, n, PASSES_PER_JOB))
             runs = (run.logits[:, 0].cpu() for job in jobs for run in self.lens.run_all(job))
             self._each = prompt, torch.stack(list(runs))

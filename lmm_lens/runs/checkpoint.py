@@ -12,7 +12,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -21,8 +22,23 @@ from ..errors import ScoreError
 from ..prompts.prompt import Prompt
 from . import files
 
-if TYPE_CHECKING:
-    from ..lens import Lens
+
+class Identified(Protocol):
+    """A lens, as far as a checkpoint knows one."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells its model from another."""
+        ...
+
+
+_UNFINISHED: WeakKeyDictionary[Identified, dict[str, dict[str, Tensor]]] = WeakKeyDictionary()
+"""The parts of each lens's unfinished experiments, for as long as the lens lives."""
+
+
+def unfinished(lens: Identified) -> dict[str, dict[str, Tensor]]:
+    """The finished parts of a lens's unfinished experiments, by experiment and part."""
+    return _UNFINISHED.setdefault(lens, {})
 
 
 class Checkpoint:
@@ -38,12 +54,14 @@ class Checkpoint:
         ScoreError: the file belongs to another experiment, or is damaged, or its folder does not exist.
     """
 
-    def __init__(self, lens: Lens, kind: str, about: Mapping[str, Any], path: str | os.PathLike[str] | None) -> None:
+    def __init__(
+        self, lens: Identified, kind: str, about: Mapping[str, Any], path: str | os.PathLike[str] | None
+    ) -> None:
         self.lens, self.kind = lens, f"unfinished {kind}"
         self.path = None if path is None else Path(path)
         self.about = {"of": {**about, "model": lens.identity}}
         self.key = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()
-        self.parts: dict[str, Tensor] = lens.unfinished.setdefault(self.key, {})
+        self.parts: dict[str, Tensor] = unfinished(lens).setdefault(self.key, {})
         if self.path is not None and not self.path.parent.is_dir():
             raise ScoreError(f"the folder of the checkpoint {str(self.path)!r} does not exist\n  make it first")
         if self.path is not None and self.path.exists():
@@ -76,7 +94,7 @@ class Checkpoint:
 
     def finish(self) -> None:
         """Forget the parts that were kept with the lens; a file stays."""
-        self.lens.unfinished.pop(self.key, None)
+        unfinished(self.lens).pop(self.key, None)
 
 
 def digest(*things: Prompt | Tensor | None) -> str:

@@ -24,6 +24,7 @@ from ..core.kernels import sink_score
 from ..core.taps import Place, TapFunction
 from ..errors import ScoreError
 from ..hooks.points import Read
+from ..hooks.runner import Runner
 from ..prompts.prompt import Prompt
 from .rule import SinkRule
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
 
-    from ..lens import Lens
 
 MIN_SHARE = 0.25  # of sqrt(d_model), the largest possible ratio: what BOS must reach on a massive dimension
 MIN_GAP = 2.0  # factor between the last massive dimension and the next
@@ -149,7 +149,7 @@ class SinkReport:
         )
 
 
-def find_sinks(lens: Lens, prompts: Prompt | Iterable[Prompt]) -> SinkReport:
+def find_sinks(lens: Runner, prompts: Prompt | Iterable[Prompt]) -> SinkReport:
     """Find the sink dimensions, the threshold and the sink tokens of a model.
 
     Two plain forwards a prompt. A handful of prompts with pictures is enough.
@@ -182,7 +182,7 @@ def find_sinks(lens: Lens, prompts: Prompt | Iterable[Prompt]) -> SinkReport:
     return SinkReport(dims, by_mean, threshold, margin, bos_ratio, mean_ratio, listed, sinks, tuple(scores))
 
 
-def _statistics(lens: Lens, prompts: tuple[Prompt, ...]) -> tuple[Tensor, Tensor]:
+def _statistics(lens: Runner, prompts: tuple[Prompt, ...]) -> tuple[Tensor, Tensor]:
     """Both ratios, [layer, d_model]."""
     totals: dict[tuple[str, int], Tensor] = {}
     for prompt in prompts:
@@ -229,7 +229,7 @@ def _by_mean(mean_ratio: Float[Tensor, "layer d_model"]) -> tuple[int, ...]:
     return tuple(found[mean_ratio.mean(0)[found].argsort(descending=True)].tolist())
 
 
-def _scores(lens: Lens, prompt: Prompt, dims: tuple[int, ...]) -> Float[Tensor, "batch layer position"]:
+def _scores(lens: Runner, prompt: Prompt, dims: tuple[int, ...]) -> Float[Tensor, "batch layer position"]:
     """phi of every token and layer; 0 for padding."""
     reads = lens.run(
         prompt, read=[Read("resid_pre", reduce=lambda x, place: sink_score(x, dims), name="phi")], logits="last"

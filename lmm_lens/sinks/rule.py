@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -17,12 +17,10 @@ from ..core.sinks import SinkKey, file_sinks
 from ..core.taps import Place, Tap
 from ..errors import ScoreError
 from ..hooks.points import Read
+from ..hooks.runner import Runner
 from ..prompts.prompt import Prompt
 from ..prompts.rows import bind_rows
 from .known import known_for
-
-if TYPE_CHECKING:
-    from ..lens import Lens
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class SinkRule:
             )
         return self
 
-    def positions(self, lens: Lens, prompt: Prompt, layer: int, row: int = 0) -> tuple[int, ...]:
+    def positions(self, lens: Runner, prompt: Prompt, layer: int, row: int = 0) -> tuple[int, ...]:
         """The visual sink tokens of one layer and prompt row."""
         dims = self.dims
         read = Read("resid_pre", [layer], reduce=lambda x, place: sink_score(x, dims), name="phi")

@@ -7,17 +7,15 @@ whose norm explodes. Rule: ||x|| >= 100 in the tower's last layers (CLIP ViT-L: 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..errors import ModelError, ScoreError
+from ..hooks.runner import Runner
 from ..prompts.prompt import Prompt
-
-if TYPE_CHECKING:
-    from ..lens import Lens
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +48,7 @@ class VisionSinks:
         )
 
 
-def find_vision_sinks(lens: Lens, prompt: Prompt, threshold: float = 100.0) -> VisionSinks:
+def find_vision_sinks(lens: Runner, prompt: Prompt, threshold: float = 100.0) -> VisionSinks:
     """Find the vision tower's sink tokens on the pictures of a prompt.
 
     Args:

@@ -199,7 +199,7 @@ def test_pairs_that_do_not_differ_are_nan_with_a_warning_and_the_rest_is_right(l
 
 
 def test_a_difference_of_rounding_errors_is_none(lens):
-    from lmm_lens.answers.contrast.contrast import contrast
+    from lmm_lens.answers.contrast import contrast
 
     clean = torch.tensor([[10.0, 0.0], [10.0, 0.0]])
     corrupt = torch.tensor([[10.000002, 0.0], [10.0002, 0.0]])  # 2 and 200 steps of fp32 away

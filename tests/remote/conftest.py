@@ -14,6 +14,7 @@ import torch
 
 from lmm_lens import Lens
 from lmm_lens.bundled import shapes
+from lmm_lens.runs.checkpoint import unfinished
 from tests.remote.audit import SECRET, Payload
 from tests.remote.service import Service
 
@@ -164,8 +165,7 @@ def shared_lens(shared_service: Service) -> Lens:
 @pytest.fixture
 def far(shared_lens: Lens, service: Service, sent: list[Payload]) -> Lens:
     """The bundled model on the session's service. What it sends is audited, and nothing of a test before is left."""
-    shared_lens.unfinished.clear()
-    shared_lens.sink_report = None
+    unfinished(shared_lens).clear()
     return shared_lens
 
 

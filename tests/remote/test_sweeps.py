@@ -11,6 +11,7 @@ import torch
 from lmm_lens import AblateHeads, Lens, activation_patching, score_heads
 from lmm_lens.errors import RemoteError, ScoreError
 from lmm_lens.patching import by_forwards
+from lmm_lens.runs.checkpoint import unfinished
 from tests.remote.conftest import same
 from tests.remote.service import Service
 
@@ -59,7 +60,7 @@ def test_killed_in_the_middle_and_started_again(
     resumed = activation_patching(lens, *pair, **OPTIONS)  # without the file: what the lens has
     assert torch.equal(resumed.per_pair, undisturbed.per_pair)
     assert len(sent) - n_sent == 2 + 3  # the two runs, and the three jobs that were left
-    assert lens.unfinished == {}
+    assert not unfinished(lens)
     assert file.read_bytes() == on_disk
 
     other = Lens.demo(backend="nnsight", remote=fresh_service.url)
@@ -193,12 +194,12 @@ def test_scores_go_on_after_a_loss(
     service.fault(None)
     n_before = len(service.log())
     if kept == "file":
-        far.unfinished.clear()  # as in a new process
+        unfinished(far).clear()  # as in a new process
     given = score_heads(far, prompts, **options, checkpoint=checkpoint)
     assert len(service.log()) - n_before == 1  # the last prompt alone
     assert torch.equal(given.per_prompt, expected.per_prompt)
     same(given.per_prompt, score_heads(native, prompts, **options).per_prompt)
-    assert far.unfinished == {}
+    assert not unfinished(far)
 
 
 def test_kept_scores_are_not_taken_for_others(far: Lens, native: Lens, prompts: list[Any], service: Service) -> None:

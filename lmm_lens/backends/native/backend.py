@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...adapters import Adapter
-from ...core.tapping import Tapping
-from ...core.taps import Tap
-from ...lens.program import Planned
+from ...core.carried import Carried
+from ...errors import LensError
 from ...prompts.prompt import Prompt
+from ..base import Continuation, Forward, ForwardPass, PromptOf, Remote, TapsOf
 from ..options import Options
 from ..placement import device_of
 from .session import Session
-
-Bind = Callable[[Prompt], Sequence[Tap]]
 
 
 def _refuse_nan(tokens: Tensor, scores: Tensor) -> Tensor:
@@ -38,6 +36,9 @@ class NativeBackend:
 
     name = "native"
     ways_in = "lens.run, lens.generate or the lens's own model"
+    runs_replays = True
+    remote: Remote = False
+    weights_elsewhere: str | None = None
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
@@ -45,56 +46,58 @@ class NativeBackend:
         self.options = Options(self.model)
 
     def forward(
-        self, prompt: Prompt, bind: Bind, last_only: bool, grad: bool, stash: dict[Any, Any] | None = None
-    ) -> tuple[Float[Tensor, "batch position vocab"], Tapping]:
-        """One pass over the prompt.
-
-        Args:
-            prompt: the prompt.
-            bind: gives the taps.
-            last_only: return logits of each row's last token alone, [batch, 1, vocab].
-            grad: keep the graph.
-            stash: what earlier runs have left to this one.
-        """
+        self,
+        prompt: Prompt,
+        taps_of: TapsOf,
+        *,
+        last_only: bool = False,
+        grad: bool = False,
+        carried: Carried | None = None,
+    ) -> Forward:
+        """As in `Backend.forward`."""
         keep, last = self.options.keeping(prompt, last_only)
-        with torch.set_grad_enabled(grad), self.session(bind, prompt, stash=stash) as session:
+        with torch.set_grad_enabled(grad), self._session(taps_of, prompt, None, carried) as session:
             logits = self.model(**{"use_cache": False, **prompt.inputs, **keep}).logits
         if last is not None:
             logits = logits[torch.arange(prompt.n_rows), last][:, None]
-        return logits, session.tapping
+        return Forward(logits, session.tapping)
 
-    def forward_all(self, plan: Sequence[tuple[Planned, Bind]]) -> Iterator[tuple[Tensor, Tapping]]:
-        """Several passes, one after the other, which share a stash; logits of the last tokens."""
-        stash: dict[Any, Any] = {}
-        for planned, bind in plan:
-            logits, tapping = self.forward(planned.prompt, bind, True, False, stash)
-            if planned.tokens is not None:
-                logits = logits.gather(2, planned.tokens.to(logits.device)[:, None])
-            yield logits, tapping
+    def forward_all(self, passes: Sequence[ForwardPass]) -> Iterator[Forward]:
+        """As in `Backend.forward_all`."""
+        carried = Carried()
+        for each in passes:
+            done = self.forward(each.prompt, each.taps_of, last_only=True, carried=carried)
+            if each.tokens is not None:
+                done = Forward(done.logits.gather(2, each.tokens.to(done.logits.device)[:, None]), done.tapping)
+            yield done
 
-    def generate(
-        self, prompt: Prompt, bind: Bind, options: Mapping[str, Any]
-    ) -> tuple[Int[Tensor, "batch new"], list[Tensor] | None, Tapping]:
-        """Generate with transformers' own `generate`, cache and all; greedy unless the options say otherwise.
-
-        Returns:
-            The new tokens, the logits of each step if `output_logits` was asked for, and what the taps did.
-        """
+    def generate(self, prompt: Prompt, taps_of: TapsOf, options: Mapping[str, Any]) -> Continuation:
+        """As in `Backend.generate`."""
         config = copy.deepcopy(self.model.generation_config)
         config.update(**self.options.generating(options), return_dict_in_generate=True)
-        with torch.no_grad(), self.session(bind, prompt) as session:
+        with torch.no_grad(), self.session(taps_of, prompt) as session:
             out = self.model.generate(**prompt.inputs, generation_config=config, logits_processor=[_refuse_nan])
-        return out.sequences[:, prompt.n_tokens :], out.logits, session.tapping
+        logits = None if out.logits is None else torch.stack(out.logits, 1)
+        return Continuation(out.sequences[:, prompt.n_tokens :], logits, session.tapping)
 
-    def session(
-        self,
-        bind: Bind,
-        prompt: Prompt | None = None,
-        prompt_of: Callable[[Mapping[str, Any]], Prompt] | None = None,
-        stash: dict[Any, Any] | None = None,
+    def session(self, taps_of: TapsOf, prompt: Prompt | None = None, prompt_of: PromptOf | None = None) -> Session:
+        """As in `Backend.session`."""
+        return self._session(taps_of, prompt, prompt_of, None)
+
+    def _session(
+        self, taps_of: TapsOf, prompt: Prompt | None, prompt_of: PromptOf | None, carried: Carried | None
     ) -> Session:
-        """A context in which the model runs with the taps that `bind` gives."""
-        return Session(self.model, self.adapter.layers, bind, prompt, prompt_of, stash)
+        return Session(self.model, self.adapter.layers, taps_of, prompt, prompt_of, carried)
+
+    @contextmanager
+    def at(self, remote: Remote) -> Iterator[None]:
+        """As in `Backend.at`: here is the only place."""
+        if remote is not False:
+            raise LensError(f'remote={remote!r} needs backend="nnsight", this lens has {self.name!r}')
+        yield
+
+    def pickled(self) -> None:
+        """As in `Backend.pickled`: never on its way to a server."""
 
     @property
     def device(self) -> torch.device:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from ...adapters import Layer
 from ...core.attention import AttentionCall, FusedAttention
+from ...core.carried import Carried
 from ...core.tapping import Tapping
-from ...core.taps import Tap
 from ...errors import HookError, InterventionError, ModelError
 from ...prompts.prompt import Prompt
+from ..base import PromptOf, TapsOf
 from ..placement import Shards
 from . import attention
 
@@ -57,10 +58,10 @@ class Session:
     Args:
         model: the Hugging Face model.
         layers: its decoder layers.
-        bind: gives the taps of a prompt.
+        taps_of: gives the taps of a prompt.
         prompt: the prompt about to be run; None to make one, with `prompt_of`, of whatever the model is called with.
         prompt_of: makes a prompt of the keyword arguments of a call.
-        stash: what earlier runs have left to this one.
+        carried: what earlier runs have left to this one.
 
     Attributes:
         tapping: the taps of the prompt, and what they read and did.
@@ -73,16 +74,16 @@ class Session:
         self,
         model: nn.Module,
         layers: Sequence[Layer],
-        bind: Callable[[Prompt], Sequence[Tap]],
+        taps_of: TapsOf,
         prompt: Prompt | None = None,
-        prompt_of: Callable[[Mapping[str, Any]], Prompt] | None = None,
-        stash: dict[Any, Any] | None = None,
+        prompt_of: PromptOf | None = None,
+        carried: Carried | None = None,
     ) -> None:
-        self.model, self.layers, self.bind = model, layers, bind
+        self.model, self.layers, self.taps_of = model, layers, taps_of
         self.prompt, self.prompt_of = prompt, prompt_of
         # a run belongs to its thread; an open context holds for all, since `generate` is often called from its own
         self.thread = threading.get_ident() if prompt is not None else None
-        self.tapping = Tapping([layer.n_heads for layer in layers], stash)
+        self.tapping = Tapping([layer.n_heads for layer in layers], carried)
         self.n_passes = 0
         self._layer_of = {id(layer.attention): index for index, layer in enumerate(layers) if layer.attention}
         self._modules = {id(model), *self._layer_of}
@@ -121,7 +122,7 @@ class Session:
     def _install(self, prompt: Prompt) -> None:
         """Bind the taps to a prompt and hook the modules they need."""
         self._hooks.close()
-        self.tapping.start(prompt.n_rows, self.bind(prompt))
+        self.tapping.start(prompt.n_rows, self.taps_of(prompt))
         self._connect()
 
     def _connect(self) -> None:

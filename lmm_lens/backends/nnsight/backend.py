@@ -9,27 +9,21 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from ...adapters import Adapter
+from ...core.carried import Carried
 from ...core.face import Face
-from ...core.tapping import Tapping
 from ...core.taps import Tap
 from ...errors import HookError, LensError, RemoteError
-from ...lens.program import Planned
 from ...prompts.prompt import Prompt
-from ..native.backend import Bind
+from ..base import Continuation, Forward, ForwardPass, PromptOf, Remote, TapsOf
 from ..native.session import check_eval
 from ..options import Options
 from ..placement import device_of, has_weights
 from .blocks import Applied, trace_under_way
 from .job import Answer, Request, Target, edited, perform
+from .travel import TRAVELLING
 from .wrap import model_key, target_of, wrapped
-
-Remote = bool | str
-"""False: here. True: on NDIF, or the host of nnsight's configuration. "http://...": on that server. "local": here, but
-packed and unpacked as for a server, a rehearsal."""
 
 
 class EnvoyBackend:
@@ -48,6 +42,7 @@ class EnvoyBackend:
 
     name = "nnsight"
     ways_in = "lens.run, lens.generate or lens.trace"
+    runs_replays = False
 
     def __init__(
         self,
@@ -78,35 +73,41 @@ class EnvoyBackend:
     # ------------------------------------------------------------------ running
 
     def forward(
-        self, prompt: Prompt, bind: Bind, last_only: bool, grad: bool
-    ) -> tuple[Float[Tensor, "batch position vocab"], Tapping]:
-        """One pass over the prompt; as in `NativeBackend.forward`."""
+        self,
+        prompt: Prompt,
+        taps_of: TapsOf,
+        *,
+        last_only: bool = False,
+        grad: bool = False,
+        carried: Carried | None = None,
+    ) -> Forward:
+        """As in `Backend.forward`."""
+        if carried is not None:
+            raise LensError("what runs carry from one to the next lives in one job here: use forward_all")
         if grad and self.remote:
             raise RemoteError("gradients do not travel: this needs a lens with remote=False")
         with torch.set_grad_enabled(grad):
-            answer = self.perform([self.request(prompt, bind, last_only)])[0]
+            answer = self.perform([self.request(prompt, taps_of, last_only)])[0]
         assert answer.logits is not None
-        return answer.logits, answer.tapping
+        return Forward(answer.logits, answer.tapping)
 
-    def forward_all(self, plan: Sequence[tuple[Planned, Bind]]) -> Iterator[tuple[Tensor, Tapping]]:
-        """Several passes in one job, which share a stash; the answers come when all are done."""
-        requests = [replace(self.request(each.prompt, bind, True), pick=each.tokens) for each, bind in plan]
+    def forward_all(self, passes: Sequence[ForwardPass]) -> Iterator[Forward]:
+        """As in `Backend.forward_all`, in one job; the answers come when all are done."""
+        requests = [replace(self.request(each.prompt, each.taps_of, True), pick=each.tokens) for each in passes]
         with torch.no_grad():
             for answer in self.perform(requests):
                 assert answer.logits is not None
-                yield answer.logits, answer.tapping
+                yield Forward(answer.logits, answer.tapping)
 
-    def generate(
-        self, prompt: Prompt, bind: Bind, options: Mapping[str, Any]
-    ) -> tuple[Int[Tensor, "batch new"], list[Tensor] | None, Tapping]:
-        """Generate with transformers' own `generate`; as in `NativeBackend.generate`."""
-        taps = self.checked(bind(prompt))
+    def generate(self, prompt: Prompt, taps_of: TapsOf, options: Mapping[str, Any]) -> Continuation:
+        """As in `Backend.generate`."""
+        taps = self.checked(taps_of(prompt))
         chosen = self.generating(options)
         request = Request(prompt.inputs, prompt.n_rows, prompt.n_tokens, taps, chosen)
         with torch.no_grad():
             answer = self.perform([request])[0]
         assert answer.tokens is not None
-        return answer.tokens, None if answer.logits is None else list(answer.logits.unbind(1)), answer.tapping
+        return Continuation(answer.tokens, answer.logits, answer.tapping)
 
     def generating(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Options of `generate`, as `Options.generating` has them; on a server patterns need the cache."""
@@ -117,12 +118,12 @@ class EnvoyBackend:
             )
         return self.options.generating(options)
 
-    def request(self, prompt: Prompt, bind: Bind, last_only: bool) -> Request:
+    def request(self, prompt: Prompt, taps_of: TapsOf, last_only: bool) -> Request:
         """One forward pass as a request."""
         keep, last = self.options.keeping(prompt, last_only)
         # the eager weights come with values only where there is a cache to take them from
         inputs = {"use_cache": bool(self.remote), **prompt.inputs, **keep}
-        return Request(inputs, prompt.n_rows, prompt.n_tokens, self.checked(bind(prompt)), None, last)
+        return Request(inputs, prompt.n_rows, prompt.n_tokens, self.checked(taps_of(prompt)), None, last)
 
     def perform(self, requests: Sequence[Request]) -> list[Answer]:
         """Run requests in one session: one job, where it runs on a server."""
@@ -135,10 +136,10 @@ class EnvoyBackend:
         with self.lock if not self.remote or self.remote == "local" else nullcontext():
             return perform(self.target, requests, self.transport())
 
-    def trace(self, prompt: Prompt, bind: Bind, remote: Remote | None, options: Mapping[str, Any]) -> Any:
+    def trace(self, prompt: Prompt, taps_of: TapsOf, remote: Remote | None, options: Mapping[str, Any]) -> Any:
         """A trace for the user's own block, in which the taps act first; see `Lens.trace`."""
         with self.at(remote):
-            taps = self.checked(bind(prompt))
+            taps = self.checked(taps_of(prompt))
             self.once = "max_new_tokens" not in options
             self.face, self.traced = self.new_face(), self.target
             parts = [part for part in self.target.parts if any(tap.layer == part["layer"] for tap in taps)]
@@ -148,9 +149,16 @@ class EnvoyBackend:
             backend = self.transport()
         return envoy.trace(**{**prompt.inputs, **options}, backend=backend)
 
-    def session(self, bind: Bind, prompt: Prompt | None = None, prompt_of: Any = None) -> Applied:
+    def session(self, taps_of: TapsOf, prompt: Prompt | None = None, prompt_of: PromptOf | None = None) -> Applied:
         """For `Lens.apply`."""
         return Applied(self.adapter.model, self.envoy)
+
+    def pickled(self) -> tuple[Any, ...] | None:
+        """As in `Backend.pickled`: on its way to a server a lens is its hook points."""
+        if not TRAVELLING.get():
+            return None
+        target = self.target if self.traced is None else self.traced
+        return Face, (target.parts, self.envoy, self.once)
 
     # ------------------------------------------------------------------ what runs where
 

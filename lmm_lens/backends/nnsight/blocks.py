@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...core.tapping import Tapping
 from ...errors import InterventionError
 
 
@@ -27,6 +28,7 @@ class Applied:
     n_passes = 0
 
     def __init__(self, model: Any, envoy: Any) -> None:
+        self.tapping = Tapping(())
         self.model, self.is_twin = model, envoy._module is not model
 
     def __enter__(self) -> Applied:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.carried import Carried
 from ...core.drive import drive, finish
 from ...core.packing import pack, slim, unpack
 from ...core.tapping import Tapping
@@ -78,7 +79,7 @@ class Target:
 
 
 def perform(target: Target, requests: Sequence[Request], backend: Any = None) -> list[Answer]:
-    """Run the requests one after the other in one session; `Place.stash` lives as long as that.
+    """Run the requests one after the other in one session; `Place.carried` lives as long as that.
 
     Args:
         target: the model.
@@ -98,10 +99,10 @@ def perform(target: Target, requests: Sequence[Request], backend: Any = None) ->
             # an open-ended loop over the steps of a generation ends with a warning, by design
             warnings.filterwarnings("ignore", message=".*was never reached", category=UserWarning)
             with envoy.session(backend=backend):
-                stash = {}  # type: ignore[var-annotated]  # a name in an annotation would travel too
+                carried = Carried()
                 answers = nnsight.save([])
                 for run in runs:
-                    tapping = Tapping(n_heads, stash)
+                    tapping = Tapping(n_heads, carried)
                     tapping.start(run["n_rows"], run["taps"])
                     inputs = run["inputs"]
                     if travels:

@@ -7,18 +7,30 @@ cloudpickle, Ray for one, are not affected.
 
 from __future__ import annotations
 
+import copyreg
 import importlib
 import pickletools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
+from ...core.face import PromptFace
 from ...errors import RemoteError
+from ...prompts.prompt import Prompt
 
 SENT = ("lmm_lens.core", "lmm_lens.errors")
 SUBIMPORT = ("cloudpickle.cloudpickle", "subimport")  # imports the module that its argument names
 MODULE = "\0 imports a module"
 TRAVELLING: ContextVar[bool] = ContextVar("travelling", default=False)
+
+
+def _reduce_prompt(prompt: Prompt) -> Any:
+    """On its way to a server a prompt is its masks; else it is pickled as any object."""
+    return (PromptFace, (dict(prompt.masks),)) if TRAVELLING.get() else prompt.__reduce_ex__(4)
+
+
+copyreg.pickle(Prompt, _reduce_prompt)
 
 
 @contextmanager

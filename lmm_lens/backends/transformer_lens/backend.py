@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from ...adapters import Adapter
+from ...core.carried import Carried
 from ...core.selection import Chunk
 from ...core.tapping import Tapping
 from ...core.taps import HIDDEN
 from ...errors import HookError, ModelError
 from ...prompts.prompt import Prompt
+from ..base import PromptOf, TapsOf
 from ..native.attention import listener_of
-from ..native.backend import Bind, NativeBackend
+from ..native.backend import NativeBackend
 from ..native.session import Session
 from .build import bridge_of
 from .selfcheck import check_edits_land
@@ -45,6 +47,7 @@ class BridgeBackend(NativeBackend):
     """
 
     name = "transformer_lens"
+    runs_replays = False
 
     def __init__(self, adapter: Adapter) -> None:
         self.bridge = bridge_of(adapter.model, adapter.tokenizer)
@@ -52,14 +55,10 @@ class BridgeBackend(NativeBackend):
         self.model = self.bridge.original_model
         self._is_checked = False
 
-    def session(
-        self,
-        bind: Bind,
-        prompt: Prompt | None = None,
-        prompt_of: Callable[[Mapping[str, Any]], Prompt] | None = None,
-        stash: dict[Any, Any] | None = None,
+    def _session(
+        self, taps_of: TapsOf, prompt: Prompt | None, prompt_of: PromptOf | None, carried: Carried | None
     ) -> Session:
-        """A context in which the bridge runs with the taps that `bind` gives.
+        """A context in which the bridge runs with taps.
 
         The first prompt with a picture is also run eight times with probe edits, so that a hook whose edits are lost
         is an error and not a silent no-op.
@@ -80,7 +79,7 @@ class BridgeBackend(NativeBackend):
                     "  use backend='native' or backend='nnsight'"
                 ) from error
             self._is_checked = True
-        return BridgeSession(self.bridge, self.model, self.adapter.layers, bind, prompt, prompt_of, stash)
+        return BridgeSession(self.bridge, self.model, self.adapter.layers, taps_of, prompt, prompt_of, carried)
 
 
 class BridgeSession(Session):

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from jaxtyping import Int
 from torch import Tensor
 
+from ..core.tapping import Tapping
 from ..core.taps import Tap
-from ..errors import HookError, LensError
-from ..hooks.points import Read, Reader
+from ..errors import HookError, LensError, NothingChangedWarning, warn
+from ..hooks.points import ModelShape, Read, Reader
 from ..hooks.results import Reads, Report, collect, report
-from ..interventions.base import Intervention, bind_all, shown
+from ..interventions.base import AutoSinks, Intervention, bind_all, shown
 from ..prompts.prompt import Prompt
-
-if TYPE_CHECKING:
-    from ..core.tapping import Tapping
-    from .lens import Lens
 
 
 @dataclass(frozen=True, eq=False)
-class Planned:
+class PlannedRun:
     """One forward pass of several.
 
     Args:
@@ -35,23 +31,33 @@ class Planned:
     prompt: Prompt
     interventions: Sequence[Intervention] = ()
     reads: Sequence[Reader | str] = ()
-    tokens: Tensor | None = None
+    tokens: Int[Tensor, "batch n"] | None = None
 
 
-class Program:
-    """Interventions and reads; called with a prompt it gives their taps.
+class Plan:
+    """Interventions and reads of one call, for one model.
 
     Args:
-        lens: the model that they are for.
+        shape: of the model.
+        sinks_on: finds out what interventions leave to the model ("auto").
         interventions: edits, in order.
         reads: hook point names or readers.
+
+    Attributes:
+        interventions: as given, and once bound with everything "auto" found out.
 
     Raises:
         HookError: something that cannot be read.
     """
 
-    def __init__(self, lens: Lens, interventions: Sequence[Intervention], reads: Sequence[Reader | str] = ()) -> None:
-        self.lens = lens
+    def __init__(
+        self,
+        shape: ModelShape,
+        sinks_on: AutoSinks,
+        interventions: Intervention | Sequence[Intervention],
+        reads: Reader | str | Sequence[Reader | str] = (),
+    ) -> None:
+        self.shape, self.sinks_on = shape, sinks_on
         self.interventions = tuple([interventions] if isinstance(interventions, Intervention) else interventions)
         items = [reads] if isinstance(reads, (str, Reader)) else reads
         self.reads = tuple(Read(item) if isinstance(item, str) else item for item in items)
@@ -59,17 +65,18 @@ class Program:
             if not isinstance(item, Reader):
                 raise HookError(f"expected a hook point name or Read(...), given {item!r}")
 
-    def __call__(self, prompt: Prompt) -> list[Tap]:
-        """The taps on a prompt; "auto" parameters are found out here."""
+    def taps(self, prompt: Prompt) -> list[Tap]:
+        """The taps on a prompt."""
+        given = self.interventions
         self.interventions = tuple(
-            item.resolve(self.lens, prompt) if isinstance(item, Intervention) else item for item in self.interventions
+            each.resolve(prompt, self.sinks_on) if isinstance(each, Intervention) else each for each in given
         )
-        reading = [tap for read in self.reads for tap in read.taps(prompt, self.lens.shape)]
+        reading = [tap for read in self.reads for tap in read.taps(prompt, self.shape)]
         named = [(tap.name, tap.layer) for tap in reading if tap.name]
         if len(set(named)) < len(named):
             twice = sorted({name for name, layer in named if named.count((name, layer)) > 1})
             raise LensError(f"two reads share the name {twice[0]!r}\n  tell them apart with Read(..., name=...)")
-        return bind_all(self.interventions, prompt, self.lens.shape) + reading
+        return bind_all(self.interventions, prompt, self.shape) + reading
 
     def collect(self, tapping: Tapping) -> tuple[Reads, dict[str, Tensor]]:
         """What was read, by (name, layer), and by name the rows' positions.
@@ -85,10 +92,10 @@ class Program:
                 )
         return collect(tapping.kept)
 
-    def reports(self, tapping: Tapping, depth: int = 3) -> tuple[Report, ...]:
-        """What each intervention did; one that changed nothing is also warned of, at the line `depth` calls up."""
+    def reports(self, tapping: Tapping) -> tuple[Report, ...]:
+        """What each intervention did; one that changed nothing is also warned of."""
         reports = tuple(report(x, i, tapping.edited, tapping.moved) for i, x in enumerate(self.interventions))
         for intervention, what in zip(self.interventions, reports, strict=True):
             if not what.n_edits:
-                warnings.warn(f"{what.intervention} changed nothing: {intervention.why_nothing}", stacklevel=depth)
+                warn(f"{what.intervention} changed nothing: {intervention.why_nothing}", NothingChangedWarning)
         return reports

@@ -1,0 +1,45 @@
+"""Backends by name; each framework is imported when a lens asks for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..adapters import Adapter
+from ..errors import LensError, unknown
+from .base import Backend, Remote
+from .native import NativeBackend
+
+BACKENDS = ("native", "transformer_lens", "nnsight")
+
+
+def check_backend(name: str) -> str:
+    """The name, if it is a backend's; LensError that lists them otherwise."""
+    if name not in BACKENDS:
+        raise LensError(unknown("backend", name, BACKENDS))
+    return name
+
+
+def backend_of(
+    name: str, adapter: Adapter, *, envoy: Any, served_as: str | None, remote: Remote, timeout: float
+) -> Backend:
+    """The backend of a name; LensError where it is to run elsewhere and cannot.
+
+    Args:
+        name: one of `BACKENDS`.
+        adapter: of the model.
+        envoy: the model in nnsight's wrapping, if there is one already.
+        served_as: by which name a server knows the model.
+        remote: where to run.
+        timeout: seconds without news from a server after which to give up.
+    """
+    if name == "nnsight":
+        from .nnsight import EnvoyBackend
+
+        return EnvoyBackend(adapter, envoy, served_as, remote, timeout)
+    if remote:
+        raise LensError(f'remote={remote!r} needs backend="nnsight", given backend={name!r}')
+    if name == "transformer_lens":
+        from .transformer_lens import BridgeBackend
+
+        return BridgeBackend(adapter)
+    return NativeBackend(adapter)
