@@ -111,15 +111,15 @@ def test_a_second_generation_does_not_see_the_first_ones_prompt():
     assert torch.equal(inside, alone)
 
 
-def test_each_prompt_of_a_block_starts_with_an_empty_memo():
+def test_each_prompt_of_a_block_starts_with_a_fresh_state():
     """What taps leave to each other, such as which tokens are sinks, must not reach the next picture."""
     llava, found = case("llava"), []
 
     class Remember(Intervention):
         def taps(self, prompt, shape):
             def run(x, place):
-                found.append(dict(place.memo))
-                place.memo["left by"] = place.n_seen
+                found.append(place.state.sums.get(("left by", 0)))
+                place.state.sums["left by", 0] = torch.tensor(place.n_seen)
                 return x * 0.9
 
             return [Tap("resid_pre", 0, bind_rows("after_image", prompt), run, edits=True)]
@@ -127,7 +127,7 @@ def test_each_prompt_of_a_block_starts_with_an_empty_memo():
     with llava.lens.apply(Remember()):
         for inputs in llava.pair()[0]:
             generated(llava.model, inputs)
-    assert [memo.get("left by") for memo in found] == [None, 27, 28, 29, 30, None, 25, 26, 27, 28]
+    assert [None if left is None else int(left) for left in found] == [None, 27, 28, 29, 30, None, 25, 26, 27, 28]
 
 
 def test_nested_blocks_add_up():
