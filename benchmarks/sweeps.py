@@ -23,8 +23,8 @@ from torch import Tensor
 from lmm_lens import Lens, Prompt, data
 from lmm_lens.effects.ablations import Ablation, units_of
 from lmm_lens.effects.work import Item, Work
+from lmm_lens.replay.batches import Batches
 from lmm_lens.replay.forwards import WAYS
-from lmm_lens.replay.memory import Batches
 
 from .model import SIZES, build, prompt_of
 from .timing import machine, seconds, show, spread, write

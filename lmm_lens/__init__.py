@@ -46,8 +46,8 @@ _HOME = {
     "exact_match": "comparisons",
     "DataSet": "data",
     "Sample": "data",
-    "Misplaced": "checks.grid",
-    "misplaced": "checks.grid",
+    "Misplaced": "checks.layout",
+    "misplaced": "checks.layout",
     "view": "viewer",
     "View": "viewer",
     "LensError": "errors",
@@ -56,8 +56,8 @@ _HOME = {
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
-    from .checks.grid import Misplaced as Misplaced
-    from .checks.grid import misplaced as misplaced
+    from .checks.layout import Misplaced as Misplaced
+    from .checks.layout import misplaced as misplaced
     from .comparisons import ablation_table as ablation_table
     from .comparisons import blank_images as blank_images
     from .comparisons import exact_match as exact_match

@@ -8,7 +8,7 @@ from torch import nn
 
 from lmm_lens import AblateHeads, Box, Lens, LensError
 from lmm_lens.bundled import shapes
-from lmm_lens.checks.grid import Misplaced, misplaced
+from lmm_lens.checks.layout import Misplaced, misplaced
 from tests.families.every import LENSES, lens_of
 from tests.families.evidence import picture
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def finishing(model: nn.Module, adapter: Adapter) -> tuple[float | None, float | None]:
-    """(soft cap, scale), as `lmm_lens.core.drive.finish` takes them; None for nothing."""
+    """(soft cap, scale), as `lmm_lens.core.envoys.finish` takes them; None for nothing."""
     text = adapter.config.get_text_config()
     source = inspect.getsource(inspect.unwrap(type(model).forward))
     cap = getattr(text, "final_logit_softcapping", None) if "final_logit_softcapping" in source else None

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .selection import Chunk
+from .rows import Chunk
 from .taps import HIDDEN
 
 Heads = tuple[int, ...] | None  # None is all

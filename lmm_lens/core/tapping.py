@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import HookError, InterventionError
 from .carried import Carried
 from .packing import slim
-from .selection import Chunk, JoinedRows
+from .rows import Chunk, JoinedRows
 from .taps import Place, RunState, Tap
 
 CHUNK_ELEMENTS = 2**20  # probabilities held at once, 4 MiB: less than what a feed-forward layer needs anyway

@@ -11,6 +11,7 @@
 A row that cannot be used is an error that names it, or is left out, named and counted; never silently dropped.
 """
 
+from .benchmark_scores import BinaryScores, MMEScores, PairScores, binary_scores, mme_scores, mmvp_scores
 from .dataset import DataSet
 from .from_mme import mme
 from .from_mmvp import mmvp
@@ -18,11 +19,10 @@ from .from_pointqa import pointqa
 from .from_pope import pope
 from .from_shapes import shapes
 from .from_table import table
-from .marks import letter, yes_no
+from .grading import letter, yes_no
 from .names import named
 from .problems import Problems
 from .sample import Sample
-from .scores import BinaryScores, MMEScores, PairScores, binary_scores, mme_scores, mmvp_scores
 from .tally import bootstrap
 
 __all__ = [

@@ -25,8 +25,8 @@ from ..errors import ScoreError, unknown
 from .dataset import DataSet
 from .pictures import folder_of, picture
 from .problems import Bad, RowError, whole
-from .rows import Row, sample_of, text, yes_or_no
 from .sample import Sample
+from .table_rows import Row, sample_of, text, yes_or_no
 from .template import AS_IT_IS, check_template
 
 PERCEPTION = (

@@ -24,8 +24,8 @@ from ..errors import ScoreError
 from .dataset import DataSet, facts
 from .pictures import folder_of, picture
 from .problems import Bad, RowError, whole
-from .rows import Row, sample_of, text
 from .sample import Sample
+from .table_rows import Row, sample_of, text
 from .template import AS_IT_IS, check_template
 from .text_files import Delimited, file_of
 

@@ -30,8 +30,8 @@ from ..errors import ScoreError, unknown
 from .dataset import DataSet, facts
 from .pictures import boxes_in, folder_of, picture
 from .problems import Bad, RowError
-from .rows import Row, sample_of, text
 from .sample import Sample, plain
+from .table_rows import Row, sample_of, text
 from .template import AS_IT_IS, check_template
 from .text_files import JsonLines, file_of, whole_json
 

@@ -23,8 +23,8 @@ from ..errors import ScoreError
 from .dataset import DataSet, Joined, facts
 from .pictures import folder_of, picture
 from .problems import Bad
-from .rows import Row, sample_of, text, yes_or_no
 from .sample import Sample
+from .table_rows import Row, sample_of, text, yes_or_no
 from .template import AS_IT_IS, check_template
 from .text_files import file_of, json_rows
 

@@ -13,9 +13,9 @@ from typing import Any
 from .dataset import DataSet
 from .pictures import Size, boxes_in, folder_of, picture
 from .problems import Bad, RowError
-from .rows import Row, missing, sample_of, text, value_of
 from .sample import Box, Sample
 from .sources import Source, open_source
+from .table_rows import Row, missing, sample_of, text, value_of
 from .template import AS_IT_IS, check_template
 
 

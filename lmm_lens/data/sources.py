@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import ScoreError, unknown
 from .dataset import facts
-from .rows import Listed, Row, Streamed
+from .table_rows import Listed, Row, Streamed
 from .text_files import Delimited, JsonLines, file_of, json_rows
 
 AT_ONCE = 32  # rows that are fetched together from Arrow tables

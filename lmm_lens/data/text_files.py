@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from ..errors import ScoreError
 from .problems import RowError
-from .rows import Listed, Row
+from .table_rows import Listed, Row
 
 BOM = b"\xef\xbb\xbf"
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..core.drive import whole
+from ..core.envoys import whole
 from ..core.kernels import uniform
 from ..errors import InterventionError, ScoreError
 from ..hooks.heads import HeadSet, check_head

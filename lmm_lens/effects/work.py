@@ -14,8 +14,8 @@ from ..answers.outcomes import Goal, Outcomes, answers_at, goal_of, goal_of_text
 from ..data import Sample
 from ..errors import LensError, ScoreError
 from ..prompts.prompt import Prompt
+from ..replay.batches import Batches
 from ..replay.forwards import Forwards
-from ..replay.memory import Batches
 from ..runs import RunFolder
 from ..runs.checkpoint import digest, fingerprint
 from .ablations import Ablation

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.kernels import uniform
-from ..core.selection import Rows
+from ..core.rows import Rows
 from ..core.taps import Place, Tap, TapFunction
 from ..errors import InterventionError, unknown
 from ..hooks.heads import Head, HeadSet

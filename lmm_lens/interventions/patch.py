@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.selection import Rows
+from ..core.rows import Rows
 from ..core.taps import Place, Tap, TapFunction
 from ..errors import InterventionError
 from ..hooks.heads import Head, HeadSet, check_layer

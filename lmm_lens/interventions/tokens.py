@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.selection import Rows
+from ..core.rows import Rows
 from ..core.taps import Place, Tap
 from ..errors import InterventionError, unknown
 from ..hooks.points import ModelShape

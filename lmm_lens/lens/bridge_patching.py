@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import PromptError
 from ..prompts.prompt import Prompt
-from .bridge_runs import bridge_inputs, run_with_cache
+from .bridge_calls import bridge_inputs, run_with_cache
 
 if TYPE_CHECKING:
     from .lens import Lens

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor
 
 from ..backends.base import Backend
-from ..core.face import Face
+from ..core.trace import Face
 from ..errors import HookError, LensError, PromptError
 from ..hooks.points import Reader
 from ..interventions.base import Intervention
@@ -51,7 +51,7 @@ class TransformerLensMethods(_OnBackend):
 
     def bridge_inputs(self, prompt: Prompt) -> dict[str, Any]:
         """The prompt's tensors, pictures included, as `bridge(...)`, `bridge.run_with_hooks` and others take them."""
-        from .bridge_runs import bridge_inputs
+        from .bridge_calls import bridge_inputs
 
         return bridge_inputs(prompt)
 
@@ -68,7 +68,7 @@ class TransformerLensMethods(_OnBackend):
         Raises:
             LensError: the lens has another backend.
         """
-        from .bridge_runs import run_with_cache
+        from .bridge_calls import run_with_cache
 
         return run_with_cache(self._lens(), prompt, interventions, **options)
 
@@ -78,7 +78,7 @@ class TransformerLensMethods(_OnBackend):
         Raises:
             LensError: the lens has another backend.
         """
-        from .bridge_runs import run_with_hooks
+        from .bridge_calls import run_with_hooks
 
         return run_with_hooks(self._lens(), prompt, interventions, **options)
 
@@ -88,7 +88,7 @@ class TransformerLensMethods(_OnBackend):
         Raises:
             LensError: the lens has another backend.
         """
-        from .bridge_runs import fwd_hooks
+        from .bridge_calls import fwd_hooks
 
         return fwd_hooks(self._lens(), prompt, interventions)
 

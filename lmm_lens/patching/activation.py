@@ -27,8 +27,8 @@ from ..replay import UnfitError
 from ..runs.checkpoint import Checkpoint, digest
 from .by_forwards import by_forwards
 from .by_replay import by_replay
-from .grid import Grid
 from .scores import PatchScores
+from .task import Grid
 from .units import GroupsLike, Units, check_units
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..answers.contrast import AnswersLike, contrast, logit_difference
-from ..core.selection import Rows
+from ..core.rows import Rows
 from ..core.taps import Place, Tap
 from ..hooks.points import ModelShape, Read
 from ..hooks.results import Run

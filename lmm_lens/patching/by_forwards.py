@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.selection import Rows
+from ..core.rows import Rows
 from ..core.taps import Place, Tap
 from ..hooks.points import ModelShape
 from ..interventions.base import Intervention
@@ -22,7 +22,7 @@ from ..lens.plan import PlannedRun
 from ..prompts.prompt import Prompt
 from ..replay.forwards import PASSES_PER_JOB
 from ..runs.checkpoint import Checkpoint
-from .grid import Grid, shown_progress
+from .task import Grid, shown_progress
 from .units import Units
 
 if TYPE_CHECKING:

@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.drive import whole
+from ..core.envoys import whole
 from ..hooks.points import Read
 from ..interventions.patch import stored
 from ..replay import Edit, Recording, UnfitError, Variant, record
+from ..replay.batches import Batches
 from ..replay.forwards import Forwards
-from ..replay.memory import Batches
 from ..runs.checkpoint import Checkpoint
 from .by_forwards import forward_of
-from .grid import Grid, shown_progress
+from .task import Grid, shown_progress
 
 
 def by_replay(grid: Grid, finished: Checkpoint, progress: bool) -> Float[Tensor, "pair layer unit"]:

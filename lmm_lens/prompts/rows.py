@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ..core.selection import Rows
+from ..core.rows import Rows
 from ..errors import HookError, unknown
 from .prompt import MASKS, Prompt
 

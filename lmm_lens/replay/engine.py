@@ -18,14 +18,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from ..backends.native import attention
+from ..backends.native import interface as attention
 from ..backends.placement import hooks_of
 from ..core.attention import AttentionCall
-from .attention import Part, attend, causal
-from .narrow import narrowed
+from .layer_arguments import narrowed
+from .merged_attention import Part, attend, causal
 from .recording import Recording
-from .scope import Cuts, Window
 from .variants import Put, Variant, puts
+from .window import Cuts, Window
 
 BUCKET = 1.25  # variants share a batch if their numbers of rows differ by less than this factor
 
@@ -89,7 +89,7 @@ class Replay:
 class _Pass:
     """One batch of variants, sorted by their first layer, through the layers."""
 
-    replaces = True  # see lmm_lens.backends.native.attention
+    replaces = True  # see lmm_lens.backends.native.interface
 
     def __init__(self, recording: Recording, window: Window, variants: Sequence[Variant]) -> None:
         self.recording, self.window, self.variants = recording, window, variants

@@ -16,9 +16,9 @@ from torch import Tensor
 from ..interventions.base import Intervention
 from ..lens.plan import PlannedRun
 from ..prompts.prompt import Prompt
+from .batches import Batches
 from .check import agree
 from .engine import Replay
-from .memory import Batches
 from .recording import Recording, UnfitError, record, why_not
 from .variants import Edit, Variant
 

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..backends.native import attention
+from ..backends.native import interface as attention
 from ..backends.native.session import attention_configs, check_eval
 from ..backends.options import Options
 from ..backends.placement import Shards
 from ..core.attention import AttentionCall
-from .tail import Tail, TailRecorder
+from .unembedding import Tail, TailRecorder
 
 if TYPE_CHECKING:
     from ..lens import Lens

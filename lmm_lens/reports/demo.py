@@ -10,7 +10,7 @@ from ..prompts.view import as_html
 from ..scoring import score_heads
 from ..scoring.figures import attention_over_image, head_heatmap
 from ..sinks import rule_for
-from .page import inline, render
+from .html import inline, render
 
 if TYPE_CHECKING:
     from ..hooks.heads import HeadSet

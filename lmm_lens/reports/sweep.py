@@ -14,7 +14,7 @@ from ..errors import ScoreError
 from ..interventions.ablate import MODES
 from ..runs import RunFolder
 from ..statistics import ControlTest, control_test
-from .page import inline, render
+from .html import inline, render
 
 if TYPE_CHECKING:
     import pandas

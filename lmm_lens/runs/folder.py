@@ -18,9 +18,9 @@ from typing import Any
 
 from ..errors import ScoreError
 from . import disk, part
-from .claim import MANIFEST, PARTS, STATE, claim
 from .lock import Lock
 from .manifest import Manifest, as_json
+from .ownership import MANIFEST, PARTS, STATE, claim
 from .part import Part
 from .store import Store
 

@@ -5,10 +5,10 @@ average those first. Everything drawn is drawn from a seed, so the same call giv
 """
 
 from .controls import ControlTest, control_test
+from .effects_table import effects_table
 from .head_sets import HeadSetTest, head_set_test
 from .many import benjamini_hochberg, holm
 from .paired import Interval, SignFlip, mean_interval, paired_interval, sign_flip_test
-from .table import effects_table
 
 __all__ = [
     "ControlTest",

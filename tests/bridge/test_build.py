@@ -16,7 +16,7 @@ from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_f
 
 from lmm_lens.backends.transformer_lens import bridge_of
 from lmm_lens.backends.transformer_lens.architectures import MENDED, NEW, ON_ANY_DECODER, adapters, register
-from lmm_lens.backends.transformer_lens.architectures.attention import IMPLEMENTATION
+from lmm_lens.backends.transformer_lens.architectures.hooked_attention import IMPLEMENTATION
 from lmm_lens.backends.transformer_lens.build import supported
 from lmm_lens.errors import ModelError
 from tests.bridge.decoders import DECODERS

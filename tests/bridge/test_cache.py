@@ -6,7 +6,7 @@ import torch
 from lmm_lens.bundled import shapes
 from lmm_lens.errors import HookError, PromptError
 from lmm_lens.lens.bridge_cache import PromptCache
-from lmm_lens.lens.bridge_runs import run_with_cache
+from lmm_lens.lens.bridge_calls import run_with_cache
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,7 +6,7 @@ import torch
 from lmm_lens import VAR, AblateHeads, Knockout, LensError
 from lmm_lens.bundled import shapes
 from lmm_lens.errors import InterventionError, PromptError
-from lmm_lens.lens.bridge_runs import bridge_inputs, fwd_hooks, run_with_cache, run_with_hooks
+from lmm_lens.lens.bridge_calls import bridge_inputs, fwd_hooks, run_with_cache, run_with_hooks
 
 VAR_HERE = VAR(sink_dims=(5, 77), sink_threshold=7.0, min_nonsink_ratio=0.0, min_visual_mass=0.0)
 EDITS = [

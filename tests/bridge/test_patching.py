@@ -9,8 +9,8 @@ from lmm_lens import Lens, activation_patching
 from lmm_lens.answers.contrast import logit_difference
 from lmm_lens.bundled import shapes
 from lmm_lens.errors import PromptError
+from lmm_lens.lens.bridge_calls import run_with_cache, run_with_hooks
 from lmm_lens.lens.bridge_patching import PatchingModel
-from lmm_lens.lens.bridge_runs import run_with_cache, run_with_hooks
 from lmm_lens.patching.by_bridge import get_act_patch_by_span
 
 SITES = (

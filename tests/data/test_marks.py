@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmm_lens.data.marks import letter, yes_no
+from lmm_lens.data.grading import letter, yes_no
 from lmm_lens.errors import ScoreError
 
 # worked out by hand from the two published scripts

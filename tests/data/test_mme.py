@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lmm_lens.data import mme
-from lmm_lens.data.marks import mme_scores
+from lmm_lens.data.grading import mme_scores
 from lmm_lens.errors import ScoreError
 from tests.data.builders import MME_TEXT, mme_folder
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from lmm_lens.data.marks import binary_scores, mme_scores, mmvp_scores
+from lmm_lens.data.grading import binary_scores, mme_scores, mmvp_scores
 from lmm_lens.errors import ScoreError
 
 

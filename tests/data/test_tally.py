@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from lmm_lens.data.marks import binary_scores, bootstrap, mme_scores, mmvp_scores
+from lmm_lens.data.grading import binary_scores, bootstrap, mme_scores, mmvp_scores
 from lmm_lens.errors import ScoreError
 
 

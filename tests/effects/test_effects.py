@@ -16,7 +16,7 @@ from lmm_lens.effects.regression import regress
 from lmm_lens.effects.work import Item, Work
 from lmm_lens.errors import HookError, InterventionError, ModelError, ScoreError
 from lmm_lens.interventions import AblateHeads
-from lmm_lens.replay.memory import Batches
+from lmm_lens.replay.batches import Batches
 
 SCOPES = ("last", "after_image", "all")
 

@@ -12,7 +12,7 @@ from tests.models import FAMILIES
 def nothing_is_left_behind(request: pytest.FixtureRequest):
     from cloudpickle.cloudpickle import list_registry_pickle_by_value
 
-    from lmm_lens.backends.native import attention
+    from lmm_lens.backends.native import interface as attention
 
     yield
     assert attention.LISTENERS == []

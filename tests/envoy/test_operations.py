@@ -8,7 +8,8 @@ from torch import nn
 
 from lmm_lens import AblateHeads, Knockout, Lens, Read
 from lmm_lens.backends.nnsight.wrap import operations_of
-from lmm_lens.core import drive, face
+from lmm_lens.core import envoys as drive
+from lmm_lens.core import trace as face
 from lmm_lens.errors import HookError
 from tests.cases import case
 from tests.envoy.lenses import edit_of, here

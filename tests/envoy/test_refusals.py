@@ -7,7 +7,7 @@ import torch
 
 from lmm_lens import AblateHeads, Lens, LensError, Read
 from lmm_lens.bundled import shapes
-from lmm_lens.core.face import Face
+from lmm_lens.core.trace import Face
 from lmm_lens.errors import HookError, ModelError
 from tests.cases import case, plain
 from tests.envoy.lenses import NEW, edit_of, far, generating, here, same_runs

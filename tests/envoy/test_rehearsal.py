@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lmm_lens import AblateHeads, Lens, LensError, Read, score_heads
-from lmm_lens.core import drive
+from lmm_lens.core import envoys as drive
 from lmm_lens.errors import HookError, InterventionError, RemoteError
 from tests.cases import SITES, case
 from tests.envoy.lenses import (

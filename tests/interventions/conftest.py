@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind():
-    from lmm_lens.backends.native import attention
+    from lmm_lens.backends.native import interface as attention
 
     yield
     assert attention.LISTENERS == []

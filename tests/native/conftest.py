@@ -8,7 +8,7 @@ from tests.models import FAMILIES
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind(request: pytest.FixtureRequest):
-    from lmm_lens.backends.native import attention
+    from lmm_lens.backends.native import interface as attention
 
     yield
     assert attention.LISTENERS == []

@@ -6,7 +6,7 @@ import torch
 from lmm_lens import AblateHeads, Lens, activation_patching
 from lmm_lens.patching.by_forwards import by_forwards
 from lmm_lens.patching.by_replay import by_replay
-from lmm_lens.patching.grid import Grid
+from lmm_lens.patching.task import Grid
 from lmm_lens.patching.units import Units
 from lmm_lens.replay import UnfitError
 from lmm_lens.runs.checkpoint import Checkpoint

@@ -18,7 +18,7 @@ from lmm_lens.runs.checkpoint import unfinished
 from tests.remote.audit import SECRET, Payload
 from tests.remote.service import Service
 
-CHECKED = ("lmm_lens.core.kernels", "lmm_lens.core.selection", "lmm_lens.core.spatial")
+CHECKED = ("lmm_lens.core.kernels", "lmm_lens.core.rows", "lmm_lens.core.spatial")
 REPO = "lmm-lens/shapes-llava"
 
 if not (os.environ.get("LMM_LENS_NDIF_MODEL") and os.environ.get("NDIF_API_KEY")):

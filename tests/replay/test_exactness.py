@@ -5,8 +5,8 @@ import torch
 
 from lmm_lens.effects.ablations import Ablation, units_of
 from lmm_lens.replay import Edit, Replay, Variant, record
+from lmm_lens.replay.batches import Batches
 from lmm_lens.replay.forwards import EACH, RESUMED, REUSED, SINGLE, Forwards
-from lmm_lens.replay.memory import Batches
 from tests.models import FAMILIES
 
 from .naive import double, lens_of, logits_without, prompt_of, tolerance

@@ -24,7 +24,7 @@ from ...errors import HookError, InterventionError, ModelError
 from ...prompts.prompt import Prompt
 from ..base import PromptOf, TapsOf
 from ..placement import Shards
-from . import attention
+from . import interface as attention
 
 
 def check_eval(model: nn.Module) -> None:

@@ -12,16 +12,16 @@ import torch
 
 from ...adapters import Adapter
 from ...core.carried import Carried
-from ...core.face import Face
 from ...core.taps import Tap
+from ...core.trace import Face
 from ...errors import HookError, LensError, RemoteError
 from ...prompts.prompt import Prompt
 from ..base import Continuation, Forward, ForwardPass, PromptOf, Remote, TapsOf
 from ..native.session import check_eval
 from ..options import Options
 from ..placement import device_of, has_weights
-from .blocks import Applied, trace_under_way
 from .job import Answer, Request, Target, edited, perform
+from .traces import Applied, trace_under_way
 from .travel import TRAVELLING
 from .wrap import model_key, target_of, wrapped
 
@@ -211,7 +211,7 @@ class EnvoyBackend:
         if not self.remote:
             return None
         if self.remote == "local":
-            from .rehearsal import Rehearsal
+            from .local_simulation import Rehearsal
 
             return Rehearsal(self.envoy)
         from .remote import ServerBackend

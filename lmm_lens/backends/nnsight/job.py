@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...core.carried import Carried
-from ...core.drive import drive, finish
+from ...core.envoys import drive, finish
 from ...core.packing import pack, slim, unpack
 from ...core.tapping import Tapping
 from ...core.taps import Tap
@@ -66,7 +66,7 @@ class Target:
 
     Attributes:
         envoy: its nnsight TransformersModel.
-        parts: its layers, see `lmm_lens.core.drive`.
+        parts: its layers, see `lmm_lens.core.envoys`.
         head: the envoy of its output embedding.
         cap, scale: what the model does to the output of that; None for nothing.
     """

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from ...core.face import PromptFace
+from ...core.trace import PromptFace
 from ...errors import RemoteError
 from ...prompts.prompt import Prompt
 

@@ -117,7 +117,7 @@ def target_of(envoy: Any, adapter: Adapter, from_weights: bool = False) -> Targe
 
 
 def parts_of(envoy: Any, adapter: Adapter, from_weights: bool = False) -> list[dict[str, Any]]:
-    """The layers of an adapter's model, or of its twin, as `lmm_lens.core.drive` takes them."""
+    """The layers of an adapter's model, or of its twin, as `lmm_lens.core.envoys` takes them."""
     twin = {id(module._module): module for module in envoy.modules()}
     at: dict[int, Any] = {
         id(module): twin.get(id(envoy._module.get_submodule(name))) for name, module in adapter.model.named_modules()

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ...adapters import Adapter
 from ...core.carried import Carried
-from ...core.selection import Chunk
+from ...core.rows import Chunk
 from ...core.tapping import Tapping
 from ...core.taps import HIDDEN
 from ...errors import HookError, ModelError
 from ...prompts.prompt import Prompt
 from ..base import PromptOf, TapsOf
-from ..native.attention import listener_of
 from ..native.backend import NativeBackend
+from ..native.interface import listener_of
 from ..native.session import Session
 from .build import bridge_of
 from .selfcheck import check_edits_land

@@ -9,8 +9,8 @@ from __future__ import annotations
 from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES, ArchitectureAdapterFactory
 from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
 
-from .attention import HookedAttention, use_hooks
 from .decoder import Decoder
+from .hooked_attention import HookedAttention, use_hooks
 from .upstream import editable, make_editable, on_any_decoder
 
 NEW = (

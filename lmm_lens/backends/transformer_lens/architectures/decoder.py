@@ -27,7 +27,7 @@ from transformer_lens.model_bridge.generalized_components.base import Generalize
 from lmm_lens.adapters.walker import ATTENTION, MLP, OUTPUT_PROJECTION, find_layers
 from lmm_lens.errors import ModelError
 
-from .attention import HookedAttention, use_hooks
+from .hooked_attention import HookedAttention, use_hooks
 
 NORMS = (  # the field's names for the norms around the attention and the feed-forward
     {"ln1": "input_layernorm", "ln1_post": "post_attention_layernorm", "ln2": "pre_feedforward_layernorm",

@@ -8,8 +8,8 @@ from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapt
 from transformer_lens.model_bridge.generalized_components import AttentionBridge
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 
-from .attention import HookedAttention, use_hooks
 from .decoder import Decoder, norm_of, opaque_vision
+from .hooked_attention import HookedAttention, use_hooks
 
 FORKS = ("hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input")  # the stream before the norm, by head
 KNOWN_TOWERS = ("clip_vision_model", "siglip_vision_model")

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..errors import HookError, InterventionError
 from .attention import AttentionCall, FusedAttention
-from .selection import Chunk
+from .rows import Chunk
 from .tapping import Tapping
 
 AGREES = 0.05  # of the largest output: how far the recomputed attention of a row may lie from the kernel's in bf16

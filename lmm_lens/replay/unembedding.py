@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
 from ..backends.unembedding import finishing
-from ..core.drive import finish
+from ..core.envoys import finish
 
 if TYPE_CHECKING:
     from ..adapters import Adapter

@@ -16,8 +16,8 @@ from __future__ import annotations
 import re
 
 from ..errors import ScoreError, unknown
+from .benchmark_scores import BinaryScores, MMEScores, PairScores, binary_scores, mme_scores, mmvp_scores
 from .sample import plain
-from .scores import BinaryScores, MMEScores, PairScores, binary_scores, mme_scores, mmvp_scores
 from .tally import bootstrap
 
 __all__ = [

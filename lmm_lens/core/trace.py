@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from ..errors import HookError
-from .drive import attention_of, whole
+from .envoys import attention_of, whole
 
 
 class Face:
     """Hook points by layer and name, inside a trace.
 
     Args:
-        parts: the layers, see `lmm_lens.core.drive`.
+        parts: the layers, see `lmm_lens.core.envoys`.
         envoy: the model in nnsight's wrapping.
         once: whether the model runs only once in the trace.
         clock: tells the trace and the pass over a layer that are under way; not on a server.
