@@ -10,6 +10,6 @@ from lmm_lens.prompts.family import Clip, Picture
 from .base import Adapter, Layer
 from .generic import Generic
 from .registry import adapter_for, families
-from .row import Row, Run
+from .row import BatchRow, TokenRun
 
-__all__ = ["Adapter", "Clip", "Generic", "Layer", "Picture", "Row", "Run", "adapter_for", "families"]
+__all__ = ["Adapter", "BatchRow", "Clip", "Generic", "Layer", "Picture", "TokenRun", "adapter_for", "families"]

@@ -25,7 +25,7 @@ from lmm_lens.prompts.spans import Box, Span
 from .base import Adapter
 from .frames import encoded
 from .picture import covered
-from .row import Row, Run
+from .row import BatchRow, TokenRun
 
 Edges = tuple[tuple[float, float], ...]  # first and last pixel of each row or column of a grid
 
@@ -66,7 +66,7 @@ class AnyRes(Adapter):
         """What the model's `pack_image_features` takes beside features, sizes and newline vector."""
         return {"vision_feature_select_strategy": self.config.vision_feature_select_strategy}
 
-    def is_cut(self, row: Row, picture: int) -> bool:
+    def is_cut(self, row: BatchRow, picture: int) -> bool:
         """Whether a picture, counted over the whole batch, is cut into crops."""
         return True
 
@@ -90,7 +90,7 @@ class AnyRes(Adapter):
         """How much of a crop its patches cover: SigLIP sees 378 of 384 pixels."""
         return self.side * self.config.vision_config.patch_size / self.edge
 
-    def images(self, row: Row, found: list[Run]) -> list[Span]:
+    def images(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         known: Any = row.inputs.get("image_sizes")
         if known is None:
             known = encoded(row, "image")
@@ -152,7 +152,7 @@ class AnyRes(Adapter):
         return self.core.pack_image_features([features], [size], image_newline=newline, **self.packing)[0][0]
 
     def lay_out(
-        self, run: Run, packed: Float[Tensor, "token 2"], size: tuple[int, int] | None, cut: bool, index: int
+        self, run: TokenRun, packed: Float[Tensor, "token 2"], size: tuple[int, int] | None, cut: bool, index: int
     ) -> list[Span]:
         """The spans of one picture of this (height, width); without grids where the size is not known."""
         is_patch = ~packed[:, 0].isnan()

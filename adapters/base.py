@@ -16,7 +16,7 @@ from torch import Tensor
 from lmm_lens.errors import ModelError
 from lmm_lens.prompts.spans import Span, runs
 
-from .row import Clip, Picture, Row, Run
+from .row import BatchRow, Clip, Picture, TokenRun
 from .walker import Layer, find_layers
 
 
@@ -151,13 +151,13 @@ class Adapter:
         n_pictures = n_clips = 0
         for index, row_ids in enumerate(ids):
             own, films = pictures[index] if pictures else None, clips[index] if clips else None
-            found = self.row_spans(Row(row_ids, inputs, own, films, n_pictures, n_clips))
+            found = self.row_spans(BatchRow(row_ids, inputs, own, films, n_pictures, n_clips))
             spans.append(tuple(sorted(found, key=lambda span: span.positions)))
             n_pictures += _count(own, [span.image for span in found])
             n_clips += _count(films, [span.video for span in found])
         return spans
 
-    def row_spans(self, row: Row) -> list[Span]:
+    def row_spans(self, row: BatchRow) -> list[Span]:
         """The visual runs and markers of one batch row, in any order."""
         where: dict[int, list[int]] = {}
         markers = self.marker_ids
@@ -172,7 +172,7 @@ class Adapter:
         around = sorted(position for marker in markers for position in where.get(marker, ()))
         return spans + [Span("marker", run) for run in runs(around)]
 
-    def images(self, row: Row, found: list[Run]) -> list[Span]:
+    def images(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         """Turn a row's runs of image tokens into spans. The default knows no grid: one span a run.
 
         A run is ascribed to a picture only where the counts leave no doubt.
@@ -187,7 +187,7 @@ class Adapter:
         """
         return None
 
-    def videos(self, row: Row, found: list[Run]) -> list[Span]:
+    def videos(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         """Turn a row's runs of video tokens into spans; the default as in `images`."""
         certain = len(found) == (1 if row.clips is None else len(row.clips))
         return [Span("video", run, video=index if certain else None) for index, run in enumerate(found)]

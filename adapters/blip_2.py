@@ -12,7 +12,7 @@ from lmm_lens.errors import ModelError, PromptError
 from lmm_lens.prompts.spans import Span
 
 from .base import Adapter, Layer
-from .row import Row, Run
+from .row import BatchRow, TokenRun
 from .walker import find_layers
 
 
@@ -54,7 +54,7 @@ class Blip2(Adapter):
             )
         return [row[0] for row in pictures]
 
-    def images(self, row: Row, found: list[Run]) -> list[Span]:
+    def images(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         if [len(run) for run in found] != [self.config.num_query_tokens]:
             raise PromptError(
                 f"expected one run of {self.config.num_query_tokens} image tokens a row, "

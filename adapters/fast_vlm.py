@@ -13,7 +13,7 @@ from lmm_lens.errors import PromptError
 from lmm_lens.prompts.spans import Box, Span
 
 from .base import Adapter
-from .row import Row, Run
+from .row import BatchRow, TokenRun
 from .square import Square, square_spans
 
 
@@ -23,7 +23,7 @@ class FastVlm(Square):
     family = "fast_vlm"
     model_types = ("fast_vlm",)
 
-    def images(self, row: Row, found: list[Run]) -> list[Span]:
+    def images(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         pixels: Any = row.inputs.get("pixel_values")
         if pixels is None:  # the tower's output alone: neither the number of pictures nor their pixels are known
             return Adapter.images(self, row, found)

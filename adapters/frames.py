@@ -9,16 +9,16 @@ from lmm_lens.errors import PromptError
 from lmm_lens.prompts.spans import Box, Span
 
 from .picture import covered, visible_region
-from .row import Row, Run, equal_parts
+from .row import BatchRow, TokenRun, equal_parts
 
 
-def encoded(row: Row, kind: str) -> Any:
+def encoded(row: BatchRow, kind: str) -> Any:
     """The features of all pictures or videos, if the model is given these: `generate` encodes before it calls it."""
     outputs = (row.inputs.get("mm_encoder_outputs") or {}).get(kind)
     return None if outputs is None else outputs.pooler_output
 
 
-def frame_regions(row: Row, video_processor: Any, share: float) -> list[Box | None]:
+def frame_regions(row: BatchRow, video_processor: Any, share: float) -> list[Box | None]:
     """The part of each video's frames that its patches cover; None where it is not known.
 
     Args:
@@ -30,7 +30,13 @@ def frame_regions(row: Row, video_processor: Any, share: float) -> list[Box | No
 
 
 def frame_spans(
-    row: Row, found: list[Run], side: int, regions: Sequence[Box | None], whole: Box, lead: int = 0, tail: int = 0
+    row: BatchRow,
+    found: list[TokenRun],
+    side: int,
+    regions: Sequence[Box | None],
+    whole: Box,
+    lead: int = 0,
+    tail: int = 0,
 ) -> list[Span]:
     """Spans of videos, one a frame of side x side tokens.
 

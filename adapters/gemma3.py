@@ -12,7 +12,7 @@ from lmm_lens.errors import PromptError
 from lmm_lens.prompts.spans import Box, Span
 
 from .picture import Size
-from .row import Row, Run
+from .row import BatchRow, TokenRun
 from .square import Square
 
 
@@ -35,7 +35,7 @@ class Gemma3(Square):
     def marker_ids(self) -> frozenset[int]:
         return frozenset({self.config.boi_token_index, self.config.eoi_token_index})
 
-    def images(self, row: Row, found: list[Run]) -> list[Span]:
+    def images(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         squares = super().images(row, found)
         if row.pictures is None:
             return squares

@@ -11,7 +11,7 @@ from lmm_lens.errors import PromptError
 from lmm_lens.prompts.spans import Box, Span
 
 from .base import Adapter
-from .row import Row, Run
+from .row import BatchRow, TokenRun
 
 
 class Gemma4(Adapter):
@@ -31,14 +31,14 @@ class Gemma4(Adapter):
     def marker_ids(self) -> frozenset[int]:
         return frozenset({self.config.boi_token_id, self.config.eoi_token_id})
 
-    def images(self, row: Row, found: list[Run]) -> list[Span]:
+    def images(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         grids = self._grids(row, "image_position_ids", row.first_picture, len(found))
         return [
             Span("image", run, index, 0, grid, self._region(row.size(index), grid))
             for index, (run, grid) in enumerate(zip(found, grids, strict=True))
         ]
 
-    def videos(self, row: Row, found: list[Run]) -> list[Span]:
+    def videos(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         n_frames: Any = row.inputs.get("num_frames_per_video")
         if n_frames is None:
             raise PromptError(
@@ -53,7 +53,7 @@ class Gemma4(Adapter):
             for run, grid, (video, frame) in zip(found, grids, frames, strict=False)
         ]
 
-    def _grids(self, row: Row, name: str, first: int, count: int) -> list[tuple[int, int]]:
+    def _grids(self, row: BatchRow, name: str, first: int, count: int) -> list[tuple[int, int]]:
         """Rows and columns of tokens, from the largest place of a patch."""
         places: Any = row.inputs.get(name)
         if places is None or len(places) < first + count:

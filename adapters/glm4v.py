@@ -8,7 +8,7 @@ from __future__ import annotations
 from lmm_lens.prompts.spans import Span, runs
 
 from .grid_thw import GridThw
-from .row import Row, Run
+from .row import BatchRow, TokenRun
 
 
 class Glm4v(GridThw):
@@ -21,7 +21,7 @@ class Glm4v(GridThw):
     opener_settings = ("image_start_token_id", "video_start_token_id")
     closer_settings = ("image_end_token_id", "video_end_token_id")
 
-    def images(self, row: Row, found: list[Run]) -> list[Span]:
+    def images(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         begin = self.named(("<|begin_of_video|>",), ("video_start_token_id",))
         end = self.named(("<|end_of_video|>",), ("video_end_token_id",))
         depth, inside = 0, []  # as the processor tells the two apart, and the model with it

@@ -18,10 +18,10 @@ from lmm_lens.errors import PromptError
 from lmm_lens.prompts.spans import Box, Span, runs
 
 from .base import Adapter
-from .row import Clip, Picture, Row, Run
+from .row import BatchRow, Clip, Picture, TokenRun
 
 Kind = Literal["image", "video"]
-Grid = tuple[int, int]  # rows, columns
+PatchGrid = tuple[int, int]  # rows, columns
 LONGEST_STAMP = 24  # characters
 
 
@@ -68,7 +68,7 @@ class GridThw(Adapter):
         """How many temporal patches, and patches along one edge, become one token of this entry of the tensors."""
         return 1, self.config.vision_config.spatial_merge_size
 
-    def cells(self, kind: Kind, inputs: Mapping[str, Any], entry: int) -> tuple[Grid, list[Sequence[int]]]:
+    def cells(self, kind: Kind, inputs: Mapping[str, Any], entry: int) -> tuple[PatchGrid, list[Sequence[int]]]:
         """The grid of an entry of the tensors, and for each frame which of its cells, row-major, have a token: all."""
         t, h, w = (int(n) for n in inputs[f"{kind}_grid_thw"][entry])
         together, merge = self.merge(kind, inputs, entry)
@@ -93,14 +93,14 @@ class GridThw(Adapter):
                 )
         return spans
 
-    def images(self, row: Row, found: list[Run]) -> list[Span]:
+    def images(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         return self.lay_out("image", row, found)
 
-    def videos(self, row: Row, found: list[Run]) -> list[Span]:
+    def videos(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         spans = self.lay_out("video", row, found)
         return spans + [span for video in {span.video for span in spans} for span in self.stamps(row, spans, video)]
 
-    def lay_out(self, kind: Kind, row: Row, found: list[Run]) -> list[Span]:
+    def lay_out(self, kind: Kind, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         """One span for each picture, or for each frame of a video as the model sees it."""
         first = row.first_picture if kind == "image" else row.first_clip
         n_entries = len(row.inputs.get(f"{kind}_grid_thw", ()))
@@ -134,7 +134,7 @@ class GridThw(Adapter):
             index += 1
         return spans
 
-    def encoded(self, kind: Kind, row: Row, first: int, found: list[Run]) -> list[Span]:
+    def encoded(self, kind: Kind, row: BatchRow, first: int, found: list[TokenRun]) -> list[Span]:
         """Without grids: `model.generate` encodes pictures beforehand, and then hands over their features alone."""
         output = row.inputs.get("mm_encoder_outputs", {}).get(kind)
         sizes = self.n_tokens(kind, row.inputs, [len(features) for features in output.pooler_output] if output else [])
@@ -149,14 +149,14 @@ class GridThw(Adapter):
         """How many tokens each source has, of so many features: as many."""
         return n_features
 
-    def region(self, kind: Kind, row: Row, index: int, entry: int) -> Box:
+    def region(self, kind: Kind, row: BatchRow, index: int, entry: int) -> Box:
         """All of a picture as the user gave it, or as it was processed where that is not known."""
         _, h, w = (int(n) for n in row.inputs[f"{kind}_grid_thw"][entry])
         patch = self.config.vision_config.patch_size
         given = row.size(index) if kind == "image" else row.clip_size(index)
         return Box(0, 0, *(given or (w * patch, h * patch)))
 
-    def stamps(self, row: Row, spans: list[Span], video: int | None) -> list[Span]:
+    def stamps(self, row: BatchRow, spans: list[Span], video: int | None) -> list[Span]:
         """The time stamps of a video: all that stands between its frames, and the outermost ones beside them."""
         own = [position for span in spans if span.video == video for position in span.positions]
         start, end = self._lead(row.ids, own[0]), self._outer(row.ids, own[-1], 1)
@@ -189,7 +189,9 @@ class GridThw(Adapter):
         return edge
 
 
-def pieces(positions: Run, cells: Sequence[int], grid: Grid, region: Box) -> Iterator[tuple[Run, Grid, Box]]:
+def pieces(
+    positions: TokenRun, cells: Sequence[int], grid: PatchGrid, region: Box
+) -> Iterator[tuple[TokenRun, PatchGrid, Box]]:
     """Rectangles of the cells that have tokens, as (positions, shape, region): the grid, or else stretches of rows."""
     rows, columns = grid
     if len(cells) == rows * columns:

@@ -10,7 +10,7 @@ from lmm_lens.errors import PromptError
 from lmm_lens.prompts.spans import Span
 
 from .base import Adapter
-from .row import Row, Run
+from .row import BatchRow, TokenRun
 
 TILES = (1, 2, 3, 4, 0)
 
@@ -25,7 +25,7 @@ class Idefics2(Adapter):
     def marker_ids(self) -> frozenset[int]:
         return self.ids_of(getattr(self.processor, "fake_image_token", ""))
 
-    def images(self, row: Row, found: list[Run]) -> list[Span]:
+    def images(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         latents = self.config.perceiver_config.resampler_n_latents
         tiles = (
             TILES if getattr(getattr(self.processor, "image_processor", None), "do_image_splitting", False) else (0,)

@@ -11,7 +11,7 @@ import torch
 from lmm_lens.errors import PromptError
 from lmm_lens.prompts.spans import Span, runs
 
-from .row import Row, Run
+from .row import BatchRow, TokenRun
 from .tiles import Shape, Size, Tiled
 
 
@@ -39,13 +39,13 @@ class Lfm2Vl(Tiled):
     def shape(self, letters: str, ids: Sequence[int], n_crops: int, size: Size | None) -> Shape | None:
         return self.shape_of_tags(letters, ids)
 
-    def images(self, row: Row, found: list[Run]) -> list[Span]:
+    def images(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         spans = super().images(row, found)
         if "spatial_shapes" in row.inputs:
             return spans
         return [replace(span, grid=None, region=None) for span in spans]  # the tower ran before, its input is gone
 
-    def grids(self, row: Row, index: int, held: list[int]) -> list[Shape]:
+    def grids(self, row: BatchRow, index: int, held: list[int]) -> list[Shape]:
         tiles = runs(held)
         if "spatial_shapes" not in row.inputs:
             return [(1, len(tile)) for tile in tiles]
@@ -70,7 +70,7 @@ class Lfm2Vl(Tiled):
             )
         return [(height // self.shuffle, width // self.shuffle) for height, width in shapes.tolist()]
 
-    def _tiles_before(self, row: Row, index: int) -> int:
+    def _tiles_before(self, row: BatchRow, index: int) -> int:
         """How many tiles the batch has before this picture: a run of placeholders each."""
         ids = row.inputs["input_ids"].flatten()
         start = next(id_ for id_, letter in self.letters.items() if letter == "<")
@@ -78,5 +78,5 @@ class Lfm2Vl(Tiled):
         begins = held & ~torch.cat([held.new_zeros(1), held[:-1]])
         return int(begins[: (ids == start).nonzero()[row.first_picture + index]].sum())
 
-    def tile_of(self, row: Row, grid: Shape) -> Size:
+    def tile_of(self, row: BatchRow, grid: Shape) -> Size:
         return grid[1] * self.token_size[0], grid[0] * self.token_size[1]

@@ -6,7 +6,7 @@ from lmm_lens.prompts.spans import Box, Span
 
 from .anyres import AnyRes
 from .frames import encoded, frame_regions, frame_spans
-from .row import Row, Run
+from .row import BatchRow, TokenRun
 
 
 class LlavaNextVideo(AnyRes):
@@ -16,7 +16,7 @@ class LlavaNextVideo(AnyRes):
     takes_videos = True
     model_types = ("llava_next_video",)
 
-    def videos(self, row: Row, found: list[Run]) -> list[Span]:
+    def videos(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         if "pixel_values_videos" not in row.inputs and encoded(row, "video") is None:
             return super().videos(row, found)
         stride, tower = self.config.spatial_pool_stride, self.config.vision_config

@@ -12,7 +12,7 @@ from lmm_lens.prompts.spans import Box, Span
 
 from .anyres import AnyRes
 from .frames import encoded, frame_regions, frame_spans
-from .row import Row, Run
+from .row import BatchRow, TokenRun
 
 
 class LlavaOnevision(AnyRes):
@@ -26,13 +26,13 @@ class LlavaOnevision(AnyRes):
     def packing(self) -> dict[str, Any]:
         return {"vision_aspect_ratio": self.config.vision_aspect_ratio}
 
-    def is_cut(self, row: Row, picture: int) -> bool:
+    def is_cut(self, row: BatchRow, picture: int) -> bool:
         """A picture is cut only if it is alone in its row; rows without pictures do not count."""
         counts = row.inputs.get("batch_num_images")
         alone = [n == 1 for n in ([] if counts is None else counts.tolist()) for _ in range(n)]
         return alone[picture] if picture < len(alone) else True
 
-    def videos(self, row: Row, found: list[Run]) -> list[Span]:
+    def videos(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         if "pixel_values_videos" not in row.inputs and encoded(row, "video") is None:
             return super().videos(row, found)
         seen = self.side * self.config.vision_config.patch_size

@@ -17,7 +17,7 @@ from lmm_lens.errors import PromptError
 from lmm_lens.prompts.spans import Span
 
 from .base import Adapter
-from .row import Row, Run
+from .row import BatchRow, TokenRun
 
 
 class Mllama(Adapter):
@@ -26,7 +26,7 @@ class Mllama(Adapter):
     family = "mllama"
     model_types = ("mllama",)
 
-    def images(self, row: Row, found: list[Run]) -> list[Span]:
+    def images(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         slots = [position for run in found for position in run]
         if row.pictures is not None and len(slots) != len(row.pictures):
             raise PromptError(

@@ -14,7 +14,7 @@ from lmm_lens.errors import PromptError
 from lmm_lens.prompts.spans import Box, Span
 
 from .base import Adapter
-from .row import Row, Run
+from .row import BatchRow, TokenRun
 
 
 class Pixtral(Adapter):
@@ -28,7 +28,7 @@ class Pixtral(Adapter):
         """Pixels along one side of what one token sees."""
         return self.config.vision_config.patch_size * getattr(self.config, "spatial_merge_size", 1)
 
-    def images(self, row: Row, found: list[Run]) -> list[Span]:
+    def images(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         if "mm_encoder_outputs" in row.inputs and "image_sizes" not in row.inputs:
             # `generate` encodes pictures first and does not pass their sizes on; which tokens are breaks is clear still
             return [Span("image", line) for line in found] + [Span("marker", (line[-1] + 1,)) for line in found]
@@ -51,7 +51,7 @@ class Pixtral(Adapter):
         return spans
 
     @staticmethod
-    def sizes(row: Row) -> Sequence[tuple[int, int]]:
+    def sizes(row: BatchRow) -> Sequence[tuple[int, int]]:
         """(height, width) of the processed pictures, from this row's first on.
 
         Raises:
@@ -70,7 +70,7 @@ class Pixtral(Adapter):
         return [(int(height), int(width)) for height, width in sizes][row.first_picture :]
 
 
-def _check(row: Row, lines: list[Run], index: int, size: tuple[int, int], grid: tuple[int, int]) -> None:
+def _check(row: BatchRow, lines: list[TokenRun], index: int, size: tuple[int, int], grid: tuple[int, int]) -> None:
     given = [len(line) for line in lines]
     if not lines or given != [grid[1]] * grid[0] or lines[-1][-1] + 1 >= len(row.ids):
         raise PromptError(

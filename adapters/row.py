@@ -9,11 +9,11 @@ from typing import Any
 from lmm_lens.errors import PromptError
 from lmm_lens.prompts.family import Clip, Picture
 
-Run = tuple[int, ...]
+TokenRun = tuple[int, ...]
 """Neighbouring positions of placeholder tokens."""
 
 
-def equal_parts(run: Run, size: int, kind: str, what: str) -> list[Run]:
+def equal_parts(run: TokenRun, size: int, kind: str, what: str) -> list[TokenRun]:
     """Cut a run of placeholders into the pictures or videos that follow each other in it.
 
     Args:
@@ -36,7 +36,7 @@ def equal_parts(run: Run, size: int, kind: str, what: str) -> list[Run]:
 
 
 @dataclass(frozen=True)
-class Row:
+class BatchRow:
     """One batch row, as an adapter sees it.
 
     Attributes:

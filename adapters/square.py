@@ -9,7 +9,7 @@ from lmm_lens.prompts.spans import Box, Span
 
 from .base import Adapter
 from .picture import Size, covered, visible_region
-from .row import Row, Run, equal_parts
+from .row import BatchRow, TokenRun, equal_parts
 
 
 class Square(Adapter):
@@ -46,7 +46,7 @@ class Square(Adapter):
         """The part of a picture of this (width, height) that its processed square shows."""
         return visible_region(self.image_processor, size)
 
-    def images(self, row: Row, found: list[Run]) -> list[Span]:
+    def images(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         share = self.side * self.cell / self.edge  # a rest that fills no patch is not seen (SigLIP: 6 pixels of 384)
         processed = Box(0, 0, self.edge, self.edge)
         given = [self.region(picture.size) for picture in row.pictures or ()] if self.image_processor else []
@@ -54,7 +54,9 @@ class Square(Adapter):
         return square_spans(found, self.side, regions, covered(processed, share), self.lead)
 
 
-def square_spans(found: list[Run], side: int, regions: Sequence[Box | None], whole: Box, lead: int = 0) -> list[Span]:
+def square_spans(
+    found: list[TokenRun], side: int, regions: Sequence[Box | None], whole: Box, lead: int = 0
+) -> list[Span]:
     """Spans of a family whose every picture is one square of side x side tokens.
 
     Pictures that follow each other without a token between form one run, which is cut into squares.

@@ -21,7 +21,7 @@ from lmm_lens.errors import PromptError
 from lmm_lens.prompts.spans import Box, Span, runs
 
 from .base import Adapter
-from .row import Row, Run
+from .row import BatchRow, TokenRun
 
 Size = tuple[int, int]  # width, height
 Shape = tuple[int, int]  # rows, columns
@@ -85,7 +85,7 @@ class Tiled(Adapter, ABC):
             )
         return super().spans(ids, inputs, pictures, clips)
 
-    def images(self, row: Row, found: list[Run]) -> list[Span]:
+    def images(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         text = "".join(self.letters.get(id_, ".") for id_ in row.ids)
         matches = list(re.finditer(self.picture, text))
         if not matches and set(text) <= {"i", "."}:  # no tag, or none is known by name, for want of a processor
@@ -112,7 +112,7 @@ class Tiled(Adapter, ABC):
         owners = [frame if frame is not None else next(numbers) for frame in frames]
         return [span for m, owner in zip(matches, owners, strict=True) for span in self._spans(row, m, owner)]
 
-    def _spans(self, row: Row, match: re.Match[str], owner: Frame | int) -> Iterator[Span]:
+    def _spans(self, row: BatchRow, match: re.Match[str], owner: Frame | int) -> Iterator[Span]:
         """The tiles and the tags of one picture (owner: which), or of a frame (owner: the video and the frame)."""
         start, letters = match.start(), match[0]
         held = [start + i for i, letter in enumerate(letters) if letter == "i"]
@@ -150,14 +150,14 @@ class Tiled(Adapter, ABC):
         thumbnail = 0 if self.thumbnail_first else n_tiles - 1
         return [index for index in range(n_tiles) if index != thumbnail], thumbnail
 
-    def _crop(self, row: Row, grid: Shape, shape: Shape, number: int, size: Size | None) -> Box:
+    def _crop(self, row: BatchRow, grid: Shape, shape: Shape, number: int, size: Size | None) -> Box:
         """The region of a crop. It reaches over the edge of the picture where the processor pads."""
         width, height = self.tile_of(row, grid)
         filled = self.scaled(shape, (width, height), size) if size else (1, 1)
         left, top = number % shape[1] * width, number // shape[1] * height
         return self._region(left, top, grid, size or (1, 1), filled)
 
-    def _whole(self, row: Row, grid: Shape, crops: tuple[Shape, Shape] | None, size: Size | None) -> Box:
+    def _whole(self, row: BatchRow, grid: Shape, crops: tuple[Shape, Shape] | None, size: Size | None) -> Box:
         """The region of a thumbnail: the whole picture; of unknown size, as large as its crops together."""
         tile = self.tile_of(row, grid)
         if size is None and crops is not None:
@@ -197,7 +197,7 @@ class Tiled(Adapter, ABC):
         rows, columns = self.tile_grid(inputs)
         return (n_real(tiles.flatten(1)) if pixels.ndim == 5 else len(tiles)) * rows * columns
 
-    def grids(self, row: Row, index: int, held: list[int]) -> list[Shape]:
+    def grids(self, row: BatchRow, index: int, held: list[int]) -> list[Shape]:
         """The grid of each tile of a picture, in the order of the text; `held` are its placeholders.
 
         Raises:
@@ -221,11 +221,11 @@ class Tiled(Adapter, ABC):
         """Width and height to which a picture is scaled before it is cut; by default it fills all crops."""
         return shape[1] * tile[0], shape[0] * tile[1]
 
-    def tile_of(self, row: Row, grid: Shape) -> Size:
+    def tile_of(self, row: BatchRow, grid: Shape) -> Size:
         """Width and height in processed pixels of a tile with this grid."""
         return self.tile_size(row.inputs)
 
-    def frames(self, row: Row, taken: list[tuple[int, int]]) -> list[Frame | None]:
+    def frames(self, row: BatchRow, taken: list[tuple[int, int]]) -> list[Frame | None]:
         """For each picture in a row's text: the video and frame that it is, None where it is a picture."""
         found: list[Frame | None] = [None] * len(taken)
         if not self.frame_label or self.tokenizer is None or (row.clips is not None and not row.clips):

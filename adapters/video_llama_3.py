@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .grid_thw import Grid, GridThw, Kind
+from .grid_thw import GridThw, Kind, PatchGrid
 
 
 class VideoLlama3(GridThw):
@@ -24,7 +24,7 @@ class VideoLlama3(GridThw):
     def merge(self, kind: Kind, inputs: Mapping[str, Any], entry: int) -> tuple[int, int]:
         return 1, int(inputs[f"{kind}_merge_sizes"][entry])
 
-    def cells(self, kind: Kind, inputs: Mapping[str, Any], entry: int) -> tuple[Grid, list[Sequence[int]]]:
+    def cells(self, kind: Kind, inputs: Mapping[str, Any], entry: int) -> tuple[PatchGrid, list[Sequence[int]]]:
         grid, frames = super().cells(kind, inputs, entry)
         kept = inputs.get("video_compression_mask")
         if kind == "image" or kept is None:

@@ -9,7 +9,7 @@ from lmm_lens.prompts.spans import Box, Span
 
 from .frames import encoded, frame_regions, frame_spans
 from .llava import Llava
-from .row import Row, Run
+from .row import BatchRow, TokenRun
 
 
 class VideoLlava(Llava):
@@ -28,7 +28,7 @@ class VideoLlava(Llava):
             )
         return super().arranged(pictures)
 
-    def videos(self, row: Row, found: list[Run]) -> list[Span]:
+    def videos(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         if "pixel_values_videos" not in row.inputs and encoded(row, "video") is None:
             return super().videos(row, found)
         seen = self.side * self.cell

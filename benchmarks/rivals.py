@@ -21,7 +21,7 @@ from lmm_lens import VAR, Prompt
 from lmm_lens.core import kernels
 
 Edit = Callable[[Tensor, Tensor, Tensor, int, VAR], None]
-"""Edits a pattern [head, row, key] in place, from some row on, given which keys are visual and which are sinks."""
+"""Edits a pattern [head, query, key] in place, from some row on, given which keys are visual and which are sinks."""
 
 
 def all_heads_at_once(pattern: Tensor, visual: Tensor, sink: Tensor, first: int, var: VAR) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lmm_lens import Lens, Prompt, data
 from lmm_lens.effects.ablations import Ablation, units_of
-from lmm_lens.effects.work import Item, Work
+from lmm_lens.effects.work import EffectsWork, Item
 from lmm_lens.replay.batches import Batches
 from lmm_lens.replay.forwards import WAYS
 
@@ -79,7 +79,7 @@ def measure(lens: Lens, prompts: Sequence[Prompt], rows: str, rounds: int, devic
     """A sweep over every head, one prompt a round; with `first`, a new sweep each round, which checks itself."""
     units = units_of(lens, None)
     ablation = Ablation(units, "zero", rows)
-    work = Work(lens, Ablation(units[:1], "zero", rows), Batches(None, lens.device))
+    work = EffectsWork(lens, Ablation(units[:1], "zero", rows), Batches(None, lens.device))
     work(Item("warm", prompts[-1], answer=(3, 4)))  # what the first prompt of a sweep checks
     work.ablation = ablation
     ratios, sweeps, forwards, worst, way = [], [], [], 0.0, ""
@@ -91,7 +91,7 @@ def measure(lens: Lens, prompts: Sequence[Prompt], rows: str, rounds: int, devic
             seconds(partial(store, naive, head, partial(zeroed, lens, prompt, rows, *head)), device) for head in heads
         ]
         if first:
-            work = Work(lens, ablation, Batches(None, lens.device))
+            work = EffectsWork(lens, ablation, Batches(None, lens.device))
         found: dict[str, dict[str, Tensor]] = {}
         sweep = seconds(partial(store, found, "sweep", partial(work, Item("", prompt, answer=(3, 4)))), device)
         for head in heads:

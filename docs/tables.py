@@ -46,9 +46,9 @@ def hook_points() -> str:
 
 def metrics() -> str:
     """Every score of a head, with its source."""
-    from lmm_lens.scoring import METRICS
+    from lmm_lens.scoring import HEAD_METRICS
 
-    return rows(("metric", "meaning", "source"), ((f"`{m.name}`", m.meaning, m.source) for m in METRICS.values()))
+    return rows(("metric", "meaning", "source"), ((f"`{m.name}`", m.meaning, m.source) for m in HEAD_METRICS.values()))
 
 
 def ablations() -> str:
@@ -60,9 +60,9 @@ def ablations() -> str:
 
 def outcomes() -> str:
     """What `head_effects` can be measured in."""
-    from lmm_lens.answers.contrast.outcomes import METRICS
+    from lmm_lens.answers.contrast.outcomes import HEAD_METRICS
 
-    return rows(("metric", "meaning"), ((f"`{name}`", metric.meaning) for name, metric in METRICS.items()))
+    return rows(("metric", "meaning"), ((f"`{name}`", metric.meaning) for name, metric in HEAD_METRICS.items()))
 
 
 def ways() -> str:

@@ -12,7 +12,7 @@ class Fails(Intervention):
         self.site = site
 
     def taps(self, prompt, shape):
-        def run(x, place):
+        def run(x, context):
             raise RuntimeError("the user's own mistake")
 
         return [Tap(self.site, shape.n_layers - 1, bind_rows("all", prompt), run, edits=True)]

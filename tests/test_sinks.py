@@ -129,8 +129,8 @@ def found(lens, prompt, rule, layer, generated=0):
 
     class Look:
         def taps(self, prompt, shape):
-            def look(z, place):
-                seen.append(sinks_of(place, rule.key).clone())
+            def look(z, context):
+                seen.append(sinks_of(context, rule.key).clone())
                 return z
 
             reading = Read("z", [layer], reduce=look).taps(prompt, shape)

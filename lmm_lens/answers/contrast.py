@@ -22,8 +22,8 @@ from ..errors import ScoreError
 if TYPE_CHECKING:
     from ..lens import Lens
 
-Answer = int | str
-AnswersLike = Sequence[tuple[Answer, Answer]] | Tensor
+AnswerLike = int | str
+AnswersLike = Sequence[tuple[AnswerLike, AnswerLike]] | Tensor
 """(correct, incorrect) of each pair: token ids or texts of one token."""
 
 NOISE = 8
@@ -43,16 +43,16 @@ class Contrast:
 
     ids: Int[Tensor, "pair 2"]
     texts: tuple[tuple[str, str], ...]
-    clean_ld: Float[Tensor, "pair"]
-    corrupt_ld: Float[Tensor, "pair"]
-    gap: Float[Tensor, "pair"]
+    clean_ld: Float[Tensor, " pair"]
+    corrupt_ld: Float[Tensor, " pair"]
+    gap: Float[Tensor, " pair"]
 
-    def normalized(self, change: Float[Tensor, "pair *unit"]) -> Float[Tensor, "pair *unit"]:
+    def normalized(self, change: Float[Tensor, " pair *unit"]) -> Float[Tensor, " pair *unit"]:
         """A change of the corrupt logit difference as an effect; fp32, NaN where that is undefined."""
         return (change.double() / self.gap.reshape(-1, *[1] * (change.ndim - 1))).float()
 
 
-def logit_difference(logits: Float[Tensor, "pair vocab"], ids: Int[Tensor, "pair 2"]) -> Float[Tensor, "pair"]:
+def logit_difference(logits: Float[Tensor, "pair vocab"], ids: Int[Tensor, "pair 2"]) -> Float[Tensor, " pair"]:
     """logit[correct] - logit[incorrect] of each pair, fp64."""
     chosen = logits.gather(1, ids.to(logits.device)).double()
     return chosen[:, 0] - chosen[:, 1]
@@ -118,7 +118,7 @@ def _given(lens: Lens, answers: AnswersLike, n_pairs: int, n_vocab: int) -> Int[
     return torch.tensor(ids)
 
 
-def answer_token(lens: Lens, answer: Answer, n_vocab: int) -> int:
+def answer_token(lens: Lens, answer: AnswerLike, n_vocab: int) -> int:
     """An answer's token id; ScoreError for an id out of range, and for a text that is not one token."""
     if not isinstance(answer, str):
         if isinstance(answer, bool) or not 0 <= int(answer) < n_vocab:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import ScoreError, unknown
-from .contrast import Answer, answer_token
+from .contrast import AnswerLike, answer_token
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -37,7 +37,7 @@ class Goal(NamedTuple):
     is_yes: int = -1
 
 
-def goal_of(lens: Lens, clean: Float[Tensor, "vocab"], answer: tuple[Answer, Answer | None] | None) -> Goal:
+def goal_of(lens: Lens, clean: Float[Tensor, " vocab"], answer: tuple[AnswerLike, AnswerLike | None] | None) -> Goal:
     """The goal of (right, wrong) answers given as token ids or texts of one token; the model's own answer for None."""
     if answer is None:
         return Goal((int(clean.argmax()),))
@@ -48,7 +48,7 @@ def goal_of(lens: Lens, clean: Float[Tensor, "vocab"], answer: tuple[Answer, Ans
     return Goal(ids[0], ids[1], _is_yes(right))
 
 
-def goal_of_texts(lens: Lens, clean: Float[Tensor, "vocab"], right: str, wrong: str | None) -> Goal:
+def goal_of_texts(lens: Lens, clean: Float[Tensor, " vocab"], right: str, wrong: str | None) -> Goal:
     """The goal of a data set's answers, in whichever form the model says them.
 
     An answer is known by its first token, with or without a space before it, as it is written or with a capital: models
@@ -134,7 +134,7 @@ class Outcomes:
         return Outcomes(self.logits[index], self.log_sum[index], self.said[index], self.marks[index])
 
 
-class Metric(NamedTuple):
+class AnswerMetric(NamedTuple):
     """One number of a forward.
 
     Attributes:
@@ -148,32 +148,32 @@ class Metric(NamedTuple):
     needs_wrong: bool = False
 
 
-METRICS: dict[str, Metric] = {
-    "logit_difference": Metric(
+ANSWER_METRICS: dict[str, AnswerMetric] = {
+    "logit_difference": AnswerMetric(
         "logit of the right answer minus that of the wrong one, in logits",
         lambda o: o.logits[..., 0] - o.logits[..., 1],
         needs_wrong=True,
     ),
-    "log_prob": Metric(
+    "log_prob": AnswerMetric(
         "log-probability of the right answer's first token, in nats", lambda o: o.logits[..., 0] - o.log_sum
     ),
-    "probability": Metric(
+    "probability": AnswerMetric(
         "probability of the right answer's first token", lambda o: (o.logits[..., 0] - o.log_sum).exp()
     ),
-    "accuracy": Metric(
+    "accuracy": AnswerMetric(
         "whether the likeliest first token is the right answer's, 0 or 1", lambda o: (o.marks == RIGHT).double()
     ),
 }
 
 
-def metric_named(name: str) -> Metric:
+def answer_metric(name: str) -> AnswerMetric:
     """A metric; ScoreError that lists them for a name that is none."""
-    if name not in METRICS:
-        raise ScoreError(unknown("metric", name, METRICS))
-    return METRICS[name]
+    if name not in ANSWER_METRICS:
+        raise ScoreError(unknown("metric", name, ANSWER_METRICS))
+    return ANSWER_METRICS[name]
 
 
-def yes_no_counts(outcomes: Outcomes, is_yes: Int[Tensor, "prompt"]) -> Float[Tensor, "prompt *unit 4"]:
+def yes_no_counts(outcomes: Outcomes, is_yes: Int[Tensor, " prompt"]) -> Float[Tensor, "prompt *unit 4"]:
     """Per prompt 0 or 1 for: yes said and right, yes said and wrong, yes right but not said, yes said at all."""
     marks = outcomes.marks
     positive = (is_yes == 1).reshape(-1, *[1] * (marks.ndim - 1))
@@ -197,8 +197,8 @@ YES_NO = ("precision", "recall", "f1", "yes_ratio")
 
 
 def answers_at(
-    answers: Sequence[tuple[Answer, Answer | None]] | None, index: int
-) -> tuple[Answer, Answer | None] | None:
+    answers: Sequence[tuple[AnswerLike, AnswerLike | None]] | None, index: int
+) -> tuple[AnswerLike, AnswerLike | None] | None:
     """The answers of a prompt row; ScoreError where there are too few, or one is no pair."""
     if answers is None:
         return None

@@ -41,7 +41,7 @@ class Options:
         self.model = model
         self._takes_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
 
-    def keeping(self, prompt: Prompt, last_only: bool) -> tuple[dict[str, Tensor], Int[Tensor, "batch"] | None]:
+    def keeping(self, prompt: Prompt, last_only: bool) -> tuple[dict[str, Tensor], Int[Tensor, " batch"] | None]:
         """For logits of each row's last token alone: an option of the call, and which of its logits are each row's."""
         if not last_only:
             return {}, None

@@ -23,7 +23,7 @@ def device_of(module: nn.Module, model: nn.Module) -> torch.device:
     device = next(module.parameters()).device
     if device.type != "meta":
         return device
-    found = (getattr(hook, "execution_device", None) for part in (module, model) for hook in hooks_of(part))
+    found = (getattr(hook, "execution_device", None) for part in (module, model) for hook in accelerate_hooks(part))
     return next((torch.device(where) for where in found if where is not None), device)
 
 
@@ -47,13 +47,13 @@ def digest_of(model: nn.Module) -> str:
 def has_weights(model: nn.Module) -> bool:
     """Whether there are any, here or kept elsewhere by accelerate."""
     on_meta = all(parameter.device.type == "meta" for parameter in model.parameters())
-    return not on_meta or any(hooks_of(module) for module in model.modules())
+    return not on_meta or any(accelerate_hooks(module) for module in model.modules())
 
 
 def _fetch(model: nn.Module, name: str) -> Tensor:
     path = name.split(".")
     for cut in reversed(range(len(path))):  # a hook may also keep the weights of the modules below its own
-        for hook in hooks_of(model.get_submodule(".".join(path[:cut]))):
+        for hook in accelerate_hooks(model.get_submodule(".".join(path[:cut]))):
             try:
                 return hook.weights_map[".".join(path[cut:])]
             except (AttributeError, KeyError, TypeError):  # no such map, or not in it
@@ -123,7 +123,7 @@ class Shards:
         return x.narrow(dim, torch.distributed.get_rank(self.group) * size, size)
 
 
-def hooks_of(module: nn.Module) -> list[Any]:
+def accelerate_hooks(module: nn.Module) -> list[Any]:
     """What accelerate put on a module."""
     hook = getattr(module, "_hf_hook", None)
     return [] if hook is None else list(getattr(hook, "hooks", [hook]))  # several stand in a SequentialHook

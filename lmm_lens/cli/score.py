@@ -27,9 +27,9 @@ def run(
     from ..figures import save_figure
     from ..lens import Lens
     from ..scoring import score_heads
-    from ..scoring.metrics import metric_named
+    from ..scoring.metrics import head_metric
 
-    chosen = metric_named(metric)  # before the model is loaded
+    chosen = head_metric(metric)  # before the model is loaded
     if chosen.needs_boxes or chosen.needs_relevant:
         raise LensError(
             f"{metric} needs boxes, one for each prompt, which the command line does not take\n"

@@ -14,7 +14,7 @@ from ..errors import LensError, ScoreError, unknown
 from ..reports.sweep import CONFIG, CONTROLS, EFFECTS
 from .report import show
 from .score import DTYPES
-from .sweep_config import SweepConfig, heads_of, ray_of
+from .sweep_config import SweepConfig, heads_from, ray_of
 
 if TYPE_CHECKING:
     from ..data import DataSet
@@ -41,7 +41,7 @@ def run(path: Path | None, flags: Mapping[str, Any]) -> None:
     folder = _free(Path(config.out))
     data = _data(config)
     lens = _lens(config, console)
-    heads = heads_of(config.heads, lens)
+    heads = heads_from(config.heads, lens)
     sets = _controls(config, heads)
     _begin(config, folder)
     reference = _reference(config, lens, data, console)
@@ -88,11 +88,11 @@ def _data(config: SweepConfig) -> DataSet:
 
 
 def _lens(config: SweepConfig, console: Console) -> Lens:
-    from ..answers.outcomes import metric_named
+    from ..answers.outcomes import answer_metric
     from ..interventions.ablate import MODES
     from ..lens import Lens
 
-    metric_named(config.metric)  # before the model is loaded
+    answer_metric(config.metric)  # before the model is loaded
     for what, value, valid in (("dtype", config.dtype, DTYPES), ("ablation mode", config.ablation, MODES)):
         if value not in valid:
             raise LensError(unknown(what, value, valid))

@@ -152,7 +152,7 @@ DATA_EXAMPLE = "as in data: {kind: pope, annotations: coco_pope_random.json, ima
 HEADS_EXAMPLE = "all, {layers: [2, 3]}, [[3, 1], [4, 0]] or {top: 20, of: scores.safetensors}"
 
 
-def heads_of(spec: Any, lens: Lens) -> HeadSet:
+def heads_from(spec: Any, lens: Lens) -> HeadSet:
     """The heads that a config names.
 
     Raises:

@@ -25,7 +25,7 @@ def exact_match(
     *,
     max_new_tokens: int | None = None,
     on_batch: Callable[[int], None] | None = None,
-) -> Bool[Tensor, "prompt"]:
+) -> Bool[Tensor, " prompt"]:
     """Whether each prompt is answered with exactly the expected text, up to case and spaces.
 
     Args:

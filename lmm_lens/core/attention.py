@@ -21,9 +21,9 @@ class AttentionCall:
     """One call of a layer's attention: q and k after rotary embedding, k and v not repeated for grouped queries.
 
     Args:
-        query: Float[batch, head, row, d_head].
+        query: Float[batch, head, query, d_head].
         key, value: Float[batch, kv_head, key, d_head].
-        mask: [batch | 1, head | 1, row, key], True or 0 where visible; None is causal for more than one row and
+        mask: [batch | 1, head | 1, query, key], True or 0 where visible; None is causal for more than one row and
             unmasked for one.
         scaling: of the scores.
         is_causal: whether the absence of a mask means causal.
@@ -61,7 +61,7 @@ class AttentionCall:
             self._cast["values"] = self.value.to(self._precision)
         return self._cast["values"]
 
-    def probabilities(self, rows: Chunk, heads: Heads = None) -> Float[Tensor, "batch head row key"]:
+    def probabilities(self, rows: Chunk, heads: Heads = None) -> Float[Tensor, "batch head query key"]:
         """Attention probabilities of some rows and heads, in fp32 (fp64 in a double model)."""
         logits = self.scores(rows, heads)
         if self.extra_logits is None:
@@ -69,7 +69,7 @@ class AttentionCall:
         extra = _of_heads(self.extra_logits.to(logits.dtype).reshape(1, -1, 1, 1), heads)
         return torch.cat([logits, extra.expand(*logits.shape[:-1], 1)], -1).softmax(-1)[..., :-1]
 
-    def scores(self, rows: Chunk, heads: Heads = None) -> Float[Tensor, "batch head row key"]:
+    def scores(self, rows: Chunk, heads: Heads = None) -> Float[Tensor, "batch head query key"]:
         """Attention scores of some rows and heads before the softmax, hidden keys at the lowest number."""
         query = _of_heads(rows.gather(self.query, dim=2), heads).to(self._precision) * self.scaling
         logits = self._grouped(query, self._keys(), heads)
@@ -86,16 +86,16 @@ class AttentionCall:
             logits = logits.masked_fill_(future, torch.finfo(logits.dtype).min)
         return logits
 
-    def visible(self, rows: Chunk, heads: Heads = None) -> Bool[Tensor, "batch head row key"]:
+    def visible(self, rows: Chunk, heads: Heads = None) -> Bool[Tensor, "batch head query key"]:
         """Which keys some rows can see."""
         return self.scores(rows, heads) > HIDDEN
 
-    def read_values(self, weights: Tensor, heads: Heads = None) -> Float[Tensor, "batch row head d_head"]:
-        """What attention weights, or a change of them, [batch, head, row, key], read from the values."""
+    def read_values(self, weights: Tensor, heads: Heads = None) -> Float[Tensor, "batch query head d_head"]:
+        """What attention weights, or a change of them, [batch, head, query, key], read from the values."""
         return self._grouped(weights, self._values(), heads).transpose(1, 2)
 
     def _grouped(self, x: Tensor, shared: Tensor, heads: Heads) -> Tensor:
-        """`x @ shared` a head, x [batch, head, row, n] of the chosen heads, shared [batch, kv_head, n, m]."""
+        """`x @ shared` a head, x [batch, head, query, n] of the chosen heads, shared [batch, kv_head, n, m]."""
         if heads is not None:
             group = self.query.shape[1] // shared.shape[1]
             return x @ shared[:, [head // group for head in heads]]
@@ -114,7 +114,7 @@ class FusedAttention:
 
     Args:
         call: what the kernel was given.
-        out: what it returned, [batch, row, head, d_head].
+        out: what it returned, [batch, query, head, d_head].
     """
 
     def __init__(self, call: AttentionCall, out: Tensor) -> None:

@@ -18,11 +18,11 @@ class Carried:
         self.kept = {}
 
     def keep(self, name: str, layer: int, positions: Tensor, valid: Tensor, rows: Tensor, n_tokens: int) -> None:
-        """Add rows [batch, row, ...] of a prompt of so many tokens; rows that were not kept are 0.
+        """Add rows [batch, query, ...] of a prompt of so many tokens; rows that were not kept are 0.
 
         Args:
             name, layer: what they are.
-            positions, valid: Int and Bool[batch, row], where they stand, and which of them are real.
+            positions, valid: Int and Bool[batch, query], where they stand, and which of them are real.
             rows: their values.
             n_tokens: of the prompt.
         """

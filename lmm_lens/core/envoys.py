@@ -31,12 +31,12 @@ AGREES = 0.05  # of the largest output: how far the recomputed attention of a ro
 
 
 class WeightedAttention:
-    """One layer's attention as its weights [batch, head, row, key] and values; edits reach the weights and the output.
+    """One layer's attention as its weights [batch, head, query, key] and values; edits reach weights and output.
 
     Args:
         weights: what the attention function returned beside its output.
         value: Float[batch, kv_head, key, d_head].
-        out: its output, [batch, row, head, d_head].
+        out: its output, [batch, query, head, d_head].
         call: what it was given, where that is known.
     """
 
@@ -66,7 +66,7 @@ class WeightedAttention:
         return self.probabilities(rows, heads) > 0 if self.call is None else self.call.visible(rows, heads)
 
     def read_values(self, weights: Tensor, heads: tuple[int, ...] | None) -> Tensor:
-        """What attention weights [batch, head, row, key] read from the values, [batch, row, head, d_head]."""
+        """What attention weights [batch, head, query, key] read from the values, [batch, query, head, d_head]."""
         n_heads = self.weights.shape[1]
         group = n_heads // self.value.shape[1]
         shared = [head // group for head in (range(n_heads) if heads is None else heads)]
@@ -76,7 +76,7 @@ class WeightedAttention:
         """Put edited rows in the place of the original ones, and what the change reads into the output."""
         if not self.is_edited:
             self.out, self.weights, self.is_edited = self.out.clone(), self.weights.clone(), True
-        by_row = self.weights.transpose(1, 2)  # batch row head key, a view
+        by_row = self.weights.transpose(1, 2)  # batch query head key, a view
         chosen, total = rows.gather(by_row).clone(), rows.gather(self.out).to(pattern.dtype).clone()
         at = slice(None) if heads is None else list(heads)
         chosen[:, :, at] = pattern.transpose(1, 2).to(chosen.dtype)
@@ -115,13 +115,13 @@ def attention_of(part: dict[str, Any], values: dict[int, Tensor]) -> tuple[Any, 
         check_rows(part["layer"], call, out, call.query.shape[2])
         return FusedAttention(call, out), operation, weights
     if weights is None:
-        weights = call.probabilities(whole(out.shape[0], out.shape[1], out.device))
+        weights = call.probabilities(all_rows(out.shape[0], out.shape[1], out.device))
     weighted = WeightedAttention(weights, call.value, out, call)
     check_rows(part["layer"], weighted, out, weights.shape[2])
     return weighted, operation, weights
 
 
-def whole(batch: int, n_rows: int, device: torch.device) -> Chunk:
+def all_rows(batch: int, n_rows: int, device: torch.device) -> Chunk:
     """All rows of a pass."""
     index = torch.arange(n_rows, device=device).expand(batch, n_rows)
     return Chunk(index, torch.ones_like(index, dtype=torch.bool), batch * n_rows, 0, slice(0, n_rows))
@@ -168,7 +168,7 @@ def finish(logits: Tensor, cap: float | None, scale: float | None) -> Tensor:
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
-def drive(tapping: Tapping, parts: list[dict[str, Any]], n_seen: int) -> None:
+def run_taps(tapping: Tapping, parts: list[dict[str, Any]], n_seen: int) -> None:
     """Pass one forward pass through its taps; with it the model has seen `n_seen` tokens."""
     tapping.fired = set()
     for part in parts:
@@ -201,6 +201,6 @@ def drive(tapping: Tapping, parts: list[dict[str, Any]], n_seen: int) -> None:
 
 
 def through(tapping: Tapping, x: Tensor, site: str, layer: int, n_seen: int) -> Tensor:
-    """Pass an activation [batch, row, ...] through its taps; its last row is that of the last token seen."""
+    """Pass an activation [batch, query, ...] through its taps; its last row is that of the last token seen."""
     tapping.first = n_seen - x.shape[1]
     return tapping.through(x, site, layer)

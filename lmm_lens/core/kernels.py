@@ -1,6 +1,6 @@
 """The mathematics, as pure functions of tensors. Imports torch and nothing of this library.
 
-Shapes: `pattern` is Float[batch, head, row, key], attention probabilities after the softmax, each row summing to
+Shapes: `pattern` is Float[batch, head, query, key], attention probabilities after the softmax, each row summing to
 one; masks over keys are Bool[batch, key]. Every function acts on each row alone, so rows may come in any number,
 one while decoding or thousands in a prefill.
 """
@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Pattern = Float[Tensor, "batch head row key"]
-PerRow = Float[Tensor, "batch head row"]
+Pattern = Float[Tensor, "batch head query key"]
+PerRow = Float[Tensor, "batch head query"]
 KeyMask = Bool[Tensor, "batch key"]
 
 
@@ -26,7 +26,7 @@ def mass(pattern: Pattern, keys: KeyMask) -> PerRow:
     return torch.einsum("bhrk,bk->bhr", pattern, keys.to(pattern.dtype))
 
 
-def concentration(pattern: Pattern, keys: KeyMask, n_keys: Int[Tensor, "batch"] | None = None) -> PerRow:
+def concentration(pattern: Pattern, keys: KeyMask, n_keys: Int[Tensor, " batch"] | None = None) -> PerRow:
     """How concentrated the attention within the chosen keys is: 0 = spread evenly, 1 = all on one key.
 
     `1 - H(p) / ln n` with `p_j = a_j / A` over the n chosen keys and entropy H in nats; `n_keys` gives n where the
@@ -43,7 +43,7 @@ def concentration(pattern: Pattern, keys: KeyMask, n_keys: Int[Tensor, "batch"] 
     return torch.where(total.squeeze(-1) == 0, torch.zeros_like(value), value)
 
 
-def visual_preference(pattern: Pattern, visual: KeyMask, n_visual: Int[Tensor, "batch"] | None = None) -> PerRow:
+def visual_preference(pattern: Pattern, visual: KeyMask, n_visual: Int[Tensor, " batch"] | None = None) -> PerRow:
     """Visual mass times concentration, in [0, 1]. This library's own combination, not a paper's formula."""
     return mass(pattern, visual) * concentration(pattern, visual, n_visual)
 
@@ -70,7 +70,7 @@ def redistribute(
     transfer_fraction: float,
     min_nonsink_ratio: float,
     min_visual_mass: float,
-) -> tuple[Pattern, Bool[Tensor, "batch head row"], PerRow]:
+) -> tuple[Pattern, Bool[Tensor, "batch head query"], PerRow]:
     """VAR of Kang et al. (ICLR 2025, arXiv:2503.03321), in the heads and rows that look at the image.
 
     Args:
@@ -105,7 +105,7 @@ def knockout(pattern: Pattern, keys: KeyMask) -> Pattern:
     return torch.where(total > 0, kept * (before / torch.where(total > 0, total, torch.ones_like(total))), pattern)
 
 
-def uniform(visible: Bool[Tensor, "batch head row key"]) -> Pattern:
+def uniform(visible: Bool[Tensor, "batch head query key"]) -> Pattern:
     """Even attention over the visible keys."""
     weights = visible.float()
     return weights / weights.sum(-1, keepdim=True).clamp_min(1)
@@ -122,7 +122,7 @@ def boost(pattern: Pattern, scores: Pattern, keys: KeyMask, alpha: float) -> Pat
 
 
 def bootstrap_interval(
-    samples: Float[Tensor, "prompt *value"], level: float = 0.95, resamples: int = 1000, seed: int = 0
+    samples: Float[Tensor, " prompt *value"], level: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> tuple[Float[Tensor, "*value"], Float[Tensor, "*value"]]:
     """Percentile bootstrap interval of the mean over prompts.
 
@@ -153,7 +153,7 @@ def nonsink_ratio(pattern: Pattern, visual: KeyMask, sink: KeyMask) -> PerRow:
     return (mass(pattern, visual & ~sink) / torch.where(total > 0, total, torch.ones_like(total))).clamp(max=1)
 
 
-def hit(pattern: Pattern, region: KeyMask, n_region: Int[Tensor, "batch"] | None = None) -> PerRow:
+def hit(pattern: Pattern, region: KeyMask, n_region: Int[Tensor, " batch"] | None = None) -> PerRow:
     """`1 / |region|` where the most attended of *all* keys lies in the region, else 0.
 
     Hit score of SparseMM (arXiv:2506.05344), in {0, 1/|region|}: a small region that is hit counts more. Of equal keys

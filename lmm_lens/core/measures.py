@@ -9,8 +9,8 @@ from torch import Tensor
 from .kernels import concentration, hit, mass, nonsink_ratio, visual_preference
 from .spatial import as_maps, at_cells, spatial_entropy
 
-Pattern = Float[Tensor, "batch head row key"]
-PerRow = Float[Tensor, "batch head row"]
+Pattern = Float[Tensor, "batch head query key"]
+PerRow = Float[Tensor, "batch head query"]
 
 
 class KeyMasks:
@@ -28,11 +28,11 @@ class KeyMasks:
 
     sink: Bool[Tensor, "batch key"]
     region: Bool[Tensor, "batch key"]
-    n_region: Int[Tensor, "batch"]
+    n_region: Int[Tensor, " batch"]
     cells: Int[Tensor, "batch rows cols"]
-    n_cells: Int[Tensor, "batch"]
+    n_cells: Int[Tensor, " batch"]
 
-    def __init__(self, visual: Bool[Tensor, "batch key"], n_visual: Int[Tensor, "batch"]) -> None:
+    def __init__(self, visual: Bool[Tensor, "batch key"], n_visual: Int[Tensor, " batch"]) -> None:
         self.visual, self.n_visual = visual, n_visual
 
     def nonsink(self) -> Bool[Tensor, "batch key"]:

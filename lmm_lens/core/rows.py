@@ -24,7 +24,7 @@ class Rows:
         label: str,
         prompt: Bool[Tensor, "batch position"],
         generated: tuple[int, int | None] = (0, 0),
-        takes_part: Bool[Tensor, "batch"] | None = None,
+        takes_part: Bool[Tensor, " batch"] | None = None,
     ) -> None:
         self.label, self.prompt, self.generated, self.takes_part = label, prompt, generated, takes_part
 
@@ -63,8 +63,8 @@ class Chunk:
 
     def __init__(
         self,
-        index: Int[Tensor, "batch row"],
-        valid: Bool[Tensor, "batch row"],
+        index: Int[Tensor, "batch query"],
+        valid: Bool[Tensor, "batch query"],
         count: int,
         first: int,
         window: slice | None,
@@ -100,7 +100,7 @@ class Chunk:
         return Chunk(index, valid, self.count, self.first, window)
 
     @property
-    def positions(self) -> Int[Tensor, "batch row"]:
+    def positions(self) -> Int[Tensor, "batch query"]:
         """Absolute positions of the rows."""
         return self.index + self.first
 
@@ -113,7 +113,7 @@ class Chunk:
         return rows_first[batch, self.index].movedim(1, dim)
 
     def scatter_(self, x: Tensor, rows: Tensor) -> None:
-        """Put rows [batch, row, ...] back into x [batch, chunk, ...], in place; padded entries are left alone."""
+        """Put rows [batch, query, ...] back into x [batch, chunk, ...], in place; padded entries are left alone."""
         if self.window is not None:
             x[:, self.window] = rows
             return
@@ -135,7 +135,7 @@ class JoinedRows:
         self,
         rows: Chunk,
         own: tuple[Chunk | None, ...],
-        members: tuple[Bool[Tensor, "batch row"] | None, ...],
+        members: tuple[Bool[Tensor, "batch query"] | None, ...],
         picks: tuple[Chunk | None, ...],
     ) -> None:
         self.rows, self.own, self.members, self.picks = rows, own, members, picks

@@ -8,38 +8,38 @@ from torch import Tensor
 
 from ..errors import InterventionError
 from .kernels import sink_score
-from .taps import Place
+from .taps import TapContext
 
 SinkKey = tuple[tuple[int, ...], float, int | None]
 """A rule: sink dimensions, threshold, and the seed of a control or None."""
 
 
 def file_sinks(
-    resid: Float[Tensor, "batch row d_model"],
-    place: Place,
+    resid: Float[Tensor, "batch query d_model"],
+    context: TapContext,
     key: SinkKey,
     visual: Bool[Tensor, "batch position"],
     real: Bool[Tensor, "batch position"],
-) -> Bool[Tensor, "batch row"]:
+) -> Bool[Tensor, "batch query"]:
     """Find the sinks among these rows of `resid_pre`, add them to those of earlier passes, and file them."""
     dims, threshold, control = key
-    found = place.valid & (sink_score(resid, dims) >= threshold)
-    known = place.state.found_sinks.get((key, place.layer))
-    mask = torch.zeros(found.shape[0], place.n_seen, dtype=torch.bool, device=found.device)
+    found = context.valid & (sink_score(resid, dims) >= threshold)
+    known = context.state.found_sinks.get((key, context.layer))
+    mask = torch.zeros(found.shape[0], context.n_seen, dtype=torch.bool, device=found.device)
     if known is not None:
-        width = min(known.shape[1], place.n_seen)
+        width = min(known.shape[1], context.n_seen)
         mask[:, :width] = known[:, :width]
-    mask.scatter_(1, place.positions, found)
-    place.state.found_sinks[key, place.layer] = mask
+    mask.scatter_(1, context.positions, found)
+    context.state.found_sinks[key, context.layer] = mask
     if control is not None:
-        mask = as_many_others(mask, visual, real, control, place.layer)
-    place.state.acting_sinks[key, place.layer] = mask
+        mask = as_many_others(mask, visual, real, control, context.layer)
+    context.state.acting_sinks[key, context.layer] = mask
     return found
 
 
-def sinks_of(place: Place, key: SinkKey) -> Bool[Tensor, "batch position"]:
+def sinks_of(context: TapContext, key: SinkKey) -> Bool[Tensor, "batch position"]:
     """The sink tokens of this layer so far, or their random control, that `file_sinks` has filed in this run."""
-    return place.state.acting_sinks[key, place.layer]
+    return context.state.acting_sinks[key, context.layer]
 
 
 def as_many_others(
@@ -60,8 +60,8 @@ def as_many_others(
     n_rows, n_prompt = visual.shape
     generator = torch.Generator().manual_seed(1000 * seed + layer)
     draw = torch.rand(n_prompt, generator=generator, dtype=torch.float64)
-    place = (real.cumsum(1) - 1).clamp_min(0)
-    rank = draw[place]  # batch position
+    offset = (real.cumsum(1) - 1).clamp_min(0)
+    rank = draw[offset]  # batch position
     found = torch.nn.functional.pad(sinks.cpu(), (0, max(0, n_prompt - sinks.shape[1])))
     chosen = torch.zeros(n_rows, max(n_prompt, sinks.shape[1]), dtype=torch.bool)
     for kind, name in ((visual, "visual"), (real & ~visual, "text")):

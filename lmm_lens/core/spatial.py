@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .taps import Place
+from .taps import TapContext
 
 COMPONENT_THRESHOLD = 1e-3  # of attention above the map's mean, for a cell to belong to a component; the paper's
 LOWEST = 10  # how many heads a prompt selects; the paper's number, of about a thousand heads
@@ -21,8 +21,8 @@ FEWEST = 3  # but no fewer, in models with few heads: as many as the paper local
 
 
 def as_maps(
-    pattern: Float[Tensor, "batch head row key"], cells: Int[Tensor, "batch rows cols"]
-) -> Float[Tensor, "batch head row rows cols"]:
+    pattern: Float[Tensor, "batch head query key"], cells: Int[Tensor, "batch rows cols"]
+) -> Float[Tensor, "batch head query rows cols"]:
     """The attention of each row as a map: cell (i, j) has that of key `cells[:, i, j]`, 0 where that is negative."""
     batch, n_heads, n_rows, _ = pattern.shape
     index = cells.clamp_min(0).flatten(1)[:, None, None].expand(batch, n_heads, n_rows, -1)
@@ -35,9 +35,11 @@ def at_cells(mask: Bool[Tensor, "batch key"], cells: Int[Tensor, "batch rows col
     return mask.gather(1, cells.clamp_min(0).flatten(1)).reshape(cells.shape) & (cells >= 0)
 
 
-def cell_keys(cells: Int[Tensor, "batch rows cols"], place: Place, n_keys: int) -> Int[Tensor, "batch rows cols"]:
+def cell_keys(
+    cells: Int[Tensor, "batch rows cols"], context: TapContext, n_keys: int
+) -> Int[Tensor, "batch rows cols"]:
     """Positions as the keys that the layer holds now: a sliding window has dropped the first, which become negative."""
-    return cells.to(place.positions.device) - max(0, place.n_seen - n_keys)
+    return cells.to(context.positions.device) - max(0, context.n_seen - n_keys)
 
 
 def components(mask: Bool[Tensor, "*lead rows cols"]) -> Int[Tensor, "*lead rows cols"]:
@@ -102,7 +104,7 @@ def spatial_entropy(
     return torch.where(maps.sum((-2, -1)).isnan(), torch.full_like(entropy, torch.nan), entropy)
 
 
-def elbow(values: Float[Tensor, "n"]) -> float:
+def elbow(values: Float[Tensor, " n"]) -> float:
     """The value at the elbow of the sorted values: the one farthest from the chord of the curve.
 
     The chord joins the lowest and the highest value, each at its index in the sorted order. NaN is left out; with one

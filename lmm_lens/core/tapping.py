@@ -12,14 +12,14 @@ from ..errors import HookError, InterventionError
 from .carried import Carried
 from .packing import slim
 from .rows import Chunk, JoinedRows
-from .taps import Place, RunState, Tap
+from .taps import RunState, Tap, TapContext
 
 CHUNK_ELEMENTS = 2**20  # probabilities held at once, 4 MiB: less than what a feed-forward layer needs anyway
 
 Kept = dict[tuple[str, int], list[tuple[Tensor, Tensor, Tensor, int]]]
 
 
-class Attention(Protocol):
+class TappedAttention(Protocol):
     """One layer's attention in one pass, as a backend offers it.
 
     Attributes:
@@ -118,14 +118,14 @@ class Tapping:
         length: int,
         scores: Callable[[], Tensor] | None = None,
         visible: Callable[[], Tensor] | None = None,
-    ) -> Place:
+    ) -> TapContext:
         heads = tap.heads if tap.heads is not None else tuple(range(self.n_heads[tap.layer]))
         n_seen = self.first + length
         where = tap.layer, heads, rows.positions, valid, n_seen
-        return Place(*where, self._state, self._carried, tap.owner, scores, visible)
+        return TapContext(*where, self._state, self._carried, tap.owner, scores, visible)
 
     def through(self, x: Tensor, site: str, layer: int) -> Tensor:
-        """Pass an activation [batch, row, ...] through the taps of its hook point, in order."""
+        """Pass an activation [batch, query, ...] through the taps of its hook point, in order."""
         self.fired.add((site, layer))
         taps = self.taps[site, layer]
         batch, length = x.shape[:2]
@@ -152,7 +152,7 @@ class Tapping:
             rows.scatter_(x, result.to(x.dtype))
         return x
 
-    def attend(self, layer: int, attention: Attention) -> None:
+    def attend(self, layer: int, attention: TappedAttention) -> None:
         """Pass the pattern of a layer through its taps."""
         taps = self.taps.get(("pattern", layer))
         if not taps:
@@ -178,8 +178,8 @@ class Tapping:
                 columns = _columns(tap.heads, heads)
                 part = pattern if columns is None else pattern[:, columns]
 
-                place = self._place(tap, rows, valid, length, *_later(attention, rows, tap.heads))
-                result = tap.run(part.clone() if tap.edits else part, place)
+                context = self._place(tap, rows, valid, length, *_later(attention, rows, tap.heads))
+                result = tap.run(part.clone() if tap.edits else part, context)
                 if not tap.edits:
                     results[index].append(result)
                     continue
@@ -212,7 +212,7 @@ class Tapping:
 
 
 def _later(
-    attention: Attention, rows: Chunk, heads: tuple[int, ...] | None
+    attention: TappedAttention, rows: Chunk, heads: tuple[int, ...] | None
 ) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
     """The scores of some rows and what they see, computed when asked for."""
     return lambda: attention.scores(rows, heads), lambda: attention.visible(rows, heads)

@@ -35,29 +35,29 @@ class RunState:
         self.found_sinks, self.acting_sinks = {}, {}
 
 
-class Place:
+class TapContext:
     """Where in a run a tap is called: handed to its function beside the rows.
 
     Attributes:
         layer: the layer.
         heads: the heads of the rows handed over, in order; empty at hook points without heads.
-        positions: Int[batch, row], absolute positions of the rows.
-        valid: Bool[batch, row], which of them are real; ragged batches are padded.
+        positions: Int[batch, query], absolute positions of the rows.
+        valid: Bool[batch, query], which of them are real; ragged batches are padded.
         n_seen: tokens that went through the model so far, this pass included.
         state: what taps of this run leave to each other.
         carried: what one run of a job leaves to the next.
         owner: index of the intervention that the tap belongs to.
-        scores: at `pattern`, computes the attention scores before the softmax, [batch, head, row, key], hidden keys at
-            `HIDDEN` or below; None at other hook points. Out of reach on a server.
-        visible: at `pattern`, computes which keys each row can see, Bool[batch, head, row, key]; None elsewhere.
+        scores: at `pattern`, computes the attention scores before the softmax, [batch, head, query, key], hidden keys
+            at `HIDDEN` or below; None at other hook points. Out of reach on a server.
+        visible: at `pattern`, computes which keys each row can see, Bool[batch, head, query, key]; None elsewhere.
     """
 
     def __init__(
         self,
         layer: int,
         heads: tuple[int, ...],
-        positions: Int[Tensor, "batch row"],
-        valid: Bool[Tensor, "batch row"],
+        positions: Int[Tensor, "batch query"],
+        valid: Bool[Tensor, "batch query"],
         n_seen: int,
         state: RunState,
         carried: Carried,
@@ -96,15 +96,15 @@ class Place:
         return torch.nn.functional.pad(inside, (0, n_keys - inside.shape[1]))
 
 
-def role_of(roles: Int[Tensor, "batch position"], place: Place, afterwards: int) -> Int[Tensor, "batch row"]:
+def role_of(roles: Int[Tensor, "batch position"], context: TapContext, afterwards: int) -> Int[Tensor, "batch query"]:
     """The role of each row, by number; `afterwards` is that of generated tokens."""
     n_prompt = roles.shape[1]
-    inside = place.positions.clamp(max=n_prompt - 1)
+    inside = context.positions.clamp(max=n_prompt - 1)
     role = roles.to(inside.device).gather(1, inside)
-    return torch.where(place.positions < n_prompt, role, afterwards)
+    return torch.where(context.positions < n_prompt, role, afterwards)
 
 
-TapFunction = Callable[[Tensor, Place], Tensor]
+TapFunction = Callable[[Tensor, TapContext], Tensor]
 
 
 class Tap:
@@ -120,7 +120,7 @@ class Tap:
         heads: the heads it gets; None for all. Only at `pattern` and `z`.
         edits: whether the result is put back.
         chooses: whether an edit itself decides which of its rows and heads it changes; it then reports them with
-            `Place.note`.
+            `TapContext.note`.
         name: under which a read's result is filed; without one it is not kept.
         owner: index of the intervention it belongs to, for the report.
     """

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..errors import HookError
-from .envoys import attention_of, whole
+from .envoys import all_rows, attention_of
 
 
-class Face:
+class TraceLens:
     """Hook points by layer and name, inside a trace.
 
     Args:
@@ -58,7 +58,7 @@ class Face:
             return part["module"].input
         if site == "pattern":
             attention = self.attention(part, again=self.once or self.clock is not None)[0]
-            return attention.probabilities(whole(attention.shape[0], attention.shape[2], attention.device), None)
+            return attention.probabilities(all_rows(attention.shape[0], attention.shape[2], attention.device), None)
         if site == "z":
             split = part["z"].input.unflatten(-1, (part["n_heads"], part["d_head"]))
             part["z"].input = split.flatten(-2)  # so that gradients reach what is handed out
@@ -73,7 +73,7 @@ class Face:
             raise HookError(f"{site} of layer {layer} takes a tensor, given {type(value).__name__}: {value!r}")
         if site == "pattern":
             attention, operation = self.attention(part, again=True)
-            rows = whole(attention.shape[0], attention.shape[2], attention.device)
+            rows = all_rows(attention.shape[0], attention.shape[2], attention.device)
             old = attention.probabilities(rows, None)
         else:
             old = self.read(layer, site)
@@ -145,7 +145,7 @@ class Face:
         return part
 
 
-class PromptFace:
+class TracePrompt:
     """A prompt inside a trace that travels: its masks.
 
     Args:

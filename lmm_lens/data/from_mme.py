@@ -24,9 +24,9 @@ from typing import Any
 from ..errors import ScoreError, unknown
 from .dataset import DataSet
 from .pictures import folder_of, picture
-from .problems import Bad, RowError, whole
+from .problems import Bad, RowError, all_or_none
 from .sample import Sample
-from .table_rows import Row, sample_of, text, yes_or_no
+from .table_rows import TableRow, sample_of, text, yes_or_no
 from .template import AS_IT_IS, check_template
 
 PERCEPTION = (
@@ -133,17 +133,17 @@ def _read(pair: _Pair, template: str) -> list[Sample | Bad]:
     if len(rows) != 2:
         return [Bad(pair.where, "not two questions", f"a picture has two questions, this one {len(rows)}")]
     items = [sample_of(row, partial(_sample, pair=pair, number=row.number, template=template)) for row in rows]
-    return whole(items, [row.where for row in rows])
+    return all_or_none(items, [row.where for row in rows])
 
 
-def _rows(pair: _Pair, file: Path) -> Iterator[Row]:
+def _rows(pair: _Pair, file: Path) -> Iterator[TableRow]:
     """A question a row; blank lines are none."""
     number = 0
     for line, raw in enumerate(file.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
         if not raw.strip():
             continue
         number += 1
-        yield Row(number, f"{pair.where} line {line}", _values(raw))
+        yield TableRow(number, f"{pair.where} line {line}", _values(raw))
 
 
 def _values(raw: bytes) -> Mapping[str, Any] | RowError:

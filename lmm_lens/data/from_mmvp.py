@@ -23,9 +23,9 @@ from typing import Any
 from ..errors import ScoreError
 from .dataset import DataSet, facts
 from .pictures import folder_of, picture
-from .problems import Bad, RowError, whole
+from .problems import Bad, RowError, all_or_none
 from .sample import Sample
-from .table_rows import Row, sample_of, text
+from .table_rows import TableRow, sample_of, text
 from .template import AS_IT_IS, check_template
 from .text_files import Delimited, file_of
 
@@ -71,7 +71,7 @@ class _Pairs:
     def __init__(self, rows: Delimited) -> None:
         self.rows = rows
 
-    def __iter__(self) -> Iterator[list[Row]]:
+    def __iter__(self) -> Iterator[list[TableRow]]:
         rows = iter(self.rows)
         for row in rows:
             yield [row, *([partner] if (partner := next(rows, None)) else [])]
@@ -79,16 +79,16 @@ class _Pairs:
     def __len__(self) -> int:
         return (len(self.rows) + 1) // 2
 
-    def __getitem__(self, pair: int) -> list[Row]:
+    def __getitem__(self, pair: int) -> list[TableRow]:
         return [self.rows[i] for i in range(2 * pair, min(2 * pair + 2, len(self.rows)))]
 
 
-def _read(rows: list[Row], index: str, images: Path, template: str) -> list[Sample | Bad]:
+def _read(rows: list[TableRow], index: str, images: Path, template: str) -> list[Sample | Bad]:
     if len(rows) == 1:
         return [Bad(rows[0].where, "no partner", "the last row has no partner: rows come in pairs")]
     pair = f"mmvp/{rows[0].number}-{rows[1].number}"
     make = partial(_sample, index=index, pair=pair, images=images, template=template)
-    return whole([sample_of(row, partial(make, number=row.number)) for row in rows], [row.where for row in rows])
+    return all_or_none([sample_of(row, partial(make, number=row.number)) for row in rows], [row.where for row in rows])
 
 
 def _sample(values: Mapping[str, Any], index: str, number: int, pair: str, images: Path, template: str) -> Sample:

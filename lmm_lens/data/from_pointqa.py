@@ -31,7 +31,7 @@ from .dataset import DataSet, facts
 from .pictures import boxes_in, folder_of, picture
 from .problems import Bad, RowError
 from .sample import Sample, plain
-from .table_rows import Row, sample_of, text
+from .table_rows import TableRow, sample_of, text
 from .template import AS_IT_IS, check_template
 from .text_files import JsonLines, file_of, whole_json
 
@@ -87,7 +87,7 @@ def pointqa(
 
 def _is_lines(file: Path) -> bool:
     """Whether a file has a question a line; the authors' one object has lists of them as its values."""
-    values = next(iter(JsonLines(file)), Row(0, "", {})).values
+    values = next(iter(JsonLines(file)), TableRow(0, "", {})).values
     return not isinstance(values, RowError) and not all(isinstance(value, list) for value in values.values())
 
 
@@ -138,22 +138,22 @@ class _Authors:
             )
         return ids
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[TableRow]:
         return (self[i] for i in range(len(self)))
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> Row:
+    def __getitem__(self, index: int) -> TableRow:
         image, i, thing = self._rows[index]
         asked = self._questions[image][i]
         where = f"row {index + 1} ({self.file.name} image {image} question {i + 1})"
         if not isinstance(asked, dict):
-            return Row(index + 1, where, RowError("no row", f"expected names with values, given {asked!r:.60}"))
+            return TableRow(index + 1, where, RowError("no row", f"expected names with values, given {asked!r:.60}"))
         values = dict(asked)
         if "all_objs" in asked or "points" in asked:
             values |= _one_of(asked, thing)
-        return Row(
+        return TableRow(
             index + 1, where, values | {"qa_id": "/".join(str(x) for x in (image, i + 1, thing) if x is not None)}
         )
 
@@ -168,7 +168,7 @@ def _one_of(asked: Mapping[str, Any], thing: int | None) -> dict[str, Any]:
     return {"bbox": things[thing], "ans": answers[thing], "wrong": others[0] if others else None}
 
 
-def _read(row: Row, folder: Path, kind: str, template: str) -> list[Sample | Bad]:
+def _read(row: TableRow, folder: Path, kind: str, template: str) -> list[Sample | Bad]:
     return [sample_of(row, partial(_sample, number=row.number, folder=folder, kind=kind, template=template))]
 
 

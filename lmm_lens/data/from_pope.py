@@ -24,7 +24,7 @@ from .dataset import DataSet, Joined, facts
 from .pictures import folder_of, picture
 from .problems import Bad
 from .sample import Sample
-from .table_rows import Row, sample_of, text, yes_or_no
+from .table_rows import TableRow, sample_of, text, yes_or_no
 from .template import AS_IT_IS, check_template
 from .text_files import file_of, json_rows
 
@@ -76,7 +76,7 @@ def _categories(files: Sequence[Path]) -> list[str]:
     return settings
 
 
-def _read(unit: tuple[str, Row], folder: Path, template: str) -> list[Sample | Bad]:
+def _read(unit: tuple[str, TableRow], folder: Path, template: str) -> list[Sample | Bad]:
     category, row = unit
 
     def make(values: Mapping[str, Any]) -> Sample:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ScoreError, unknown
 from .dataset import DataSet
-from .sample import Box, Sample
+from .sample import BoxLike, Sample
 
 if TYPE_CHECKING:
     from ..bundled.shapes import Example, Scene, Thing
@@ -108,7 +108,7 @@ def _others(example: Example) -> list[str]:
     return [other for other in vocabulary[example.kind] if other.split()[0] != first]
 
 
-def _boxes(example: Example, scene: Scene) -> tuple[Box, ...]:
+def _boxes(example: Example, scene: Scene) -> tuple[BoxLike, ...]:
     """The cells that must be looked at, in reading order; none where the right answer is that there is nothing."""
     from ..bundled.shapes.questions import plural
     from ..bundled.shapes.scenes import GRID, cell_box, place_name

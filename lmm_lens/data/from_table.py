@@ -13,9 +13,9 @@ from typing import Any
 from .dataset import DataSet
 from .pictures import Size, boxes_in, folder_of, picture
 from .problems import Bad, RowError
-from .sample import Box, Sample
+from .sample import BoxLike, Sample
 from .sources import Source, open_source
-from .table_rows import Row, missing, sample_of, text, value_of
+from .table_rows import TableRow, missing, sample_of, text, value_of
 from .template import AS_IT_IS, check_template
 
 
@@ -80,7 +80,7 @@ def table(
     )
 
 
-def _read(row: Row, columns: Columns, folder: Path, name: str, template: str) -> list[Sample | Bad]:
+def _read(row: TableRow, columns: Columns, folder: Path, name: str, template: str) -> list[Sample | Bad]:
     def make(values: Mapping[str, Any]) -> Sample:
         found = [picture(value, folder) for value in _pictures(values, columns.image)]
         return Sample(
@@ -119,7 +119,7 @@ def _pictures(values: Mapping[str, Any], column: str | None) -> list[Any]:
     return found
 
 
-def _boxes(values: Mapping[str, Any], column: str | None, size: Size | None) -> tuple[Box, ...]:
+def _boxes(values: Mapping[str, Any], column: str | None, size: Size | None) -> tuple[BoxLike, ...]:
     if column is None or _blank(values, column):
         return ()
     given: Any = value_of(values, column)

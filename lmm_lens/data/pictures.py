@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ScoreError
 from .problems import RowError
-from .sample import Box, as_box
+from .sample import BoxLike, as_box
 
 if TYPE_CHECKING:
     from .sample import Picture
@@ -85,7 +85,7 @@ def _look(file: Any, name: str) -> Size:
     return size
 
 
-def boxes_in(given: Sequence[Any], size: Size, cut: bool = False) -> tuple[Box, ...]:
+def boxes_in(given: Sequence[Any], size: Size, cut: bool = False) -> tuple[BoxLike, ...]:
     """Boxes, all of them within a picture.
 
     Args:

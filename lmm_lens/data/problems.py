@@ -75,7 +75,7 @@ class Problems:
     __repr__ = __str__
 
 
-def whole(group: Sequence[Sample | Bad], where: Iterable[str]) -> list[Sample | Bad]:
+def all_or_none(group: Sequence[Sample | Bad], where: Iterable[str]) -> list[Sample | Bad]:
     """What counts only together, together: if one of the group is bad, the others are of no use either.
 
     Args:

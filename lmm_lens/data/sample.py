@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Picture = os.PathLike[str] | Image
 
-Box = tuple[float, float, float, float]
+BoxLike = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Sample:
     wrong: str | None = None
     group: str | None = None
     category: str | None = None
-    boxes: tuple[Box, ...] = ()
+    boxes: tuple[BoxLike, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "images", tuple(self.images))
@@ -96,7 +96,7 @@ def plain(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def as_box(given: Sequence[Any]) -> Box:
+def as_box(given: Sequence[Any]) -> BoxLike:
     """Four numbers as a box.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import ScoreError, unknown
 from .dataset import facts
-from .table_rows import Listed, Row, Streamed
+from .table_rows import Listed, Streamed, TableRow
 from .text_files import Delimited, JsonLines, file_of, json_rows
 
 AT_ONCE = 32  # rows that are fetched together from Arrow tables
@@ -24,13 +24,13 @@ class Source:
 
     Attributes:
         name: what it is called.
-        rows: `Row` objects, as often as wanted.
+        rows: `TableRow` objects, as often as wanted.
         folder: that relative paths of pictures start from.
         describe: what it is, of JSON types.
     """
 
     name: str
-    rows: Iterable[Row]
+    rows: Iterable[TableRow]
     folder: Path
     describe: Callable[[], dict[str, Any]]
 
@@ -122,7 +122,7 @@ class _Parquet:
         except (pyarrow.ArrowException, OSError) as error:
             raise ScoreError(f"{path.name!r} is no Parquet file: {error}") from error
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[TableRow]:
         from pyarrow.parquet import ParquetFile
 
         number = 0
@@ -130,7 +130,7 @@ class _Parquet:
             for batch in file.iter_batches(AT_ONCE, columns=self.columns):
                 for values in batch.to_pylist():
                     number += 1
-                    yield Row(number, f"row {number} ({self.path.name})", values)
+                    yield TableRow(number, f"row {number} ({self.path.name})", values)
 
     def __len__(self) -> int:
         return self._n

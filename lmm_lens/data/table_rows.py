@@ -14,7 +14,7 @@ from .sample import Sample
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One row.
 
     Attributes:
@@ -34,7 +34,7 @@ class Row:
         return self.values
 
 
-def sample_of(row: Row, make: Callable[[Mapping[str, Any]], Sample]) -> Sample | Bad:
+def sample_of(row: TableRow, make: Callable[[Mapping[str, Any]], Sample]) -> Sample | Bad:
     """The sample that `make` makes of a row, or what is bad."""
     try:
         return make(row.checked())
@@ -101,12 +101,12 @@ class Streamed:
     def __init__(self, rows: Any, place: str = "") -> None:
         self.rows, self.place = rows, place
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[TableRow]:
         return (self._row(number, values) for number, values in enumerate(self.rows, 1))
 
-    def _row(self, number: int, values: Any) -> Row:
+    def _row(self, number: int, values: Any) -> TableRow:
         wrong = RowError("no row", f"expected names with values, given {values!r:.60}")
-        return Row(number, f"row {number}{self.place}", values if isinstance(values, Mapping) else wrong)
+        return TableRow(number, f"row {number}{self.place}", values if isinstance(values, Mapping) else wrong)
 
 
 class Listed(Streamed):
@@ -115,5 +115,5 @@ class Listed(Streamed):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Row:
+    def __getitem__(self, index: int) -> TableRow:
         return self._row(index + 1, self.rows[index])

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float64, Int64
 
-Interval = tuple[float, float]
+Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class Tally:
 
     counts: Float64[np.ndarray, "unit column"]
     formula: Callable[[Any], Mapping[str, Any]]
-    strata: Int64[np.ndarray, "unit"] | None = None
+    strata: Int64[np.ndarray, " unit"] | None = None
 
     def scores(self) -> dict[str, float]:
         """The scores of the data set itself."""
@@ -41,7 +41,7 @@ class Scores(Protocol):
     def tally(self) -> Tally: ...
 
 
-def bootstrap(scores: Scores, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> dict[str, Interval]:
+def bootstrap(scores: Scores, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> dict[str, Bounds]:
     """Percentile bootstrap intervals of all scores of a data set.
 
     What is drawn with replacement is what counts together: questions for `binary_scores`, pictures within each subtask
@@ -77,7 +77,7 @@ def bootstrap(scores: Scores, level: float = 0.95, resamples: int = 1000, seed: 
     return {name: _percentiles(values, tail) for name, values in tally.formula(sums).items()}
 
 
-def _percentiles(values: Any, tail: float) -> Interval:
+def _percentiles(values: Any, tail: float) -> Bounds:
     import numpy as np
 
     defined = values[~np.isnan(values)]

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from ..errors import ScoreError
 from .problems import RowError
-from .table_rows import Listed, Row
+from .table_rows import Listed, TableRow
 
 BOM = b"\xef\xbb\xbf"
 
@@ -48,7 +48,7 @@ class _Lines(ABC):
     def _records(self, file: BinaryIO, line: int) -> Iterator[tuple[int, int, Any]]:
         """(offset, number of its first line, what it holds) of each record from where the file stands."""
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[TableRow]:
         with self.path.open("rb") as file:
             for number, (_, line, values) in enumerate(self._records(file, 1), 1):
                 yield self._row(number, line, values)
@@ -56,7 +56,7 @@ class _Lines(ABC):
     def __len__(self) -> int:
         return len(self._index[0])
 
-    def __getitem__(self, index: int) -> Row:
+    def __getitem__(self, index: int) -> TableRow:
         offset, line = self._index[0][index], self._index[1][index]
         with self.path.open("rb") as file:
             file.seek(offset)
@@ -71,8 +71,8 @@ class _Lines(ABC):
                 lines.append(line)
         return offsets, lines
 
-    def _row(self, number: int, line: int, values: Any) -> Row:
-        return Row(number, f"row {number} ({self.path.name} line {line})", values)
+    def _row(self, number: int, line: int, values: Any) -> TableRow:
+        return TableRow(number, f"row {number} ({self.path.name} line {line})", values)
 
 
 class JsonLines(_Lines):
@@ -186,13 +186,13 @@ class JsonArray:
             raise ScoreError(f"{self.path.name!r} holds one object, expected an array of them or one a line")
         return Listed(found, f" ({self.path.name})")
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[TableRow]:
         return iter(self._listed)
 
     def __len__(self) -> int:
         return len(self._listed)
 
-    def __getitem__(self, index: int) -> Row:
+    def __getitem__(self, index: int) -> TableRow:
         return self._listed[index]
 
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..core.envoys import whole
+from ..core.envoys import all_rows
 from ..core.kernels import uniform
 from ..errors import InterventionError, ScoreError
 from ..hooks.heads import HeadSet, check_head
@@ -132,9 +132,9 @@ class AblationOn:
         if mode != "uniform" or call is None or recording.modules[layer].is_cross_attention:
             raise UnfitError(f"mode {mode!r} is computed in the forward itself")
         batch, _, n_tokens, _ = call.query.shape
-        rows = whole(batch, n_tokens, call.query.device)
+        rows = all_rows(batch, n_tokens, call.query.device)
         out = []
-        for start in range(0, n_tokens, 128):  # [head, row, key] in pieces
+        for start in range(0, n_tokens, 128):  # [head, query, key] in pieces
             out.append(call.read_values(uniform(call.visible(rows.part(start, start + 128))))[row])
         return torch.cat(out)
 

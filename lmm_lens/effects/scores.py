@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..answers.outcomes import METRICS, YES_NO, Outcomes, metric_named, yes_no_counts, yes_no_scores
+from ..answers.outcomes import ANSWER_METRICS, YES_NO, Outcomes, answer_metric, yes_no_counts, yes_no_scores
 from ..core.kernels import bootstrap_interval
 from ..errors import ScoreError, unknown
 from ..hooks.heads import HeadSet, ranked
@@ -48,8 +48,8 @@ class HeadEffects:
     metric: str
     clean_outcomes: Outcomes
     outcomes: Outcomes
-    is_yes: Int[Tensor, "prompt"]
-    ways: Int[Tensor, "prompt"]
+    is_yes: Int[Tensor, " prompt"]
+    ways: Int[Tensor, " prompt"]
     ids: tuple[str, ...]
     about: Mapping[str, Any] = field(default_factory=dict)
 
@@ -75,7 +75,7 @@ class HeadEffects:
     def _of(
         cls, tensors: Mapping[str, Tensor], ids: Sequence[str], about: Mapping[str, Any], metric: str
     ) -> HeadEffects:
-        metric_named(metric)
+        answer_metric(metric)
         everything = Outcomes.from_tensors(tensors)
         shape = about["shape"]
         units = tuple(HeadSet([tuple(head) for head in unit], *shape) for unit in about["units"])
@@ -94,7 +94,7 @@ class HeadEffects:
 
     def of(self, metric: str) -> HeadEffects:
         """The same sweep in another metric; nothing is computed anew."""
-        metric_named(metric)
+        answer_metric(metric)
         return replace(self, metric=metric)
 
     @property
@@ -113,14 +113,14 @@ class HeadEffects:
         return len(self.ids)
 
     @cached_property
-    def clean(self) -> Float[Tensor, "prompt"]:
+    def clean(self) -> Float[Tensor, " prompt"]:
         """The metric of the plain forwards, fp64."""
-        return METRICS[self.metric].of(self.clean_outcomes)
+        return ANSWER_METRICS[self.metric].of(self.clean_outcomes)
 
     @cached_property
     def ablated(self) -> Float[Tensor, "prompt unit"]:
         """The metric with each unit ablated, fp64."""
-        return METRICS[self.metric].of(self.outcomes)
+        return ANSWER_METRICS[self.metric].of(self.outcomes)
 
     @property
     def per_prompt(self) -> Float[Tensor, "prompt unit"]:
@@ -128,7 +128,7 @@ class HeadEffects:
         return self.clean[:, None] - self.ablated
 
     @property
-    def mean(self) -> Float[Tensor, "unit"]:
+    def mean(self) -> Float[Tensor, " unit"]:
         """The mean effect of each unit."""
         return self.per_prompt.mean(0)
 
@@ -186,9 +186,9 @@ class HeadEffects:
         """
         import pandas
 
-        if statistic not in (*METRICS, *YES_NO):
-            raise ScoreError(unknown("statistic", statistic, (*METRICS, *YES_NO)))
-        if statistic in METRICS:
+        if statistic not in (*ANSWER_METRICS, *YES_NO):
+            raise ScoreError(unknown("statistic", statistic, (*ANSWER_METRICS, *YES_NO)))
+        if statistic in ANSWER_METRICS:
             each = self.of(statistic)
             samples = torch.cat([each.clean[:, None], each.ablated], 1)
             value, (low, high) = samples.mean(0), bootstrap_interval(samples, level, resamples, seed)

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..answers.outcomes import metric_named
+from ..answers.outcomes import answer_metric
 from ..data import Sample
 from ..errors import ScoreError
 from ..hooks.heads import HeadSet
@@ -23,7 +23,7 @@ from ..runs import RayLike, RunFolder, Store, stream
 from ..runs.checkpoint import fingerprint
 from .ablations import Ablation, Partner, described, units_of
 from .scores import KIND, HeadEffects
-from .work import Answers, Items, MakeWork, key_of, origin_of
+from .work import Answers, Items, MakeEffectsWork, key_of, origin_of
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -80,7 +80,7 @@ def head_effects(
         HookError: a head, layer or row scope that does not exist.
         InterventionError: an ablation without its reference.
     """
-    chosen = metric_named(metric)
+    chosen = answer_metric(metric)
     if rows_per_pass is not None and rows_per_pass < 1:
         raise ScoreError(f"rows_per_pass is at least 1, given {rows_per_pass}")
     change = Ablation(units_of(lens, heads), ablation, rows, reference)
@@ -99,7 +99,9 @@ def head_effects(
     opened = None if folder is None else RunFolder(folder, KIND, about)
     try:
         given = rows_per_pass or (opened.state.get("rows_per_pass") if opened is not None else None)
-        make = MakeWork(change, given, lens, lens.device.type, origin_of(lens) if ray is not None else None, opened)
+        make = MakeEffectsWork(
+            change, given, lens, lens.device.type, origin_of(lens) if ray is not None else None, opened
+        )
         store = stream(
             items,
             make,

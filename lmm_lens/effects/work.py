@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..answers.contrast import Answer
+from ..answers.contrast import AnswerLike
 from ..answers.outcomes import Goal, Outcomes, answers_at, goal_of, goal_of_texts
 from ..data import Sample
 from ..errors import LensError, ScoreError
@@ -23,7 +23,7 @@ from .ablations import Ablation
 if TYPE_CHECKING:
     from ..lens import Lens
 
-Answers = Sequence[tuple[Answer, Answer | None]]
+Answers = Sequence[tuple[AnswerLike, AnswerLike | None]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Item:
     name: str
     source: Prompt | Sample
     row: int = 0
-    answer: tuple[Answer, Answer | None] | None = None
+    answer: tuple[AnswerLike, AnswerLike | None] | None = None
 
 
 def key_of(item: Item) -> str:
@@ -100,7 +100,7 @@ class Items:
 
 
 @dataclass(eq=False)
-class MakeWork:
+class MakeEffectsWork:
     """Makes the work of a sweep: here with the lens at hand, on a worker of a cluster with one of its own.
 
     Attributes:
@@ -122,7 +122,7 @@ class MakeWork:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "lens": None, "folder": None}
 
-    def __call__(self) -> Work:
+    def __call__(self) -> EffectsWork:
         if self.lens is None:
             assert self.origin is not None
             self.lens = self.origin()
@@ -133,7 +133,7 @@ class MakeWork:
                     "  give each worker its share: ray=RayCluster(workers=2, num_gpus=1)"
                 )
         on_change = (lambda rows: None) if self.folder is None else self._note
-        return Work(self.lens, self.ablation, Batches(self.rows_per_pass, self.lens.device, on_change))
+        return EffectsWork(self.lens, self.ablation, Batches(self.rows_per_pass, self.lens.device, on_change))
 
     def _note(self, rows: int) -> None:
         assert self.folder is not None
@@ -141,7 +141,7 @@ class MakeWork:
 
 
 @dataclass(eq=False)
-class Work:
+class EffectsWork:
     """The effects on one item after the other."""
 
     lens: Lens

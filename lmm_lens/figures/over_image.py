@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def draw_over_image(
     ax: Axes,
     prompt: Prompt,
-    weights: Float[Tensor, "position"],
+    weights: Float[Tensor, " position"],
     *,
     row: int = 0,
     image: int = 0,

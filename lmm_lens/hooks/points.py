@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from ..core.taps import Place, Tap, TapFunction
+from ..core.taps import Tap, TapContext, TapFunction
 from ..errors import HookError, unknown
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
@@ -33,12 +33,12 @@ class HookPoint(NamedTuple):
 
 
 HOOK_POINTS: dict[str, HookPoint] = {
-    "resid_pre": HookPoint("batch row d_model", "the residual stream that enters the layer", False, False),
-    "pattern": HookPoint("batch head row key", "attention probabilities after the softmax", True, True),
-    "z": HookPoint("batch row head d_head", "the heads' outputs before the output projection W_O", True, True),
-    "attn_out": HookPoint("batch row d_model", "the output of the attention module", False, True),
-    "mlp_out": HookPoint("batch row d_model", "the output of the feed-forward module", False, False),
-    "resid_post": HookPoint("batch row d_model", "the residual stream that leaves the layer", False, False),
+    "resid_pre": HookPoint("batch query d_model", "the residual stream that enters the layer", False, False),
+    "pattern": HookPoint("batch head query key", "attention probabilities after the softmax", True, True),
+    "z": HookPoint("batch query head d_head", "the heads' outputs before the output projection W_O", True, True),
+    "attn_out": HookPoint("batch query d_model", "the output of the attention module", False, True),
+    "mlp_out": HookPoint("batch query d_model", "the output of the feed-forward module", False, False),
+    "resid_post": HookPoint("batch query d_model", "the residual stream that leaves the layer", False, False),
 }
 """TransformerLens's hook names without `blocks.l.` and `hook_`, in the order in which they fire in a layer."""
 
@@ -104,12 +104,12 @@ class Read:
         layers: which layers; None for all that have the hook point.
         heads: which heads, at `pattern` and `z`; None for all.
         rows: which query rows; see `lmm_lens.prompts.rows`.
-        reduce: a function (rows, place) -> tensor applied at once, so that nothing large is kept. It must act on each
+        reduce: a function (rows, context) -> tensor applied at once, so that nothing large is kept. It must act on each
             row alone and keep the row dimension where it stands.
         name: the name of the result, the site's by default.
 
-    The result is `run.reads[name, layer]`, [batch, row, ...] (at `pattern` [batch, head, row, ...]); batch rows with
-    fewer selected rows than others are filled with NaN. Entry i is the token at `run.positions[name][batch row, i]`:
+    The result is `run.reads[name, layer]`, [batch, query, ...] (at `pattern` [batch, head, query, ...]); batch rows
+    with fewer selected query rows than others are filled with NaN. Entry i is the token at `run.positions[name][batch row, i]`:
     padding is never read, so in a padded batch it is not the token at position i.
     """
 
@@ -140,8 +140,8 @@ class Read:
         heads = tuple(self.heads) if self.heads is not None else None
         reduce = self.reduce
 
-        def keep(rows: Tensor, place: Place) -> Tensor:
-            return rows.clone() if reduce is None else reduce(rows.clone(), place)  # it may work in place
+        def keep(rows: Tensor, context: TapContext) -> Tensor:
+            return rows.clone() if reduce is None else reduce(rows.clone(), context)  # it may work in place
 
         return [Tap(self.site, layer, rows, keep, heads, name=self.name or self.site) for layer in layers]
 

@@ -59,18 +59,18 @@ class Run:
     Attributes:
         prompt: what was run.
         logits: Float[batch, position, vocab], or [batch, 1, vocab] with `logits="last"`.
-        reads: (name, layer) to what was read, [batch, row, ...] (at `pattern` [batch, head, row, ...]). Entry i is the
-            token at `positions[name][batch row, i]`, which is not position i where the rows are some of them or the
+        reads: (name, layer) to what was read, [batch, query, ...] (at `pattern` [batch, head, query, ...]). Entry i is
+            the token at `positions[name][batch row, i]`, which is not position i where the rows are some of them or the
             batch is padded: padding is never read.
         positions: name to the absolute position of each row that was read, -1 where a batch row has fewer.
         reports: what each intervention did, in order.
-        sums: (name, layer) to what taps added up with `Place.add`.
+        sums: (name, layer) to what taps added up with `TapContext.add`.
     """
 
     prompt: Prompt
     logits: Float[Tensor, "batch position vocab"]
     reads: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
-    positions: Mapping[str, Int[Tensor, "batch row"]] = field(default_factory=dict)
+    positions: Mapping[str, Int[Tensor, "batch query"]] = field(default_factory=dict)
     reports: tuple[Report, ...] = ()
     sums: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
 
@@ -96,7 +96,7 @@ class Generation:
     tokens: Int[Tensor, "batch new"]
     logits: Float[Tensor, "batch new vocab"] | None = None
     reads: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
-    positions: Mapping[str, Int[Tensor, "batch row"]] = field(default_factory=dict)
+    positions: Mapping[str, Int[Tensor, "batch query"]] = field(default_factory=dict)
     reports: tuple[Report, ...] = ()
 
     def __repr__(self) -> str:

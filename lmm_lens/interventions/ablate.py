@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core.kernels import uniform
 from ..core.rows import Rows
-from ..core.taps import Place, Tap, TapFunction
+from ..core.taps import Tap, TapContext, TapFunction
 from ..errors import InterventionError, unknown
 from ..hooks.heads import Head, HeadSet
 from ..hooks.points import ModelShape
@@ -18,7 +18,7 @@ from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
 from .base import HeadsLike, Intervention, checked_heads, heads_by_layer, plain_rows, shown, shown_heads
 from .means import HeadMeans
-from .patch import heads_of, replace_rows, stored
+from .patch import all_heads, replace_rows, stored
 
 MODES = {
     "zero": "z is set to 0, which equals deleting the head's slice of W_O",
@@ -78,15 +78,15 @@ class AblateHeads(Intervention):
 
     def _edit(self, layer: int, prompt: Prompt, rows: Rows, shape: ModelShape) -> TapFunction:
         if self.mode == "zero":
-            return lambda z, place: torch.zeros_like(z)
+            return lambda z, context: torch.zeros_like(z)
         if self.mode == "mean":
             assert isinstance(self.reference, HeadMeans)
             return self.reference.edit(layer, prompt, shape)
         if self.mode == "resample":
             assert isinstance(self.reference, Run)
-            return replace_rows(heads_of(stored(self.reference, "z", layer, prompt, rows), shape, layer))
+            return replace_rows(all_heads(stored(self.reference, "z", layer, prompt, rows), shape, layer))
         if self.mode == "uniform":
-            return lambda pattern, place: uniform(place.visible())  # type: ignore[misc]
+            return lambda pattern, context: uniform(context.visible())  # type: ignore[misc]
         return _noncausal(bind_rows("all", prompt))
 
     def __repr__(self) -> str:
@@ -94,8 +94,8 @@ class AblateHeads(Intervention):
 
 
 def _noncausal(everything: Rows) -> TapFunction:
-    def edit(pattern: Tensor, place: Place) -> Tensor:
-        keys = place.keys(everything, pattern.shape[-1])[:, None, None]
+    def edit(pattern: Tensor, context: TapContext) -> Tensor:
+        keys = context.keys(everything, pattern.shape[-1])[:, None, None]
         return uniform(keys.expand(pattern.shape)).to(pattern.dtype)
 
     return edit

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..core.kernels import boost
-from ..core.taps import Place, Tap
+from ..core.taps import Tap, TapContext
 from ..errors import InterventionError
 from ..hooks.points import ModelShape
 from ..prompts.prompt import Prompt
@@ -53,9 +53,9 @@ class BoostAttention(Intervention):
 
         alpha = self.alpha
 
-        def raise_scores(pattern: Tensor, place: Place) -> Tensor:
-            assert place.scores is not None
-            return boost(pattern, place.scores(), place.keys(keys, pattern.shape[-1]), alpha)
+        def raise_scores(pattern: Tensor, context: TapContext) -> Tensor:
+            assert context.scores is not None
+            return boost(pattern, context.scores(), context.keys(keys, pattern.shape[-1]), alpha)
 
         layers = self.layers if self.layers is not None else [x for x in shape.self_attention if x >= 2]
         return [Tap("pattern", layer, rows, raise_scores, edits=True) for layer in layers_with_heads(layers, shape)]

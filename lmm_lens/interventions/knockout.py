@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.kernels import knockout, mass
 from ..core.sinks import sinks_of
-from ..core.taps import Place, Tap
+from ..core.taps import Tap, TapContext
 from ..errors import InterventionError
 from ..hooks.points import ModelShape
 from ..prompts.prompt import Prompt
@@ -71,10 +71,10 @@ class Knockout(Intervention):
 
         crossing = shape.crossing if isinstance(self.source, str) and self.source in PICTURES else []
 
-        def forbid(pattern: Tensor, place: Place) -> Tensor:
-            if place.layer in crossing:
+        def forbid(pattern: Tensor, context: TapContext) -> Tensor:
+            if context.layer in crossing:
                 return pattern * 0
-            return knockout(pattern, place.keys(source, pattern.shape[-1]))
+            return knockout(pattern, context.keys(source, pattern.shape[-1]))
 
         layers = layers_with_heads(self.layers, shape, bool(crossing))
         heads = None if self.heads is None else tuple(self.heads)
@@ -127,13 +127,13 @@ class KnockoutSinks(Intervention):
 
         sinks_key = rule.key
 
-        def forbid(pattern: Tensor, place: Place) -> Tensor:
-            seen = place.columns(visual, pattern.shape[-1])
-            sinks = seen & place.columns(sinks_of(place, sinks_key), pattern.shape[-1])
+        def forbid(pattern: Tensor, context: TapContext) -> Tensor:
+            seen = context.columns(visual, pattern.shape[-1])
+            sinks = seen & context.columns(sinks_of(context, sinks_key), pattern.shape[-1])
             edited = knockout(pattern, sinks)
-            changed = place.valid[:, None] & (edited != pattern).any(-1)
+            changed = context.valid[:, None] & (edited != pattern).any(-1)
             moved = (mass(pattern, sinks) * changed).sum()
-            place.note(changed.sum(), moved)
+            context.note(changed.sum(), moved)
             return edited
 
         layers = layers_with_heads(self.layers, shape)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core.taps import Place, Tap, TapFunction, role_of
+from ..core.taps import Tap, TapContext, TapFunction, role_of
 from ..errors import InterventionError
 from ..hooks.points import ModelShape
 from ..hooks.runner import Runner
@@ -29,7 +29,7 @@ class HeadMeans:
     """
 
     values: dict[int, Float[Tensor, "role head d_head"]]
-    counts: Int[Tensor, "role"]
+    counts: Int[Tensor, " role"]
 
     def edit(self, layer: int, prompt: Prompt, shape: ModelShape) -> TapFunction:
         """The edit that puts the means into rows of a prompt; InterventionError for means of another model."""
@@ -41,17 +41,17 @@ class HeadMeans:
             )
         roles, counts, values = prompt.roles, self.counts, self.values[layer]
 
-        def put(z: Tensor, place: Place) -> Tensor:
-            role = role_of(roles, place, ANSWER_TURN)
-            missing = (counts[role[place.valid].cpu()] == 0).nonzero().flatten()
+        def put(z: Tensor, context: TapContext) -> Tensor:
+            role = role_of(roles, context, ANSWER_TURN)
+            missing = (counts[role[context.valid].cpu()] == 0).nonzero().flatten()
             if len(missing):
-                name = ROLES[int(role[place.valid][missing[0]])]
+                name = ROLES[int(role[context.valid][missing[0]])]
                 raise InterventionError(
                     f"the reference prompts of the means hold no token of role {name!r}, which this prompt has\n"
                     "  compute head_means over prompts of the same form"
                 )
-            means = values.to(z.device, z.dtype)[:, list(place.heads)]
-            return means[role]  # batch row head d_head
+            means = values.to(z.device, z.dtype)[:, list(context.heads)]
+            return means[role]  # batch query head d_head
 
         return put
 
@@ -63,10 +63,10 @@ class _Sums:
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         roles, rows = prompt.roles, bind_rows("all", prompt)
 
-        def add(z: Tensor, place: Place) -> Tensor:
-            role = role_of(roles, place, ANSWER_TURN)[place.valid]
+        def add(z: Tensor, context: TapContext) -> Tensor:
+            role = role_of(roles, context, ANSWER_TURN)[context.valid]
             total = torch.zeros(len(ROLES), *z.shape[2:], dtype=torch.float64, device=z.device)
-            place.add("z", total.index_add_(0, role, z[place.valid].double()))
+            context.add("z", total.index_add_(0, role, z[context.valid].double()))
             return z
 
         return [Tap("z", layer, rows, add) for layer in range(shape.n_layers) if shape.n_heads[layer]]

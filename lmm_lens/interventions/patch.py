@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.rows import Rows
-from ..core.taps import Place, Tap, TapFunction
+from ..core.taps import Tap, TapContext, TapFunction
 from ..errors import InterventionError
 from ..hooks.heads import Head, HeadSet, check_layer
 from ..hooks.points import HOOK_POINTS, ModelShape, check_site
@@ -56,7 +56,7 @@ def stored(run: Run, site: str, layer: int, prompt: Prompt, rows: Rows | None = 
     return whole.movedim(1, dim)
 
 
-def heads_of(z: Tensor, shape: ModelShape, layer: int) -> Tensor:
+def all_heads(z: Tensor, shape: ModelShape, layer: int) -> Tensor:
     """z [batch, position, head, ...] itself; InterventionError unless it holds all heads of the layer."""
     if z.shape[2] != shape.n_heads[layer]:
         raise InterventionError(
@@ -95,11 +95,11 @@ def check_same_layout(clean: Prompt, corrupt: Prompt) -> None:
 def replace_rows(source: Tensor) -> TapFunction:
     """The edit that puts the rows of `source`, [batch, position, ...], in the place of the given ones."""
 
-    def put(rows: Tensor, place: Place) -> Tensor:
+    def put(rows: Tensor, context: TapContext) -> Tensor:
         whole = source.to(rows.device, rows.dtype)
         batch = torch.arange(len(whole), device=rows.device)[:, None]
-        taken = whole[batch, place.positions]
-        return taken[:, :, list(place.heads)] if rows.ndim == 4 else taken
+        taken = whole[batch, context.positions]
+        return taken[:, :, list(context.heads)] if rows.ndim == 4 else taken
 
     return put
 
@@ -132,7 +132,7 @@ class PatchHeads(Intervention):
                 "z",
                 layer,
                 rows,
-                replace_rows(heads_of(stored(self.clean, "z", layer, prompt, rows), shape, layer)),
+                replace_rows(all_heads(stored(self.clean, "z", layer, prompt, rows), shape, layer)),
                 chosen,
                 edits=True,
             )
@@ -210,12 +210,12 @@ class PatchPattern(Intervention):
         taps = []
         for layer, chosen in heads_by_layer(heads, shape).items():
             source = stored(self.clean, "pattern", layer, prompt, rows)
-            heads_of(source.movedim(1, 2), shape, layer)
+            all_heads(source.movedim(1, 2), shape, layer)
 
-            def put(pattern: Tensor, place: Place, source: Tensor = source) -> Tensor:
-                whole = source.to(pattern.device, pattern.dtype)[:, list(place.heads)].movedim(2, 1)
+            def put(pattern: Tensor, context: TapContext, source: Tensor = source) -> Tensor:
+                whole = source.to(pattern.device, pattern.dtype)[:, list(context.heads)].movedim(2, 1)
                 batch = torch.arange(len(whole), device=pattern.device)[:, None]
-                taken = whole[batch, place.positions].movedim(1, 2)
+                taken = whole[batch, context.positions].movedim(1, 2)
                 return torch.nn.functional.pad(taken, (0, pattern.shape[-1] - taken.shape[-1]))
 
             taps.append(Tap("pattern", layer, rows, put, chosen, edits=True))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.rows import Rows
-from ..core.taps import Place, Tap
+from ..core.taps import Tap, TapContext
 from ..errors import InterventionError, unknown
 from ..hooks.points import ModelShape
 from ..prompts.prompt import Prompt
@@ -53,17 +53,17 @@ class AblateTokens(Intervention):
         if self.mode == "mean" and without:
             raise InterventionError(f"batch rows {without} have no visual tokens to take the mean of; use mode='zero'")
         if not chosen.reaches():
-            return [Tap("resid_pre", 0, chosen, lambda x, place: x, edits=True)]
+            return [Tap("resid_pre", 0, chosen, lambda x, context: x, edits=True)]
         touched = Rows(chosen.label, chosen.prompt | (visual & chosen.prompt.any(1)[:, None]))
 
         is_zero = self.mode == "zero"
 
-        def put(x: Tensor, place: Place) -> Tensor:
-            target = chosen.prompt.to(x.device).gather(1, place.positions) & place.valid
-            place.note(target.sum())
+        def put(x: Tensor, context: TapContext) -> Tensor:
+            target = chosen.prompt.to(x.device).gather(1, context.positions) & context.valid
+            context.note(target.sum())
             if is_zero:
                 return x.masked_fill(target[..., None], 0)
-            seen = (visual.to(x.device).gather(1, place.positions) & place.valid)[..., None].to(x.dtype)
+            seen = (visual.to(x.device).gather(1, context.positions) & context.valid)[..., None].to(x.dtype)
             mean = (x * seen).sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp_min(1)
             return torch.where(target[..., None], mean, x)
 

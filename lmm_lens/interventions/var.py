@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..core.kernels import redistribute
 from ..core.sinks import sinks_of
-from ..core.taps import Place, Tap
+from ..core.taps import Tap, TapContext
 from ..errors import InterventionError, unknown
 from ..hooks.points import ModelShape
 from ..hooks.runner import Runner
@@ -143,18 +143,18 @@ class VAR(Intervention):
         fraction, ratio, least_mass = self.transfer_fraction, self.min_nonsink_ratio, self.min_visual_mass
         sinks = rule.key
 
-        def move(pattern: Tensor, place: Place) -> Tensor:
+        def move(pattern: Tensor, context: TapContext) -> Tensor:
             n_keys = pattern.shape[-1]
             edited, chosen, moved = redistribute(
                 pattern,
-                visual=place.columns(visual, n_keys),
-                sink=place.columns(sinks_of(place, sinks), n_keys),
+                visual=context.columns(visual, n_keys),
+                sink=context.columns(sinks_of(context, sinks), n_keys),
                 transfer_fraction=fraction,
                 min_nonsink_ratio=ratio,
                 min_visual_mass=least_mass,
             )
-            chosen = chosen & place.valid[:, None]
-            place.note(chosen.sum(), (moved * chosen).sum())
+            chosen = chosen & context.valid[:, None]
+            context.note(chosen.sum(), (moved * chosen).sum())
             return edited
 
         last = shape.n_layers - 1 if self.skip_last_layer else shape.n_layers

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..backends.transformer_lens.backend import Hook, hooks_of
+from ..backends.transformer_lens.backend import Hook, bridge_hooks
 from ..core.tapping import Tapping
 from ..errors import InterventionError, PromptError
 from ..hooks.results import Report
@@ -152,7 +152,7 @@ class InterventionHooks(list[Hook]):
         self._tapping = Tapping([layer.n_heads for layer in lens.adapter.layers])
         self._tapping.start(prompt.n_rows, self._taps)
         self._next: int | None = None  # where the next pass starts; None before the first one
-        super().__init__(hooks_of(bridge, self._tapping, self._begin))
+        super().__init__(bridge_hooks(bridge, self._tapping, self._begin))
 
     def _begin(self, site: str, layer: int, length: int) -> bool:
         tapping = self._tapping

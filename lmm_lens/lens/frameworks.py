@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor
 
 from ..backends.base import Backend
-from ..core.trace import Face
+from ..core.trace import TraceLens
 from ..errors import HookError, LensError, PromptError
 from ..hooks.points import Reader
 from ..interventions.base import Intervention
@@ -153,8 +153,8 @@ class NNsightMethods(_OnBackend):
         return self._nnsight.trace(prompt, plan.taps, remote, options)
 
     def read(self, layer: int, site: str) -> Tensor:
-        """Inside a trace, an activation, all rows of the pass: `Float[batch, row, d_model]`, at "z" [batch, row, head,
-        d_head], at "pattern" [batch, head, row, key].
+        """Inside a trace, an activation, all rows of the pass: `Float[batch, query, d_model]`, at "z"
+        [batch, query, head, d_head], at "pattern" [batch, head, query, key].
 
         Change it with `write`: a pattern is computed for the reader, so that a change of it in place changes nothing.
 
@@ -174,10 +174,10 @@ class NNsightMethods(_OnBackend):
             traced.write(layer, site, value)
 
     @contextmanager
-    def _inside_a_trace(self) -> Iterator[Face]:
+    def _inside_a_trace(self) -> Iterator[TraceLens]:
         backend = self._nnsight
         try:
-            yield backend.face or backend.new_face()
+            yield backend.trace_lens or backend.new_trace_lens()
         except ValueError as error:
             if "outside of interleaving" not in str(error):
                 raise

@@ -234,7 +234,7 @@ class Lens(TransformerLensMethods, NNsightMethods):
     def run_all(self, runs: Sequence[PlannedRun]) -> Iterator[Run]:
         """Several forward passes of one experiment, each with the logits of its rows' last prompt tokens.
 
-        On a server they are one job. What a tap of one run leaves in `Place.carried` the next ones find there, so
+        On a server they are one job. What a tap of one run leaves in `TapContext.carried` the next ones find there, so
         that activations which go from run to run need not travel.
 
         Args:

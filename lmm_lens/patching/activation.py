@@ -28,7 +28,7 @@ from ..runs.checkpoint import Checkpoint, digest
 from .by_forwards import by_forwards
 from .by_replay import by_replay
 from .scores import PatchScores
-from .task import Grid
+from .task import PatchingTask
 from .units import GroupsLike, Units, check_units
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def activation_patching(
     finished = Checkpoint(lens, "patching", about, checkpoint)
     clean_logits, corrupt_logits = (lens.run(prompt, logits="last").logits[:, 0] for prompt in (clean, corrupt))
     pair = contrast(lens, clean_logits, corrupt_logits, answers)
-    given = Grid(lens, clean, corrupt, site, units, tuple(chosen), pair.ids, tokens_per_pass)
+    given = PatchingTask(lens, clean, corrupt, site, units, tuple(chosen), pair.ids, tokens_per_pass)
     try:
         patched, how = by_replay(given, finished, progress), "replayed"
     except UnfitError as why:

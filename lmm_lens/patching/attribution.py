@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..answers.contrast import AnswersLike, contrast, logit_difference
 from ..core.rows import Rows
-from ..core.taps import Place, Tap
+from ..core.taps import Tap, TapContext
 from ..hooks.points import ModelShape, Read
 from ..hooks.results import Run
 from ..interventions.base import Intervention
@@ -88,10 +88,10 @@ def attribution_patching(
 
 
 def _by_unit(product: Tensor, run: Run, site: str, units: Units) -> Tensor:
-    """Sum (clean - corrupt) * gradient, [batch, row, ...], over what belongs to each unit: [batch, unit], fp64."""
+    """Sum (clean - corrupt) * gradient, [batch, query, ...], over what belongs to each unit: [batch, unit], fp64."""
     product = product.double()
     if site == "pattern":
-        product = product.movedim(2, 1)  # batch row head key
+        product = product.movedim(2, 1)  # batch query head key
     positions = run.positions[site]
     per_row = product.sum(-1) if units.by == "head" else product.flatten(2).sum(-1)  # batch row [head]
     padding = (positions < 0).to(per_row.device)
@@ -137,9 +137,9 @@ class _Probe(Intervention):
         self.found.update({layer: [] for layer in self.layers})
         return [Tap(self.site, layer, self.rows, self._add, edits=True) for layer in self.layers]
 
-    def _add(self, x: Tensor, place: Place) -> Tensor:
+    def _add(self, x: Tensor, context: TapContext) -> Tensor:
         probe = torch.zeros_like(x, requires_grad=True)
-        self.found[place.layer].append((x.detach(), probe))
+        self.found[context.layer].append((x.detach(), probe))
         return x + probe
 
     def __repr__(self) -> str:

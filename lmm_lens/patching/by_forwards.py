@@ -15,14 +15,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.rows import Rows
-from ..core.taps import Place, Tap
+from ..core.taps import Tap, TapContext
 from ..hooks.points import ModelShape
 from ..interventions.base import Intervention
 from ..lens.plan import PlannedRun
 from ..prompts.prompt import Prompt
 from ..replay.forwards import PASSES_PER_JOB
 from ..runs.checkpoint import Checkpoint
-from .task import Grid, shown_progress
+from .task import PatchingTask, shown_progress
 from .units import Units
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ Pass = tuple[int, list[int]]  # a layer, and the units that share a forward
 TOKENS_PER_PASS = 2048  # a batch of one gains 2.5 times; beyond this a CPU gains nothing
 
 
-def by_forwards(grid: Grid, finished: Checkpoint, progress: bool) -> Float[Tensor, "pair layer unit"]:
+def by_forwards(grid: PatchingTask, finished: Checkpoint, progress: bool) -> Float[Tensor, "pair layer unit"]:
     """The patched logit differences, fp64."""
     lens, corrupt, site, units, chosen = grid.lens, grid.corrupt, grid.site, grid.units, grid.layers
     repeats = _Repeats(corrupt, grid.tokens_per_pass or TOKENS_PER_PASS)
@@ -53,7 +53,7 @@ def by_forwards(grid: Grid, finished: Checkpoint, progress: bool) -> Float[Tenso
     return patched
 
 
-def patched_job(grid: Grid, repeats: _Repeats, job: Sequence[Pass]) -> Iterator[Float[Tensor, "unit pair"]]:
+def patched_job(grid: PatchingTask, repeats: _Repeats, job: Sequence[Pass]) -> Iterator[Float[Tensor, "unit pair"]]:
     """The clean prompt once, and then each pass with what it needs of it; logit differences, fp64."""
     keep = _Keep(grid.site, tuple(dict.fromkeys(layer for layer, _ in job)), Rows(grid.units.by, grid.units.scope))
     plan = [PlannedRun(grid.clean, reads=[keep], tokens=grid.ids)]
@@ -67,7 +67,7 @@ def patched_job(grid: Grid, repeats: _Repeats, job: Sequence[Pass]) -> Iterator[
         yield (correct - incorrect).reshape(len(each[1]), -1)
 
 
-def forward_of(grid: Grid, layer: int, unit: int) -> Float[Tensor, "pair"]:
+def forward_of(grid: PatchingTask, layer: int, unit: int) -> Float[Tensor, " pair"]:
     """The logit differences with one unit of one layer patched, by a forward of the model itself."""
     (found,) = patched_job(grid, _Repeats(grid.corrupt, 0), [(layer, [unit])])
     return found[0]
@@ -143,9 +143,9 @@ class _Keep:
         """A read a layer that returns nothing."""
         n_tokens, by_row = prompt.n_tokens, self.site == "pattern"
 
-        def keep(x: Tensor, place: Place) -> Tensor:
+        def keep(x: Tensor, context: TapContext) -> Tensor:
             rows = x.movedim(2, 1) if by_row else x
-            place.carried.keep("clean", place.layer, place.positions, place.valid, rows, n_tokens)
+            context.carried.keep("clean", context.layer, context.positions, context.valid, rows, n_tokens)
             return x[..., :0]
 
         return [Tap(self.site, layer, self.rows, keep) for layer in self.layers]
@@ -173,14 +173,14 @@ class _PatchUnits(Intervention):
         rows = Rows(self.units.by, self.units.rows_of(self.part))
         by_head, by_row, part, n_rows = self.units.by == "head", self.site == "pattern", list(self.part), self.n_rows
 
-        def put(x: Tensor, place: Place) -> Tensor:
-            source = place.carried.get("clean", place.layer).to(x.dtype)
+        def put(x: Tensor, context: TapContext) -> Tensor:
+            source = context.carried.get("clean", context.layer).to(x.dtype)
             copies = torch.arange(len(x), device=x.device)
             row = (copies % n_rows)[:, None]  # of the batch
             if not by_head:
-                return source[row, place.positions]
+                return source[row, context.positions]
             head = torch.tensor(part, device=x.device).repeat_interleave(n_rows)
-            clean = source[row, place.positions, head[:, None]]  # copies*batch row d_head|key
+            clean = source[row, context.positions, head[:, None]]  # copies*batch row d_head|key
             if by_row:
                 x[copies, head] = clean
             else:

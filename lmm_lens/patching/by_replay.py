@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.envoys import whole
+from ..core.envoys import all_rows
 from ..hooks.points import Read
 from ..interventions.patch import stored
 from ..replay import Edit, Recording, UnfitError, Variant, record
@@ -17,10 +17,10 @@ from ..replay.batches import Batches
 from ..replay.forwards import Forwards
 from ..runs.checkpoint import Checkpoint
 from .by_forwards import forward_of
-from .task import Grid, shown_progress
+from .task import PatchingTask, shown_progress
 
 
-def by_replay(grid: Grid, finished: Checkpoint, progress: bool) -> Float[Tensor, "pair layer unit"]:
+def by_replay(grid: PatchingTask, finished: Checkpoint, progress: bool) -> Float[Tensor, "pair layer unit"]:
     """The patched logit differences, fp64; UnfitError where the model or the prompt cannot be replayed exactly."""
     forwards = Forwards(grid.lens, Batches(grid.tokens_per_pass, grid.lens.device))
     if forwards.reason:
@@ -49,7 +49,7 @@ def by_replay(grid: Grid, finished: Checkpoint, progress: bool) -> Float[Tensor,
     return torch.stack([finished[name] for name in names])
 
 
-def _n_units(grid: Grid, layer: int) -> int:
+def _n_units(grid: PatchingTask, layer: int) -> int:
     return grid.lens.shape.n_heads[layer] if grid.units.by == "head" else len(grid.units.names)
 
 
@@ -63,7 +63,7 @@ class _Asked:
         made: the changes.
     """
 
-    grid: Grid
+    grid: PatchingTask
     row: int
     cells: Sequence[tuple[int, int]]
     made: Sequence[Variant]
@@ -76,7 +76,7 @@ class _Asked:
         """One change by a forward of the model, reduced."""
         return forward_of(self.grid, *self.cells[index])[self.row]
 
-    def difference(self, logits: Float[Tensor, "n vocab"]) -> Float[Tensor, "n"]:
+    def difference(self, logits: Float[Tensor, "n vocab"]) -> Float[Tensor, " n"]:
         """The logit differences, fp64."""
         chosen = logits[:, self.grid.ids[self.row].to(logits.device)].double().cpu()
         return chosen[:, 0] - chosen[:, 1]
@@ -85,7 +85,7 @@ class _Asked:
 class _Sources:
     """The clean activations, read once."""
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: PatchingTask) -> None:
         self.grid = grid
         self.by_pattern = grid.site == "pattern"
         self.kept: dict[tuple[int, int], Tensor] = {}
@@ -103,7 +103,7 @@ class _Sources:
         site = "z" if self.by_pattern else self.grid.site
         return Variant((Edit(layer, site, rows, self.kept[layer, row], unit if by_head else None),))
 
-    def _source(self, layer: int, row: int) -> Float[Tensor, "position *any"]:
+    def _source(self, layer: int, row: int) -> Float[Tensor, " position *any"]:
         if not self.by_pattern:
             return stored(self.run, self.grid.site, layer, self.grid.corrupt)[row]
         return self._mixed(*self.recordings, layer)[row]
@@ -114,6 +114,6 @@ class _Sources:
         if shown is None or values is None or clean.modules[layer].is_cross_attention:
             raise UnfitError("its pattern is not over the tokens of the sequence")
         batch, _, n_tokens, _ = shown.query.shape
-        rows = whole(batch, n_tokens, shown.query.device)
+        rows = all_rows(batch, n_tokens, shown.query.device)
         parts = (rows.part(start, start + 128) for start in range(0, n_tokens, 128))
         return torch.cat([values.read_values(shown.probabilities(part)) for part in parts], 1)

@@ -55,8 +55,8 @@ class PatchScores:
     layers: tuple[int, ...]
     units: tuple[str, ...]
     per_pair: Float[Tensor, "pair layer unit"]
-    clean_ld: Float[Tensor, "pair"]
-    corrupt_ld: Float[Tensor, "pair"]
+    clean_ld: Float[Tensor, " pair"]
+    corrupt_ld: Float[Tensor, " pair"]
     answers: tuple[tuple[str, str], ...]
     model: dict[str, Any] = field(default_factory=dict)
     how: str = ""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class PatchingTask:
     """What `activation_patching` was asked for.
 
     Attributes:

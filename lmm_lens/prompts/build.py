@@ -240,7 +240,7 @@ def _bos(adapter: Family, ids: Int[Tensor, "batch position"], real: Bool[Tensor,
     return found & (found.cumsum(1) == 1)  # the first: not always the first token (PaliGemma's follows the image)
 
 
-def _ends_with(ids: Sequence[int], real: Bool[Tensor, "position"], turn: Sequence[int]) -> int:
+def _ends_with(ids: Sequence[int], real: Bool[Tensor, " position"], turn: Sequence[int]) -> int:
     """How many of a row's last tokens open the answer turn: all of `turn` or none."""
     tokens = [id_ for id_, keep in zip(ids, real.tolist(), strict=True) if keep]
     return len(turn) if turn and tokens[-len(turn) :] == list(turn) else 0

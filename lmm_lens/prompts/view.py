@@ -75,7 +75,7 @@ def as_text(prompt: Prompt) -> str:
     return "\n".join(lines)
 
 
-COLORS = {  # of the roles, readable on light and on dark pages
+ROLE_COLORS = {  # of the roles, readable on light and on dark pages
     "image": "#0072b2",
     "video": "#0072b2",
     "marker": "#7f7f7f",
@@ -93,11 +93,11 @@ def as_html(prompt: Prompt, thumbnail: int = 96) -> str:
         parts = []
         for role, span, positions in pieces(prompt, row):
             if role == "pad":
-                parts.append(f"<span style='color:{COLORS[role]}'>[{len(positions)} pad]</span>")
+                parts.append(f"<span style='color:{ROLE_COLORS[role]}'>[{len(positions)} pad]</span>")
             elif span is not None and role != "marker":
                 parts.append(_block(prompt, span, row, thumbnail))
             else:
-                style = f"color:{COLORS[role]};border-bottom:1px solid {COLORS[role]}"
+                style = f"color:{ROLE_COLORS[role]};border-bottom:1px solid {ROLE_COLORS[role]}"
                 parts += [
                     f"<span title='{role}, position {position}' style='{style}'>"
                     f"{html.escape(prompt.tokens[row][position])}</span>"
@@ -120,9 +120,8 @@ def _block(prompt: Prompt, span: Span, row: int, size: int) -> str:
             f"<img alt='' width={size} height={size} style='display:block' src='{data_url(crop.resize((size, size)))}'>"
             f"<span style='position:absolute;inset:0;{grid}'></span></span><br>"
         )
-    style = (
-        f"display:inline-block;vertical-align:middle;border:2px solid {COLORS[span.kind]};padding:4px;line-height:1.3"
-    )
+    border = f"2px solid {ROLE_COLORS[span.kind]}"
+    style = f"display:inline-block;vertical-align:middle;border:{border};padding:4px;line-height:1.3"
     return f"<span style='{style}'>{picture}{html.escape(describe(span))}</span>"
 
 

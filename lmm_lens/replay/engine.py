@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ..backends.native import interface as attention
-from ..backends.placement import hooks_of
+from ..backends.placement import accelerate_hooks
 from ..core.attention import AttentionCall
-from .layer_arguments import narrowed
-from .merged_attention import Part, attend, causal
+from .layer_arguments import layer_argument
+from .merged_attention import KeyBlock, causal, merged_attention
 from .recording import Recording
 from .variants import Put, Variant, puts
-from .window import Cuts, Window
+from .window import ReusablePrefix, Window
 
 BUCKET = 1.25  # variants share a batch if their numbers of rows differ by less than this factor
 
@@ -47,12 +47,12 @@ class Replay:
         real = recording.prompt.mask("all")[row].nonzero().flatten()
         crossing = [layer.is_cross_attention for layer in recording.modules]
         self.last = int(recording.prompt.mask("last")[row].int().argmax())
-        self.cuts = Cuts(recording.calls, row, int(real[0]), self.last + 1, crossing)
+        self.reusable = ReusablePrefix(recording.calls, row, int(real[0]), self.last + 1, crossing)
         self.n_layers = len(recording.modules)
 
     def window(self, variant: Variant) -> Window:
         """The rows that have to be computed for a variant."""
-        return self.cuts.before(variant.first_row(self.n_layers, self.last))
+        return self.reusable.before(variant.first_row(self.n_layers, self.last))
 
     def logits(self, variants: Sequence[Variant], rows_per_pass: int) -> Float[Tensor, "variant vocab"]:
         """The logits of the last prompt token for each variant.
@@ -110,11 +110,11 @@ class _Pass:
                 here = [] if x is None else [x.to(recorded.device)]
                 x = torch.cat([*here, recorded.expand(joining, -1, -1)])
                 x = self._layer(layer, x)
-                glue = calls[layer].glue
-                if glue is not None:
-                    x = x + glue[window.row : window.row + 1, self.rows].to(x.device)
+                added_after = calls[layer].added_after
+                if added_after is not None:
+                    x = x + added_after[window.row : window.row + 1, self.rows].to(x.device)
             assert x is not None
-            return self.recording.tail(x[:, -1:])[:, 0]
+            return self.recording.unembedding(x[:, -1:])[:, 0]
 
     @contextmanager
     def _acting(self) -> Iterator[None]:
@@ -158,8 +158,8 @@ class _Pass:
     def _call(self, layer: int, x: Tensor) -> Tensor:
         call, prompt = self.recording.calls[layer], self.recording.prompt
         where = self.window.row, self.rows, prompt.n_rows, prompt.n_tokens, len(x)
-        args = [narrowed("", value, *where) for value in call.args]
-        kwargs = {name: narrowed(name, value, *where) for name, value in call.kwargs.items()}
+        args = [layer_argument("", value, *where) for value in call.args]
+        kwargs = {name: layer_argument(name, value, *where) for name, value in call.kwargs.items()}
         out = self.recording.modules[layer].module(x, *args, **kwargs)
         return out[0] if isinstance(out, tuple) else out
 
@@ -167,7 +167,7 @@ class _Pass:
         """Whether a layer may be left in its middle: not where accelerate has to clean up behind it."""
         if module.attention is None or module.is_cross_attention:
             return False
-        return not any(hooks_of(part) for part in module.module.modules())
+        return not any(accelerate_hooks(part) for part in module.module.modules())
 
     # ------------------------------------------------------------------ attention
 
@@ -175,11 +175,11 @@ class _Pass:
         """Whether the module is one of the layers' attention modules."""
         return id(module) in self.layer_of
 
-    def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
+    def merged_attention(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
         """Never called: see `compute`."""
         return out
 
-    def compute(self, module: nn.Module, call: AttentionCall) -> Float[Tensor, "copy row head d_head"]:
+    def compute(self, module: nn.Module, call: AttentionCall) -> Float[Tensor, "copy query head d_head"]:
         """Attention of the copies' rows over the recorded keys before them and their own."""
         layer = self.layer_of[id(module)]
         recorded = self.recording.calls[layer].attention
@@ -196,11 +196,11 @@ class _Pass:
         if window.prefix.start == window.prefix.stop and is_plain and self.rows == window.rows:
             by_default = recorded.mask is None
             return _fused(module, call, None if by_default else own_mask, by_default and recorded.is_causal)
-        parts = [Part(key, value, own_mask)]
+        parts = [KeyBlock(key, value, own_mask)]
         if window.prefix.start < window.prefix.stop:
             keys, values = (x[row : row + 1, :, window.prefix] for x in (recorded.key, recorded.value))
-            parts.append(Part(keys, values, self._mask(recorded, window.prefix)))
-        return attend(call.query, parts, recorded.scaling, recorded.softcap, recorded.extra_logits)
+            parts.append(KeyBlock(keys, values, self._mask(recorded, window.prefix)))
+        return merged_attention(call.query, parts, recorded.scaling, recorded.softcap, recorded.extra_logits)
 
     def _mask(self, recorded: AttentionCall, keys: slice) -> Tensor | None:
         """The recorded mask of the computed rows over some keys, [1 | head, row, key]; None where they see all."""

@@ -111,7 +111,7 @@ class Forwards:
         variants: Callable[[Recording, int], Sequence[Variant]],
         forward: Callable[[int], Tensor],
         reduce: Callable[[Float[Tensor, "n vocab"]], Tensor],
-    ) -> Float[Tensor, "n *any"]:
+    ) -> Float[Tensor, " n *any"]:
         """What is made of the logits of one prompt row under each of its variants; sets `way`.
 
         Args:

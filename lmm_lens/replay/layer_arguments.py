@@ -10,7 +10,7 @@ BY_COLUMN = ("position_ids", "cache_position", "position_embeddings_ids")
 """Integers by token, whose last dimension is the tokens whatever stands before it."""
 
 
-def narrowed(name: str, value: Any, row: int, rows: slice, n_batch: int, n_tokens: int, n_copies: int) -> Any:
+def layer_argument(name: str, value: Any, row: int, rows: slice, n_batch: int, n_tokens: int, n_copies: int) -> Any:
     """One argument of a layer.
 
     Args:
@@ -22,7 +22,7 @@ def narrowed(name: str, value: Any, row: int, rows: slice, n_batch: int, n_token
         n_copies: how many copies the layer is going to be given.
     """
     if isinstance(value, tuple):
-        return tuple(narrowed(name, part, row, rows, n_batch, n_tokens, n_copies) for part in value)
+        return tuple(layer_argument(name, part, row, rows, n_batch, n_tokens, n_copies) for part in value)
     if not isinstance(value, Tensor) or value.ndim == 0:
         return value
     if name == "attention_mask" and value.ndim == 4:

@@ -17,7 +17,7 @@ Mask = Tensor | None  # [1 | head, row, key], True or 0 where visible
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class KeyBlock:
     """Keys that some rows attend to.
 
     Attributes:
@@ -30,13 +30,13 @@ class Part:
     mask: Mask = None
 
 
-def attend(
-    query: Float[Tensor, "copy head row d_head"],
-    parts: list[Part],
+def merged_attention(
+    query: Float[Tensor, "copy head query d_head"],
+    parts: list[KeyBlock],
     scaling: float,
     softcap: float | None = None,
-    extra: Float[Tensor, "head"] | None = None,
-) -> Float[Tensor, "copy row head d_head"]:
+    extra: Float[Tensor, " head"] | None = None,
+) -> Float[Tensor, "copy query head d_head"]:
     """Softmax attention over the keys of all parts together.
 
     Args:
@@ -58,7 +58,7 @@ def attend(
     return merged.to(query.dtype).transpose(1, 2)
 
 
-def _part(query: Tensor, part: Part, softcap: float | None) -> tuple[Tensor, Tensor]:
+def _part(query: Tensor, part: KeyBlock, softcap: float | None) -> tuple[Tensor, Tensor]:
     """Attention within one part, [copy head row d_head], and the log of its sum of exponentials, [copy head row]."""
     n_copies, n_heads, n_rows, d_head = query.shape
     key, value = part.key.to(query.dtype), part.value.to(query.dtype)

@@ -17,7 +17,7 @@ from ..backends.native.session import attention_configs, check_eval
 from ..backends.options import Options
 from ..backends.placement import Shards
 from ..core.attention import AttentionCall
-from .unembedding import Tail, TailRecorder
+from .unembedding import Unembedding, UnembeddingRecorder
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -36,15 +36,15 @@ class LayerCall:
         hidden: Float[batch, position, d_model], what entered it.
         args, kwargs: what else it was given.
         attention: what its attention was given; None for a layer without.
-        glue: Float[batch, position, d_model], what the model added between this layer's output and the next one's
-            input (deepstack features); None for nothing.
+        added_after: Float[batch, position, d_model], what the model added between this layer's output and the next
+            one's input (deepstack features); None for nothing.
     """
 
     hidden: Tensor
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     attention: AttentionCall | None = None
-    glue: Tensor | None = None
+    added_after: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class Recording:
         prompt: what was run.
         modules: the decoder layers.
         calls: what each was given.
-        tail: from the last layer's output to the logits.
+        unembedding: from the last layer's output to the logits.
         logits: Float[batch, vocab], at each row's last prompt token.
         configs: the configs that choose the layers' attention function.
     """
@@ -63,7 +63,7 @@ class Recording:
     prompt: Prompt
     modules: Sequence[Any]
     calls: Sequence[LayerCall]
-    tail: Tail
+    unembedding: Unembedding
     logits: Float[Tensor, "batch vocab"]
     configs: Sequence[Any]
 
@@ -95,8 +95,8 @@ def record(lens: Lens, prompt: Prompt) -> Recording:
         out = model(**{"use_cache": False, **prompt.inputs, **keep})
     rows, last = torch.arange(prompt.n_rows), prompt.mask("last").int().argmax(1)
     calls, logits = recorder.finished(), out.logits[rows, kept]
-    tail = recorder.tail.finished(model, recorder.out[rows, last], logits, lens.adapter)
-    return Recording(prompt, layers, calls, tail, logits, recorder.configs)
+    unembedding = recorder.unembedding.finished(model, recorder.out[rows, last], logits, lens.adapter)
+    return Recording(prompt, layers, calls, unembedding, logits, recorder.configs)
 
 
 class _Recorder:
@@ -110,7 +110,7 @@ class _Recorder:
         self.layer_of = {id(layer.attention): i for i, layer in enumerate(layers) if layer.attention is not None}
         self.calls: dict[int, LayerCall] = {}
         self.out: Tensor = torch.empty(0)
-        self.tail = TailRecorder()
+        self.unembedding = UnembeddingRecorder()
         self.configs = attention_configs(model, layers, list(self.layer_of.values()))
         self.stack = ExitStack()
 
@@ -127,7 +127,7 @@ class _Recorder:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.tail.close()
+        self.unembedding.close()
         self.stack.close()
 
     def owns(self, module: nn.Module) -> bool:
@@ -152,7 +152,7 @@ class _Recorder:
                 raise UnfitError("its layers hand keys and values to each other")
             self.calls[index] = LayerCall(hidden, args[1:], given)
             if index and hidden is not self.out and not torch.equal(hidden, self.out):
-                self.calls[index - 1].glue = hidden - self.out.to(hidden.device)
+                self.calls[index - 1].added_after = hidden - self.out.to(hidden.device)
 
         return before
 
@@ -160,7 +160,7 @@ class _Recorder:
         def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             self.out = output[0] if isinstance(output, tuple) else output
             if index == len(self.layers) - 1:
-                self.tail.open()
+                self.unembedding.open()
 
         return after
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Tail:
+class Unembedding:
     """The modules after the decoder layers, one after the other.
 
     Attributes:
@@ -30,7 +30,7 @@ class Tail:
     cap: float | None
     scale: float | None
 
-    def __call__(self, hidden: Float[Tensor, "batch row d_model"]) -> Float[Tensor, "batch row vocab"]:
+    def __call__(self, hidden: Float[Tensor, "batch query d_model"]) -> Float[Tensor, "batch query vocab"]:
         """The logits of these rows."""
         for module in self.modules:
             hidden = module(hidden)
@@ -38,7 +38,7 @@ class Tail:
 
 
 @dataclass(eq=False)
-class TailRecorder:
+class UnembeddingRecorder:
     """Notes which modules without children run after the last layer."""
 
     seen: list[nn.Module] = field(default_factory=list)
@@ -58,8 +58,8 @@ class TailRecorder:
         if self.handle is not None:
             self.handle.remove()
 
-    def finished(self, model: Any, out: Tensor, logits: Tensor, adapter: Adapter) -> Tail:
-        """The tail, checked to turn the last layer's output into the model's logits; UnfitError where it does not.
+    def finished(self, model: Any, out: Tensor, logits: Tensor, adapter: Adapter) -> Unembedding:
+        """The modules, checked to turn the last layer's output into the model's logits; UnfitError where it does not.
 
         Args:
             model: whose forward ran.
@@ -70,12 +70,12 @@ class TailRecorder:
         from .check import agree
         from .recording import UnfitError
 
-        tail = Tail(tuple(self.seen), *finishing(model, adapter))
+        unembedding = Unembedding(tuple(self.seen), *finishing(model, adapter))
         try:
             with torch.no_grad():
-                mine = tail(out[:, None])[:, 0]
+                mine = unembedding(out[:, None])[:, 0]
         except (TypeError, RuntimeError, ValueError) as error:
             raise UnfitError(f"what follows its layers is not a chain of modules ({error})") from error
         if not agree(mine, logits):
             raise UnfitError("what follows its layers is not a chain of modules")
-        return tail
+        return unembedding

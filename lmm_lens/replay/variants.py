@@ -26,7 +26,7 @@ class Edit:
 
     layer: int
     site: str
-    rows: Bool[Tensor, "position"]
+    rows: Bool[Tensor, " position"]
     source: Tensor | None = None
     head: int | None = None
 
@@ -68,13 +68,13 @@ class Put:
         source: as in `Edit`, of the replayed rows.
     """
 
-    copies: Int[Tensor, "n"]
+    copies: Int[Tensor, " n"]
     rows: Bool[Tensor, "n row"]
-    heads: Int[Tensor, "n"] | None
+    heads: Int[Tensor, " n"] | None
     source: Tensor | None
 
     def into(self, x: Tensor) -> None:
-        """Change an activation [copy, row, ...] in place."""
+        """Change an activation [copy, query, ...] in place."""
         device = x.device
         copies, rows = self.copies.to(device), self.rows.to(device)
         heads = None if self.heads is None else self.heads.to(device)

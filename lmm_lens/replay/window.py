@@ -38,7 +38,7 @@ class Window:
         return slice(self.first, self.start)
 
 
-class Cuts:
+class ReusablePrefix:
     """Where the sequence of a prompt row may be cut, so that no row before the cut sees a key behind it.
 
     Args:
@@ -79,7 +79,7 @@ class Cuts:
 
 
 def _furthest(mask: Tensor, first: int, stop: int) -> Tensor:
-    """The last key that each real row sees in any head; mask [head, row, key], True or 0 where visible."""
+    """The last key that each real row sees in any head; mask [head, query, key], True or 0 where visible."""
     part = mask[:, first:stop, :stop]
     visible = (part if part.dtype == torch.bool else part > torch.finfo(part.dtype).min / 2).any(0).cpu()
     keys = torch.arange(visible.shape[1])

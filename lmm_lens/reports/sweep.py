@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..answers.outcomes import METRICS
+from ..answers.outcomes import ANSWER_METRICS
 from ..effects.scores import KIND, HeadEffects
 from ..errors import ScoreError
 from ..interventions.ablate import MODES
@@ -116,7 +116,7 @@ class Sweep:
             else "not read to its end",
             "ablation": f"{effects.ablation}: {MODES[effects.ablation].split(';')[0]}",
             "rows": effects.rows,
-            "metric": f"{effects.metric}: {METRICS[effects.metric].meaning}",
+            "metric": f"{effects.metric}: {ANSWER_METRICS[effects.metric].meaning}",
             "without ablation": f"{effects.metric} {effects.clean.nanmean():.3g}, "
             f"{n_right} of {effects.n_prompts} answered rightly",
             "computed": effects.how,
@@ -219,7 +219,7 @@ def _config(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ScoreError(f"{path.name} of the sweep {path.parent.name!r} cannot be read: {error}") from error
-    if not isinstance(values, dict) or values.get("metric") not in METRICS:
+    if not isinstance(values, dict) or values.get("metric") not in ANSWER_METRICS:
         raise ScoreError(f"{path.name} of the sweep {path.parent.name!r} is damaged: it names no metric")
     return values
 

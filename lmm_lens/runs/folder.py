@@ -20,8 +20,8 @@ from ..errors import ScoreError
 from . import disk, part
 from .lock import Lock
 from .manifest import Manifest, as_json
-from .ownership import MANIFEST, PARTS, STATE, claim
-from .part import Part
+from .ownership import MANIFEST, PARTS, STATE, take_over
+from .part import RunPart
 from .store import Store
 
 AGAIN = "free space, or make the folder writable, and run the same command again"
@@ -58,7 +58,7 @@ class RunFolder(Store):
                 f"the folder in which the run folder {self.path.name!r} would lie does not exist\n  make it first"
             )
         with disk.told(f"the run folder {self.path.name!r} cannot be made", AGAIN):
-            self.manifest, self.lock = claim(self.path, mine)
+            self.manifest, self.lock = take_over(self.path, mine)
         try:
             self._load(mend=True)
         except BaseException:
@@ -156,7 +156,7 @@ class RunFolder(Store):
             disk.write_json(self.path / STATE, new)
         self._state = new
 
-    def _keep(self, new: Part) -> None:
+    def _keep(self, new: RunPart) -> None:
         self._check_mine()
         what = f"items {new.first} to {new.range.stop - 1} could not be written to the run folder {self.path.name!r}"
         with disk.told(what, self._safe(), AGAIN):
@@ -192,7 +192,7 @@ class RunFolder(Store):
                 except disk.DamagedError as error:
                     self._put_aside(path, error, "its items will be computed again", mend)
 
-    def _check_fits(self, found: Part, path: Path) -> None:
+    def _check_fits(self, found: RunPart, path: Path) -> None:
         if path != self._part_path(found.range):
             raise disk.DamagedError(f"its name is not that of items {found.first} to {found.range.stop - 1}")
         if self._taken and found.first < self._taken[-1].stop:
@@ -209,7 +209,7 @@ class RunFolder(Store):
         if mend:
             os.replace(path, path.with_name(f"{path.name}.corrupt"))
 
-    def _read(self, at: range) -> Part:
+    def _read(self, at: range) -> RunPart:
         path = self._part_path(at)
         try:
             with disk.told(f"{path.name!r} in the run folder {self.path.name!r} cannot be read"):

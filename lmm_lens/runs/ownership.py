@@ -12,7 +12,7 @@ from .manifest import Manifest
 MANIFEST, STATE, PARTS, LOCK = "manifest.json", "state.json", "parts", "lock"
 
 
-def claim(path: Path, mine: Manifest) -> tuple[Manifest, Lock]:
+def take_over(path: Path, mine: Manifest) -> tuple[Manifest, Lock]:
     """Take a folder for a run, and remove the half files of a process that was killed in it.
 
     Args:

@@ -21,7 +21,7 @@ Layout = dict[str, str]
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class RunPart:
     """Finished items in a row.
 
     Attributes:
@@ -62,7 +62,7 @@ class Part:
         return save(body, {files.KEY: json.dumps(about)})
 
 
-def read(path: Path) -> Part:
+def read(path: Path) -> RunPart:
     """A part from its file.
 
     Raises:
@@ -70,7 +70,7 @@ def read(path: Path) -> Part:
     """
     try:
         tensors, about = files.read(path, KIND, None, ("first", "keys", "sha256"))
-        part = Part(int(about["first"]), tuple(about["keys"]), dict(sorted(tensors.items())))
+        part = RunPart(int(about["first"]), tuple(about["keys"]), dict(sorted(tensors.items())))
     except (ScoreError, TypeError, ValueError) as error:
         raise disk.DamagedError(str(error).splitlines()[0]) from error
     if about["sha256"] != _sum(part):
@@ -96,7 +96,7 @@ def in_words(found: Layout) -> str:
     return ", ".join(f"{name} {what}" for name, what in found.items()) or "nothing"
 
 
-def _sum(part: Part) -> str:
+def _sum(part: RunPart) -> str:
     """Of everything that must come back: which items, their keys, and every bit of their numbers."""
     found = hashlib.sha256(disk.canonical([part.first, part.keys, part.layout]).encode())
     for _, tensor in sorted(part.tensors.items()):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch import Tensor
 
 from ..errors import ScoreError
-from .part import Layout, Part, in_words
+from .part import Layout, RunPart, in_words
 
 
 class Store(ABC):
@@ -55,7 +55,7 @@ class Store(ABC):
             self._keys = (at, self._read(at).keys)
         return self._keys[1][index - at.start]
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[RunPart]:
         """The parts in the order of their items, one in memory at a time."""
         for at in tuple(self._taken):
             yield self._read(at)
@@ -83,7 +83,7 @@ class Store(ABC):
         Raises:
             ScoreError: some of them are finished already, they have another layout than those, or they cannot be kept.
         """
-        part = Part(first, tuple(keys), tensors)
+        part = RunPart(first, tuple(keys), tensors)
         if any(at.start < part.range.stop and part.first < at.stop for at in self._taken):
             raise ScoreError(f"items {_ends(part.range)} overlap those that are finished: {self._said()}")
         if self.layout not in (None, part.layout):
@@ -94,7 +94,7 @@ class Store(ABC):
         self._keep(part)
         self._take(part)
 
-    def _take(self, part: Part) -> None:
+    def _take(self, part: RunPart) -> None:
         insort(self._taken, part.range, key=lambda at: at.start)
         self.layout = part.layout
 
@@ -107,10 +107,10 @@ class Store(ABC):
         return ", ".join(map(_ends, self.ranges)) or "none"
 
     @abstractmethod
-    def _keep(self, part: Part) -> None: ...
+    def _keep(self, part: RunPart) -> None: ...
 
     @abstractmethod
-    def _read(self, at: range) -> Part: ...
+    def _read(self, at: range) -> RunPart: ...
 
 
 class Memory(Store):
@@ -118,15 +118,15 @@ class Memory(Store):
 
     def __init__(self) -> None:
         super().__init__()
-        self._parts: dict[range, Part] = {}
+        self._parts: dict[range, RunPart] = {}
 
     def __repr__(self) -> str:
         return f"Memory with {self.n_items} finished items"
 
-    def _keep(self, part: Part) -> None:
+    def _keep(self, part: RunPart) -> None:
         self._parts[part.range] = part
 
-    def _read(self, at: range) -> Part:
+    def _read(self, at: range) -> RunPart:
         return self._parts[at]
 
 

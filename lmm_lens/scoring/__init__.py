@@ -2,7 +2,7 @@
 
 from .head_scores import HeadScores
 from .localization import localization_heads, localize
-from .metrics import METRICS
+from .metrics import HEAD_METRICS
 from .score import score_heads
 
-__all__ = ["METRICS", "HeadScores", "localization_heads", "localize", "score_heads"]
+__all__ = ["HEAD_METRICS", "HeadScores", "localization_heads", "localize", "score_heads"]

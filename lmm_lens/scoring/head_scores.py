@@ -15,7 +15,7 @@ from ..core.kernels import bootstrap_interval
 from ..errors import ScoreError
 from ..hooks.heads import HeadSet, ranked
 from ..runs import files
-from .metrics import METRICS
+from .metrics import HEAD_METRICS
 
 if TYPE_CHECKING:
     import pandas
@@ -31,7 +31,7 @@ class HeadScores:
     """One number a head and prompt.
 
     Attributes:
-        metric: what was measured; `METRICS` has its meaning and source.
+        metric: what was measured; `HEAD_METRICS` has its meaning and source.
         query: which query row: "last" or "answer".
         per_prompt: Float[prompt, layer, head]; NaN in layers without heads.
         model: the model's identity.
@@ -65,7 +65,7 @@ class HeadScores:
     @property
     def higher_is_better(self) -> bool:
         """Whether a large score is what one looks for; not so for entropies."""
-        return self.metric not in METRICS or METRICS[self.metric].higher_is_better
+        return self.metric not in HEAD_METRICS or HEAD_METRICS[self.metric].higher_is_better
 
     def top(self, n: int, layers: Iterable[int] | None = None) -> HeadSet:
         """The n best heads, best first, among all layers or the given ones: the highest, or lowest for entropies.

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..core import spatial
 from ..core.sinks import sinks_of
 from ..core.spatial import as_maps, at_cells, cell_keys
-from ..core.taps import Place, Tap
+from ..core.taps import Tap, TapContext
 from ..errors import PromptError, ScoreError
 from ..hooks.heads import HeadSet, check_layer
 from ..hooks.points import ModelShape
@@ -32,7 +32,7 @@ from ..prompts.prompt import Prompt
 from ..prompts.rows import bind_rows
 from ..prompts.spans import Box, Span
 from ..sinks import SinkRule, rule_for
-from .metrics import METRICS
+from .metrics import HEAD_METRICS
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -74,7 +74,7 @@ def localization_heads(
     """
     from .score import score_parts
 
-    metric = METRICS["nonsink_localization" if drop_sinks else "localization"]
+    metric = HEAD_METRICS["nonsink_localization" if drop_sinks else "localization"]
     allowed = [check_layer(layer, lens.n_layers) for layer in (range(lens.n_layers) if layers is None else layers)]
     rule = _rule(lens, drop_sinks, sink_dims, sink_threshold)
     mass, entropy = score_parts(lens, prompts, metric, rule=rule, progress=progress)
@@ -184,10 +184,10 @@ class MapReader:
 
         at, sinks = self.cells, self.rule.key if self.rule else None
 
-        def read(pattern: Tensor, place: Place) -> Float[Tensor, "batch head row rows cols"]:
-            cells = cell_keys(at, place, pattern.shape[-1])
+        def read(pattern: Tensor, context: TapContext) -> Float[Tensor, "batch head query rows cols"]:
+            cells = cell_keys(at, context, pattern.shape[-1])
             if sinks is not None:
-                sink = place.columns(sinks_of(place, sinks), pattern.shape[-1])
+                sink = context.columns(sinks_of(context, sinks), pattern.shape[-1])
                 cells = cells.masked_fill(at_cells(sink, cells), -1)
             return as_maps(pattern, cells)
 

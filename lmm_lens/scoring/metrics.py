@@ -20,7 +20,7 @@ PerPrompt = Float[Tensor, "prompt layer head"]
 
 
 @dataclass(frozen=True)
-class Metric:
+class HeadMetric:
     """One way to score a head.
 
     Attributes:
@@ -48,7 +48,7 @@ class Metric:
     needs_grid: bool = False
     unit: str = "share of attention"
     higher_is_better: bool = True
-    parts: tuple[Metric, ...] = ()
+    parts: tuple[HeadMetric, ...] = ()
     combine: Callable[..., tuple[PerPrompt, dict[str, Any]]] | None = None
 
 
@@ -63,27 +63,27 @@ _KANG = "Kang et al., ICLR 2025, arXiv:2503.03321"
 _LOCALIZATION = "Kang et al., CVPR 2025, arXiv:2503.06287"
 _OURS = "our own formula; the paper's is not public"
 
-_VISUAL_MASS = Metric(
+_VISUAL_MASS = HeadMetric(
     "visual_mass",
     "attention on the visual tokens",
     f"{_BI}, released code",
     measures.visual_mass,
 )
-_NONSINK_MASS = Metric(
+_NONSINK_MASS = HeadMetric(
     "nonsink_mass",
     "attention on the visual tokens that are no attention sinks",
     f"{_KANG}, section 2 of its method",
     measures.nonsink_mass,
     needs_sinks=True,
 )
-_MAP_ENTROPY = Metric(
+_MAP_ENTROPY = HeadMetric(
     "map_entropy",
     "spatial entropy, inf for a map without components",
     _LOCALIZATION,
     measures.map_entropy,
     needs_grid=True,
 )
-_NONSINK_MAP_ENTROPY = Metric(
+_NONSINK_MAP_ENTROPY = HeadMetric(
     "nonsink_map_entropy",
     "the same with the sinks cut out",
     _LOCALIZATION,
@@ -94,33 +94,33 @@ _NONSINK_MAP_ENTROPY = Metric(
 _PLACES: dict[str, Any] = {"needs_grid": True, "unit": "nats (0 one place, ln 2 two)", "higher_is_better": False}
 _CHOSEN: dict[str, Any] = {"needs_grid": True, "unit": "share of prompts that select the head"}
 
-METRICS: dict[str, Metric] = {
+HEAD_METRICS: dict[str, HeadMetric] = {
     metric.name: metric
     for metric in (
         _VISUAL_MASS,
         _NONSINK_MASS,
-        Metric(
+        HeadMetric(
             "concentration",
             "how concentrated the attention within the image is: 0 even, 1 on one patch",
             f"{_BI} has an entropy-based score; {_OURS}",
             measures.image_concentration,
             unit="concentration (0 even, 1 one patch)",
         ),
-        Metric(
+        HeadMetric(
             "visual_preference",
             "visual mass times concentration",
             f"after {_BI}; {_OURS}",
             measures.preference,
             unit="mass x concentration",
         ),
-        Metric(
+        HeadMetric(
             "region_mass",
             "attention on the patches that overlap a box",
             f"{_BI}, released code",
             measures.region_mass,
             needs_boxes=True,
         ),
-        Metric(
+        HeadMetric(
             "nonsink_ratio",
             "the share of the visual mass that lies off the attention sinks: 0 all on sinks, 1 none",
             f"{_KANG}, the ratio by which VAR selects heads",
@@ -128,7 +128,7 @@ METRICS: dict[str, Metric] = {
             needs_sinks=True,
             unit="share of visual mass",
         ),
-        Metric(
+        HeadMetric(
             "hit",
             "1 / patches in the box whenever the most attended of all keys lies in the box",
             "SparseMM, arXiv:2506.05344, paper and released code",
@@ -136,21 +136,21 @@ METRICS: dict[str, Metric] = {
             needs_boxes=True,
             unit="hits / patches in the box",
         ),
-        Metric(
+        HeadMetric(
             "retrieval_mass",
             "attention on the query-relevant visual tokens, named by boxes or as tokens",
             "Retrieval Attention Mass of CoRe heads, arXiv:2606.05843, after its abstract",
             measures.region_mass,
             needs_relevant=True,
         ),
-        Metric(
+        HeadMetric(
             "spatial_entropy",
             "over how many places of the first picture the attention is spread: 0 one; low is better",
             f"{_LOCALIZATION}; for maps without components our own value, ln of the number of patches",
             measures.bounded_entropy,
             **_PLACES,
         ),
-        Metric(
+        HeadMetric(
             "nonsink_spatial_entropy",
             "spatial entropy with the attention sinks cut out of the map; low is better",
             f"after {_LOCALIZATION}; our own combination with the sinks of {_KANG}",
@@ -158,7 +158,7 @@ METRICS: dict[str, Metric] = {
             needs_sinks=True,
             **_PLACES,
         ),
-        Metric(
+        HeadMetric(
             "localization",
             "how often a head that looks at the image is among a prompt's lowest in spatial entropy",
             f"{_LOCALIZATION}, selection frequency",
@@ -166,7 +166,7 @@ METRICS: dict[str, Metric] = {
             combine=_localization,
             **_CHOSEN,
         ),
-        Metric(
+        HeadMetric(
             "nonsink_localization",
             "the same with the attention sinks cut out of the masses and the maps",
             f"after {_LOCALIZATION}; our own combination with the sinks of {_KANG}",
@@ -179,14 +179,14 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def metric_named(name: str) -> Metric:
+def head_metric(name: str) -> HeadMetric:
     """The metric; ScoreError that lists them all if there is none of the name."""
-    if name not in METRICS:
-        raise ScoreError(unknown("metric", name, METRICS))
-    return METRICS[name]
+    if name not in HEAD_METRICS:
+        raise ScoreError(unknown("metric", name, HEAD_METRICS))
+    return HEAD_METRICS[name]
 
 
-def check_tokens(metric: Metric, has_boxes: bool, has_relevant: bool) -> None:
+def check_tokens(metric: HeadMetric, has_boxes: bool, has_relevant: bool) -> None:
     """ScoreError unless the tokens that the metric needs are named, and no others."""
     if metric.needs_relevant and has_boxes == has_relevant:
         given = "both" if has_boxes else "neither"

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core.measures import KeyMasks
 from ..core.sinks import sinks_of
 from ..core.spatial import cell_keys
-from ..core.taps import Place, Tap
+from ..core.taps import Tap, TapContext
 from ..errors import ScoreError, unknown
 from ..hooks.points import ModelShape
 from ..interventions.base import Intervention
@@ -25,7 +25,7 @@ from ..runs.checkpoint import Checkpoint, digest, fingerprint
 from ..sinks import SinkRule, rule_for
 from .head_scores import HeadScores
 from .localization import map_cells
-from .metrics import Metric, check_tokens, metric_named
+from .metrics import HeadMetric, check_tokens, head_metric
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -88,7 +88,7 @@ def score_heads(
         ScoreError: unknown metric or query, no prompts, a prompt without visual tokens, boxes or relevant tokens that
             do not match the prompts, sink dimensions that are not known, or no one grid where a map is needed.
     """
-    chosen = metric_named(metric)
+    chosen = head_metric(metric)
     if query not in QUERIES:
         raise ScoreError(unknown("query", query, QUERIES))
     check_tokens(chosen, boxes is not None, relevant is not None)
@@ -113,7 +113,7 @@ def score_heads(
 def score_parts(
     lens: Lens,
     prompts: Prompt | Iterable[Prompt],
-    metric: Metric,
+    metric: HeadMetric,
     query: str = "last",
     boxes: Sequence[BoxesOfRow] | None = None,
     relevant: Relevant | None = None,
@@ -154,7 +154,7 @@ def score_parts(
 class Scorer:
     """Metrics on one prompt: reads the query row of every layer, with sinks, region and map as they need them."""
 
-    metrics: tuple[Metric, ...]
+    metrics: tuple[HeadMetric, ...]
     query: str
     rule: SinkRule | None = None
     region: Bool[Tensor, "batch position"] | None = None
@@ -170,19 +170,19 @@ class Scorer:
         visual, region, cells = prompt.mask("visual"), self.region, self.cells
         sinks = self.rule.key if self.rule else None
 
-        def score(pattern: Tensor, place: Place) -> Float[Tensor, "batch head row metric"]:
+        def score(pattern: Tensor, context: TapContext) -> Float[Tensor, "batch head query metric"]:
             device, n_keys = pattern.device, pattern.shape[-1]
-            if place.layer in crossing and pictures is not None:
+            if context.layer in crossing and pictures is not None:
                 shown = torch.nn.functional.pad(pictures.to(device), (0, n_keys - pictures.shape[1]))
                 keys = KeyMasks(shown, shown.sum(1))
                 return torch.stack([measure(pattern, keys) for measure in measures], -1)
-            keys = KeyMasks(place.columns(visual, n_keys), visual.sum(1).to(device))
+            keys = KeyMasks(context.columns(visual, n_keys), visual.sum(1).to(device))
             if sinks is not None:
-                keys.sink = place.columns(sinks_of(place, sinks), n_keys)
+                keys.sink = context.columns(sinks_of(context, sinks), n_keys)
             if region is not None:
-                keys.region, keys.n_region = place.columns(region, n_keys), region.sum(1).to(device)
+                keys.region, keys.n_region = context.columns(region, n_keys), region.sum(1).to(device)
             if cells is not None:
-                keys.cells, keys.n_cells = cell_keys(cells, place, n_keys), (cells >= 0).sum((1, 2)).to(device)
+                keys.cells, keys.n_cells = cell_keys(cells, context, n_keys), (cells >= 0).sum((1, 2)).to(device)
             return torch.stack([measure(pattern, keys) for measure in measures], -1)
 
         taps = [Tap("pattern", layer, rows, score, name="score") for layer in sorted([*layers, *crossing])]

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..core.kernels import sink_score
-from ..core.taps import Place, TapFunction
+from ..core.taps import TapContext, TapFunction
 from ..errors import ScoreError
 from ..hooks.points import Read
 from ..hooks.runner import Runner
@@ -187,8 +187,8 @@ def _statistics(lens: Runner, prompts: tuple[Prompt, ...]) -> tuple[Tensor, Tens
     totals: dict[tuple[str, int], Tensor] = {}
     for prompt in prompts:
         sums = lens.run(prompt, read=[Read("resid_pre", reduce=_adding(prompt))], logits="last").sums
-        for place, total in sums.items():
-            totals[place] = totals.get(place, 0) + total.cpu()
+        for named, total in sums.items():
+            totals[named] = totals.get(named, 0) + total.cpu()
     n_rows = sum(prompt.n_rows for prompt in prompts)
     layers = range(lens.n_layers)
     bos = torch.stack([totals["bos_ratio", layer] for layer in layers]) / n_rows
@@ -201,12 +201,12 @@ def _adding(prompt: Prompt) -> TapFunction:
     real, bos = prompt.mask("all"), prompt.mask("bos")
     first = torch.where(bos.any(1, keepdim=True), bos, real & (real.cumsum(1) == 1))
 
-    def add(resid: Tensor, place: Place) -> Tensor:
+    def add(resid: Tensor, context: TapContext) -> Tensor:
         x = resid.float().abs()
-        at_first = first.to(x.device).gather(1, place.positions) & place.valid
+        at_first = first.to(x.device).gather(1, context.positions) & context.valid
         ratio = x / x.pow(2).mean(-1, keepdim=True).add(1e-6).sqrt()
-        place.add("bos_ratio", ratio[at_first].sum(0).double())
-        place.add("abs", x[place.valid].sum(0).double())
+        context.add("bos_ratio", ratio[at_first].sum(0).double())
+        context.add("abs", x[context.valid].sum(0).double())
         return resid[..., :0]
 
     return add
@@ -232,7 +232,7 @@ def _by_mean(mean_ratio: Float[Tensor, "layer d_model"]) -> tuple[int, ...]:
 def _scores(lens: Runner, prompt: Prompt, dims: tuple[int, ...]) -> Float[Tensor, "batch layer position"]:
     """phi of every token and layer; 0 for padding."""
     reads = lens.run(
-        prompt, read=[Read("resid_pre", reduce=lambda x, place: sink_score(x, dims), name="phi")], logits="last"
+        prompt, read=[Read("resid_pre", reduce=lambda x, context: sink_score(x, dims), name="phi")], logits="last"
     )
     scores = torch.zeros(prompt.n_rows, lens.n_layers, prompt.n_tokens)
     positions = reads.positions["phi"]

@@ -38,7 +38,7 @@ def sink_evidence(report: SinkReport, ax: Axes | None = None) -> Axes:
 
 def sinks_over_image(
     prompt: Prompt,
-    phi: Float[Tensor, "position"],
+    phi: Float[Tensor, " position"],
     sinks: Sequence[int],
     layer: int,
     row: int = 0,

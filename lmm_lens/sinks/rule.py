@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..core.kernels import sink_score
 from ..core.sinks import SinkKey, file_sinks
-from ..core.taps import Place, Tap
+from ..core.taps import Tap, TapContext
 from ..errors import ScoreError
 from ..hooks.points import Read
 from ..hooks.runner import Runner
@@ -60,7 +60,7 @@ class SinkRule:
     def positions(self, lens: Runner, prompt: Prompt, layer: int, row: int = 0) -> tuple[int, ...]:
         """The visual sink tokens of one layer and prompt row."""
         dims = self.dims
-        read = Read("resid_pre", [layer], reduce=lambda x, place: sink_score(x, dims), name="phi")
+        read = Read("resid_pre", [layer], reduce=lambda x, context: sink_score(x, dims), name="phi")
         run = lens.run(prompt, read=[read], logits="last")
         is_sink = run.reads["phi", layer][row] >= self.threshold
         found = run.positions["phi"][row][is_sink].tolist()
@@ -75,8 +75,8 @@ class SinkRule:
         """A tap that files the layer's sink tokens in the run, for `lmm_lens.core.sinks.sinks_of`."""
         visual, real, key = prompt.mask("visual"), prompt.mask("all"), self.key
 
-        def remember(resid: Tensor, place: Place) -> Tensor:
-            return file_sinks(resid, place, key, visual, real)
+        def remember(resid: Tensor, context: TapContext) -> Tensor:
+            return file_sinks(resid, context, key, visual, real)
 
         return Tap("resid_pre", layer, bind_rows("all", prompt), remember)
 

@@ -29,7 +29,7 @@ class ControlTest:
 
     effect: Interval
     difference: Interval
-    null: Float[Tensor, "control"] = field(repr=False)
+    null: Float[Tensor, " control"] = field(repr=False)
     p: float
     z: float
     n_prompts: int

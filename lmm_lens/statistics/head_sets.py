@@ -47,7 +47,7 @@ class HeadSetTest:
     observed: float
     p: float
     z: float
-    null: Float[Tensor, "draw"] = field(repr=False)
+    null: Float[Tensor, " draw"] = field(repr=False)
     n_sets: int
     exact: bool
 

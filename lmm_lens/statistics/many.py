@@ -41,13 +41,13 @@ def benjamini_hochberg(p: Any) -> Float[Tensor, "*unit"]:
     return _corrected(p, _benjamini_hochberg)
 
 
-def _holm(p: Float[Tensor, "test"]) -> Float[Tensor, "test"]:
+def _holm(p: Float[Tensor, " test"]) -> Float[Tensor, " test"]:
     ordered, order = p.sort()
     factors = torch.arange(len(p), 0, -1, dtype=p.dtype)
     return torch.empty_like(p).index_copy(0, order, (ordered * factors).clamp(max=1).cummax(0).values)
 
 
-def _benjamini_hochberg(p: Float[Tensor, "test"]) -> Float[Tensor, "test"]:
+def _benjamini_hochberg(p: Float[Tensor, " test"]) -> Float[Tensor, " test"]:
     from scipy.stats import false_discovery_control
 
     return torch.from_numpy(false_discovery_control(p.numpy(), method="bh"))

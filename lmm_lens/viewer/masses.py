@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.kernels import concentration, mass
 from ..prompts.prompt import Prompt
-from .reading import Attention
+from .reading import ShownAttention
 
 
 class Map(NamedTuple):
@@ -31,10 +31,10 @@ class Map(NamedTuple):
     values: Float[Tensor, "query layer head"]
 
 
-def maps_of(attention: Attention, prompt: Prompt, row: int) -> list[Map]:
+def maps_of(attention: ShownAttention, prompt: Prompt, row: int) -> list[Map]:
     """The maps that a page offers; the parts `nonsink_mass` to `marker_mass` of a head add up to one."""
     masks = {name: prompt.mask(name)[row] for name in ("visual", "bos", "marker", "text")}
-    pattern = attention.values.flatten(0, 1).permute(1, 0, 2)[None]  # batch head row key, a row a (query, layer)
+    pattern = attention.values.flatten(0, 1).permute(1, 0, 2)[None]  # batch head query key, a row a (query, layer)
 
     def over(keys: Tensor) -> Tensor:
         return mass(pattern, keys[None])[0].T.unflatten(0, attention.values.shape[:2])
@@ -74,7 +74,7 @@ def maps_of(attention: Attention, prompt: Prompt, row: int) -> list[Map]:
     ]
 
 
-def _over_sinks(attention: Attention, visual: Tensor) -> Float[Tensor, "query layer head"]:
+def _over_sinks(attention: ShownAttention, visual: Tensor) -> Float[Tensor, "query layer head"]:
     """Attention on the visual sinks, which differ from layer to layer."""
     keys = torch.zeros(len(attention.layers), attention.values.shape[-1])
     for index, layer in enumerate(attention.layers):

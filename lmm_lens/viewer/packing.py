@@ -38,7 +38,7 @@ class Packed(NamedTuple):
     largest: str
 
 
-def pack(rows: Float[Tensor, "layer head key"], steps: int) -> Packed:
+def pack_weights(rows: Float[Tensor, "layer head key"], steps: int) -> Packed:
     """Pack one query's rows; heads that are not there (NaN) become 0, with a largest weight of NaN."""
     largest = rows.amax(-1, keepdim=True)
     share = rows.double() / largest.double().where(largest > 0, 1.0)

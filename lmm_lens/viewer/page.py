@@ -13,16 +13,22 @@ from typing import Any
 from ..hooks.heads import HeadSet
 from ..prompts.prompt import Prompt
 from .masses import Map
-from .packing import floats, pack, steps_for
+from .packing import floats, pack_weights, steps_for
 from .panels import panels_of
-from .reading import Attention
+from .reading import ShownAttention
 from .sequence import pieces_of, roles_of
 
 SCRIPTS = ("colour.js", "data.js", "state.js", "heads.js", "pictures.js", "tokens.js", "readout.js", "main.js")
 
 
 def render(
-    attention: Attention, prompt: Prompt, row: int, maps: Sequence[Map], title: str, model: str, mark: HeadSet | None
+    attention: ShownAttention,
+    prompt: Prompt,
+    row: int,
+    maps: Sequence[Map],
+    title: str,
+    model: str,
+    mark: HeadSet | None,
 ) -> str:
     """The HTML of a view.
 
@@ -76,7 +82,7 @@ def render(
     return environment.get_template("page.html.j2").render(
         about=about,
         data=_inside_html(about),
-        packed=[pack(each, steps) for each in values],
+        packed=[pack_weights(each, steps) for each in values],
         queries=[(index, prompt.tokens[row][p], p) for index, p in enumerate(attention.queries)],
         style=style,
         script=script,

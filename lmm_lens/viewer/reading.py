@@ -28,7 +28,7 @@ OVER_ONE = 1e-2  # how far a probability in half precision may lie over 1
 
 
 @dataclass(frozen=True, eq=False)
-class Attention:
+class ShownAttention:
     """Attention of some query rows of one prompt row.
 
     Attributes:
@@ -58,7 +58,7 @@ def from_lens(
     layers: Sequence[int] | None,
     heads: Sequence[int] | None,
     sinks: bool | SinkRule,
-) -> Attention:
+) -> ShownAttention:
     """Read it from a model, in one forward pass; the last prompt token is always among the queries.
 
     Raises:
@@ -77,7 +77,7 @@ def from_lens(
     values, positions = _stacked(run, PATTERN, chosen, row, n_heads)
     numbers = tuple(range(n_heads)) if heads is None else tuple(heads)
     words = _next_tokens(lens, run, row)
-    return Attention(values, positions, tuple(chosen), numbers, found, words, _omitted(lens, layers))
+    return ShownAttention(values, positions, tuple(chosen), numbers, found, words, _omitted(lens, layers))
 
 
 def from_run(
@@ -87,7 +87,7 @@ def from_run(
     heads: Sequence[int] | None,
     lens: Lens | None,
     sinks: bool | SinkRule,
-) -> Attention:
+) -> ShownAttention:
     """Take it from a run whose patterns were read whole.
 
     Raises:
@@ -115,7 +115,8 @@ def from_run(
     broken = [layer for layer in layers if len(sizes[layer]) != 4 or sizes[layer][-1] != prompt.n_tokens]
     if broken:
         raise HookError(
-            f"the patterns of layers {broken} are {sizes[broken[0]]}, not [batch, head, row, {prompt.n_tokens} keys]\n"
+            f"the patterns of layers {broken} are {sizes[broken[0]]}, "
+            f"not [batch, head, query, {prompt.n_tokens} keys]\n"
             '  read them whole, without reduce: Read("pattern", rows="last")'
         )
     numbers = _numbers_of(sizes, heads, lens)
@@ -127,7 +128,9 @@ def from_run(
             f"the reads at 'pattern' are no probabilities of prompt row {row}\n"
             '  read them whole, without reduce: Read("pattern", rows="last")'
         )
-    return Attention(values, positions, tuple(layers), numbers, sinks_of_run(run, prompt, row, lens, sinks, layers))
+    return ShownAttention(
+        values, positions, tuple(layers), numbers, sinks_of_run(run, prompt, row, lens, sinks, layers)
+    )
 
 
 def chosen_layers(lens: Lens, layers: Sequence[int] | None) -> list[int]:

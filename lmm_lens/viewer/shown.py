@@ -14,12 +14,12 @@ from ..hooks.heads import HeadSet
 from ..hooks.results import Run
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike
-from ..scoring import METRICS, HeadScores
+from ..scoring import HEAD_METRICS, HeadScores
 from ..sinks import SinkRule
 from .masses import Map, maps_of
 from .packing import steps_for
 from .page import render
-from .reading import Attention, from_lens, from_run
+from .reading import ShownAttention, from_lens, from_run
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -170,7 +170,7 @@ def _check_run_options(queries: RowsLike, layers: Sequence[int] | None) -> None:
         )
 
 
-def _map_of_scores(scores: HeadScores, lens: Lens, attention: Attention) -> Map:
+def _map_of_scores(scores: HeadScores, lens: Lens, attention: ShownAttention) -> Map:
     """The mean scores as a map, the same for every query; ScoreError for those of another model."""
     expected = (lens.n_layers, lens.n_heads)
     other_weights = scores.model.get("weights", lens.identity["weights"]) != lens.identity["weights"]
@@ -179,7 +179,7 @@ def _map_of_scores(scores: HeadScores, lens: Lens, attention: Attention) -> Map:
             f"these scores of {scores.values.shape[0]} x {scores.values.shape[1]} heads are of another model\n"
             f"  scores: {scores.model.get('model', 'unknown')}, lens: {lens!r}"
         )
-    metric = METRICS.get(scores.metric)
+    metric = HEAD_METRICS.get(scores.metric)
     n = f"{scores.n_prompts} prompt{'s' if scores.n_prompts > 1 else ''}"
     chosen = scores.values.float().cpu()[list(attention.layers)][:, list(attention.heads)]
     return Map(
@@ -195,6 +195,6 @@ def _title(prompt: Prompt, row: int) -> str:
     return prompt.texts[row].strip() if prompt.texts else f"a prompt of {int(prompt.mask('all')[row].sum())} tokens"
 
 
-def _model_line(lens: Lens | None, attention: Attention) -> str:
+def _model_line(lens: Lens | None, attention: ShownAttention) -> str:
     size = f"{len(attention.layers)} layers × {len(attention.heads)} heads"
     return size if lens is None else f"{type(lens.adapter.model).__name__} · {size}"

@@ -68,7 +68,7 @@ def sinks_of_run(
 
 def phi_read(rule: SinkRule, layers: Sequence[int]) -> Read:
     dims = rule.dims
-    return Read("resid_pre", layers, reduce=lambda x, place: sink_score(x, dims), name=PHI)
+    return Read("resid_pre", layers, reduce=lambda x, context: sink_score(x, dims), name=PHI)
 
 
 def sinks_in(run: Run, rule: SinkRule, row: int) -> dict[int, tuple[int, ...]]:

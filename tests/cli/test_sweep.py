@@ -14,7 +14,7 @@ import yaml
 
 from lmm_lens import HeadSet, Lens, head_effects, head_means, score_heads
 from lmm_lens.bundled import shapes
-from lmm_lens.cli.sweep_config import SweepConfig, heads_of
+from lmm_lens.cli.sweep_config import SweepConfig, heads_from
 from lmm_lens.data import named, table
 from lmm_lens.effects.scores import KIND, HeadEffects
 from lmm_lens.errors import LensError
@@ -267,10 +267,10 @@ def test_heads_of_a_config(lens, tmp_path):
     example = shapes.examples(1, seed=5)[0]
     scores = score_heads(lens, lens.prompt(example.question, images=example.image), "nonsink_mass")
     scores.save(tmp_path / "scores.safetensors")
-    assert heads_of("all", lens) == HeadSet.all(6, 8)
-    assert heads_of({"layers": [4, 1]}, lens) == HeadSet.all(6, 8, [1, 4])
-    assert heads_of([[3, 1], (0, 2)], lens) == HeadSet([(3, 1), (0, 2)], 6, 8)
-    assert list(heads_of({"top": 3, "of": tmp_path / "scores.safetensors"}, lens)) == list(scores.top(3))
+    assert heads_from("all", lens) == HeadSet.all(6, 8)
+    assert heads_from({"layers": [4, 1]}, lens) == HeadSet.all(6, 8, [1, 4])
+    assert heads_from([[3, 1], (0, 2)], lens) == HeadSet([(3, 1), (0, 2)], 6, 8)
+    assert list(heads_from({"top": 3, "of": tmp_path / "scores.safetensors"}, lens)) == list(scores.top(3))
 
 
 @pytest.mark.parametrize(

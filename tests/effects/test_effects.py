@@ -13,7 +13,7 @@ from lmm_lens.comparisons import blank_images
 from lmm_lens.effects import random_subsets
 from lmm_lens.effects.ablations import Ablation, units_of
 from lmm_lens.effects.regression import regress
-from lmm_lens.effects.work import Item, Work
+from lmm_lens.effects.work import EffectsWork, Item
 from lmm_lens.errors import HookError, InterventionError, ModelError, ScoreError
 from lmm_lens.interventions import AblateHeads
 from lmm_lens.replay.batches import Batches
@@ -262,7 +262,7 @@ def test_when_memory_runs_out_the_batch_is_halved_and_the_sweep_goes_on(lens, sa
     units = tuple(random_subsets(heads, 800, seed=1))
     (sample,) = samples.take(1)
     item, ablation = Item("", sample), Ablation(units, "zero", "all")
-    expected = Work(lens, ablation, Batches(256, lens.device))(item)["logits"]
+    expected = EffectsWork(lens, ablation, Batches(256, lens.device))(item)["logits"]
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -271,7 +271,7 @@ def test_when_memory_runs_out_the_batch_is_halved_and_the_sweep_goes_on(lens, sa
             batches = Batches(10**7, lens.device, smaller.append)
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + 40 * 2**20,) * 2)
-            found = Work(lens, ablation, batches)(item)["logits"]
+            found = EffectsWork(lens, ablation, batches)(item)["logits"]
             worst = float((found - expected).abs().max())
             os.write(write, json.dumps([smaller, worst]).encode())
         except BaseException as error:
@@ -356,7 +356,7 @@ def test_an_ablation_that_makes_nan_is_an_error_not_a_number(lens, samples):
     first, second = (Item("", sample) for sample in samples.take(2))
     means, units = head_means(lens, second.source.prompt(lens)), units_of(lens, HeadSet([(3, 1)], 6, 8))
     broken = type(means)({layer: value * torch.nan for layer, value in means.values.items()}, means.counts)
-    work = Work(lens, Ablation(units, "mean", "all", means), Batches(None, lens.device))
+    work = EffectsWork(lens, Ablation(units, "mean", "all", means), Batches(None, lens.device))
     work(first)  # this sweep has checked its replays against the model
     work.ablation = Ablation(units, "mean", "all", broken)
     with pytest.raises(ModelError, match="NaN"):
@@ -376,7 +376,9 @@ def test_a_folder_of_another_partner_is_refused(lens, samples, tmp_path):
 
 def test_what_is_true_of_one_prompt_is_not_held_against_the_next(lens, samples):
     """Else a sweep that was continued behind the odd prompt would compute the others in another way."""
-    work = Work(lens, Ablation(units_of(lens, HeadSet([(3, 1)], 6, 8)), "zero", "all"), Batches(None, lens.device))
+    work = EffectsWork(
+        lens, Ablation(units_of(lens, HeadSet([(3, 1)], 6, 8)), "zero", "all"), Batches(None, lens.device)
+    )
     odd, *others = [Item("", sample) for sample in samples]
     decoder, layer = lens.model.model.language_model, lens.adapter.layers[1].module
     state = {"fresh": False}

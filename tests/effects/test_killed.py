@@ -11,7 +11,7 @@ import torch
 
 from lmm_lens import HeadEffects, Lens, data, head_effects
 from lmm_lens.effects.ablations import Ablation, units_of
-from lmm_lens.effects.work import MakeWork
+from lmm_lens.effects.work import MakeEffectsWork
 from lmm_lens.errors import LensError
 from lmm_lens.runs import RunFolder
 
@@ -68,7 +68,7 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_numbers(lens, whole
 
 
 def test_a_worker_without_the_device_of_the_sweep_is_an_error_not_slow(lens):
-    make = MakeWork(Ablation(units_of(lens, None)), None, None, "cuda", Lens.demo)
+    make = MakeEffectsWork(Ablation(units_of(lens, None)), None, None, "cuda", Lens.demo)
     with pytest.raises(LensError, match=r"on cuda here and on cpu in a Ray worker.*\n  give each .* num_gpus=1"):
         pickle.loads(pickle.dumps(make))()
 

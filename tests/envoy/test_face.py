@@ -39,7 +39,7 @@ class Change(Intervention):
     function: Any
 
     def taps(self, prompt, shape):
-        def run(x, place):
+        def run(x, context):
             return self.function(x)
 
         return [Tap(self.site, self.layer, bind_rows("all", prompt), run, edits=True)]

@@ -9,7 +9,7 @@ from torch import nn
 from lmm_lens import AblateHeads, Knockout, Lens, Read
 from lmm_lens.backends.nnsight.wrap import operations_of
 from lmm_lens.core import envoys as drive
-from lmm_lens.core import trace as face
+from lmm_lens.core import trace as trace_lens
 from lmm_lens.errors import HookError
 from tests.cases import case
 from tests.envoy.lenses import edit_of, here
@@ -35,7 +35,7 @@ def test_labels_are_found_for_the_attention_of_every_family(family):
 
 
 def test_the_label_is_that_of_the_call_and_not_of_the_choice_of_the_function(family):
-    """The operation returns the output [batch, row, head, d_head]; the one before it returns a function."""
+    """The operation returns the output [batch, query, head, d_head]; the one before it returns a function."""
     lens = here(family.name)
     part = lens._backend.target.parts[family.self_attending[0]]
     shape = (1, family.prompt.n_tokens, part["n_heads"], part["d_head"])
@@ -137,7 +137,7 @@ def test_a_call_whose_numbers_mean_something_else_is_an_error(name, call, monkey
             writing(lens, family.prompt, layer, patterns)
 
     go()
-    for module in (drive, face):
+    for module in (drive, trace_lens):
         monkeypatch.setattr(module, "call_of", wrong, raising=False)
     with pytest.raises(HookError, match=f"the attention of layer {layer} cannot be followed"):
         go()

@@ -120,8 +120,8 @@ def test_reads_of_all_steps_follow_each_other_as_natively(name):
 
 
 def test_what_taps_add_up_over_a_run_is_returned(family):
-    def total(x, place):
-        place.add("total", x.abs().sum())
+    def total(x, context):
+        context.add("total", x.abs().sum())
         return x[..., :1]
 
     read = Read("resid_pre", rows="after_image", reduce=total)

@@ -7,7 +7,7 @@ import torch
 
 from lmm_lens import AblateHeads, Lens, LensError, Read
 from lmm_lens.bundled import shapes
-from lmm_lens.core.trace import Face
+from lmm_lens.core.trace import TraceLens
 from lmm_lens.errors import HookError, ModelError
 from tests.cases import case, plain
 from tests.envoy.lenses import NEW, edit_of, far, generating, here, same_runs
@@ -116,8 +116,8 @@ def test_rows_that_end_early_are_padded_and_their_generated_tokens_edited_as_nat
 def test_a_generation_that_ends_before_its_time_is_as_long_as_the_native_one(backend):
     llava = case("llava")
     free = llava.lens.generate(llava.prompt, max_new_tokens=6)
-    for place in (0, 2):
-        end = int(free.tokens[0, place])
+    for position in (0, 2):
+        end = int(free.tokens[0, position])
         native, given = (
             each.generate(llava.prompt, max_new_tokens=6, eos_token_id=end) for each in (llava.lens, backend("llava"))
         )
@@ -216,10 +216,10 @@ def test_runs_inside_a_trace_are_refused():
 
 
 def test_on_a_server_a_lens_says_what_it_has():
-    face = Face(here("llava")._backend.target.parts, None, True)
-    assert (face.n_layers, face.n_heads, face.d_head) == (3, 4, 16)
+    trace_lens = TraceLens(here("llava")._backend.target.parts, None, True)
+    assert (trace_lens.n_layers, trace_lens.n_heads, trace_lens.d_head) == (3, 4, 16)
     with pytest.raises(AttributeError, match="read and write alone inside a trace that travels, and no 'run'"):
-        face.run(case("llava").prompt)
+        trace_lens.run(case("llava").prompt)
 
 
 def test_a_trace_answers_for_its_own_lens_only():

@@ -118,8 +118,8 @@ def test_a_reduction_of_ones_own_travels_by_source():
     llava = case("llava")
     visual = llava.prompt.mask("image")
 
-    def mass(pattern, place):
-        return (pattern * place.columns(visual, pattern.shape[-1])[:, None, None]).sum(-1)
+    def mass(pattern, context):
+        return (pattern * context.columns(visual, pattern.shape[-1])[:, None, None]).sum(-1)
 
     read = Read("pattern", rows="last", reduce=mass, name="mass")
     same_runs(*(each.run(llava.prompt, read=[read]) for each in (llava.lens, far("llava"))))
@@ -130,7 +130,7 @@ def test_what_would_need_this_library_on_the_server_is_refused():
 
     llava = case("llava")
 
-    def bad(pattern, place):
+    def bad(pattern, context):
         return pattern[..., :1] + (Report is None)
 
     with pytest.raises(RemoteError, match=r"does not have lmm-lens: it uses lmm_lens\.results\.Report"):

@@ -29,7 +29,7 @@ class KnownRow(Intervention):
     keys: tuple[int, ...]  # text sink, text, visual sink, visual, visual, text
 
     def taps(self, prompt, shape):
-        def put(pattern, place):
+        def put(pattern, context):
             known = torch.zeros_like(pattern)
             known[..., list(self.keys)] = torch.tensor(ROW)
             return known

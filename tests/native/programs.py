@@ -59,10 +59,10 @@ class EditPattern(Intervention):
     def taps(self, prompt, shape):
         visual = prompt.mask("visual")
 
-        def run(pattern, place):
+        def run(pattern, context):
             if self.step.kind == "sharpen":
                 return sharpen(pattern)
-            return look_away(pattern, place.columns(visual, pattern.shape[-1]))
+            return look_away(pattern, context.columns(visual, pattern.shape[-1]))
 
         rows = bind_rows(self.step.rows, prompt)
         return [Tap("pattern", layer, rows, run, self.step.heads, edits=True) for layer in self.layers]

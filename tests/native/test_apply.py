@@ -117,9 +117,9 @@ def test_each_prompt_of_a_block_starts_with_a_fresh_state():
 
     class Remember(Intervention):
         def taps(self, prompt, shape):
-            def run(x, place):
-                found.append(place.state.sums.get(("left by", 0)))
-                place.state.sums["left by", 0] = torch.tensor(place.n_seen)
+            def run(x, context):
+                found.append(context.state.sums.get(("left by", 0)))
+                context.state.sums["left by", 0] = torch.tensor(context.n_seen)
                 return x * 0.9
 
             return [Tap("resid_pre", 0, bind_rows("after_image", prompt), run, edits=True)]

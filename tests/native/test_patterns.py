@@ -156,11 +156,11 @@ def test_in_half_precision_an_edit_is_no_less_exact_than_eager_attention(name, d
     assert error.max() <= eagers.max() * 1.5
 
 
-def in_place(x, place):
+def in_place(x, context):
     return x.mul_(0.5)
 
 
-def halved(x, place):
+def halved(x, context):
     return x * 0.5
 
 

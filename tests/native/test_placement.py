@@ -121,8 +121,8 @@ def test_every_hook_point_reads_the_same(case):
     expected = case.whole.run(whole, read=SITES).reads
     given = case.lens.run(dispatched, read=SITES).reads
     assert given.keys() == expected.keys()
-    for place, value in expected.items():
-        same(given[place], value, case.placement)
+    for at, value in expected.items():
+        same(given[at], value, case.placement)
 
 
 def test_every_edit_does_the_same(case):
@@ -172,7 +172,7 @@ def test_the_dispatched_model_stays_as_it_was(case):
     same(plain(case.model, case.inputs), plain(case.whole.model, case.inputs), case.placement)
 
 
-def stopping(x, place):
+def stopping(x, context):
     raise ValueError("stop")
 
 
@@ -221,8 +221,8 @@ def test_a_bridge_on_it_answers_the_same_and_shares_its_weights(bundled):
     expected = bundled.whole.run(clean, edit, read=["z"])
     given = bridged.run(our_clean, edit, read=["z"])
     same(given.logits, expected.logits, bundled.placement)
-    for place, value in expected.reads.items():
-        same(given.reads[place], value, bundled.placement)
+    for at, value in expected.reads.items():
+        same(given.reads[at], value, bundled.placement)
     if bundled.placement == "cpu offload":  # not from files, which are read anew each time
         kept = weights_away(bundled.model)
         assert kept

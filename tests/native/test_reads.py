@@ -60,8 +60,8 @@ def test_visual_mass_read_at_the_last_row_equals_the_references(family):
     family.reference.run(family.inputs)
     visual = family.inputs["input_ids"] == IMAGE
 
-    def visual_mass(pattern, place):
-        return (pattern * place.columns(visual, pattern.shape[-1])[:, None, None]).sum(-1)
+    def visual_mass(pattern, context):
+        return (pattern * context.columns(visual, pattern.shape[-1])[:, None, None]).sum(-1)
 
     read = Read("pattern", family.self_attending, rows="last", reduce=visual_mass, name="mass")
     run = family.lens.run(family.prompt, read=[read])

@@ -51,7 +51,7 @@ def test_while_it_runs_only_the_decoder_is_switched(family):
     """The vision tower keeps its own attention: the tap would mistake its patches for text."""
     seen = {}
 
-    def look(pattern, place):
+    def look(pattern, context):
         seen.update(implementations(family.model))
         return pattern
 

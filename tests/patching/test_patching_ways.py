@@ -6,7 +6,7 @@ import torch
 from lmm_lens import AblateHeads, Lens, activation_patching
 from lmm_lens.patching.by_forwards import by_forwards
 from lmm_lens.patching.by_replay import by_replay
-from lmm_lens.patching.task import Grid
+from lmm_lens.patching.task import PatchingTask
 from lmm_lens.patching.units import Units
 from lmm_lens.replay import UnfitError
 from lmm_lens.runs.checkpoint import Checkpoint
@@ -41,7 +41,7 @@ def grids_of(name, site, by, rows, padded=""):
     lens, (clean, corrupt) = lens_of(name), pair_of(name, padded)
     units = Units.of(by, corrupt, lens.n_heads, rows)
     layers = tuple(i for i in range(lens.n_layers) if lens.shape.n_heads[i] or site not in ("z", "pattern", "attn_out"))
-    grid = Grid(lens, clean, corrupt, site, units, layers, torch.tensor([[11, 12]] * corrupt.n_rows))
+    grid = PatchingTask(lens, clean, corrupt, site, units, layers, torch.tensor([[11, 12]] * corrupt.n_rows))
     about = {"of": f"{site} {by} {rows} {padded}"}
     return [way(grid, Checkpoint(lens, way.__name__, about, None), False) for way in (by_replay, by_forwards)]
 

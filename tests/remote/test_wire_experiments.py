@@ -7,8 +7,8 @@ import torch
 
 from lmm_lens import AblateHeads, Lens, Read, activation_patching, find_sinks, score_heads
 from lmm_lens.bundled import shapes
-from lmm_lens.core.taps import Place
-from lmm_lens.scoring.metrics import METRICS
+from lmm_lens.core.taps import TapContext
+from lmm_lens.scoring.metrics import HEAD_METRICS
 from tests.remote.conftest import same
 from tests.remote.service import Service
 
@@ -20,7 +20,7 @@ def boxes_for(metric: str, n_rows: int) -> dict[str, Any]:
     return {"boxes": [BOX] * n_rows} if metric in ("region_mass", "hit", "retrieval_mass") else {}
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", HEAD_METRICS)
 def test_every_metric_of_the_last_token(far: Lens, native: Lens, batch: Any, service: Service, metric: str) -> None:
     options = boxes_for(metric, batch.n_rows)
     given, expected = (score_heads(lens, batch, metric, **options) for lens in (far, native))
@@ -110,7 +110,7 @@ def test_sinks_come_back_as_one_number_a_token(far: Lens, native: Lens, service:
     assert abs(sizes[0][0] - sizes[1][0]) < 600  # the statistics of dimensions do not know of tokens
 
 
-def one_number(x: torch.Tensor, place: Place) -> torch.Tensor:
+def one_number(x: torch.Tensor, context: TapContext) -> torch.Tensor:
     return x[..., :1]  # a view of everything
 
 

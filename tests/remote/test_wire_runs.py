@@ -22,7 +22,7 @@ class Halve(Intervention):
     site: str
 
     def taps(self, prompt: Any, shape: Any) -> list[Tap]:
-        return [Tap(self.site, 2, bind_rows("all", prompt), lambda x, place: x * 0.5, edits=True)]
+        return [Tap(self.site, 2, bind_rows("all", prompt), lambda x, context: x * 0.5, edits=True)]
 
 
 HEADS = HeadSet([(1, 2), (3, 4), (4, 0)], n_layers=6, n_heads=8)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import lmm_lens
 from lmm_lens import VAR, AblateHeads, Intervention, Lens, Read, activation_patching, score_heads
-from lmm_lens.core.taps import Place, Tap
+from lmm_lens.core.taps import Tap, TapContext
 from lmm_lens.errors import HookError, LensError, ModelError, RemoteError
 from lmm_lens.prompts.rows import bind_rows
 from tests.cases import SITES
@@ -23,9 +23,9 @@ from tests.remote.service import Service
 TEMPERATURE = {"of": torch.tensor(0.5), "floor": 1e-9}
 
 
-def entropy(pattern: Tensor, place: Place) -> Tensor:
+def entropy(pattern: Tensor, context: TapContext) -> Tensor:
     """In bits, of the image's part of each row: uses a helper, a constant of this module and another module."""
-    return -plogp(pattern ** (1 / TEMPERATURE["of"])).sum(-1) + 0 * place.n_seen
+    return -plogp(pattern ** (1 / TEMPERATURE["of"])).sum(-1) + 0 * context.n_seen
 
 
 def plogp(x: Tensor) -> Tensor:
@@ -49,10 +49,10 @@ class Sharpen(Intervention):
     def taps(self, prompt: Any, shape: Any) -> list[Tap]:
         power, visual = self.power, prompt.mask("visual")
 
-        def sharpen(pattern: Tensor, place: Place) -> Tensor:
-            image = place.columns(visual, pattern.shape[-1])[:, None, None]
+        def sharpen(pattern: Tensor, context: TapContext) -> Tensor:
+            image = context.columns(visual, pattern.shape[-1])[:, None, None]
             sharp = torch.where(image, pattern**power, pattern)
-            place.add("sharpened", (sharp - pattern).abs().sum())
+            context.add("sharpened", (sharp - pattern).abs().sum())
             return sharp / sharp.sum(-1, keepdim=True)
 
         return [Tap("pattern", layer, bind_rows("after_image", prompt), sharpen, edits=True) for layer in self.layers]
@@ -68,15 +68,15 @@ def test_a_users_intervention(far: Lens, native: Lens, pair: Any) -> None:
     same_generation(given, expected)
 
 
-def by_name(x: Tensor, place: Place) -> Tensor:
+def by_name(x: Tensor, context: TapContext) -> Tensor:
     return lmm_lens.core.kernels.mass(x, x > 0)
 
 
-def with_numpy(x: Tensor, place: Place) -> Tensor:
+def with_numpy(x: Tensor, context: TapContext) -> Tensor:
     return torch.from_numpy(numpy.asarray(x) * 2)
 
 
-def with_a_file(x: Tensor, place: Place) -> Tensor:
+def with_a_file(x: Tensor, context: TapContext) -> Tensor:
     return x * len(Path("/etc/passwd").read_text())
 
 
@@ -141,7 +141,7 @@ def test_a_hook_point_that_is_not_there(far: Lens, pair: Any, service: Service) 
     assert len(service.log()) == n_before + 3
 
 
-def nothing(x: Tensor, place: Place) -> Tensor:
+def nothing(x: Tensor, context: TapContext) -> Tensor:
     return x * float("nan")
 
 

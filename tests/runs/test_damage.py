@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lmm_lens.errors import ScoreError
-from lmm_lens.runs import Part, RunFolder, stream
+from lmm_lens.runs import RunFolder, RunPart, stream
 from lmm_lens.runs.disk import DamagedError
 from lmm_lens.runs.part import file_name, read
 from tests.runs.sweeps import assert_same, expected, key_of, make_work, work
@@ -74,7 +74,7 @@ def test_a_damaged_part_is_named_moved_aside_and_computed_again(path, damage):
 
 
 def test_every_single_flipped_bit_is_noticed_or_changes_nothing(tmp_path):
-    part = Part(3, ("a", "b"), {"x": torch.tensor([[0.5], [-2.0]]), "n": torch.tensor([1, 2])})
+    part = RunPart(3, ("a", "b"), {"x": torch.tensor([[0.5], [-2.0]]), "n": torch.tensor([1, 2])})
     data, file = part.to_bytes(), tmp_path / "part"
     noticed = 0
     for place in range(len(data)):
@@ -98,14 +98,14 @@ def test_a_part_with_the_name_of_another_is_damaged(path):
 
 
 def test_of_parts_that_overlap_the_first_stays(path):
-    extra = Part(3, ("x", "y"), expected([3, 4]))
+    extra = RunPart(3, ("x", "y"), expected([3, 4]))
     (path / "parts" / file_name(range(3, 5))).write_bytes(extra.to_bytes())
     with pytest.warns(UserWarning, match="it overlaps the part before it"):
         assert_same(RunFolder(path, "test", {}).tensors(), expected(range(N)))
 
 
 def test_a_part_of_other_tensors_is_damaged(path):
-    other = Part(12, ("x",), {"effect": torch.zeros(1, 2)})
+    other = RunPart(12, ("x",), {"effect": torch.zeros(1, 2)})
     (path / "parts" / file_name(range(12, 13))).write_bytes(other.to_bytes())
     with pytest.warns(UserWarning, match="its tensors are others"):
         assert RunFolder(path, "test", {}).n_items == N

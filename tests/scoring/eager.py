@@ -18,7 +18,7 @@ Heads = Iterable[tuple[int, int]]
 
 @dataclass
 class Pass:
-    """What one forward pass showed: by layer, weights [batch, head, row, key] and residuals [batch, row, d_model]."""
+    """What one forward showed: by layer, weights [batch, head, query, key] and residuals [batch, query, d_model]."""
 
     n_seen: int
     weights: dict[int, Tensor] = field(default_factory=dict)

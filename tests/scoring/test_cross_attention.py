@@ -13,7 +13,7 @@ KEYS = 17  # a class token and 4 x 4 patches a tile
 
 
 def weights(inputs) -> Tensor:
-    """The eager probabilities of the cross-attention layer, [batch, head, row, key]."""
+    """The eager probabilities of the cross-attention layer, [batch, head, query, key]."""
     model = case("mllama").model
     kept, own = [], model.config.text_config._attn_implementation
     attention = model.get_decoder().layers[LAYER].cross_attn
@@ -28,7 +28,7 @@ def weights(inputs) -> Tensor:
 
 
 def silenced(inputs, rows: Tensor, heads=range(4)) -> Tensor:
-    """Logits with these heads of the cross-attention set to zero in these rows, Bool[batch, row], by a plain hook."""
+    """Logits with these heads of the cross-attention set to zero in these rows, Bool[batch, query], by a plain hook."""
     projection = case("mllama").model.get_decoder().layers[LAYER].cross_attn.o_proj
 
     def silence(module, args):

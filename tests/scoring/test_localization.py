@@ -14,7 +14,7 @@ from lmm_lens.bundled import shapes
 from lmm_lens.core import spatial
 from lmm_lens.errors import HookError, LensError, PromptError, ScoreError
 from lmm_lens.hooks.points import ModelShape
-from lmm_lens.scoring import METRICS, localization_heads, localize
+from lmm_lens.scoring import HEAD_METRICS, localization_heads, localize
 from lmm_lens.scoring.localization import MapReader, map_cells, map_span
 from tests.scoring.eager import Eager, sinks_by_layer
 from tests.test_spatial import farthest_from_the_chord, flood_fill, slow_blur, slow_entropy
@@ -132,7 +132,7 @@ def test_spatial_entropy_in_a_padded_batch_equals_eager_attention_and_a_flood_fi
             cut = tuple(divmod(j - 2, 6) for j in sinks.get(layer, ()) if j >= 2)
             expected = slow_entropy([weights[i : i + 6] for i in range(2, 38, 6)], cut=cut)
             assert float(given[row, layer, head]) == pytest.approx(min(expected, worst), abs=1e-3)
-    assert not METRICS[metric].higher_is_better
+    assert not HEAD_METRICS[metric].higher_is_better
 
 
 def test_pictures_of_different_grids_may_share_a_batch(lens, asked):

@@ -6,7 +6,7 @@ import torch
 from lmm_lens import Lens, LensError, score_heads
 from lmm_lens.adapters import Generic
 from lmm_lens.errors import ScoreError
-from lmm_lens.scoring import METRICS
+from lmm_lens.scoring import HEAD_METRICS
 from tests.models import FAMILIES, patches
 from tests.scoring.eager import Eager
 
@@ -109,8 +109,8 @@ def test_no_grid_is_needed_where_the_tokens_are_named(name):
 
 
 def test_the_record_names_the_paper_and_says_that_only_its_abstract_was_read():
-    assert "2606.05843" in METRICS["retrieval_mass"].source
-    assert "abstract" in METRICS["retrieval_mass"].source
+    assert "2606.05843" in HEAD_METRICS["retrieval_mass"].source
+    assert "abstract" in HEAD_METRICS["retrieval_mass"].source
 
 
 # ---------------------------------------------------------------------- refusals

@@ -219,15 +219,15 @@ def test_a_run_without_whole_patterns_is_refused(lens, asked, pair):
         asked,
         run,
     )
-    run = lens.run(asked, read=[Read("pattern", [2, 3], rows="last", reduce=lambda x, place: x.sum(-1))])
+    run = lens.run(asked, read=[Read("pattern", [2, 3], rows="last", reduce=lambda x, context: x.sum(-1))])
     refused(
         HookError,
-        "the patterns of layers [2, 3] are (1, 8, 1), not [batch, head, row, 45 keys]\n"
+        "the patterns of layers [2, 3] are (1, 8, 1), not [batch, head, query, 45 keys]\n"
         '  read them whole, without reduce: Read("pattern", rows="last")',
         asked,
         run,
     )
-    run = lens.run(asked, read=[Read("pattern", rows="last", reduce=lambda x, place: -x)])
+    run = lens.run(asked, read=[Read("pattern", rows="last", reduce=lambda x, context: -x)])
     refused(
         HookError,
         "the reads at 'pattern' are no probabilities of prompt row 0\n"

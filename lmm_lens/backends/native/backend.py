@@ -17,7 +17,7 @@ from ...prompts.prompt import Prompt
 from ..base import Continuation, Forward, ForwardPass, PromptOf, Remote, TapsOf
 from ..options import Options
 from ..placement import device_of
-from .session import Session
+from .session import NativeSession
 
 
 def _refuse_nan(tokens: Tensor, scores: Tensor) -> Tensor:
@@ -80,14 +80,16 @@ class NativeBackend:
         logits = None if out.logits is None else torch.stack(out.logits, 1)
         return Continuation(out.sequences[:, prompt.n_tokens :], logits, session.tapping)
 
-    def session(self, taps_of: TapsOf, prompt: Prompt | None = None, prompt_of: PromptOf | None = None) -> Session:
+    def session(
+        self, taps_of: TapsOf, prompt: Prompt | None = None, prompt_of: PromptOf | None = None
+    ) -> NativeSession:
         """As in `Backend.session`."""
         return self._session(taps_of, prompt, prompt_of, None)
 
     def _session(
         self, taps_of: TapsOf, prompt: Prompt | None, prompt_of: PromptOf | None, carried: Carried | None
-    ) -> Session:
-        return Session(self.model, self.adapter.layers, taps_of, prompt, prompt_of, carried)
+    ) -> NativeSession:
+        return NativeSession(self.model, self.adapter.layers, taps_of, prompt, prompt_of, carried)
 
     @contextmanager
     def at(self, remote: Remote) -> Iterator[None]:

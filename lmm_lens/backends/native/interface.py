@@ -41,7 +41,7 @@ class Listener(Protocol):
         """Whether the module belongs to the listener's model."""
 
     def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
-        """Read the call, and return its output [batch, row, head, d_head], edited or as it is."""
+        """Read the call, and return its output [batch, query, head, d_head], edited or as it is."""
 
 
 LISTENERS: list[Listener] = []
@@ -68,7 +68,7 @@ def attention(
     scaling: float | None = None,
     is_causal: bool | None = None,
     **kwargs: Any,
-) -> tuple[Float[Tensor, "batch row head d_head"], None]:
+) -> tuple[Float[Tensor, "batch query head d_head"], None]:
     """The function that transformers calls in each attention layer while a pattern is tapped."""
     if scaling is None:
         scaling = query.shape[-1] ** -0.5

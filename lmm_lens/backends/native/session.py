@@ -52,7 +52,7 @@ def attention_configs(model: nn.Module, layers: Sequence[Layer], chosen: Sequenc
     return [module.config for module in modules if hasattr(module, "config")]
 
 
-class Session:
+class NativeSession:
     """A context in which the model runs with taps.
 
     Args:
@@ -93,7 +93,7 @@ class Session:
 
     # ------------------------------------------------------------------ opening and closing
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> NativeSession:
         check_eval(self.model)
         try:
             self._outer.callback(self.model.register_forward_pre_hook(self._before_pass, with_kwargs=True).remove)

@@ -13,15 +13,15 @@ import torch
 from ...adapters import Adapter
 from ...core.carried import Carried
 from ...core.taps import Tap
-from ...core.trace import Face
+from ...core.trace import TraceLens
 from ...errors import HookError, LensError, RemoteError
 from ...prompts.prompt import Prompt
 from ..base import Continuation, Forward, ForwardPass, PromptOf, Remote, TapsOf
 from ..native.session import check_eval
 from ..options import Options
 from ..placement import device_of, has_weights
-from .job import Answer, Request, Target, edited, perform
-from .traces import Applied, trace_under_way
+from .job import JobResult, Request, Target, edited, perform
+from .traces import NNsightSession, trace_under_way
 from .travel import TRAVELLING
 from .wrap import model_key, target_of, wrapped
 
@@ -57,7 +57,7 @@ class EnvoyBackend:
         self.options = Options(self.envoy._module)
         self.served_as, self.timeout = served_as, timeout
         self.remote = self._checked_remote(remote)
-        self.face: Face | None = None  # of the last trace
+        self.trace_lens: TraceLens | None = None  # of the last trace
         self.once = True  # whether the model runs only once in it
         self.traced: Target | None = None  # what it runs on
         self.has_weights = has_weights(adapter.model)
@@ -125,7 +125,7 @@ class EnvoyBackend:
         inputs = {"use_cache": bool(self.remote), **prompt.inputs, **keep}
         return Request(inputs, prompt.n_rows, prompt.n_tokens, self.checked(taps_of(prompt)), None, last)
 
-    def perform(self, requests: Sequence[Request]) -> list[Answer]:
+    def perform(self, requests: Sequence[Request]) -> list[JobResult]:
         """Run requests in one session: one job, where it runs on a server."""
         if trace_under_way() is not None:
             raise LensError(
@@ -141,7 +141,7 @@ class EnvoyBackend:
         with self.at(remote):
             taps = self.checked(taps_of(prompt))
             self.once = "max_new_tokens" not in options
-            self.face, self.traced = self.new_face(), self.target
+            self.trace_lens, self.traced = self.new_trace_lens(), self.target
             parts = [part for part in self.target.parts if any(tap.layer == part["layer"] for tap in taps)]
             envoy = edited(self.envoy, self.target, parts, prompt, taps, not self.once) if taps else self.envoy
             if not self.once:
@@ -149,16 +149,18 @@ class EnvoyBackend:
             backend = self.transport()
         return envoy.trace(**{**prompt.inputs, **options}, backend=backend)
 
-    def session(self, taps_of: TapsOf, prompt: Prompt | None = None, prompt_of: PromptOf | None = None) -> Applied:
+    def session(
+        self, taps_of: TapsOf, prompt: Prompt | None = None, prompt_of: PromptOf | None = None
+    ) -> NNsightSession:
         """For `Lens.apply`."""
-        return Applied(self.adapter.model, self.envoy)
+        return NNsightSession(self.adapter.model, self.envoy)
 
     def pickled(self) -> tuple[Any, ...] | None:
         """As in `Backend.pickled`: on its way to a server a lens is its hook points."""
         if not TRAVELLING.get():
             return None
         target = self.target if self.traced is None else self.traced
-        return Face, (target.parts, self.envoy, self.once)
+        return TraceLens, (target.parts, self.envoy, self.once)
 
     # ------------------------------------------------------------------ what runs where
 
@@ -170,9 +172,9 @@ class EnvoyBackend:
             self.targets[far] = target_of(self.envoy, self.adapter, from_weights=far)
         return self.targets[far]
 
-    def new_face(self) -> Face:
+    def new_trace_lens(self) -> TraceLens:
         """Hook points by layer and name, for use inside one trace."""
-        return Face(self.target.parts, self.envoy, self.once, None if self.remote else self.pass_under_way)
+        return TraceLens(self.target.parts, self.envoy, self.once, None if self.remote else self.pass_under_way)
 
     def pass_under_way(self, part: dict[str, Any]) -> tuple[Any, int]:
         """Inside a trace, which trace that is, and which pass over a layer comes next or is under way.
@@ -211,9 +213,9 @@ class EnvoyBackend:
         if not self.remote:
             return None
         if self.remote == "local":
-            from .local_simulation import Rehearsal
+            from .local_simulation import CheckedSimulation
 
-            return Rehearsal(self.envoy)
+            return CheckedSimulation(self.envoy)
         from .remote import ServerBackend
 
         address = None if self.remote is True else str(self.remote)

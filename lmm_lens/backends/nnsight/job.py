@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...core.carried import Carried
-from ...core.envoys import drive, finish
+from ...core.envoys import finish, run_taps
 from ...core.packing import pack, slim, unpack
 from ...core.tapping import Tapping
 from ...core.taps import Tap
@@ -46,7 +46,7 @@ class Request:
 
 
 @dataclass
-class Answer:
+class JobResult:
     """What came of one run.
 
     Attributes:
@@ -78,8 +78,8 @@ class Target:
     scale: float | None = None
 
 
-def perform(target: Target, requests: Sequence[Request], backend: Any = None) -> list[Answer]:
-    """Run the requests one after the other in one session; `Place.carried` lives as long as that.
+def perform(target: Target, requests: Sequence[Request], backend: Any = None) -> list[JobResult]:
+    """Run the requests one after the other in one session; `TapContext.carried` lives as long as that.
 
     Args:
         target: the model.
@@ -111,7 +111,7 @@ def perform(target: Target, requests: Sequence[Request], backend: Any = None) ->
                     steps, done = [], []
                     if run["options"] is None:
                         with envoy.trace(**inputs):
-                            drive(tapping, parts, run["n_tokens"])
+                            run_taps(tapping, parts, run["n_tokens"])
                             logits = finish(head.output, cap, scale)
                             if last is not None:
                                 logits = logits[torch.arange(len(last)), last][:, None]
@@ -122,7 +122,7 @@ def perform(target: Target, requests: Sequence[Request], backend: Any = None) ->
                         with envoy.generate(**run["options"]) as tracer:
                             with tracer.invoke(**inputs):
                                 for step in tracer.iter[:]:
-                                    drive(tapping, parts, run["n_tokens"] + step)
+                                    run_taps(tapping, parts, run["n_tokens"] + step)
                                     logits = head.output[:, -1]
                                     if bool(logits.isnan().any()):
                                         raise FloatingPointError(
@@ -173,10 +173,10 @@ def edited(
         steps = Iterations()  # what `tracer.iter` is; the tracer of an edit cannot be packed
         with envoy.edit() as (_, copy):
             for step in steps[:]:
-                drive(tapping, parts, n_tokens + step)
+                run_taps(tapping, parts, n_tokens + step)
     else:
         with envoy.edit() as (_, copy):
-            drive(tapping, parts, n_tokens)
+            run_taps(tapping, parts, n_tokens)
     return copy
 
 
@@ -219,11 +219,11 @@ def _answer(
     edited: Any,
     moved: Any,
     sums: Any,
-) -> Answer:
+) -> JobResult:
     tapping = Tapping([part["n_heads"] for part in target.parts])
     tapping.kept, tapping.edited, tapping.moved, tapping.sums = kept, edited, moved, sums
     if request.options is None:
-        return Answer(tapping, steps[0])
+        return JobResult(tapping, steps[0])
     assert tokens is not None
     n_new = tokens.shape[1] - request.n_tokens
     if n_steps < n_new:  # a place that is not reached ends nnsight's loop over the steps, without an error
@@ -231,4 +231,4 @@ def _answer(
             f"a hook point did not fire in step {n_steps} of {n_new}, so nothing was read or edited from there on\n"
             f"  asked for: {', '.join(sorted({f'{tap.site} of layer {tap.layer}' for tap in request.taps}))}"
         )
-    return Answer(tapping, torch.stack(steps, 1) if steps else None, tokens[:, request.n_tokens :])
+    return JobResult(tapping, torch.stack(steps, 1) if steps else None, tokens[:, request.n_tokens :])

@@ -10,7 +10,7 @@ from nnsight.schema.request import RequestModel
 from .travel import by_source, check_payload
 
 
-class Rehearsal(LocalSimulationBackend):
+class CheckedSimulation(LocalSimulationBackend):
     """nnsight's simulation with what a server adds: a check of the payload, and eager attention as asked for."""
 
     def __call__(self, tracer: Any) -> None:

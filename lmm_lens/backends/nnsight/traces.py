@@ -15,7 +15,7 @@ def trace_under_way() -> Any:
     return getattr(getcurrent(), "mediator", None)
 
 
-class Applied:
+class NNsightSession:
     """`Lens.apply`: nothing is hooked in advance, since `run`, `generate` and `trace` carry what is applied.
 
     A direct call of the user's model would not be edited, so that it is refused.
@@ -31,7 +31,7 @@ class Applied:
         self.tapping = Tapping(())
         self.model, self.is_twin = model, envoy._module is not model
 
-    def __enter__(self) -> Applied:
+    def __enter__(self) -> NNsightSession:
         self.handle = self.model.register_forward_pre_hook(self.refuse) if self.is_twin else None
         return self
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from ...core.trace import PromptFace
+from ...core.trace import TracePrompt
 from ...errors import RemoteError
 from ...prompts.prompt import Prompt
 
@@ -27,7 +27,7 @@ TRAVELLING: ContextVar[bool] = ContextVar("travelling", default=False)
 
 def _reduce_prompt(prompt: Prompt) -> Any:
     """On its way to a server a prompt is its masks; else it is pickled as any object."""
-    return (PromptFace, (dict(prompt.masks),)) if TRAVELLING.get() else prompt.__reduce_ex__(4)
+    return (TracePrompt, (dict(prompt.masks),)) if TRAVELLING.get() else prompt.__reduce_ex__(4)
 
 
 copyreg.pickle(Prompt, _reduce_prompt)

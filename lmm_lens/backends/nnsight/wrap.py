@@ -20,7 +20,7 @@ from torch import nn
 
 from ...adapters import Adapter, Layer
 from ...errors import HookError, ModelError, RemoteError
-from ..placement import Shards, device_of, hooks_of
+from ..placement import Shards, accelerate_hooks, device_of
 from ..unembedding import finishing
 from .job import Target
 
@@ -49,7 +49,7 @@ def wrapped(model: nn.Module, processor: Any) -> Any:
             "nnsight 0.8 cannot open a tensor-parallel model with this version of transformers\n"
             "  use backend='native', which can"
         )
-    dispatched = any(hooks_of(module) for module in model.modules())
+    dispatched = any(accelerate_hooks(module) for module in model.modules())
     if not dispatched:
         model = copy.deepcopy(model, {id(x): x for x in (*model.parameters(), *model.buffers())})
     if dispatched and next(model.parameters()).device.type == "meta":

@@ -19,11 +19,11 @@ from ...prompts.prompt import Prompt
 from ..base import PromptOf, TapsOf
 from ..native.backend import NativeBackend
 from ..native.interface import listener_of
-from ..native.session import Session
+from ..native.session import NativeSession
 from .build import bridge_of
 from .selfcheck import check_edits_land
 
-HOOKS = {
+BRIDGE_HOOKS = {
     "resid_pre": "hook_in",
     "pattern": "attn.hook_pattern",
     "z": "attn.hook_z",
@@ -57,7 +57,7 @@ class BridgeBackend(NativeBackend):
 
     def _session(
         self, taps_of: TapsOf, prompt: Prompt | None, prompt_of: PromptOf | None, carried: Carried | None
-    ) -> Session:
+    ) -> NativeSession:
         """A context in which the bridge runs with taps.
 
         The first prompt with a picture is also run eight times with probe edits, so that a hook whose edits are lost
@@ -82,7 +82,7 @@ class BridgeBackend(NativeBackend):
         return BridgeSession(self.bridge, self.model, self.adapter.layers, taps_of, prompt, prompt_of, carried)
 
 
-class BridgeSession(Session):
+class BridgeSession(NativeSession):
     """A session whose hooks sit on the bridge's own hook points."""
 
     def __init__(self, bridge: Any, *arguments: Any) -> None:
@@ -90,12 +90,12 @@ class BridgeSession(Session):
         self.bridge = bridge
 
     def _connect(self) -> None:
-        hooks = hooks_of(self.bridge, self.tapping, lambda site, layer, length: self._is_acting())
+        hooks = bridge_hooks(self.bridge, self.tapping, lambda site, layer, length: self._is_acting())
         if hooks:
             self._hooks.enter_context(self.bridge.hooks(fwd_hooks=hooks))
 
 
-def hooks_of(bridge: Any, tapping: Tapping, begin: Callable[[str, int, int], bool]) -> list[Hook]:
+def bridge_hooks(bridge: Any, tapping: Tapping, begin: Callable[[str, int, int], bool]) -> list[Hook]:
     """The hooks that hand a bridge's activations to taps.
 
     Args:
@@ -118,13 +118,13 @@ def hooks_of(bridge: Any, tapping: Tapping, begin: Callable[[str, int, int], boo
         before = scores.pop(layer, None)
         if not begin("pattern", layer, pattern.shape[2]):
             return None
-        whole = WholePattern(pattern, before)
+        whole = BridgePattern(pattern, before)
         tapping.attend(layer, whole)
         return whole.pattern
 
     hooks: list[Hook] = []
     for site, layer in tapping.taps:
-        name = f"blocks.{layer}.{HOOKS[site]}"
+        name = f"blocks.{layer}.{BRIDGE_HOOKS[site]}"
         if name not in bridge.hook_dict:
             raise HookError(f"layer {layer} of this bridge has no {site}: TransformerLens knows no hook {name!r} there")
         if site == "pattern":
@@ -135,8 +135,8 @@ def hooks_of(bridge: Any, tapping: Tapping, begin: Callable[[str, int, int], boo
     return hooks
 
 
-class WholePattern:
-    """One layer's attention as a whole pattern [batch, head, row, key], edited where it stands.
+class BridgePattern:
+    """One layer's attention as a whole pattern [batch, head, query, key], edited where it stands.
 
     Args:
         pattern: after the softmax.
@@ -167,7 +167,7 @@ class WholePattern:
         """Put edited rows in the place of the original ones, in a copy of the pattern."""
         if not self._is_ours:
             self.pattern, self._is_ours = self.pattern.clone(), True
-        by_row = self.pattern.transpose(1, 2)  # batch row head key, a view
+        by_row = self.pattern.transpose(1, 2)  # batch query head key, a view
         edited = pattern.transpose(1, 2).to(self.pattern.dtype)
         if heads is not None:
             whole = rows.gather(by_row).clone()

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from ...errors import ModelError
-from ..placement import Shards, hooks_of
+from ..placement import Shards, accelerate_hooks
 from .architectures import Decoder, HookedAttention, make_editable, register, use_hooks
 
 CAPTURES = "_output_capturing_hooks_installed"  # where transformers notes that it hooked a model
@@ -87,7 +87,7 @@ def _editable(adapter: Any) -> None:
         make_editable(adapter)
 
 
-HOOKS = (
+TORCH_HOOKS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
     "_forward_hooks_always_called",
@@ -103,8 +103,8 @@ def _twin(model: Any) -> Any:
     """A copy of a model that shares every weight, without the hooks of torch that stand on it."""
     memo: dict[int, Any] = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     for module in model.modules():
-        memo |= {id(getattr(module, name)): OrderedDict() for name in HOOKS}
-        for hook in hooks_of(module):  # where accelerate keeps weights that are away between calls
+        memo |= {id(getattr(module, name)): OrderedDict() for name in TORCH_HOOKS}
+        for hook in accelerate_hooks(module):  # where accelerate keeps weights that are away between calls
             kept = getattr(hook, "weights_map", None)
             memo[id(kept)] = kept
     twin = copy.deepcopy(model, memo)

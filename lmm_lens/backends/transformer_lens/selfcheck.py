@@ -96,7 +96,7 @@ class _Clean:
     def _check(self, bridge: Any, layer: int, pattern: Tensor, hook: object) -> None:
         name = f"blocks.{layer}.attn.hook_pattern"
         if pattern.ndim != 4:
-            raise HookError(f"{name} has shape {tuple(pattern.shape)}, expected [batch, head, row, key]")
+            raise HookError(f"{name} has shape {tuple(pattern.shape)}, expected [batch, head, query, key]")
         total = pattern.sum(-1, dtype=torch.float32)
         worst = float((total - 1).abs().max())
         leaks = _has_sinks(bridge.blocks[layer].attn)  # a learned sink takes a share and holds no value

@@ -22,7 +22,7 @@ N_PATCHES = PATCHES_PER_SIDE**2  # 36 visual tokens
 
 HELD_OUT_ONE_IN = 8
 
-Box = tuple[int, int, int, int]
+CellBox = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, order=True)
@@ -64,13 +64,13 @@ def place_name(cell: int) -> str:
     return f"{ROWS[cell // GRID]} {COLUMNS[cell % GRID]}"
 
 
-def cell_box(cell: int) -> Box:
+def cell_box(cell: int) -> CellBox:
     """Pixel box (x0, y0, x1, y1) of a cell, the far edges exclusive."""
     x0, y0 = (cell % GRID) * CELL, (cell // GRID) * CELL
     return x0, y0, x0 + CELL, y0 + CELL
 
 
-def boxes(scene: Scene) -> dict[Thing, Box]:
+def boxes(scene: Scene) -> dict[Thing, CellBox]:
     """The pixel box of every thing: the cell it was drawn in."""
     return {thing: cell_box(thing.cell) for thing in scene.things}
 

@@ -26,7 +26,7 @@ class HookedAttention(AttentionBridge):
     """A delegated attention whose scores and pattern pass through their hooks before they are used.
 
     Hooks, once a pass: `hook_in`, `q/k/v.hook_out` (`hook_q`, `hook_k`, `hook_v`) where the projections are separate,
-    `hook_attn_scores` and `hook_pattern` [batch, head, row, key], `hook_z` [batch, row, head, d_head], `hook_out`.
+    `hook_attn_scores` and `hook_pattern` [batch, head, query, key], `hook_z` [batch, query, head, d_head], `hook_out`.
     """
 
     supports_split_qkv_fork = False
@@ -85,9 +85,9 @@ def attend(
 
     Args:
         module: the Hugging Face attention module.
-        query: [batch, head, row, d_head]
+        query: [batch, head, query, d_head]
         key, value: [batch, kv_head, key, d_head], not repeated for grouped queries
-        attention_mask: added to the scores, [batch, head | 1, row, key].
+        attention_mask: added to the scores, [batch, head | 1, query, key].
         scaling: of the scores, 1/sqrt(d_head) by default.
         dropout: of the pattern, in training.
         softcap: scores are squeezed into (-softcap, softcap) (Gemma 2).
@@ -95,7 +95,7 @@ def attend(
         position_bias: added to the scores.
 
     Returns:
-        The heads' outputs [batch, row, head, d_head] and the pattern [batch, head, row, key].
+        The heads' outputs [batch, query, head, d_head] and the pattern [batch, head, query, key].
     """
     owner = module.__dict__.get(_OWNER)
     on_scores: HookPoint | Any = _unhooked if owner is None else owner.hook_attn_scores
