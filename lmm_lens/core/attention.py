@@ -99,8 +99,8 @@ class AttentionCall:
         if heads is not None:
             group = self.query.shape[1] // shared.shape[1]
             return x @ shared[:, [head // group for head in heads]]
-        batch, n_heads, n_rows, n = x.shape
-        return (x.reshape(batch, shared.shape[1], -1, n) @ shared).reshape(batch, n_heads, n_rows, -1)
+        batch, n_heads, n_queries, n = x.shape
+        return (x.reshape(batch, shared.shape[1], -1, n) @ shared).reshape(batch, n_heads, n_queries, -1)
 
     def _rows_of(self, mask: Tensor, rows: Chunk, heads: Heads) -> Tensor:
         """The chosen rows and heads of a mask or bias whose batch and head dimensions may be 1."""

@@ -121,10 +121,10 @@ def attention_of(part: dict[str, Any], values: dict[int, Tensor]) -> tuple[Any, 
     return weighted, operation, weights
 
 
-def all_rows(batch: int, n_rows: int, device: torch.device) -> Chunk:
+def all_rows(batch: int, n_queries: int, device: torch.device) -> Chunk:
     """All rows of a pass."""
-    index = torch.arange(n_rows, device=device).expand(batch, n_rows)
-    return Chunk(index, torch.ones_like(index, dtype=torch.bool), batch * n_rows, 0, slice(0, n_rows))
+    index = torch.arange(n_queries, device=device).expand(batch, n_queries)
+    return Chunk(index, torch.ones_like(index, dtype=torch.bool), batch * n_queries, 0, slice(0, n_queries))
 
 
 def call_of(part: dict[str, Any], operation: Any) -> AttentionCall:
@@ -145,10 +145,10 @@ def call_of(part: dict[str, Any], operation: Any) -> AttentionCall:
     )
 
 
-def check_rows(layer: int, attention: Any, out: Tensor, n_rows: int) -> None:
+def check_rows(layer: int, attention: Any, out: Tensor, n_queries: int) -> None:
     """HookError unless the last row's probabilities sum to one and give the output that the model computed."""
-    last = torch.full((out.shape[0], 1), n_rows - 1, device=out.device)
-    rows = Chunk(last, torch.ones_like(last, dtype=torch.bool), out.shape[0], 0, slice(n_rows - 1, n_rows))
+    last = torch.full((out.shape[0], 1), n_queries - 1, device=out.device)
+    rows = Chunk(last, torch.ones_like(last, dtype=torch.bool), out.shape[0], 0, slice(n_queries - 1, n_queries))
     pattern = attention.probabilities(rows, None)
     mine, theirs = attention.read_values(pattern, None), out[:, -1:].to(pattern.dtype)
     far = (mine - theirs).abs().max() > AGREES * theirs.abs().max() + 1e-6

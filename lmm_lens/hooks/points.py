@@ -109,8 +109,8 @@ class Read:
         name: the name of the result, the site's by default.
 
     The result is `run.reads[name, layer]`, [batch, query, ...] (at `pattern` [batch, head, query, ...]); batch rows
-    with fewer selected query rows than others are filled with NaN. Entry i is the token at `run.positions[name][batch row, i]`:
-    padding is never read, so in a padded batch it is not the token at position i.
+    with fewer selected query rows than others are filled with NaN. Entry i is the token at
+    `run.positions[name][batch row, i]`: padding is never read, so in a padded batch it is not the token at position i.
     """
 
     site: str

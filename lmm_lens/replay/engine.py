@@ -77,8 +77,8 @@ class Replay:
         order = sorted(range(len(variants)), key=lambda i: (bucket(i), variants[i].first_layer, windows[i].start))
         batch: list[int] = []
         for index in order:
-            n_rows = windows[index].stop - min(windows[i].start for i in (*batch, index))
-            if batch and (bucket(index) != bucket(batch[0]) or (len(batch) + 1) * n_rows > rows_per_pass):
+            n_queries = windows[index].stop - min(windows[i].start for i in (*batch, index))
+            if batch and (bucket(index) != bucket(batch[0]) or (len(batch) + 1) * n_queries > rows_per_pass):
                 yield min((windows[i] for i in batch), key=lambda window: window.start), batch
                 batch = []
             batch.append(index)
@@ -206,9 +206,9 @@ class _Pass:
         """The recorded mask of the computed rows over some keys, [1 | head, row, key]; None where they see all."""
         rows = self.rows
         if recorded.mask is None:
-            n_rows, n_keys = rows.stop - rows.start, keys.stop - keys.start
-            hides = recorded.is_causal and keys.stop > rows.start and n_rows > 1
-            return causal(n_rows, n_keys, recorded.key.device) if hides else None
+            n_queries, n_keys = rows.stop - rows.start, keys.stop - keys.start
+            hides = recorded.is_causal and keys.stop > rows.start and n_queries > 1
+            return causal(n_queries, n_keys, recorded.key.device) if hides else None
         mask = recorded.mask[min(self.window.row, len(recorded.mask) - 1), :, rows, keys]
         visible = mask if mask.dtype == torch.bool else mask == 0
         return None if bool(visible.all()) else mask

@@ -128,12 +128,12 @@ class Forwards:
         changes = variants(recording, row)
         replay = Replay(recording, row)
         windows = [replay.window(variant) for variant in changes]
-        n_rows = max(window.stop - window.start for window in windows)
+        n_queries = max(window.stop - window.start for window in windows)
         # a change that changes nothing, in the same rows, must give the plain forward
         rows = torch.stack([edit.rows for variant in changes for edit in variant.edits]).any(0)
         every = [Variant((Edit(0, "resid_pre", rows, recording.calls[0].hidden[row]),)), *changes]
         try:
-            logits = self.batches.run(lambda most: replay.logits(every, most), least=n_rows)
+            logits = self.batches.run(lambda most: replay.logits(every, most), least=n_queries)
         except (TypeError, IndexError, KeyError, AttributeError, RuntimeError) as error:
             raise UnfitError(f"its layers cannot be run by themselves ({type(error).__name__}: {error})") from error
         if bool(logits.isnan().any()):  # a forward of the model says where they come from
@@ -148,7 +148,7 @@ class Forwards:
                 raise UnfitError("a replayed change differs from the model's own forward")
             self._is_checked = True
         whole = any(window.start == window.first and window.stop - window.first > 1 for window in windows)
-        self.way = SINGLE if n_rows == 1 else RESUMED if whole else REUSED
+        self.way = SINGLE if n_queries == 1 else RESUMED if whole else REUSED
         return found
 
     def _one_by_one(self, prompt: Prompt, n: int, intervention: Callable[[int], Intervention]) -> Tensor:

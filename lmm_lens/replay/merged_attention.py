@@ -60,7 +60,7 @@ def merged_attention(
 
 def _part(query: Tensor, part: KeyBlock, softcap: float | None) -> tuple[Tensor, Tensor]:
     """Attention within one part, [copy head row d_head], and the log of its sum of exponentials, [copy head row]."""
-    n_copies, n_heads, n_rows, d_head = query.shape
+    n_copies, n_heads, n_queries, d_head = query.shape
     key, value = part.key.to(query.dtype), part.value.to(query.dtype)
     n_kv = key.shape[1]
     if len(key) == 1:  # one product for all copies: kv_head copy*group*row d_head
@@ -78,18 +78,18 @@ def _part(query: Tensor, part: KeyBlock, softcap: float | None) -> tuple[Tensor,
     out = (weights @ value) / sums
     log = (largest + sums.log()).squeeze(-1)
     if len(key) == 1:
-        out = out.reshape(n_kv, n_copies, -1, n_rows, value.shape[-1]).transpose(0, 1).flatten(1, 2)
-        log = log.reshape(n_kv, n_copies, -1, n_rows).transpose(0, 1).flatten(1, 2)
+        out = out.reshape(n_kv, n_copies, -1, n_queries, value.shape[-1]).transpose(0, 1).flatten(1, 2)
+        log = log.reshape(n_kv, n_copies, -1, n_queries).transpose(0, 1).flatten(1, 2)
         return out, log
-    return out.reshape(n_copies, n_heads, n_rows, -1), log.reshape(n_copies, n_heads, n_rows)
+    return out.reshape(n_copies, n_heads, n_queries, -1), log.reshape(n_copies, n_heads, n_queries)
 
 
 def _hide(scores: Tensor, mask: Tensor, shared: bool, n_copies: int, n_heads: int, n_kv: int) -> None:
     """Put the scores of hidden keys to the lowest number, in place."""
-    n_rows, n_keys = mask.shape[-2:]
+    n_queries, n_keys = mask.shape[-2:]
     group = n_heads // n_kv
-    by_head = mask.expand(n_heads, n_rows, n_keys).reshape(n_kv, group, n_rows, n_keys)
-    shape = (n_kv, n_copies, group, n_rows, n_keys) if shared else (n_copies, n_kv, group, n_rows, n_keys)
+    by_head = mask.expand(n_heads, n_queries, n_keys).reshape(n_kv, group, n_queries, n_keys)
+    shape = (n_kv, n_copies, group, n_queries, n_keys) if shared else (n_copies, n_kv, group, n_queries, n_keys)
     view, wide = scores.view(shape), by_head[:, None] if shared else by_head[None]
     if mask.dtype == torch.bool:
         view.masked_fill_(~wide, torch.finfo(scores.dtype).min)
@@ -97,7 +97,7 @@ def _hide(scores: Tensor, mask: Tensor, shared: bool, n_copies: int, n_heads: in
         view.add_(wide.to(scores.dtype)).clamp_(min=torch.finfo(scores.dtype).min)
 
 
-def causal(n_rows: int, n_keys: int, device: torch.device) -> Bool[Tensor, "1 row key"]:
-    """The last `n_rows` of `n_keys` rows, each seeing itself and those before."""
-    rows = torch.arange(n_keys - n_rows, n_keys, device=device)
+def causal(n_queries: int, n_keys: int, device: torch.device) -> Bool[Tensor, "1 query key"]:
+    """The last `n_queries` of `n_keys` rows, each seeing itself and those before."""
+    rows = torch.arange(n_keys - n_queries, n_keys, device=device)
     return (torch.arange(n_keys, device=device) <= rows[:, None])[None]

@@ -100,8 +100,8 @@ def _plain(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: T
             f"{type(module).__name__} has no eager attention function to compute its soft-capped logits with"
         )
     if mask is None and query.shape[2] > 1 and getattr(module, "is_causal", True):
-        n_rows, n_keys = query.shape[2], key.shape[2]
-        mask = torch.ones(n_rows, n_keys, dtype=torch.bool, device=query.device).tril()[None, None]
+        n_queries, n_keys = query.shape[2], key.shape[2]
+        mask = torch.ones(n_queries, n_keys, dtype=torch.bool, device=query.device).tril()[None, None]
     if mask is not None and mask.dtype == torch.bool:
         hide = torch.finfo(query.dtype).min
         mask = torch.zeros(mask.shape, dtype=query.dtype, device=mask.device).masked_fill(~mask, hide)
