@@ -40,7 +40,10 @@ def with_cache(setting: Setting) -> Any:
 
 
 EAGER = Case("eager attention, no bridge", lambda s: s.forward(eager(s.lens)), lengths=LENGTHS)
-BESIDE = {"base": EAGER, "lengths": LENGTHS}  # the logits are compared in tests/bridge; here a bridge shows them twice
+BESIDE = {
+    "base": EAGER,
+    "lengths": LENGTHS,
+}  # the logits are compared in tests/backends/transformer_lens; here a bridge shows them twice
 CASES = (
     PLAIN,
     EAGER,

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from lmm_lens import Lens
-from tests.models import FAMILIES, IMAGE
+from tests.support.models import FAMILIES, IMAGE
 
 from .timing import machine
 

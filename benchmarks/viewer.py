@@ -22,7 +22,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from lmm_lens import Lens, Prompt
 from lmm_lens.viewer import View, view
-from tests.families.tokenizer import byte_tokenizer
+from tests.support.tokenizer import byte_tokenizer
 
 from .timing import machine, show, write
 

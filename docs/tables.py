@@ -60,7 +60,7 @@ def ablations() -> str:
 
 def outcomes() -> str:
     """What `head_effects` can be measured in."""
-    from lmm_lens.answers.contrast.outcomes import HEAD_METRICS
+    from lmm_lens.answers.outcomes import HEAD_METRICS
 
     return rows(("metric", "meaning"), ((f"`{name}`", metric.meaning) for name, metric in HEAD_METRICS.items()))
 

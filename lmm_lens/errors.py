@@ -7,8 +7,6 @@ An error says what was expected, what was given and what to do, in three lines a
 from __future__ import annotations
 
 import difflib
-import sys
-import warnings
 from collections.abc import Iterable
 
 
@@ -44,22 +42,6 @@ class RemoteError(LensError):
     """
 
     details: str = ""
-
-
-class LensWarning(UserWarning):
-    """Base of all warnings of lmm-lens."""
-
-
-class NothingChangedWarning(LensWarning):
-    """An intervention ran and changed nothing."""
-
-
-def warn(message: str, category: type[LensWarning] = LensWarning) -> None:
-    """Warn, at the line outside this library that led here."""
-    package, depth, frame = __name__.partition(".")[0], 1, sys._getframe()
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
-        frame, depth = frame.f_back, depth + 1
-    warnings.warn(message, category, stacklevel=depth)
 
 
 def unknown(what: str, given: object, valid: Iterable[object]) -> str:

@@ -6,23 +6,25 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
-from tests.families.torchvision_cpu import load
+from tests.support.torchvision_cpu import load
 
 load()  # before transformers, which looks for torchvision once
 
 if os.environ.get("LMM_LENS_CHECK_SHAPES"):  # not always: checked functions have no source to send to a server
     from jaxtyping import install_import_hook
 
-    modules = ["kernels", "selection", "spatial", "measures", "sinks", "attention"]
+    modules = ["kernels", "rows", "spatial", "measures", "sinks", "attention"]
     install_import_hook([f"lmm_lens.core.{name}" for name in modules] + ["lmm_lens.hooks.results"], "beartype.beartype")
 
 import pytest
 import torch
 
-from tests.cases import Case, case
-from tests.models import FAMILIES
+from tests.support.cases import Case, case
+from tests.support.models import FAMILIES
 
 torch.set_num_threads(1)
+
+collect_ignore = ["support"]  # holds no tests
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -57,7 +57,7 @@ def head_effects(
         ablation: "zero", "mean", "resample" or "uniform"; see `lmm_lens.interventions.ablate.MODES`.
         rows: which query rows the heads are ablated in: "last", "after_image", "all", any other mask name, positions,
             or Bool[batch, position].
-        metric: "log_prob", "logit_difference", "probability" or "accuracy"; see `lmm_lens.answers.contrast.outcomes`.
+        metric: "log_prob", "logit_difference", "probability" or "accuracy"; see `lmm_lens.answers.outcomes`.
         answers: (right, wrong) of each prompt row, token ids or texts of one token, wrong may be None. Samples bring
             their own; by default what the model itself answers.
         heads: a HeadSet, each of whose heads is ablated alone; a list of HeadSets, each ablated at once; None for

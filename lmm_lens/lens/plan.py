@@ -10,11 +10,12 @@ from torch import Tensor
 
 from ..core.tapping import Tapping
 from ..core.taps import Tap
-from ..errors import HookError, LensError, NothingChangedWarning, warn
+from ..errors import HookError, LensError
 from ..hooks.points import ModelShape, Read, Reader
 from ..hooks.results import Reads, Report, collect, report
 from ..interventions.base import AutoSinks, Intervention, bind_all, shown
 from ..prompts.prompt import Prompt
+from ..warnings import NothingChangedWarning, warn
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from lmm_lens import HeadSet, Lens
 from lmm_lens.bundled import shapes
 from lmm_lens.sinks import SinkRule
 from lmm_lens.viewer import view
-from tests.scoring.eager import Eager, sinks_by_layer
+from tests.support.eager import Eager, sinks_by_layer
 
 DIMS, THRESHOLD = (5, 77), 7  # of the bundled model's card
 N_LAYERS, N_HEADS = 6, 8

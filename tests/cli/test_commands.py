@@ -6,7 +6,7 @@ import transformers as hf
 
 from lmm_lens import HeadScores, Lens, score_heads
 from lmm_lens.bundled import shapes
-from tests.cases import case
+from tests.support.cases import case
 
 QUESTION = "what color is the circle?"
 

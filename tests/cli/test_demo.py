@@ -18,7 +18,7 @@ from lmm_lens import HeadScores
 from lmm_lens.bundled import shapes
 from tests.cli.conftest import heads_in
 from tests.cli.page import Page
-from tests.scoring.eager import Eager, phi
+from tests.support.eager import Eager, phi
 
 N = 14
 SCRIPT = Path(sys.executable).parent / "lmm-lens"

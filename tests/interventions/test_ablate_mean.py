@@ -6,10 +6,10 @@ import torch
 from lmm_lens import AblateHeads, head_means
 from lmm_lens.errors import InterventionError
 from lmm_lens.prompts.prompt import ROLES
-from tests.cases import case, close, edits_of
-from tests.interventions.oracle import spans
-from tests.interventions.planted import real_tokens
-from tests.models import BOS, IMAGE, another, joined
+from tests.support.cases import case, close, edits_of
+from tests.support.models import BOS, IMAGE, another, joined
+from tests.support.oracle import spans
+from tests.support.planted import real_tokens
 
 NAMES = ["llava", "qwen2_5_vl", "gemma3", "paligemma2", "qwen3_5", "idefics3", "glm4v"]
 

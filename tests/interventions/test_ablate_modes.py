@@ -5,10 +5,10 @@ import torch
 
 from lmm_lens import AblateHeads, Read
 from lmm_lens.errors import HookError, InterventionError
-from tests.cases import case, close
-from tests.interventions.oracle import each_row, layer_heads, spans
-from tests.interventions.planted import planted, real_tokens
-from tests.models import another
+from tests.support.cases import case, close
+from tests.support.models import another
+from tests.support.oracle import each_row, layer_heads, spans
+from tests.support.planted import planted, real_tokens
 
 NAMES = ["llava", "qwen2_5_vl", "gemma3", "paligemma2", "qwen3_5", "idefics3", "glm4v"]
 NEW = 4

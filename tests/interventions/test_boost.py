@@ -6,10 +6,10 @@ import torch
 from lmm_lens import BoostAttention
 from lmm_lens.core.kernels import boost
 from lmm_lens.errors import HookError, InterventionError
-from tests.cases import close, edits_of
-from tests.interventions.oracle import each_row, spans
-from tests.interventions.planted import planted
-from tests.models import FAMILIES
+from tests.support.cases import close, edits_of
+from tests.support.models import FAMILIES
+from tests.support.oracle import each_row, spans
+from tests.support.planted import planted
 
 NEW = 5
 
@@ -103,7 +103,7 @@ def test_what_is_not_there_is_refused():
 
 def test_a_model_of_two_layers_has_none_from_the_third_on():
     from lmm_lens import Lens
-    from tests.interventions.planted import build
+    from tests.support.planted import build
 
     model, inputs = build("llava", n_layers=2)
     lens = Lens(model)

@@ -6,10 +6,10 @@ import torch
 from lmm_lens import Knockout, Read
 from lmm_lens.core.kernels import knockout
 from lmm_lens.errors import HookError, InterventionError
-from tests.cases import close, edits_of, plain
-from tests.interventions.oracle import ScoreReference, forbid, spans
-from tests.interventions.planted import planted, real_tokens
-from tests.models import FAMILIES
+from tests.support.cases import close, edits_of, plain
+from tests.support.models import FAMILIES
+from tests.support.oracle import ScoreReference, forbid, spans
+from tests.support.planted import planted, real_tokens
 
 NEW = 5
 ROUTES = [("image", "question"), ("image", "last"), ("question", "last"), ("last", "last")]

@@ -5,10 +5,10 @@ import torch
 
 from lmm_lens import VAR, KnockoutSinks, Lens, Read
 from lmm_lens.errors import InterventionError, ScoreError
-from tests.cases import close, edits_of
-from tests.interventions.oracle import SlowVAR, each_row, spans
-from tests.interventions.planted import DIMS, THRESHOLD, build, plant, planted
-from tests.models import BOS, FAMILIES, IMAGE
+from tests.support.cases import close, edits_of
+from tests.support.models import BOS, FAMILIES, IMAGE
+from tests.support.oracle import SlowVAR, each_row, spans
+from tests.support.planted import DIMS, THRESHOLD, build, plant, planted
 
 SINKS = {"sink_dims": DIMS, "sink_threshold": THRESHOLD}
 WITH_VISUAL_SINKS = [name for name in FAMILIES if name not in ("idefics2", "mllama")]

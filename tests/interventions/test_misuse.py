@@ -14,8 +14,8 @@ from lmm_lens import (
     PatchPattern,
     PatchResidual,
 )
-from tests.cases import edits_of
-from tests.interventions.planted import DIMS, planted
+from tests.support.cases import edits_of
+from tests.support.planted import DIMS, planted
 
 
 @pytest.fixture(scope="module")

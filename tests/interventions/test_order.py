@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from lmm_lens import VAR, AblateHeads, BoostAttention, Knockout, KnockoutSinks, PatchHeads, Read
-from tests.cases import close
-from tests.interventions.oracle import SlowVAR, each_row, spans
-from tests.interventions.planted import DIMS, planted
+from tests.support.cases import close
+from tests.support.oracle import SlowVAR, each_row, spans
+from tests.support.planted import DIMS, planted
 
 NAMES = ["llava", "qwen2_5_vl", "gemma3", "paligemma2", "qwen3_5", "idefics3"]
 NEW = 4

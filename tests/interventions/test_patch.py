@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from lmm_lens import AblateHeads, PatchHeads, PatchPattern, PatchResidual, Read
-from tests.cases import case, close, edits_of, plain
-from tests.interventions.pairs import EVERYTHING, RESIDUAL, Pair
-from tests.models import joined
-from tests.reference import Reference, first_of
+from tests.support.cases import case, close, edits_of, plain
+from tests.support.models import joined
+from tests.support.pairs import EVERYTHING, RESIDUAL, Pair
+from tests.support.reference import Reference, first_of
 
 NAMES = ["llava", "qwen2_5_vl", "qwen3_vl", "gemma3", "paligemma2", "qwen3_5", "idefics3", "internvl"]
 

@@ -5,8 +5,8 @@ import torch
 
 from lmm_lens import PatchHeads, PatchPattern, PatchResidual, Read
 from lmm_lens.errors import HookError, InterventionError
-from tests.interventions.pairs import EVERYTHING, Pair
-from tests.models import another
+from tests.support.models import another
+from tests.support.pairs import EVERYTHING, Pair
 
 
 @pytest.fixture(scope="module")

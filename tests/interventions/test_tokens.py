@@ -7,9 +7,9 @@ import torch
 
 from lmm_lens import AblateTokens, Knockout, Lens
 from lmm_lens.errors import HookError, InterventionError
-from tests.cases import case, close, edits_of
-from tests.interventions.oracle import spans
-from tests.models import FAMILIES, IMAGE, joined
+from tests.support.cases import case, close, edits_of
+from tests.support.models import FAMILIES, IMAGE, joined
+from tests.support.oracle import spans
 
 NAMES = [name for name in FAMILIES if name != "qwen3_vl"]  # whose deepstack is refused
 NEW = 3

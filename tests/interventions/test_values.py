@@ -23,8 +23,8 @@ from lmm_lens import (
 )
 from lmm_lens.errors import InterventionError
 from lmm_lens.interventions import from_json, to_json
-from tests.cases import case
-from tests.interventions.planted import DIMS, planted
+from tests.support.cases import case
+from tests.support.planted import DIMS, planted
 
 PLAIN = [
     VAR(),

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from lmm_lens import VAR, Read
-from tests.cases import close, edits_of, plain
-from tests.interventions.oracle import SlowVAR
-from tests.interventions.planted import planted
-from tests.models import FAMILIES, IMAGE
+from tests.support.cases import close, edits_of, plain
+from tests.support.models import FAMILIES, IMAGE
+from tests.support.oracle import SlowVAR
+from tests.support.planted import planted
 
 TWINS = ("vipllava", "video_llava", "pixtral_llava", "smolvlm", "qwen2_vl")  # each runs as another family does
 GENERATING = [name for name in FAMILIES if name not in TWINS]

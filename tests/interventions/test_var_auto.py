@@ -5,8 +5,8 @@ import torch
 
 from lmm_lens import VAR, AblateHeads, Lens
 from lmm_lens.errors import InterventionError
-from tests.cases import case, edits_of, plain
-from tests.interventions.planted import DIMS, planted
+from tests.support.cases import case, edits_of, plain
+from tests.support.planted import DIMS, planted
 
 LOOSE = {"min_nonsink_ratio": 0.0, "min_visual_mass": 0.0}
 AUTO = VAR(sink_dims="auto", sink_threshold="auto", **LOOSE)

@@ -3,9 +3,9 @@
 import torch
 
 from lmm_lens import VAR, Read
-from tests.cases import close, edits_of
-from tests.interventions.oracle import SlowVAR, spans
-from tests.interventions.planted import DIMS, THRESHOLD, planted
+from tests.support.cases import close, edits_of
+from tests.support.oracle import SlowVAR, spans
+from tests.support.planted import DIMS, THRESHOLD, planted
 
 LOOSE = {"sink_dims": DIMS, "sink_threshold": THRESHOLD, "min_nonsink_ratio": 0.0, "min_visual_mass": 0.0}
 NEW = 5

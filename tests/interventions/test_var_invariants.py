@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from lmm_lens import VAR, Lens, Read
-from tests.cases import edits_of, plain
-from tests.interventions.oracle import SlowVAR
-from tests.interventions.planted import DIMS, THRESHOLD, build, plant, planted
-from tests.models import BOS, IMAGE, another, joined
+from tests.support.cases import edits_of, plain
+from tests.support.models import BOS, IMAGE, another, joined
+from tests.support.oracle import SlowVAR
+from tests.support.planted import DIMS, THRESHOLD, build, plant, planted
 
 LOOSE = {"sink_dims": DIMS, "sink_threshold": THRESHOLD, "min_nonsink_ratio": 0.0, "min_visual_mass": 0.0}
 NOTHING = "changed nothing: no head met min_visual_mass and min_nonsink_ratio on a row that sees a sink"

@@ -10,10 +10,10 @@ from lmm_lens import VAR, Intervention, Lens, LensError, Read
 from lmm_lens.core.taps import Tap
 from lmm_lens.errors import InterventionError, ScoreError
 from lmm_lens.prompts.rows import bind_rows
-from tests.interventions.oracle import SlowVAR
-from tests.interventions.planted import DIMS, THRESHOLD, planted
-from tests.models import IMAGE
-from tests.test_var_kernel import BY_FRACTION, ROW
+from tests.core.test_var_kernel import BY_FRACTION, ROW
+from tests.support.models import IMAGE
+from tests.support.oracle import SlowVAR
+from tests.support.planted import DIMS, THRESHOLD, planted
 
 LOOSE = {"sink_dims": DIMS, "sink_threshold": THRESHOLD, "min_nonsink_ratio": 0.0, "min_visual_mass": 0.0}
 

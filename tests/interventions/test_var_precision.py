@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lmm_lens import VAR, Lens
-from tests.interventions.oracle import ScoreReference, SlowVAR
-from tests.interventions.planted import planted
-from tests.models import another
+from tests.support.models import another
+from tests.support.oracle import ScoreReference, SlowVAR
+from tests.support.planted import planted
 
 NOISE = 1.1
 NAMES = ["llava", "qwen2_5_vl", "mistral3", "gemma3", "paligemma2", "internvl", "glm4v"]

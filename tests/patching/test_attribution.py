@@ -11,11 +11,11 @@ from torch import Tensor
 from lmm_lens import Lens
 from lmm_lens.errors import ModelError
 from lmm_lens.patching import activation_patching, attribution_patching
-from tests.cases import case, hooks_of_ours
-from tests.models import IMAGE
 from tests.patching.test_patching import color_batch
 from tests.patching.test_patching_by_hand import ByHand, hooked, repainted
-from tests.reference import Reference, attention_of
+from tests.support.cases import case, hooks_of_ours
+from tests.support.models import IMAGE
+from tests.support.reference import Reference, attention_of
 
 FAMILIES = ("llava", "gemma3", "qwen3_vl", "mllama", "paligemma2")
 STEP = 0.01  # of the way to the clean activation; transformers' norms round to fp32 whatever the model's precision, so

@@ -9,8 +9,8 @@ import torch
 from lmm_lens import AblateHeads, Intervention, Lens
 from lmm_lens.bundled import shapes
 from lmm_lens.patching import activation_patching, attribution_patching
-from tests.cases import case, close, hooks_of_ours
 from tests.patching.test_patching_by_hand import repainted
+from tests.support.cases import case, close, hooks_of_ours
 
 
 def batch(lens, examples):
@@ -236,7 +236,7 @@ def test_patching_inside_apply_is_patching_of_the_edited_model(lens, asked):
     heads = [(0, 1), (2, 3)]
     with lens.apply(AblateHeads(heads)):
         given = activation_patching(lens, asked.clean, asked.corrupt, "z", "head", layers=[2])
-    from tests.reference import without_heads
+    from tests.support.reference import without_heads
 
     expected = activation_patching(
         Lens(without_heads(lens.model, heads), lens.processor), asked.clean, asked.corrupt, "z", "head", layers=[2]

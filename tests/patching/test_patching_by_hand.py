@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from lmm_lens.patching import activation_patching
-from tests.cases import Case, case
-from tests.models import BOS, Inputs, joined, patches
-from tests.reference import Reference, attention_of, first_of
+from tests.support.cases import Case, case
+from tests.support.models import BOS, Inputs, joined, patches
+from tests.support.reference import Reference, attention_of, first_of
 
 TOLERANCE = 2e-4  # of effects: logits are of order 1 and differ by 1e-6, and so does the gap they are divided by
 RESIDUAL = ("resid_pre", "attn_out", "mlp_out", "resid_post")

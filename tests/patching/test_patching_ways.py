@@ -10,9 +10,9 @@ from lmm_lens.patching.task import PatchingTask
 from lmm_lens.patching.units import Units
 from lmm_lens.replay import UnfitError
 from lmm_lens.runs.checkpoint import Checkpoint
-from tests.models import another, joined
 from tests.patching.test_patching_by_hand import repainted
 from tests.replay.naive import double, lens_of, tolerance
+from tests.support.models import another, joined
 
 NAMES = ("qwen2_vl", "qwen3_vl", "gemma3", "paligemma", "idefics3", "qwen3_5", "internvl")
 GRIDS = (

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lmm_lens import Lens, Prompt
-from tests.models import FAMILIES, another, joined
+from tests.support.models import FAMILIES, another, joined
 
 SINGLE = ("paligemma2", "qwen3_5")  # eager softmax, which soft caps need, and linear attention compute in fp32
 

@@ -7,7 +7,7 @@ from lmm_lens.effects.ablations import Ablation, units_of
 from lmm_lens.replay import Edit, Replay, Variant, record
 from lmm_lens.replay.batches import Batches
 from lmm_lens.replay.forwards import EACH, RESUMED, REUSED, SINGLE, Forwards
-from tests.models import FAMILIES
+from tests.support.models import FAMILIES
 
 from .naive import double, lens_of, logits_without, prompt_of, tolerance
 
@@ -105,7 +105,7 @@ def test_where_rows_see_later_ones_the_cut_moves_before_them():
 
 
 def test_nothing_of_a_replay_is_left_on_the_model():
-    from tests.cases import hooks_of_ours
+    from tests.support.cases import hooks_of_ours
 
     model, _ = double("llava")
     before = model.config.get_text_config()._attn_implementation

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lmm_lens import AblateHeads, Lens, score_heads
-from tests.scoring.eager import Eager, Keys, phi, scores, sinks_by_layer
+from tests.support.eager import Eager, Keys, phi, scores, sinks_by_layer
 
 VISUAL = range(2, 38)  # after <s> and USER:
 SINK_DIMS = (5, 77)

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from lmm_lens import AblateHeads, HeadSet, Knockout, Lens, LensError, score_heads
-from tests.cases import case, close, plain
-from tests.models import joined
+from tests.support.cases import case, close, plain
+from tests.support.models import joined
 
 LAYER = 1  # of three
 KEYS = 17  # a class token and 4 x 4 patches a tile

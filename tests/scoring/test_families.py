@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from lmm_lens import AblateHeads, HeadScores, Lens, score_heads
-from tests.models import FAMILIES, another, joined, patches
-from tests.scoring.eager import Eager, Keys, Pass, phi, scores, sinks_by_layer
+from tests.support.eager import Eager, Keys, Pass, phi, scores, sinks_by_layer
+from tests.support.models import FAMILIES, another, joined, patches
 
 METRICS = ("visual_mass", "nonsink_mass", "concentration", "visual_preference")
 SELF_ATTENDING = [name for name in FAMILIES if name != "mllama"]

@@ -9,8 +9,8 @@ from torch import Tensor
 from lmm_lens import Lens, score_heads
 from lmm_lens.core import kernels
 from lmm_lens.errors import ScoreError
-from tests.models import FAMILIES, patches
-from tests.scoring.eager import Eager, phi, sinks_by_layer
+from tests.support.eager import Eager, phi, sinks_by_layer
+from tests.support.models import FAMILIES, patches
 
 VISUAL = range(2, 38)  # after <s> and USER:
 BOX = (8, 8, 24, 40)

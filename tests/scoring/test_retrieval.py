@@ -7,8 +7,8 @@ from lmm_lens import Lens, LensError, score_heads
 from lmm_lens.adapters import Generic
 from lmm_lens.errors import ScoreError
 from lmm_lens.scoring import HEAD_METRICS
-from tests.models import FAMILIES, patches
-from tests.scoring.eager import Eager
+from tests.support.eager import Eager
+from tests.support.models import FAMILIES, patches
 
 BOX = (8, 8, 24, 24)
 IN_BOX = [9, 10, 15, 16]  # patches of 8 x 8 pixels, six a row, from position 2 on

@@ -6,7 +6,7 @@ import torch
 from lmm_lens import VAR, KnockoutSinks, Lens, find_sinks
 from lmm_lens.bundled import shapes
 from lmm_lens.errors import InterventionError
-from tests.cases import edits_of
+from tests.support.cases import edits_of
 
 AUTO = VAR(sink_dims="auto", sink_threshold="auto", min_nonsink_ratio=0.0)
 

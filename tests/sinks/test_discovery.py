@@ -8,10 +8,10 @@ import torch
 from lmm_lens import Lens, find_sinks
 from lmm_lens.errors import ScoreError
 from lmm_lens.sinks import SinkRule
-from tests.cases import Case, case
-from tests.interventions.oracle import spans
-from tests.interventions.planted import DIMS, WORDS, build, entering, plant, planted
-from tests.models import BOS, FAMILIES, IMAGE, another
+from tests.support.cases import Case, case
+from tests.support.models import BOS, FAMILIES, IMAGE, another
+from tests.support.oracle import spans
+from tests.support.planted import DIMS, WORDS, build, entering, plant, planted
 
 
 @pytest.fixture(params=list(FAMILIES))

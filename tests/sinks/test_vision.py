@@ -6,8 +6,8 @@ import torch
 from lmm_lens import Lens
 from lmm_lens.errors import ModelError, ScoreError
 from lmm_lens.sinks import find_vision_sinks
-from tests.cases import case, plain
-from tests.models import FAMILIES, another
+from tests.support.cases import case, plain
+from tests.support.models import FAMILIES, another
 
 TOWERS = [name for name in FAMILIES if name != "mllama"]
 

@@ -8,8 +8,8 @@ import torch
 from lmm_lens import score_heads
 from lmm_lens.bundled import shapes
 from lmm_lens.viewer import view
-from tests.cases import case
-from tests.scoring.eager import Eager, sinks_by_layer
+from tests.support.cases import case
+from tests.support.eager import Eager, sinks_by_layer
 from tests.viewer.pages import Shown
 
 

@@ -10,9 +10,10 @@ from PIL import Image
 from lmm_lens.prompts.spans import Box
 from lmm_lens.viewer import view
 from lmm_lens.viewer.panels import levels_of, panels_of, picture_url
-from tests.cases import case
-from tests.families import every, grid_thw, tiled
-from tests.families.evidence import picture
+from tests.support import every
+from tests.support.cases import case
+from tests.support.evidence import picture
+from tests.support.families import grid_thw, tiled
 from tests.viewer.pages import Shown
 
 PLACED = [

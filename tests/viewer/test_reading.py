@@ -9,8 +9,8 @@ from lmm_lens.bundled import shapes
 from lmm_lens.errors import HookError, PromptError, ScoreError
 from lmm_lens.sinks import SinkRule
 from lmm_lens.viewer import reading, view
-from tests.cases import case
-from tests.scoring.eager import Eager, sinks_by_layer
+from tests.support.cases import case
+from tests.support.eager import Eager, sinks_by_layer
 from tests.viewer.pages import Shown
 
 TOLERANCE = 2e-5

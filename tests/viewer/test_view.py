@@ -12,8 +12,8 @@ from lmm_lens import HeadScores, HeadSet, Lens, LensError, score_heads
 from lmm_lens.bundled import shapes
 from lmm_lens.errors import HookError, PromptError, ScoreError
 from lmm_lens.viewer import View, view
-from tests.cases import case
 from tests.cli.page import Page
+from tests.support.cases import case
 from tests.viewer.pages import Shown
 
 
@@ -72,7 +72,7 @@ def test_the_sequence_of_the_page_is_that_of_the_prompt(made, asked):
 def test_markers_inside_a_picture_belong_to_its_block_and_every_token_stands_once(name):
     known = case(name) if name != "idefics3" else None
     if known is None:
-        from tests.families import every
+        from tests.support import every
 
         lens, prompt = every.lens_of(name), every.prompt_of(name)
     else:

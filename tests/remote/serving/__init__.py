@@ -1,1 +1,0 @@
-"""What tests/remote/server.py runs: a small service of nnsight 0.8.1's remote protocol, as strict as the real one."""

@@ -1,0 +1,99 @@
+"""A tiny model with its lens, its prompt and its reference, made once for all tests."""
+
+from collections.abc import Mapping
+from functools import cache, cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tests.support.models import FAMILIES, IMAGE, Inputs, another, joined
+from tests.support.reference import Reference, attention_of, heads_of
+
+SITES = ("resid_pre", "pattern", "z", "attn_out", "mlp_out", "resid_post")
+HEAD_SITES = ("pattern", "z", "attn_out")
+TOLERANCE = 1e-5  # logits are of order 1; sdpa and eager differ by 1e-6
+
+
+class Case:
+    """One family.
+
+    Attributes:
+        model: as a user would have it.
+        inputs: one prompt of one picture.
+    """
+
+    def __init__(self, name: str, model: nn.Module, inputs: Inputs) -> None:
+        self.name, self.model, self.inputs = name, model, inputs
+        layers = model.get_decoder().layers
+        self.n_layers = len(layers)
+        self.attending = [i for i, layer in enumerate(layers) if attention_of(layer) is not None]
+        self.self_attending = [i for i in self.attending if hasattr(layers[i], "self_attn")]
+        self.heads = heads_of(model)
+
+    @cached_property
+    def lens(self) -> Any:
+        from lmm_lens import Lens
+
+        return Lens(self.model)
+
+    @cached_property
+    def prompt(self) -> Any:
+        return self.lens.prompt(inputs=self.inputs)
+
+    @cached_property
+    def reference(self) -> Reference:
+        """Run on this case's own prompt before it is handed out."""
+        return Reference(self.model)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """What the user's model says, without us."""
+        return plain(self.model, self.inputs)
+
+    @cached_property
+    def scopes(self) -> dict[str, list[int]]:
+        """Row scope -> its prompt positions, counted here; what follows the image but is a marker is no text."""
+        ids = self.inputs["input_ids"][0].tolist()
+        last_visual = max(i for i, token in enumerate(ids) if token == IMAGE)
+        return {
+            "all": list(range(len(ids))),
+            "after_image": [i for i in range(last_visual + 1, len(ids)) if not self.prompt.mask("marker")[0, i]],
+            "last": [len(ids) - 1],
+        }
+
+    def layers_of(self, site: str) -> list[int]:
+        return self.attending if site in HEAD_SITES else list(range(self.n_layers))
+
+    def pair(self, side: str = "left") -> tuple[list[Inputs], Inputs]:
+        """Two prompts of different length and image position, and both as a batch."""
+        prompts = [self.inputs, another(self.inputs)]
+        return prompts, joined(prompts, side)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+@cache
+def case(name: str) -> Case:
+    return Case(name, *FAMILIES[name]())
+
+
+def plain(model: nn.Module, inputs: Mapping[str, Any], **options: Any) -> Tensor:
+    with torch.no_grad():
+        return model(**inputs, **options).logits
+
+
+def close(given: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> None:
+    torch.testing.assert_close(given, expected, atol=tolerance, rtol=tolerance)
+
+
+def edits_of(run: Any) -> list[int]:
+    """Rows times heads that each intervention of a run edited."""
+    return [report.n_edits for report in run.reports]
+
+
+def hooks_of_ours(model: nn.Module) -> list[str]:
+    """The library's hooks on a model's modules; transformers leaves some of its own on vision towers."""
+    hooks = (hook for m in model.modules() for hook in (*m._forward_pre_hooks.values(), *m._forward_hooks.values()))
+    return [hook.__qualname__ for hook in hooks if (hook.__module__ or "").startswith("lmm_lens")]
