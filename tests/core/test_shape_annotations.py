@@ -6,7 +6,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-FILES = ("core/test_kernels.py", "core/test_spatial.py", "core/test_var_kernel.py", "prompts/test_rows.py", "scoring/test_bundled.py")
+FILES = (
+    *(f"core/test_{name}.py" for name in ("kernels", "spatial", "var_kernel")),
+    "prompts/test_rows.py",
+    "scoring/test_bundled.py",
+)
 
 
 def test_shapes_are_as_annotated():

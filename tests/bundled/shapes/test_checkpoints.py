@@ -1,5 +1,6 @@
 import hashlib
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -150,7 +151,7 @@ def test_the_plain_checkpoint_has_no_sink_on_any_dimension(loaded):
 
 
 def test_the_seeds_file_records_the_choice_by_its_rule():
-    seeds = json.loads((Path(train.__file__).with_name("seeds.json")).read_text())
+    seeds = json.loads((pathlib.Path(train.__file__).with_name("seeds.json")).read_text())
     tried = seeds["results"]["tasks"]
     best = max(tried, key=lambda run: (run["minimum"], run["mean"]))
     assert best["seed"] == seeds["tasks"]["chosen"]

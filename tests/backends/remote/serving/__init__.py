@@ -1,1 +1,1 @@
-"""What tests/backends/remote/server.py runs: a small service of nnsight 0.8.1's remote protocol, as strict as the real one."""
+"""What server.py beside this runs: a small service of nnsight 0.8.1's remote protocol, as strict as the real one."""
