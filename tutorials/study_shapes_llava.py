@@ -27,7 +27,7 @@ from lmm_lens import (
     score_heads,
 )
 from lmm_lens.bundled import shapes
-from lmm_lens.core.kernels import bootstrap_interval
+from lmm_lens.statistics.resampling import bootstrap_interval
 
 BATCH = 50
 SHORT_ANSWERS = ("color", "shape", "where", "count", "exist", "at")

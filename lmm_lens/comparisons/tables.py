@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..core.kernels import bootstrap_interval
 from ..errors import PromptError
 from ..hooks.heads import HeadSet
 from ..interventions import AblateHeads
 from ..interventions.base import Intervention
 from ..prompts.prompt import Prompt
+from ..statistics.resampling import bootstrap_interval
 from .exact_match import exact_match
 
 if TYPE_CHECKING:

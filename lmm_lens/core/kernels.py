@@ -121,26 +121,6 @@ def boost(pattern: Pattern, scores: Pattern, keys: KeyMask, alpha: float) -> Pat
     return edited * (pattern.sum(-1, keepdim=True) / edited.sum(-1, keepdim=True))
 
 
-def bootstrap_interval(
-    samples: Float[Tensor, " prompt *value"], level: float = 0.95, resamples: int = 1000, seed: int = 0
-) -> tuple[Float[Tensor, "*value"], Float[Tensor, "*value"]]:
-    """Percentile bootstrap interval of the mean over prompts.
-
-    Resampling n prompts with replacement is a multinomial draw of their weights, so every resampled mean is one row of
-    a matrix product.
-    """
-    n = samples.shape[0]
-    generator = torch.Generator().manual_seed(seed)
-    draws = torch.randint(n, (resamples, n), generator=generator)
-    weights = torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(
-        1, draws, torch.ones(resamples, n, dtype=torch.float64)
-    )
-    means = (weights @ samples.double().cpu().reshape(n, -1) / n).reshape(resamples, *samples.shape[1:])
-    tail = (1 - level) / 2
-    low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
-    return low.float(), high.float()
-
-
 def nonsink_ratio(pattern: Pattern, visual: KeyMask, sink: KeyMask) -> PerRow:
     """The share of visual mass that lies off the sinks, `r = sum_{V \\ K} a / sum_V a`, in [0, 1].
 

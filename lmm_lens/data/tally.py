@@ -60,31 +60,19 @@ def bootstrap(scores: Scores, level: float = 0.95, resamples: int = 1000, seed: 
     Raises:
         ScoreError: the level or the number of draws makes no sense.
     """
-    import numpy as np
+    import torch
+
+    from ..statistics.resampling import percentiles, resampled_sums
 
     if not 0 < level < 1 or resamples < 1:
         raise ScoreError(f"expected a level between 0 and 1 and at least 1 resample, given {level} and {resamples}")
     tally = scores.tally
-    draw = np.random.default_rng(seed)
-    strata = np.zeros(len(tally.counts), np.int64) if tally.strata is None else tally.strata
-    sums = np.zeros((resamples, tally.counts.shape[1]))
-    for stratum in np.unique(strata):
-        counts = tally.counts[strata == stratum]
-        n = len(counts)
-        for i in range(resamples):  # how often each unit is drawn; never [resamples, unit] at once
-            sums[i] += np.bincount(draw.integers(n, size=n), minlength=n) @ counts
-    tail = (1 - level) / 2
-    return {name: _percentiles(values, tail) for name, values in tally.formula(sums).items()}
-
-
-def _percentiles(values: Any, tail: float) -> Bounds:
-    import numpy as np
-
-    defined = values[~np.isnan(values)]
-    if not len(defined):
-        return float("nan"), float("nan")
-    low, high = np.quantile(defined, [tail, 1 - tail])
-    return float(low), float(high)
+    counts, generator = torch.from_numpy(tally.counts), torch.Generator().manual_seed(seed)
+    strata = torch.zeros(len(counts)) if tally.strata is None else torch.from_numpy(tally.strata)
+    each = [resampled_sums(counts[strata == stratum], resamples, generator) for stratum in strata.unique()]
+    named = tally.formula(torch.stack(each).sum(0).numpy())
+    bounds = {name: percentiles(torch.from_numpy(values), level) for name, values in named.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
 
 
 def ratio(part: Any, whole: Any) -> Any:

@@ -13,11 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..answers.outcomes import ANSWER_METRICS, YES_NO, Outcomes, answer_metric, yes_no_counts, yes_no_scores
-from ..core.kernels import bootstrap_interval
 from ..errors import ScoreError, unknown
 from ..hooks.heads import HeadSet, ranked
 from ..replay.forwards import WAYS
 from ..runs import RunFolder, Store, files
+from ..statistics.resampling import bootstrap_interval, percentiles, resampled_sums
 
 if TYPE_CHECKING:
     import pandas
@@ -209,11 +209,8 @@ class HeadEffects:
         )
         counts = yes_no_counts(both, self.is_yes)
         n = len(counts)
-        drawn = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
-        times = torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
-        resampled = (times @ counts.reshape(n, -1)).reshape(resamples, *counts.shape[1:])
-        tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-        low, high = torch.quantile(yes_no_scores(resampled, n)[statistic], tail, dim=0)
+        sums = resampled_sums(counts, resamples, torch.Generator().manual_seed(seed))
+        low, high = percentiles(yes_no_scores(sums, n)[statistic], level)
         return yes_no_scores(counts.sum(0), n)[statistic], low, high
 
     @property

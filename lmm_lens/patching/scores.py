@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.kernels import bootstrap_interval
 from ..errors import ScoreError
 from ..hooks.heads import HeadSet, ranked
 from ..runs import files
+from ..statistics.resampling import interval_where_defined
 
 if TYPE_CHECKING:
     import pandas
@@ -80,16 +80,8 @@ class PatchScores:
         self, level: float = 0.95, resamples: int = 1000, seed: int = 0
     ) -> tuple[Float[Tensor, "layer unit"], Float[Tensor, "layer unit"]]:
         """Bootstrap interval of each mean, low and high, resampling the pairs in which it is defined."""
-        if not 0 < level < 1:
-            raise ScoreError(f"the level of an interval lies between 0 and 1, given {level}")
-        samples = self.per_pair.flatten(1)  # pair, layer * unit
-        defined = ~samples.isnan()
-        bounds = torch.full((2, samples.shape[1]), torch.nan)
-        for pairs in defined.unique(dim=1).T:  # nearly always one or two kinds of columns
-            columns = (defined == pairs[:, None]).all(0)
-            if bool(pairs.any()):
-                bounds[:, columns] = torch.stack(bootstrap_interval(samples[pairs][:, columns], level, resamples, seed))
-        low, high = bounds.reshape(2, *self.values.shape)
+        found = interval_where_defined(self.per_pair.flatten(1), level, resamples, seed)
+        low, high = (bound.reshape(self.values.shape) for bound in found)
         return low, high
 
     def top(self, n: int, layers: Iterable[int] | None = None) -> HeadSet:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.kernels import bootstrap_interval
-from ..errors import ScoreError
 from ..hooks.heads import HeadSet, ranked
 from ..runs import files
+from ..statistics.resampling import bootstrap_interval
 from .metrics import HEAD_METRICS
 
 if TYPE_CHECKING:
@@ -58,8 +57,6 @@ class HeadScores:
         self, level: float = 0.95, resamples: int = 1000, seed: int = 0
     ) -> tuple[Float[Tensor, "layer head"], Float[Tensor, "layer head"]]:
         """Bootstrap interval of each mean, low and high, resampling prompts."""
-        if not 0 < level < 1:
-            raise ScoreError(f"the level of an interval lies between 0 and 1, given {level}")
         return bootstrap_interval(self.per_prompt, level, resamples, seed)
 
     @property

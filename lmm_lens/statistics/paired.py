@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core.kernels import bootstrap_interval
 from ..errors import ScoreError
 from .checks import check_alternative, check_count, check_level, per_prompt
+from .resampling import interval_where_defined
 
 BLOCK = 2**21
 """Numbers of a matrix of signs or of sums that is held at once; 16 MiB."""
@@ -78,16 +78,10 @@ def mean_interval(samples: Any, level: float = 0.95, resamples: int = 2000, seed
     check_level(level)
     check_count(resamples, "the number of resamples")
     samples = per_prompt(samples, "samples")
-    flat = samples.flatten(1) if samples.ndim > 1 else samples[:, None]
-    defined = ~flat.isnan()
-    bounds = flat.new_full((2, flat.shape[1]), torch.nan)
-    for prompts in defined.unique(dim=1).T:  # nearly always one or two kinds of columns
-        columns = (defined == prompts[:, None]).all(0)
-        if int(prompts.sum()) > 1:
-            found = bootstrap_interval(flat[prompts][:, columns], level, resamples, seed)
-            bounds[:, columns] = torch.stack(found).double()
-    low, high = bounds.reshape(2, *samples.shape[1:])
-    return Interval(samples.nanmean(0), low, high, (~samples.isnan()).sum(0), level)
+    n = (~samples.isnan()).sum(0)
+    found = interval_where_defined(samples.reshape(len(samples), -1), level, resamples, seed)
+    low, high = (bound.double().reshape(n.shape).masked_fill(n < 2, torch.nan) for bound in found)
+    return Interval(samples.nanmean(0), low, high, n, level)
 
 
 @dataclass(frozen=True, eq=False)

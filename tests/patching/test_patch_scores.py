@@ -64,7 +64,7 @@ def test_the_interval_spans_the_pairs_in_which_an_effect_is_defined():
 
 
 def test_an_interval_without_gaps_is_the_plain_bootstrap_and_gaps_do_not_touch_other_heads():
-    from lmm_lens.core.kernels import bootstrap_interval
+    from lmm_lens.statistics.resampling import bootstrap_interval
 
     samples = torch.randn(20, 2, 3, generator=torch.Generator().manual_seed(0))
     low, high = made(samples).interval()
