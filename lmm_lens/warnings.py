@@ -5,6 +5,11 @@ from __future__ import annotations
 import sys
 import warnings
 
+PASSED_THROUGH = frozenset(
+    ["lmm_lens", "contextlib", "functools", "threading", "concurrent", "jaxtyping", "beartype", "torch", "transformers"]
+)
+"""Packages between our lines and the user's, whose own lines say nothing of what led here."""
+
 
 class LensWarning(UserWarning):
     """Base of all warnings of lmm-lens."""
@@ -15,8 +20,8 @@ class NothingChangedWarning(LensWarning):
 
 
 def warn(message: str, category: type[LensWarning] = LensWarning) -> None:
-    """Warn, at the line outside this library that led here."""
-    package, depth, frame = __name__.partition(".")[0], 1, sys._getframe()
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+    """Warn, at the line outside this library that led here; where there is none, as in a thread, at our own."""
+    frame, depth = sys._getframe(), 1
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in PASSED_THROUGH:
         frame, depth = frame.f_back, depth + 1
-    warnings.warn(message, category, stacklevel=depth)
+    warnings.warn(message, category, stacklevel=depth if frame is not None else 2)

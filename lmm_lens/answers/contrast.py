@@ -8,7 +8,6 @@ So 0 is the corrupt run, 1 the clean one (Zhang & Nanda, arXiv:2309.16042; NOTIC
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import ScoreError
+from ..warnings import warn
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -99,10 +99,9 @@ def contrast(
             "  give pairs that differ in what the answer depends on"
         )
     if bool(undefined.any()):
-        warnings.warn(
+        warn(
             f"pairs {undefined.nonzero().flatten().tolist()} have the same logit difference clean and corrupt, so "
-            "their effect is undefined: they are NaN and no part of any mean",
-            stacklevel=3,
+            "their effect is undefined: they are NaN and no part of any mean"
         )
     return Contrast(ids, texts, clean, corrupt, gap.masked_fill(undefined, torch.nan))
 

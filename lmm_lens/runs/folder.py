@@ -11,12 +11,12 @@ Killed at any moment, the same command opens the folder again and goes on behind
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import ScoreError
+from ..warnings import warn
 from . import disk, part
 from .lock import Lock
 from .manifest import Manifest, as_json
@@ -201,10 +201,9 @@ class RunFolder(Store):
             raise disk.DamagedError("its tensors are others than those of the part before it")
 
     def _put_aside(self, path: Path, why: disk.DamagedError, then: str, mend: bool) -> None:
-        warnings.warn(
+        warn(
             f"{path.name!r} in the run folder {self.path.name!r} is damaged: {why}; "
-            + (f"it was moved aside, and {then}" if mend else "it was left out"),
-            stacklevel=4,
+            + (f"it was moved aside, and {then}" if mend else "it was left out")
         )
         if mend:
             os.replace(path, path.with_name(f"{path.name}.corrupt"))

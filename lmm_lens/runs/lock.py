@@ -10,12 +10,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import warnings
 import weakref
 from contextlib import suppress
 from pathlib import Path
 
 from ..errors import ScoreError
+from ..warnings import warn
 
 
 class Lock:
@@ -51,10 +51,7 @@ class Lock:
             if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
                 self.close()
                 raise
-            warnings.warn(
-                f"the file system of {path.parent.name!r} has no locks: let no second process work in that folder",
-                stacklevel=4,
-            )
+            warn(f"the file system of {path.parent.name!r} has no locks: let no second process work in that folder")
         _held.add(self)
         with suppress(OSError):  # on a full disk the lock holds all the same; only the name of its owner is missing
             os.ftruncate(file, 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ScoreError
+from ..warnings import warn
 from . import disk
 
 FORMAT = "lmm-lens run 1"
@@ -83,10 +83,9 @@ class Manifest:
         if now in self.versions:
             return self
         changed = differences(self.versions[-1], now, ("before", "now"))
-        warnings.warn(
+        warn(
             f"the run folder {name!r} is continued with other versions, so numbers may differ in the last bits: "
-            f"{'; '.join(changed)}",
-            stacklevel=5,
+            f"{'; '.join(changed)}"
         )
         return replace(self, versions=(*self.versions, now))
 

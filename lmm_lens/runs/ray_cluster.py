@@ -6,7 +6,6 @@ at a time, so a stream is never read far ahead.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from ..errors import ScoreError
+from ..warnings import warn
 from .job import Done, Job, MakeWork
 from .manifest import current_versions, differences
 from .ray_worker import Outcome, Worker
@@ -151,10 +151,7 @@ class _Rounds:
     def _compare(self, ready: Outcome) -> None:
         found = differences(ready.versions, self.versions)
         if found:
-            warnings.warn(
-                f"a Ray worker has other versions, so numbers may differ in the last bits: {'; '.join(found)}",
-                stacklevel=5,
-            )
+            warn(f"a Ray worker has other versions, so numbers may differ in the last bits: {'; '.join(found)}")
 
 
 @contextmanager
@@ -227,7 +224,7 @@ def _how_many(ray: Any, cluster: RayCluster) -> int:
     if lacking and cluster.address is None:
         raise ScoreError(f"there is no room here for a Ray worker: {said}\n  ask for less, or give a cluster's address")
     if lacking:
-        warnings.warn(f"the Ray cluster has no room for a worker yet and the sweep waits for it: {said}", stacklevel=6)
+        warn(f"the Ray cluster has no room for a worker yet and the sweep waits for it: {said}")
     if cluster.workers is not None:
         return cluster.workers
     fits = [int(free.get(name, 0) / amount) for name, amount in cluster.needs.items() if amount]
