@@ -8,14 +8,15 @@ from hypothesis import strategies as st
 from lmm_lens import LensError
 from tests.support.evidence import check_it_runs, check_mark, identity, supports
 from tests.support.evidence import picture as grey
-from tests.support.families.llavas import ANYRES, LENSES, check_bookkeeping, check_colours, placeholders, ramp, seen
+from tests.support.families import lens_of
+from tests.support.families.llavas import ANYRES, check_bookkeeping, check_colours, placeholders, ramp, seen
 
 SIZES = {"llava_next": [(112, 80), (40, 112), (168, 56)], "llava_onevision": [(144, 100), (60, 144), (216, 200)]}
 
 
 @pytest.fixture(params=ANYRES)
 def lens(request):
-    return LENSES[request.param]()
+    return lens_of(request.param)
 
 
 # ---------------------------------------------------------------------- one picture
@@ -48,7 +49,7 @@ def test_the_markers_are_the_tokens_whose_feature_is_the_newline_vector(lens):
 @pytest.mark.parametrize(("name", "size"), [(name, size) for name in SIZES for size in SIZES[name]])
 def test_the_box_of_every_token_is_where_its_gradient_lies(name, size):
     """On pictures that fit the crops without resizing, so that the crops' pixels are the picture's."""
-    lens = LENSES[name]()
+    lens = lens_of(name)
     prompt = lens.prompt("what?", images=ramp(*size))
     model, inputs = lens.model, prompt.inputs
     edge = model.config.vision_config.image_size
@@ -77,7 +78,7 @@ def test_the_box_of_every_token_is_where_its_gradient_lies(name, size):
 @settings(max_examples=50, deadline=None)
 @given(st.sampled_from(ANYRES), st.integers(8, 250), st.integers(8, 250))
 def test_every_token_sees_the_colours_of_its_box_whatever_the_size(name, width, height):
-    lens = LENSES[name]()
+    lens = lens_of(name)
     prompt = lens.prompt("what?", images=ramp(width, height))
     check_bookkeeping(lens, prompt)
     found = seen(lens.model, prompt.inputs)
@@ -89,7 +90,7 @@ def test_every_token_sees_the_colours_of_its_box_whatever_the_size(name, width, 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(8, 250), st.integers(8, 250))
 def test_the_grid_of_crops_has_no_gap_and_no_overlap_where_patches_fill_the_crops(width, height):
-    prompt = LENSES["llava_next"]().prompt("what?", images=grey(width, height))
+    prompt = lens_of("llava_next").prompt("what?", images=grey(width, height))
     assume(len(prompt.spans[0]) == 3)
     base, crops, _ = prompt.spans[0]
     assert tuple(base.region) == (0, 0, width, height)
@@ -110,7 +111,7 @@ def test_the_grid_of_crops_has_no_gap_and_no_overlap_where_patches_fill_the_crop
 @pytest.mark.parametrize("size", [(65, 8), (8, 65)])
 def test_a_picture_too_narrow_for_its_crops_keeps_its_base_grid_alone(size):
     """The model unpads all rows, or all columns, whose newlines then stay."""
-    lens = LENSES["llava_next"]()
+    lens = lens_of("llava_next")
     prompt = lens.prompt("what?", images=ramp(*size))
     check_bookkeeping(lens, prompt)
     assert [(s.kind, len(s)) for s in prompt.spans[0]] == [("image", 16), ("marker", 8)][: 1 + (size == (8, 65))]
@@ -119,7 +120,7 @@ def test_a_picture_too_narrow_for_its_crops_keeps_its_base_grid_alone(size):
 
 def test_the_finest_grid_answers_and_the_whole_picture_where_it_sees_nothing():
     """SigLIP's crops leave their last pixels out: here 2 of 72."""
-    prompt = LENSES["llava_onevision"]().prompt("what?", images=ramp(144, 144))
+    prompt = lens_of("llava_onevision").prompt("what?", images=ramp(144, 144))
     base, crops, _ = prompt.spans[0]
     assert prompt.patch_at(69, 69) in crops.positions
     assert prompt.patch_at(71, 20) in base.positions
@@ -130,7 +131,7 @@ def test_the_finest_grid_answers_and_the_whole_picture_where_it_sees_nothing():
 
 
 def test_too_many_patches_are_shrunk_and_their_boxes_grow_with_it():
-    lens = LENSES["llava_onevision"]()
+    lens = lens_of("llava_onevision")
     prompt = lens.prompt("what?", images=ramp(250, 250))
     crops = prompt.spans[0][1]
     assert crops.grid == (15, 15)  # of 20 x 20: the square root of 9 x 25

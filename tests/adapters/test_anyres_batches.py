@@ -5,12 +5,13 @@ import torch
 
 from lmm_lens import LensError
 from tests.support.evidence import check_it_runs
-from tests.support.families.llavas import ANYRES, LENSES, check_bookkeeping, check_colours, ramp, seen, tokenizer
+from tests.support.families import lens_of
+from tests.support.families.llavas import ANYRES, check_bookkeeping, check_colours, ramp, seen, tokenizer
 
 
 @pytest.fixture(params=ANYRES)
 def lens(request):
-    return LENSES[request.param]()
+    return lens_of(request.param)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -67,7 +68,7 @@ def test_newlines_are_known_by_their_vector_where_only_encoded_features_are_give
 
 
 def test_several_pictures_of_a_row_are_padded_to_squares_by_onevision():
-    lens = LENSES["llava_onevision"]()
+    lens = lens_of("llava_onevision")
     spans = lens.prompt("what?", images=[ramp(90, 60), ramp(40, 80)]).spans[0]
     assert [(s.kind, s.image, s.tile, s.grid, len(s)) for s in spans] == [
         ("image", 0, 0, (5, 5), 25),

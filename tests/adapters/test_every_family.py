@@ -1,6 +1,7 @@
 """Every family x every backend: the plain model without intervention; edits and scores as slow loops compute them."""
 
 from functools import cache
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from lmm_lens import VAR, AblateHeads, Lens, Read, score_heads
 from lmm_lens.adapters import families, registry
 from lmm_lens.errors import LensError, ModelError
 from tests.support.cases import plain
-from tests.support.every import LENSES, SIZE, lens_of, prompt_of
 from tests.support.evidence import picture
+from tests.support.families import EVERY, SIZE, lens_of, prompt_of
 from tests.support.reference import Reference
 
 BACKENDS = ["native", "nnsight", "transformer_lens"]
@@ -19,7 +20,7 @@ TOLERANCE = 1e-4
 UNBRIDGED = [("ernie4_5_vl_moe", "transformer_lens")]
 
 
-PAIRS = [(name, backend) for name in LENSES for backend in BACKENDS if (name, backend) not in UNBRIDGED]
+PAIRS = [(name, backend) for name in EVERY for backend in BACKENDS if (name, backend) not in UNBRIDGED]
 
 
 @pytest.fixture(params=PAIRS, ids=" on ".join, scope="module")
@@ -34,13 +35,7 @@ def name(pair) -> str:
 
 @pytest.fixture
 def lens(pair) -> Lens:
-    return opened(*pair)
-
-
-@cache
-def opened(name: str, backend: str) -> Lens:
-    native = lens_of(name)
-    return native if backend == "native" else Lens(native.model, native.processor, backend=backend)
+    return lens_of(*pair)
 
 
 @cache
@@ -59,7 +54,7 @@ def close(given: Tensor, expected: Tensor) -> None:
 
 
 def test_every_adapter_is_here():
-    tested = {lens_of(name).adapter.family for name in LENSES}
+    tested = {lens_of(name).adapter.family for name in EVERY}
     assert {adapter.family for adapter in registry.built_in()} <= tested
 
 
@@ -75,7 +70,7 @@ def test_the_table_says_what_has_a_bridge():
     assert {adapter.family for adapter in registry.built_in() if not adapter.has_bridge} == without
 
 
-@pytest.mark.parametrize("name", LENSES)
+@pytest.mark.parametrize("name", EVERY)
 def test_families_that_take_videos_say_so(name):
     lens = lens_of(name)
     ask = lambda: lens.prompt("What happens?", videos=[picture(*SIZE)] * 4)  # noqa: E731
@@ -89,7 +84,7 @@ def test_families_that_take_videos_say_so(name):
 @pytest.mark.parametrize(("name", "backend"), UNBRIDGED)
 def test_what_cannot_be_bridged_is_refused(name, backend):
     with pytest.raises(ModelError, match="cannot be run as a TransformerBridge"):
-        opened(name, backend).run(prompt_of(name))
+        lens_of(name, backend).run(prompt_of(name))
 
 
 def test_without_an_intervention_it_is_the_plain_model(lens, pair):
@@ -102,7 +97,7 @@ def test_without_an_intervention_it_is_the_plain_model(lens, pair):
         assert torch.equal(given, expected)
 
 
-@pytest.mark.parametrize("name", LENSES)
+@pytest.mark.parametrize("name", EVERY)
 def test_masks_partition_the_sequence(name):
     prompt = prompt_of(name)
     parts = torch.stack([prompt.mask(mask) for mask in ("image", "video", "marker", "text", "pad")])
@@ -142,27 +137,40 @@ def test_scores_are_sums_over_the_reference_patterns(lens, name):
         close(given[layer], slow.read("pattern", layer)[0, :, last, columns].sum(-1))
 
 
-@pytest.mark.filterwarnings("ignore:.*changed nothing")
+def sink_scores(resid: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """phi of every token: its largest sink dimension in units of its RMS."""
+    return resid[:, dims].abs().amax(-1) / (resid.square().mean(-1) + 1e-6).sqrt()
+
+
+def threshold(phi: Tensor, image: list[bool], row: int) -> float:
+    """The middle of the widest gap between two phi that leaves the row a sink before it and a visual non-sink."""
+    seen = phi[:row].max()
+    lowest = phi[torch.tensor(image)].min()
+    values = phi.sort().values
+    gaps = [(float(b - a), float(a + b) / 2) for a, b in pairwise(values) if lowest <= a < b <= seen]
+    width, middle = max(gaps)
+    assert width > 1e-4, "rounding could move a token over the threshold"
+    return middle
+
+
 def test_redistribution_is_that_of_a_loop(lens, name):
-    """VAR of METHODS section 2, a row at a time, with every visual token whose phi is above the median a sink."""
+    """VAR of METHODS section 2, a row at a time, at a threshold far from every token's phi."""
     prompt, slow = prompt_of(name), reference(name)
     slow.run(prompt.inputs)
     d_model = lens.shape.d_model
     dims = tuple(range(0, d_model, max(1, d_model // 8)))
     first = lens.shape.self_attention[0]
-    x = slow.read("resid_pre", first)[0]
-    phi = (x[:, dims].abs().amax(-1) / (x.square().mean(-1) + 1e-6).sqrt()).sort().values
-    gap = int((phi[1:] - phi[:-1])[len(phi) // 3 : -1].argmax()) + len(phi) // 3  # far from every token's phi
-    tau = float(phi[gap] + phi[gap + 1]) / 2
-    settings = {"min_nonsink_ratio": 0.0, "min_visual_mass": 0.0, "first_layer": 0, "skip_last_layer": False}
     image, rows = (prompt.mask(mask)[0].tolist() for mask in ("image", "after_image"))
+    tau = threshold(sink_scores(slow.read("resid_pre", first)[0], dims), image, len(rows) - 1)
+    settings = {"min_nonsink_ratio": 0.0, "min_visual_mass": 0.0, "first_layer": 0, "skip_last_layer": False}
+    edited = 0
 
     def loop(layer, pattern, start):
+        nonlocal edited
         if layer != first:
             return pattern
         out = pattern.clone()
-        resid = slow.passes[-1].sites["resid_pre"][layer][0]
-        phi = resid[:, dims].abs().amax(-1) / (resid.square().mean(-1) + 1e-6).sqrt()
+        phi = sink_scores(slow.passes[-1].sites["resid_pre"][layer][0], dims)
         sinks = [j for j in range(len(phi)) if float(phi[j]) >= tau]
         others = [j for j in range(len(phi)) if image[j] and j not in sinks]
         for head in range(pattern.shape[1]):
@@ -172,6 +180,7 @@ def test_redistribution_is_that_of_a_loop(lens, name):
                 budget = 0.6 * sum(a[j] for j in sinks)
                 if rest == 0 or budget == 0:
                     continue
+                edited += 1
                 for j in sinks:
                     out[0, head, row, j] = 0.4 * a[j]
                 for j in others:
@@ -184,9 +193,10 @@ def test_redistribution_is_that_of_a_loop(lens, name):
     var = VAR(sink_dims=dims, sink_threshold=tau, **settings)
     given = lens.run(prompt, [var], read=[Read("pattern", [first])])
     close(given.reads["pattern", first][0], expected[0])
+    assert given.reports[0].edits[first] == edited > 0
 
 
-@pytest.mark.parametrize("name", list(LENSES))
+@pytest.mark.parametrize("name", EVERY)
 def test_sweeps_are_replayed_and_equal_a_forward_of_their_own(name):
     from lmm_lens import HeadSet, head_effects
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from lmm_lens import LensError
 from tests.support.evidence import check_it_runs, identity, supports
-from tests.support.families.llavas import LENSES, check_colours, colours, ramp, tokenizer
+from tests.support.families import lens_of
+from tests.support.families.llavas import check_colours, colours, ramp, tokenizer
 
 LAYOUT = {  # tokens along the edge of a frame, before its patches, after the last frame
     "llava_next_video": (2, 0, 0),
@@ -48,7 +49,7 @@ def check_frames(lens, prompt, row, video, found):
 
 
 def test_every_token_of_a_video_is_a_patch_of_a_frame_or_a_marker(name):
-    lens, (side, lead, tail) = LENSES[name](), LAYOUT[name]
+    lens, (side, lead, tail) = lens_of(name), LAYOUT[name]
     prompt = lens.prompt("what happens?", videos=film(90, 60))
     ids = prompt.inputs["input_ids"]
     is_video = ids == lens.model.config.video_token_id
@@ -63,7 +64,7 @@ def test_every_token_of_a_video_is_a_patch_of_a_frame_or_a_marker(name):
 @settings(max_examples=30, deadline=None)
 @given(st.sampled_from(list(LAYOUT)), st.integers(20, 250), st.integers(20, 250), st.integers(1, 6))
 def test_every_token_sees_the_colours_of_its_box_in_its_frame(name, width, height, n_frames):
-    lens = LENSES[name]()
+    lens = lens_of(name)
     prompt = lens.prompt("what?", videos=film(width, height, n_frames))
     check_frames(lens, prompt, 0, 0, pooled(lens, prompt.inputs)[0])
 
@@ -71,7 +72,7 @@ def test_every_token_sees_the_colours_of_its_box_in_its_frame(name, width, heigh
 @pytest.mark.parametrize(("name", "size"), [("llava_next_video", 28), ("video_llava", 14)])
 def test_the_box_of_every_token_is_where_its_gradient_lies(name, size):
     """On frames of the tower's own size; where frames are averaged, on the patches that make one token."""
-    lens = LENSES[name]()
+    lens = lens_of(name)
     prompt = lens.prompt("what?", videos=film(56, 56))
     core = lens.model.model
     tower = core.video_tower if name == "video_llava" else core.vision_tower
@@ -92,7 +93,7 @@ def test_the_box_of_every_token_is_where_its_gradient_lies(name, size):
 
 def test_a_shrunk_frames_token_mixes_the_patches_around_its_box():
     """LLaVA-OneVision: 5 x 5 patches interpolated to 3 x 3, where the box is the token's share of the frame."""
-    lens = LENSES["llava_onevision"]()
+    lens = lens_of("llava_onevision")
     prompt = lens.prompt("what?", videos=film(72, 72, 2))
     core = lens.model.model
     with identity(core.vision_tower.encoder.layers):
@@ -111,7 +112,7 @@ def test_a_shrunk_frames_token_mixes_the_patches_around_its_box():
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_videos_and_pictures_of_a_mixed_batch_are_told_apart(name, side, monkeypatch):
     monkeypatch.setattr(tokenizer(), "padding_side", side)
-    lens = LENSES[name]()
+    lens = lens_of(name)
     films = [None, [film(90, 60)], [film(50, 50), film(60, 110)], [film(40, 40)]]
     pictures = [[ramp(60, 60)], [], [], [ramp(120, 50)]]
     texts = ["a picture", "one video", "two videos, and a long question", "both: <image> and <video>"]
@@ -127,7 +128,7 @@ def test_videos_and_pictures_of_a_mixed_batch_are_told_apart(name, side, monkeyp
 
 
 def test_tensors_alone_are_laid_out_in_pixels_of_the_processed_frames(name):
-    lens, (side, _, _) = LENSES[name](), LAYOUT[name]
+    lens, (side, _, _) = lens_of(name), LAYOUT[name]
     prompt = lens.prompt("<video><video>what?", videos=[film(90, 60), film(60, 90)])
     bare = lens.prompt(inputs=dict(prompt.inputs))
     shapes = [[(s.kind, s.positions, s.grid, s.video, s.frame) for s in p.spans[0]] for p in (prompt, bare)]
@@ -139,7 +140,7 @@ def test_tensors_alone_are_laid_out_in_pixels_of_the_processed_frames(name):
 
 def test_frames_are_counted_in_the_features_where_only_these_are_given(name):
     """As in `generate`, which encodes the videos and calls the model without their pixels."""
-    lens = LENSES[name]()
+    lens = lens_of(name)
     prompt = lens.prompt(["<video>what?", "and<video>this?"], videos=[film(90, 60), film(60, 90)])
     with torch.no_grad():
         pixels = prompt.inputs["pixel_values_videos"]
@@ -153,12 +154,12 @@ def test_frames_are_counted_in_the_features_where_only_these_are_given(name):
 
 
 def test_a_video_without_its_frames_is_refused(name):
-    inputs = dict(LENSES[name]().prompt("what?", videos=film(90, 60)).inputs)
+    inputs = dict(lens_of(name).prompt("what?", videos=film(90, 60)).inputs)
     inputs["pixel_values_videos"] = inputs["pixel_values_videos"][:, :2]
     with pytest.raises(LensError, match=r"no whole number of videos\n.* tokens of 2 frames"):
-        LENSES[name]().prompt(inputs=inputs)
+        lens_of(name).prompt(inputs=inputs)
     with pytest.raises(LensError, match=r"expected pixel_values_videos \[video, frame, channel, height, width\]"):
-        LENSES[name]().prompt(inputs={**inputs, "pixel_values_videos": inputs["pixel_values_videos"][0]})
+        lens_of(name).prompt(inputs={**inputs, "pixel_values_videos": inputs["pixel_values_videos"][0]})
     del inputs["pixel_values_videos"]
     with pytest.raises(LensError, match="no pixels were given"):
-        LENSES[name]().prompt(inputs=inputs)
+        lens_of(name).prompt(inputs=inputs)

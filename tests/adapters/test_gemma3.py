@@ -1,14 +1,12 @@
 """Gemma 3: a square between begin and end, and pan and scan, against the real processor."""
 
-from functools import cache
-
 import pytest
 import torch
 import transformers as hf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmm_lens import Lens, LensError
+from lmm_lens import LensError
 from lmm_lens.adapters.gemma3 import crops
 from lmm_lens.prompts.build import from_tensors
 from tests.support.evidence import (
@@ -21,40 +19,10 @@ from tests.support.evidence import (
     picture,
     supports,
 )
-from tests.support.models.parts import TEXT, siglip
-from tests.support.tokenizer import byte_tokenizer
+from tests.support.families import lens_of
+from tests.support.families.gemma3 import PAN
 
-PAN = {
-    "do_pan_and_scan": True,
-    "pan_and_scan_min_crop_size": 20,
-    "pan_and_scan_max_num_crops": 4,
-    "pan_and_scan_min_ratio_to_activate": 1.2,
-}
-
-
-@cache
-def lens_of(pan: bool) -> Lens:
-    tokens = byte_tokenizer(image_token="<soft>", boi_token="<begin>", eoi_token="<end>")
-    config = hf.Gemma3Config(
-        text_config={**TEXT, "vocab_size": 300, "query_pre_attn_scalar": 16, "sliding_window": 8},
-        vision_config=siglip().to_dict(),
-        mm_tokens_per_image=4,
-        image_token_index=tokens.image_token_id,
-        boi_token_index=tokens.boi_token_id,
-        eoi_token_index=tokens.eoi_token_id,
-    )
-    torch.manual_seed(0)
-    model = hf.Gemma3ForConditionalGeneration(config)
-    with torch.no_grad():
-        model.model.multi_modal_projector.mm_input_projection_weight.normal_(std=0.02)
-    seen = hf.Gemma3ImageProcessorPil(size={"height": 56, "width": 56})
-    processor = hf.Gemma3Processor(seen, tokens, image_seq_length=4)
-    if pan:  # settings of the image processor itself are overruled by these
-        processor.images_kwargs = PAN
-    return Lens(model.eval(), processor)
-
-
-IMAGE = lens_of(False).adapter.image_token_id
+IMAGE = lens_of("gemma3").adapter.image_token_id
 
 
 def features(lens, inputs, pixels=None):
@@ -65,7 +33,7 @@ def features(lens, inputs, pixels=None):
 
 
 def test_every_picture_is_one_square_between_markers():
-    lens = lens_of(False)
+    lens = lens_of("gemma3")
     prompt = lens.prompt("a <begin> b <begin>", images=[picture(56, 84), picture(300, 20)])
     check_bookkeeping(lens, prompt, IMAGE)
     check_it_runs(lens, prompt)
@@ -77,7 +45,7 @@ def test_every_picture_is_one_square_between_markers():
 
 
 def test_the_box_of_every_token_is_where_its_gradient_lies():
-    lens = lens_of(False)
+    lens = lens_of("gemma3")
     prompt = lens.prompt(inputs=dict(lens.prompt("<begin><begin>", images=[picture(90, 90)] * 2).inputs))
     found = supports(lambda pixels: features(lens, prompt.inputs, pixels), prompt.inputs["pixel_values"])
     check_boxes(prompt, found)
@@ -86,7 +54,7 @@ def test_the_box_of_every_token_is_where_its_gradient_lies():
 @pytest.mark.parametrize("size", [(300, 100), (101, 307), (80, 80), (203, 61), (500, 60)])
 def test_pan_and_scan_adds_a_tile_for_each_crop_with_its_region(size):
     """A mark moves the tokens that the boxes name, in the picture and in its crops."""
-    lens = lens_of(True)
+    lens = lens_of("gemma3 pan")
     width, height = size
     mark = (width // 2, height // 3, width // 2 + width // 4, height // 3 + height // 4)
     before, after = (lens.prompt("<begin>?", images=picture(*size, m)) for m in (None, mark))
@@ -118,7 +86,7 @@ def test_crops_are_those_of_the_processor_and_tile_the_picture(width, height, sm
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("pan", [False, True])
 def test_rows_of_a_batch_have_their_own_pictures_and_padding(pan, side):
-    lens = lens_of(pan)
+    lens = lens_of("gemma3 pan" if pan else "gemma3")
     lens.processor.tokenizer.padding_side = side
     texts = ["no picture at all", "<begin> two <begin>", "x <begin>"]
     pictures = [None, [picture(200, 60), picture(60, 60)], [picture(90, 300)]]
@@ -140,7 +108,7 @@ def test_rows_of_a_batch_have_their_own_pictures_and_padding(pan, side):
 
 def test_tensors_alone_do_not_tell_crops_from_pictures():
     """Every square then counts as a picture, in pixels of the processed square."""
-    lens = lens_of(True)
+    lens = lens_of("gemma3 pan")
     prompt = lens.prompt(inputs=dict(lens.prompt("<begin>", images=picture(300, 100)).inputs))
     images = [s for s in prompt.spans[0] if s.kind == "image"]
     assert [(s.image, s.tile, s.region) for s in images] == [(i, 0, (0, 0, 56, 56)) for i in range(len(images))]
@@ -148,7 +116,7 @@ def test_tensors_alone_do_not_tell_crops_from_pictures():
 
 def test_a_number_of_squares_that_fits_no_picture_is_refused(monkeypatch):
     """As when the processor's settings were changed between processing and here."""
-    lens = lens_of(True)
+    lens = lens_of("gemma3 pan")
     monkeypatch.setattr(lens.processor, "images_kwargs", {**PAN, "pan_and_scan_max_num_crops": 2})
     inputs = lens.prompt("<begin>", images=picture(300, 100)).inputs
     monkeypatch.undo()

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from lmm_lens import LensError
 from tests.support.evidence import changed, check_it_runs, picture
-from tests.support.families.grid_thw import NAMES, check_bookkeeping, features, lens_of, places, tokens_of
+from tests.support.families import lens_of
+from tests.support.families.grid_thw import NAMES, check_bookkeeping, features, places, tokens_of
 
 PROCESSORS = ["qwen2_vl", "qwen3_vl", "glm4v", "paddleocr_vl"]  # those that resize differently
 

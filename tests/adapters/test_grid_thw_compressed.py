@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from lmm_lens.adapters.grid_thw import pieces
 from lmm_lens.prompts.spans import Box
 from tests.support.evidence import check_it_runs, picture
-from tests.support.families.grid_thw import check_bookkeeping, lens_of, places
+from tests.support.families import lens_of
+from tests.support.families.grid_thw import check_bookkeeping, places
 
 STILL = [picture(112, 84)] * 2
 MOVING = [picture(112, 84, mark) for mark in (None, (56, 28, 112, 56), (56, 28, 112, 56), (0, 56, 112, 84))]

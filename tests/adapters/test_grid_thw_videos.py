@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from lmm_lens import Lens, LensError
 from tests.support.evidence import changed, check_it_runs, picture
-from tests.support.families.grid_thw import GLM, KNOWN, check_bookkeeping, features, lens_of, places, tokens_of
+from tests.support.families import lens_of
+from tests.support.families.grid_thw import GLM, KNOWN, check_bookkeeping, features, places, tokens_of
 
 NAMES = [name for name in KNOWN if name not in ("paddleocr_vl", "video_llama_3")]
 TOGETHER = ["qwen2_vl", "qwen2_5_vl", "ernie4_5_vl_moe"]  # all frames in one run

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers.image_utils import SizeDict
 
-from tests.support.families.tiled import lens_of
+from tests.support.families import lens_of
 
 
 @pytest.mark.parametrize(("whole_canvas", "picture_size"), [(True, (480, 640)), (False, (1988, 3195))])

@@ -1,45 +1,17 @@
 """LLaVA 1.5, VIP-LLaVA and Video-LLaVA's pictures: one square each, with every way their processors cut a picture."""
 
-from functools import cache
-
 import pytest
 import torch
-import transformers as hf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from lmm_lens import Lens, LensError
+from lmm_lens import LensError
 from tests.support.evidence import check_bookkeeping, check_it_runs, check_mark, identity, supports
 from tests.support.evidence import picture as grey
-from tests.support.families.llavas import BLANK, LENSES, build, check_colours, colours, config, ramp, squares, tokenizer
+from tests.support.families import lens_of
+from tests.support.families.llavas import check_colours, colours, ramp, tokenizer
 
-
-@cache
-def lens_of(name: str) -> Lens:
-    """The released models' processors: the middle crop (LLaVA 1.5, VIP-LLaVA), padded, or squeezed for SigLIP."""
-    if name == "video_llava":
-        return LENSES[name]()
-    if name == "siglip":  # 2 of 72 pixels fill no patch, as 6 of the real 384
-        settings = config(
-            hf.LlavaConfig, 72, hf.SiglipVisionConfig, hf.LlamaConfig, vision_feature_select_strategy="full"
-        )
-        images = SiglipImageProcessorPil(size={"height": 72, "width": 72}, **BLANK)
-        processor = hf.LlavaProcessor(images, tokenizer(), patch_size=14, vision_feature_select_strategy="full")
-        return build(hf.LlavaForConditionalGeneration, settings, processor)
-    keeps = "full" if name == "class token" else "default"
-    images = hf.LlavaImageProcessorPil(**squares(56), do_pad=name == "padded")
-    processor = hf.LlavaProcessor(
-        images, tokenizer(), patch_size=14, vision_feature_select_strategy=keeps, num_additional_image_tokens=1
-    )
-    if name == "vipllava":
-        settings = config(hf.VipLlavaConfig, 56, hf.CLIPVisionConfig, hf.LlamaConfig, vision_feature_layers=[-1, -2])
-        return build(hf.VipLlavaForConditionalGeneration, settings, processor)
-    settings = config(hf.LlavaConfig, 56, hf.CLIPVisionConfig, hf.LlamaConfig, vision_feature_select_strategy=keeps)
-    return build(hf.LlavaForConditionalGeneration, settings, processor)
-
-
-NAMES = ["llava", "vipllava", "video_llava", "siglip", "padded", "class token"]
+NAMES = ["llava", "vipllava", "video_llava", "llava siglip 72", "llava padded", "llava class token"]
 
 
 @pytest.fixture(params=NAMES)
@@ -65,7 +37,8 @@ def test_every_token_sees_the_colours_of_its_box_in_its_picture(name, sizes):
     spans = [span for span in prompt.spans[0] if span.kind == "image"]
     assert [(span.image, span.tile) for span in spans] == [(image, 0) for image in range(len(sizes))]
     for span, seen in zip(spans, found(lens, prompt), strict=True):
-        check_colours(prompt, list(span.positions), seen, least=0 if name == "padded" else 16)  # margins may reach all
+        least = 0 if name == "llava padded" else 16  # margins may reach all
+        check_colours(prompt, list(span.positions), seen, least=least)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -94,7 +67,7 @@ def test_a_mark_in_the_picture_moves_the_tokens_whose_box_it_meets(name, size):
 
 
 def test_a_tower_that_leaves_pixels_out_is_not_mapped_beyond_them():
-    lens = lens_of("siglip")
+    lens = lens_of("llava siglip 72")
     prompt = lens.prompt("what?", images=ramp(72, 72))
     positions = prompt.mask("image")[0].nonzero().flatten().tolist()
     with identity(lens.model.model.vision_tower.encoder.layers):
@@ -106,7 +79,7 @@ def test_a_tower_that_leaves_pixels_out_is_not_mapped_beyond_them():
 
 
 def test_a_class_token_that_is_kept_is_a_marker():
-    lens = lens_of("class token")
+    lens = lens_of("llava class token")
     prompt = lens.prompt("what?", images=[ramp(60, 60), ramp(50, 80)])
     assert [(s.kind, len(s), s.image) for s in prompt.spans[0]] == [
         ("marker", 1, 0),

@@ -1,10 +1,7 @@
 """Pixtral and Mistral 3: rows of patches of varying length, each ended by a break, against the real processor."""
 
-from functools import cache
-
 import pytest
 import torch
-import transformers as hf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -20,41 +17,10 @@ from tests.support.evidence import (
     picture,
     supports,
 )
-from tests.support.models.parts import TEXT, pixtral
-from tests.support.tokenizer import byte_tokenizer
+from tests.support.families import lens_of
+from tests.support.families.pixtral import MERGE
 
 NAMES = ["pixtral", "mistral3"]
-MERGE = {"pixtral": 1, "mistral3": 2}
-
-
-@cache
-def lens_of(name: str) -> Lens:
-    """A tiny model with the family's real processor; pictures up to 112 pixels, patches of 14."""
-    tokenizer = byte_tokenizer("[IMG]", "[IMG_BREAK]", "[IMG_END]")
-    image_id = tokenizer.convert_tokens_to_ids("[IMG]")
-    text = hf.MistralConfig(**{**TEXT, "vocab_size": 300})
-    torch.manual_seed(0)
-    if name == "pixtral":
-        config = hf.LlavaConfig(
-            vision_config=pixtral(),
-            text_config=text,
-            image_token_index=image_id,
-            vision_feature_layer=-1,
-            vision_feature_select_strategy="full",
-        )
-        model = hf.LlavaForConditionalGeneration(config)
-    else:
-        config = hf.Mistral3Config(
-            vision_config=pixtral(), text_config=text, image_token_index=image_id, spatial_merge_size=2
-        )
-        model = hf.Mistral3ForConditionalGeneration(config)
-    processor = hf.PixtralProcessor(
-        hf.PixtralImageProcessorPil(size={"longest_edge": 112}, patch_size=14),
-        tokenizer,
-        patch_size=14,
-        spatial_merge_size=MERGE[name],
-    )
-    return Lens(model.eval(), processor)
 
 
 def image_id(lens: Lens) -> int:

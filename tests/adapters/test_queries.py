@@ -1,7 +1,5 @@
 """Idefics 2, BLIP-2 and InstructBLIP: queries that look at the whole picture, against the real processors."""
 
-from functools import cache
-
 import pytest
 import torch
 import transformers as hf
@@ -9,76 +7,21 @@ import transformers as hf
 from lmm_lens import Lens, LensError
 from lmm_lens.adapters import adapter_for
 from tests.support.evidence import check_bookkeeping, check_it_runs, picture
-from tests.support.models.parts import NO_HEAD_DIM, SMALL, TEXT
-from tests.support.tokenizer import byte_tokenizer
+from tests.support.families import lens_of
+from tests.support.families.queries import blip_2
 
 NO_LAYOUT = "the layout of these 8 visual tokens is not known"
 
 
-def idefics2(split: bool):
-    config = hf.Idefics2Config(
-        vision_config=SMALL,
-        perceiver_config={
-            "hidden_size": 64,
-            "resampler_n_latents": 8,
-            "resampler_depth": 2,
-            "resampler_n_heads": 2,
-            "resampler_head_dim": 16,
-            "num_key_value_heads": 1,
-        },
-        text_config=hf.MistralConfig(**{**TEXT, "vocab_size": 300}),
-    )
-    seen = hf.Idefics2ImageProcessorPil(size={"shortest_edge": 28, "longest_edge": 56}, do_image_splitting=split)
-    processor = hf.Idefics2Processor(seen, byte_tokenizer(), image_seq_len=8)
-    config.image_token_id = processor.image_token_id
-    return hf.Idefics2ForConditionalGeneration(config), processor
-
-
-def blip_2(name: str = "Blip2", text=None):
-    tokens = byte_tokenizer()
-    extra = [byte_tokenizer()] if name == "InstructBlip" else []
-    seen = hf.BlipImageProcessorPil(size={"height": 56, "width": 56})
-    processor = getattr(hf, f"{name}Processor")(seen, tokens, *extra, num_query_tokens=8)
-    text = text or hf.OPTConfig(
-        **{**NO_HEAD_DIM, "vocab_size": 300, "ffn_dim": 96, "word_embed_proj_dim": 64}, do_layer_norm_before=True
-    )
-    queries = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = getattr(hf, f"{name}Config")(
-        vision_config=SMALL,
-        qformer_config={**queries, "intermediate_size": 64, "cross_attention_frequency": 1},
-        text_config=text.to_dict(),
-        num_query_tokens=8,
-        image_token_index=tokens.convert_tokens_to_ids("<image>"),
-    )
-    return getattr(hf, f"{name}ForConditionalGeneration")(config), processor
-
-
-def instructblip():
-    return blip_2("InstructBlip", hf.LlamaConfig(**{**TEXT, "vocab_size": 300}))
-
-
-BUILD = {
-    "idefics2": lambda: idefics2(False),
-    "idefics2 split": lambda: idefics2(True),
-    "blip-2": blip_2,
-    "instructblip": instructblip,
-}
 BLIPS = ["blip-2", "instructblip"]
 SPLIT = [False, True]
 
 
-@cache
-def lens_of(name: str) -> Lens:
-    torch.manual_seed(0)
-    model, processor = BUILD[name]()
-    return Lens(model.eval(), processor)
-
-
 def idefics2_lens(split: bool) -> Lens:
-    return lens_of("idefics2 split" if split else "idefics2")
+    return lens_of("idefics2" if split else "idefics2 whole")
 
 
-@pytest.mark.parametrize("name", BUILD)
+@pytest.mark.parametrize("name", ["idefics2", "idefics2 whole", *BLIPS])
 def test_queries_are_visual_and_have_no_place_in_the_picture(name):
     lens = lens_of(name)
     assert lens.adapter.family == name.split()[0]
@@ -86,7 +29,7 @@ def test_queries_are_visual_and_have_no_place_in_the_picture(name):
     prompt = lens.prompt("what is it?", images=picture(56, 84))
     check_bookkeeping(lens, prompt, lens.adapter.image_token_id)
     check_it_runs(lens, prompt)
-    assert prompt.mask("image").sum() == 8 * (5 if "split" in name else 1)
+    assert prompt.mask("image").sum() == 8 * (5 if name == "idefics2" else 1)
     assert {(s.image, s.grid, s.region) for s in prompt.spans[0] if s.kind == "image"} == {(0, None, None)}
     with pytest.raises(LensError, match=NO_LAYOUT):
         prompt.patch_at(1, 1)

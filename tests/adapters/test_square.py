@@ -1,13 +1,9 @@
 """Square pictures: LLaVA, PaliGemma, DeepSeek-VL (one tower and two), Janus, FastVLM, with their real processors."""
 
-from functools import cache
-
 import pytest
 import torch
-import transformers as hf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 from lmm_lens import Lens, LensError
 from tests.support.evidence import (
@@ -20,109 +16,11 @@ from tests.support.evidence import (
     picture,
     supports,
 )
-from tests.support.models.parts import NO_HEAD_DIM, SMALL, TEXT, TOWER, siglip
-from tests.support.tokenizer import byte_tokenizer
+from tests.support.families import lens_of
+from tests.support.families.square import NAMES
 
-SQUARE = {"height": 56, "width": 56}
-LLAMA = hf.LlamaConfig(**{**TEXT, "vocab_size": 300})
-
-
-def tokenizer():
-    return byte_tokenizer(image_token="<image>", boi_token="<begin>", eoi_token="<end>")
-
-
-def llava():
-    """On a SigLIP tower whose patches leave 4 of 60 pixels unseen, as SO400M leaves 6 of 384."""
-    tokens = tokenizer()
-    seen = hf.SiglipImageProcessorPil(size={"height": 60, "width": 60})
-    processor = hf.LlavaProcessor(seen, tokens, patch_size=14, vision_feature_select_strategy="full")
-    config = hf.LlavaConfig(
-        vision_config=hf.SiglipVisionConfig(**{**SMALL, "image_size": 60}, vision_use_head=False),
-        text_config=LLAMA,
-        image_token_index=tokens.image_token_id,
-        vision_feature_select_strategy="full",
-        vision_feature_layer=-1,
-    )
-    return hf.LlavaForConditionalGeneration(config), processor
-
-
-def paligemma():
-    tokens = byte_tokenizer(image_token="<image>")
-    seen = hf.SiglipImageProcessorPil(size=SQUARE)
-    seen.image_seq_length = 16
-    processor = hf.PaliGemmaProcessor(seen, tokens)
-    config = hf.PaliGemmaConfig(
-        vision_config=siglip(projection_dim=64).to_dict(),
-        text_config={**TEXT, "vocab_size": 1600, "model_type": "gemma"},
-        image_token_index=processor.image_token_id,
-        projection_dim=64,
-        hidden_size=64,
-    )
-    return hf.PaliGemmaForConditionalGeneration(config), processor
-
-
-def deepseek_vl():
-    tokens = tokenizer()
-    processor = hf.DeepseekVLProcessor(hf.DeepseekVLImageProcessorPil(size=SQUARE), tokens, num_image_tokens=16)
-    config = hf.DeepseekVLConfig(vision_config=siglip(), text_config=LLAMA, image_token_id=tokens.image_token_id)
-    return hf.DeepseekVLForConditionalGeneration(config), processor
-
-
-def deepseek_vl_hybrid():
-    tokens = tokenizer()
-    seen = hf.DeepseekVLHybridImageProcessorPil(size=SQUARE, high_res_size={"height": 128, "width": 128})
-    processor = hf.DeepseekVLHybridProcessor(seen, tokens, num_image_tokens=16)
-    sam = {
-        **TOWER,
-        "output_channels": 8,
-        "image_size": 128,
-        "global_attn_indexes": [1],
-        "mlp_dim": 32,
-        "window_size": 4,
-    }
-    config = hf.DeepseekVLHybridConfig(
-        vision_config=siglip(), high_res_vision_config=sam, text_config=LLAMA, image_token_id=tokens.image_token_id
-    )
-    return hf.DeepseekVLHybridForConditionalGeneration(config), processor
-
-
-def janus():
-    tokens = tokenizer()
-    processor = hf.JanusProcessor(hf.JanusImageProcessorPil(size=SQUARE), tokens, num_image_tokens=16)
-    vision = {**SMALL, "projection_dim": 64, "depth": 2, "mlp_ratio": 2, "num_image_tokens": 16}
-    codebook = {"base_channels": 32, "channel_multiplier": [1, 1], "num_res_blocks": 1, "projection_dim": 32}
-    config = hf.JanusConfig(
-        vision_config=vision, text_config=LLAMA, vq_config=codebook, image_token_id=tokens.image_token_id
-    )
-    return hf.JanusForConditionalGeneration(config), processor
-
-
-def fast_vlm():
-    """With a ConvNeXt tower in place of timm's FastViT: another tower of convolutions, 32 pixels a cell."""
-    tokens = tokenizer()
-    seen = hf.LlavaImageProcessorPil(size={"shortest_edge": 96}, crop_size={"height": 96, "width": 96}, do_pad=True)
-    processor = hf.LlavaProcessor(seen, tokens, patch_size=32, vision_feature_select_strategy="full")
-    config = hf.FastVlmConfig(
-        vision_config=hf.ConvNextConfig(hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1]),
-        text_config=hf.Qwen2Config(**{**NO_HEAD_DIM, "vocab_size": 300}),
-        image_token_index=tokens.image_token_id,
-    )
-    config.vision_config.hidden_size = 16
-    return hf.FastVlmForConditionalGeneration(config), processor
-
-
-BUILD = {build.__name__: build for build in (llava, paligemma, deepseek_vl, deepseek_vl_hybrid, janus, fast_vlm)}
 BEGIN_END = {"janus"}
-BATCHES = [name for name in BUILD if name != "paligemma"]  # which takes no row without a picture
-
-
-@cache
-def lens_of(name: str) -> Lens:
-    torch.manual_seed(0)
-    model, processor = BUILD[name]()
-    for gate in (p for n, p in model.named_parameters() if n.endswith("high_res_vision_alpha")):
-        nn.init.constant_(gate, 0.7)
-    return Lens(model.eval(), processor)
+BATCHES = [name for name in NAMES if name != "paligemma"]  # which takes no row without a picture
 
 
 def image_id(lens: Lens) -> int:
@@ -143,10 +41,10 @@ def features(lens: Lens, inputs, pixels=None):
         return torch.cat(list(out))
 
 
-@pytest.mark.parametrize("name", BUILD)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_picture_is_one_square(name):
     lens = lens_of(name)
-    assert lens.adapter.family == name
+    assert lens.adapter.family == name.split()[0]
     prompt = lens.prompt("<image> a <image><image> b", images=[picture(56, 84), picture(100, 28), picture(60, 60)])
     check_bookkeeping(lens, prompt, image_id(lens))
     check_it_runs(lens, prompt)
@@ -158,7 +56,7 @@ def test_every_picture_is_one_square(name):
     assert prompt.mask("marker")[0].tolist() == [token in around for token in tokens]
 
 
-@pytest.mark.parametrize("name", BUILD)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_box_of_every_token_is_where_its_gradient_lies(name):
     lens = lens_of(name)
     prompt = lens.prompt(inputs=dict(lens.prompt("<image> and <image>", images=[picture(90, 90)] * 2).inputs))
@@ -166,7 +64,7 @@ def test_the_box_of_every_token_is_where_its_gradient_lies(name):
     check_boxes(prompt, found)
 
 
-@pytest.mark.parametrize("name", BUILD)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", [(112, 112), (300, 170), (90, 231)])
 def test_a_mark_in_the_picture_as_given_moves_the_tokens_that_its_box_names(name, size):
     lens = lens_of(name)
@@ -178,12 +76,12 @@ def test_a_mark_in_the_picture_as_given_moves_the_tokens_that_its_box_names(name
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(20, 300), st.integers(20, 300), st.sampled_from(sorted(BUILD)))
+@given(st.integers(20, 300), st.integers(20, 300), st.sampled_from(sorted(NAMES)))
 def test_the_square_covers_the_whole_picture_whatever_its_shape(width, height, name):
     lens = lens_of(name)
     prompt = lens.prompt("<image>?", images=picture(width, height))
     check_bookkeeping(lens, prompt, image_id(lens))
-    seen = 56 / 60 if name == "llava" else 1
+    seen = 56 / 60 if name == "llava siglip 60" else 1
     corners = [(x, y) for x in (0, width * seen - 1) for y in (0, height * seen - 1)]
     assert all(prompt.patch_at(*corner) in prompt.spans[0][name in BEGIN_END].positions for corner in corners)
     boxes = [prompt.box(p) for p in prompt.mask("image")[0].nonzero().flatten().tolist()]
@@ -244,7 +142,7 @@ def test_paligemma_refuses_a_row_without_a_picture():
         lens_of("paligemma").prompt(["<image> a", "text"], images=[picture(56, 56), None])
 
 
-@pytest.mark.parametrize("name", BUILD)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_run_that_is_no_whole_number_of_pictures_is_refused(name):
     inputs = dict(lens_of(name).prompt("<image>", images=picture(56, 56)).inputs)
     ids = inputs["input_ids"][0]

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from lmm_lens import AblateHeads, Lens
 from lmm_lens.prompts.spans import Box
 from tests.support.evidence import check_bookkeeping, check_it_runs, identity, picture
+from tests.support.families import lens_of
 from tests.support.families.tile_evidence import check_spelling, entering, spelling, tiles_of, vision_layers
-from tests.support.families.tiled import FAMILIES, TILE, TOKEN, lens_of
+from tests.support.families.tiled import NAMES, TILE, TOKEN
 
-pytestmark = pytest.mark.parametrize("name", list(FAMILIES))
+pytestmark = pytest.mark.parametrize("name", list(NAMES))
 sides = st.integers(16, 160)
 batches = st.lists(st.lists(st.tuples(sides, sides), max_size=2), min_size=1, max_size=3).filter(any)
 

@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from lmm_lens import Lens, LensError
+from lmm_lens import LensError
 from lmm_lens.adapters import Picture
 from tests.support.evidence import identity, picture
+from tests.support.families import lens_of
 from tests.support.families.tile_evidence import check_spelling, entering, spelling, vision_layers
-from tests.support.families.tiled import FAMILIES, lens_of, ovis2
+from tests.support.families.tiled import NAMES
 from tests.support.torchvision_cpu import load
 
-each = pytest.mark.parametrize("name", list(FAMILIES))
+each = pytest.mark.parametrize("name", list(NAMES))
 
 
 def inputs_of(name, *sizes, text="{}why?"):
@@ -41,7 +42,7 @@ def test_pixels_of_fewer_tiles_than_the_text_has_are_refused(name):
         lens_of(name).prompt(inputs={**inputs, **fewer})
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "internvl"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "internvl"])
 def test_placeholders_outside_the_tags_are_refused(name):
     """One tile's first token and the tag before it change places: no processor writes that."""
     inputs = inputs_of(name, (24, 24))
@@ -137,8 +138,7 @@ def test_llama4_may_fill_its_largest_canvas(monkeypatch):
 
 def test_tokens_fall_short_of_the_edge_where_whole_patches_do_not_fill_a_tile():
     """26 pixels are six patches of four, three tokens of eight, and a rest that the model does not see."""
-    model, config, processor = ovis2(edge=26)
-    lens = Lens(model(config).eval(), processor)
+    lens = lens_of("ovis2 26")
     prompt = lens.prompt("why?", images=picture(26, 52))
     spans = [span for span in prompt.spans[0] if span.kind == "image"]
     assert [span.region for span in spans] == [(0, 0, 24, 48), (0, 0, 12, 48), (13, 0, 25, 48)]

@@ -5,8 +5,9 @@ import torch
 
 from lmm_lens import LensError
 from tests.support.evidence import check_bookkeeping, check_it_runs, identity, picture
+from tests.support.families import lens_of
 from tests.support.families.tile_evidence import entering, tiles_of, vision_layers
-from tests.support.families.tiled import TILE, TOKEN, lens_of
+from tests.support.families.tiled import TILE, TOKEN
 
 LABELS = {
     "internvl": ["Frame1: ", "\nFrame2: ", "\nFrame3: "],

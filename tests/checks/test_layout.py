@@ -9,11 +9,11 @@ from torch import nn
 from lmm_lens import AblateHeads, Box, Lens, LensError
 from lmm_lens.bundled import shapes
 from lmm_lens.checks.layout import Misplaced, misplaced
-from tests.support.every import LENSES, lens_of
 from tests.support.evidence import picture
+from tests.support.families import EVERY, lens_of
 
 WITHOUT_GRID = ["blip-2", "instructblip", "idefics2", "mllama"]  # queries, or keys outside of the sequence
-WITH_GRID = [name for name in LENSES if name not in WITHOUT_GRID]
+WITH_GRID = [name for name in EVERY if name not in WITHOUT_GRID]
 SIZES = [(84, 84), (90, 60), (60, 90)]
 TILED = ["internvl", "aya_vision", "llama4", "idefics3", "ovis2", "lfm2_vl"]
 NOT_SQUARE = ["qwen2_vl", "qwen3_vl", "glm4v", "pixtral", "mistral3", "gemma4", "paddleocr_vl"]
@@ -75,7 +75,7 @@ def hooks_of(model):
 
 
 def test_families_without_a_grid_are_those_that_are_left_out():
-    assert [name for name in LENSES if not lens_of(name).adapter.has_grid] == WITHOUT_GRID
+    assert [name for name in EVERY if not lens_of(name).adapter.has_grid] == WITHOUT_GRID
 
 
 @pytest.mark.parametrize("name", WITH_GRID)

@@ -10,10 +10,9 @@ from PIL import Image
 from lmm_lens.prompts.spans import Box
 from lmm_lens.viewer import view
 from lmm_lens.viewer.panels import levels_of, panels_of, picture_url
-from tests.support import every
 from tests.support.cases import case
 from tests.support.evidence import picture
-from tests.support.families import grid_thw, tiled
+from tests.support.families import lens_of, prompt_of
 from tests.viewer.pages import Shown
 
 PLACED = [
@@ -35,7 +34,7 @@ def film(n, width=60, height=40):
 
 @pytest.mark.parametrize("name", PLACED)
 def test_every_visual_token_is_drawn_once_in_its_own_box(name):
-    lens = every.lens_of(name)
+    lens = lens_of(name)
     prompt = lens.prompt(
         "What is this?", images=[picture(90, 60), picture(50, 80)] if name == "qwen2_vl" else picture(90, 60)
     )
@@ -57,7 +56,7 @@ def test_every_visual_token_is_drawn_once_in_its_own_box(name):
     ],
 )
 def test_a_picture_that_is_seen_whole_and_in_crops_is_drawn_twice(name, levels):
-    panels = panels_of(every.prompt_of(name), 0)
+    panels = panels_of(prompt_of(name), 0)
     assert {panel.level: len(panel.spans) for panel in panels} == levels
     assert len({panel.source for panel in panels}) == 1
     for panel in panels:
@@ -66,13 +65,13 @@ def test_a_picture_that_is_seen_whole_and_in_crops_is_drawn_twice(name, levels):
 
 
 def test_levels_begin_with_the_largest_patches_whatever_their_order():
-    spans = [span for span in every.prompt_of("ovis2").spans[0] if span.kind == "image"]
+    spans = [span for span in prompt_of("ovis2").spans[0] if span.kind == "image"]
     there, back = levels_of(spans), levels_of(spans[::-1])
     assert [len(level) for level in there] == [len(level) for level in back] == [1, len(spans) - 1]
 
 
 def test_patches_over_the_edge_of_a_picture_widen_the_drawing():
-    (panel,) = panels_of(every.prompt_of("deepseek_vl"), 0)  # pads 90 x 60 to a square
+    (panel,) = panels_of(prompt_of("deepseek_vl"), 0)  # pads 90 x 60 to a square
     assert panel.picture[0] == Box(0, 0, 90, 60)
     assert panel.extent[1] < -10
     assert panel.extent[3] > 70
@@ -80,13 +79,13 @@ def test_patches_over_the_edge_of_a_picture_widen_the_drawing():
 
 @pytest.mark.parametrize("name", ["blip-2", "mllama"])
 def test_tokens_whose_place_is_not_known_are_cells_beside_the_picture(name):
-    lens = every.lens_of(name)
-    shown = Shown(view(every.prompt_of(name), lens).html)
+    lens = lens_of(name)
+    shown = Shown(view(prompt_of(name), lens).html)
     plain, cells = shown.about["panels"]
     assert (plain["grids"], plain["url"] is not None) == ([], True)
     assert (cells["placed"], cells["url"]) == (False, None)
     assert cells["label"].endswith("places not known")
-    visual = every.prompt_of(name).mask("visual")[0].nonzero().flatten().tolist()
+    visual = prompt_of(name).mask("visual")[0].nonzero().flatten().tolist()
     assert [shown.about["positions"][key] for key in cells["grids"][0]["keys"]] == visual
 
 
@@ -107,14 +106,14 @@ def red_of(url):
 
 
 def test_each_frame_is_drawn_over_the_one_that_was_given():
-    lens = tiled.lens_of("smolvlm")
+    lens = lens_of("smolvlm")
     panels = panels_of(lens.prompt("what?", videos=film(4)), 0)
     assert [red_of(panel.picture[1]) for panel in panels] == pytest.approx([0, 20, 40, 60], abs=2)
     assert [panel.label for panel in panels] == [f"video 0, frame {i}: 3 x 3" for i in range(4)]
 
 
 def test_two_frames_that_the_model_takes_together_are_drawn_over_the_first():
-    lens = grid_thw.lens_of("qwen2_vl")
+    lens = lens_of("qwen2_vl")
     panels = panels_of(lens.prompt("what?", videos=film(5)), 0)
     assert [red_of(panel.picture[1]) for panel in panels] == pytest.approx([0, 40, 80], abs=2)
     assert [panel.label.split(":")[0] for panel in panels] == [
@@ -125,7 +124,7 @@ def test_two_frames_that_the_model_takes_together_are_drawn_over_the_first():
 
 
 def test_frames_are_drawn_on_nothing_where_the_processor_dropped_some():
-    lens = tiled.lens_of("smolvlm")
+    lens = lens_of("smolvlm")
     prompt = lens.prompt("what?", videos=film(4))
     longer = prompt.__class__(**{**_fields(prompt), "videos": ((tuple(film(7)),),)})
     panels = panels_of(longer, 0)

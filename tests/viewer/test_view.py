@@ -72,9 +72,9 @@ def test_the_sequence_of_the_page_is_that_of_the_prompt(made, asked):
 def test_markers_inside_a_picture_belong_to_its_block_and_every_token_stands_once(name):
     known = case(name) if name != "idefics3" else None
     if known is None:
-        from tests.support import every
+        from tests.support.families import lens_of, prompt_of
 
-        lens, prompt = every.lens_of(name), every.prompt_of(name)
+        lens, prompt = lens_of(name), prompt_of(name)
     else:
         lens, prompt = known.lens, known.prompt
     pieces = Shown(view(prompt, lens).html).about["pieces"]

@@ -1,0 +1,26 @@
+"""Every family with its real processor on a tiny model, one lens of each for all tests.
+
+A family is entered in the file of its kind with `@family`; `lens_of(name, backend)` is the only way to a lens of it.
+Tiny models without processors, for what a decoder does, are in `tests/support/models`.
+"""
+
+from functools import cache
+
+from lmm_lens import Prompt
+from tests.support.evidence import picture
+
+from . import gemma3, gemma4, grid_thw, llavas, mllama, pixtral, queries, square, tiled  # noqa: F401  (they enter theirs)
+from .table import BUILD, lens_of
+
+EVERY = [name for name in BUILD if " " not in name]
+"""One of each family, no variants."""
+SIZE = (90, 60)
+
+
+@cache
+def prompt_of(name: str) -> Prompt:
+    """A question about one picture."""
+    return lens_of(name).prompt("What is this?", images=picture(*SIZE))
+
+
+__all__ = ["BUILD", "EVERY", "SIZE", "lens_of", "prompt_of"]

@@ -1,7 +1,6 @@
 """Tiny models of the Qwen layout, each with the real processor of its family, built from nothing."""
 
 from collections.abc import Mapping
-from functools import cache
 from types import SimpleNamespace
 
 import torch
@@ -18,6 +17,7 @@ from transformers.models.video_llama_3.video_processing_video_llama_3 import Vid
 from lmm_lens import Lens
 from lmm_lens.prompts.prompt import Prompt
 from tests.support.evidence import Pixels, identity
+from tests.support.families.table import Built, family
 from tests.support.models import FAMILIES
 from tests.support.models.parts import MROPE, NO_HEAD_DIM, TEXT
 from tests.support.tokenizer import byte_tokenizer
@@ -122,9 +122,8 @@ def template_of(tokens: SimpleNamespace) -> str:
     )
 
 
-@cache
-def lens_of(name: str) -> Lens:
-    """A tiny model with its processor; a token covers 28 x 28 pixels, or 32 x 32 with Qwen 3."""
+def build(name: str) -> Built:
+    """A token covers 28 x 28 pixels, or 32 x 32 with Qwen 3."""
     like, own, tokens, processor, image_processor, video_processor = KNOWN[name]
     brackets = sorted({marker for pair in tokens.around.values() for marker in pair if marker})
     tokenizer = byte_tokenizer(tokens.image, tokens.video, *brackets, "<|user|>", "<|assistant|>", **tokens.named)
@@ -140,16 +139,19 @@ def lens_of(name: str) -> Lens:
         word = "vision" if tokens in (QWEN, PADDLE) else kind
         ids |= {f"{word}_start_token_id": id_of(start), f"{word}_end_token_id": id_of(end)} if start else {}
     model_type = hf.CONFIG_MAPPING[name]
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        settings = model_type(vision_config=vision, text_config=text, **ids)
-        model = hf.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[model_type](settings)
+    torch.manual_seed(0)  # after the model that the configuration may come from
+    settings = model_type(vision_config=vision, text_config=text, **ids)
+    model = hf.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[model_type](settings)
     size = {"shortest_edge": 28 * 28, "longest_edge": 224 * 224}
     patch = {"patch_size": vision["patch_size"], "merge_size": 2}
     films = {"do_sample_frames": False, "size": {**size, "longest_edge": 4 * 224 * 224}, **OPTIONS.get(name, {})}
     parts = [image_processor(size=size, **patch), tokenizer]
     parts += [video_processor(**films, **patch)] if video_processor is not None else []
-    return Lens(model.eval(), processor(*parts, chat_template=template_of(tokens)))
+    return model, processor(*parts, chat_template=template_of(tokens))
+
+
+for _name in NAMES:
+    family(_name, _name)(build)
 
 
 def features(lens: Lens, kind: str, inputs: Mapping[str, Tensor], pixels: Tensor | None = None) -> Tensor:

@@ -1,6 +1,5 @@
-"""Tiny LLaVA-1.6 models with their real processors, and pictures whose colours say where each pixel lies."""
+"""Tiny LLaVA models with their real processors, and pictures whose colours say where each pixel lies."""
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -11,9 +10,11 @@ import transformers as hf
 from PIL import Image
 from torch import Tensor, nn
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from lmm_lens import Lens
 from lmm_lens.prompts.prompt import Prompt
+from tests.support.families.table import Built, family
 from tests.support.models.parts import TEXT, TOWER
 from tests.support.tokenizer import byte_tokenizer
 
@@ -37,12 +38,6 @@ def config(kind: type, edge: int, tower: type, text: type, **options: Any) -> An
     return kind(vision_config=vision, text_config=text(**words), **ids, **options)
 
 
-def build(model: type, settings: Any, processor: Any) -> Lens:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Lens(model(settings).eval(), processor)
-
-
 def squares(edge: int) -> dict[str, Any]:
     """Settings of a processor that makes squares of the middle."""
     return {"size": {"shortest_edge": edge}, "crop_size": {"height": edge, "width": edge}, **BLANK}
@@ -51,16 +46,16 @@ def squares(edge: int) -> dict[str, Any]:
 NEXT_POINTS = [[56, 112], [112, 56], [112, 112], [168, 56], [56, 168]]
 
 
-@cache
-def llava_next() -> Lens:
+@family("llava_next")
+def llava_next() -> Built:
     settings = config(hf.LlavaNextConfig, 56, hf.CLIPVisionConfig, hf.LlamaConfig, image_grid_pinpoints=NEXT_POINTS)
     images = hf.LlavaNextImageProcessorPil(**squares(56), image_grid_pinpoints=NEXT_POINTS)
     how = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
-    return build(hf.LlavaNextForConditionalGeneration, settings, hf.LlavaNextProcessor(images, tokenizer(), **how))
+    return hf.LlavaNextForConditionalGeneration(settings), hf.LlavaNextProcessor(images, tokenizer(), **how)
 
 
-@cache
-def llava_next_video() -> Lens:
+@family("llava_next_video")
+def llava_next_video() -> Built:
     settings = config(
         hf.LlavaNextVideoConfig, 56, hf.CLIPVisionConfig, hf.LlamaConfig, image_grid_pinpoints=NEXT_POINTS
     )
@@ -68,11 +63,11 @@ def llava_next_video() -> Lens:
     films = hf.LlavaNextVideoVideoProcessor(**squares(56))
     how = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
     processor = hf.LlavaNextVideoProcessor(films, images, tokenizer(), **how)
-    return build(hf.LlavaNextVideoForConditionalGeneration, settings, processor)
+    return hf.LlavaNextVideoForConditionalGeneration(settings), processor
 
 
-@cache
-def llava_onevision() -> Lens:
+@family("llava_onevision")
+def llava_onevision() -> Built:
     """As the real one: a tower whose last pixels no patch sees (70 of 72), an odd side, and up to 36 crops."""
     points = [[72 * rows, 72 * columns] for rows in range(1, 7) for columns in range(1, 7)]
     settings = config(
@@ -89,20 +84,48 @@ def llava_onevision() -> Lens:
     films = hf.LlavaOnevisionVideoProcessor(**edge)
     how = {"num_image_tokens": 25, "vision_feature_select_strategy": "full"}
     processor = hf.LlavaOnevisionProcessor(images, tokenizer(), films, **how)
-    return build(hf.LlavaOnevisionForConditionalGeneration, settings, processor)
+    return hf.LlavaOnevisionForConditionalGeneration(settings), processor
 
 
-@cache
-def video_llava() -> Lens:
+@family("video_llava")
+def video_llava() -> Built:
     settings = config(hf.VideoLlavaConfig, 56, hf.CLIPVisionConfig, hf.LlamaConfig)
     images, films = hf.VideoLlavaImageProcessor(**squares(56)), hf.VideoLlavaVideoProcessor(**squares(56))
     processor = hf.VideoLlavaProcessor(images, films, tokenizer(), patch_size=14)
-    return build(hf.VideoLlavaForConditionalGeneration, settings, processor)
+    return hf.VideoLlavaForConditionalGeneration(settings), processor
 
 
-LENSES: dict[str, Callable[[], Lens]] = {
-    build.__name__: build for build in (llava_next, llava_next_video, llava_onevision, video_llava)
-}
+@family("llava")
+@family("llava class token", "full")
+@family("llava padded", "default", True)
+def llava(keeps: str = "default", pad: bool = False) -> Built:
+    """The released model's processor: the middle crop, or padded; the class token may be kept."""
+    images = hf.LlavaImageProcessorPil(**squares(56), do_pad=pad)
+    settings = config(hf.LlavaConfig, 56, hf.CLIPVisionConfig, hf.LlamaConfig, vision_feature_select_strategy=keeps)
+    return hf.LlavaForConditionalGeneration(settings), _processor(images, keeps)
+
+
+@family("vipllava")
+def vipllava() -> Built:
+    settings = config(hf.VipLlavaConfig, 56, hf.CLIPVisionConfig, hf.LlamaConfig, vision_feature_layers=[-1, -2])
+    processor = _processor(hf.LlavaImageProcessorPil(**squares(56), do_pad=False), "default")
+    return hf.VipLlavaForConditionalGeneration(settings), processor
+
+
+@family("llava siglip 72")
+def llava_siglip() -> Built:
+    """Squeezed for SigLIP; 2 of 72 pixels fill no patch, as 6 of the real 384."""
+    settings = config(hf.LlavaConfig, 72, hf.SiglipVisionConfig, hf.LlamaConfig, vision_feature_select_strategy="full")
+    images = SiglipImageProcessorPil(size={"height": 72, "width": 72}, **BLANK)
+    processor = hf.LlavaProcessor(images, tokenizer(), patch_size=14, vision_feature_select_strategy="full")
+    return hf.LlavaForConditionalGeneration(settings), processor
+
+
+def _processor(images: Any, keeps: str) -> Any:
+    """With a class token before the patches, which `keeps` leaves out or in."""
+    return hf.LlavaProcessor(
+        images, tokenizer(), patch_size=14, vision_feature_select_strategy=keeps, num_additional_image_tokens=1
+    )
 
 
 ANYRES = ["llava_next", "llava_next_video", "llava_onevision"]

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from lmm_lens import Lens
 from lmm_lens.prompts.prompt import Prompt
-from tests.support.families.tiled import PATCH, TOKEN, lens_of
+from tests.support.families.table import lens_of
+from tests.support.families.tiled import PATCH, TOKEN
 
 
 def vision_layers(model: nn.Module) -> list[nn.Module]:

@@ -1,13 +1,9 @@
 """The families that cut pictures into tiles, each on its real processor and a tiny model: tiles of 24 x 24 pixels make
 3 x 3 tokens of 8 x 8 pixels each."""
 
-from collections.abc import Callable
-from functools import cache
-
-import torch
 import transformers as hf
 
-from lmm_lens import Lens
+from tests.support.families.table import Built, family
 from tests.support.models.parts import NO_HEAD_DIM, TEXT
 from tests.support.tokenizer import byte_tokenizer
 
@@ -24,24 +20,9 @@ TOWER = {
 }
 VOCABULARY = {"vocab_size": 340, "num_hidden_layers": 2}
 LLAMA, QWEN, COHERE = {**TEXT, **VOCABULARY}, {**NO_HEAD_DIM, **VOCABULARY}, {**NO_HEAD_DIM, **VOCABULARY}
-Built = tuple[type, hf.PretrainedConfig, hf.ProcessorMixin]
-FAMILIES: dict[str, Callable[[], Built]] = {}
 
 
-def family(build: Callable[[], Built]) -> Callable[[], Built]:
-    FAMILIES[build.__name__] = build
-    return build
-
-
-@cache
-def lens_of(name: str) -> Lens:
-    model, config, processor = FAMILIES[name]()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Lens(model(config).eval(), processor)
-
-
-@family
+@family("internvl")
 def internvl() -> Built:
     tokenizer = byte_tokenizer(
         start_image_token="<img>", end_image_token="</img>", context_image_token="<IMG_CONTEXT>", video_token="<video>"
@@ -57,7 +38,7 @@ def internvl() -> Built:
         image_seq_length=9,
         downsample_ratio=0.5,
     )
-    return hf.InternVLForConditionalGeneration, config, processor
+    return hf.InternVLForConditionalGeneration(config), processor
 
 
 IDEFICS = ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", "<video>"]
@@ -65,7 +46,7 @@ IDEFICS += [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in ran
 SPLIT = {"size": {"longest_edge": 4 * TILE}, "max_image_size": {"longest_edge": TILE}}
 
 
-@family
+@family("idefics3")
 def idefics3() -> Built:
     processor = hf.Idefics3Processor(hf.Idefics3ImageProcessorPil(**SPLIT), byte_tokenizer(*IDEFICS), image_seq_len=9)
     config = hf.Idefics3Config(
@@ -74,10 +55,10 @@ def idefics3() -> Built:
         image_token_id=processor.image_token_id,
         scale_factor=2,
     )
-    return hf.Idefics3ForConditionalGeneration, config, processor
+    return hf.Idefics3ForConditionalGeneration(config), processor
 
 
-@family
+@family("smolvlm")
 def smolvlm() -> Built:
     films = hf.SmolVLMVideoProcessor(**SPLIT, num_frames=8, fps=1)
     processor = hf.SmolVLMProcessor(
@@ -89,13 +70,13 @@ def smolvlm() -> Built:
         image_token_id=processor.image_token_id,
         scale_factor=2,
     )
-    return hf.SmolVLMForConditionalGeneration, config, processor
+    return hf.SmolVLMForConditionalGeneration(config), processor
 
 
 AYA = ["<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>"]
 
 
-@family
+@family("aya_vision")
 def aya_vision() -> Built:
     """The numbered tags are not in the vocabulary here and become six tokens each."""
     processor = hf.AyaVisionProcessor(
@@ -110,10 +91,10 @@ def aya_vision() -> Built:
         text_config=hf.Cohere2Config(**COHERE),
         image_token_index=processor.image_token_id,
     )
-    return hf.AyaVisionForConditionalGeneration, config, processor
+    return hf.AyaVisionForConditionalGeneration(config), processor
 
 
-@family
+@family("cohere2_vision")
 def cohere2_vision() -> Built:
     tokenizer = byte_tokenizer(boi_token=AYA[0], eoi_token=AYA[1], image_token=AYA[2], img_line_break_token=AYA[3])
     processor = hf.Cohere2VisionProcessor(hf.Cohere2VisionImageProcessor(**CROPS, patch_size=3), tokenizer)
@@ -123,10 +104,10 @@ def cohere2_vision() -> Built:
         image_token_id=processor.image_token_id,
         alignment_intermediate_size=32,
     )
-    return hf.Cohere2VisionForConditionalGeneration, config, processor
+    return hf.Cohere2VisionForConditionalGeneration(config), processor
 
 
-@family
+@family("llama4")
 def llama4() -> Built:
     tags = ["image", "image_start", "image_end", "patch", "tile_x_separator", "tile_y_separator"]
     tokenizer = byte_tokenizer(*[f"<|{tag}|>" for tag in tags])
@@ -149,10 +130,10 @@ def llama4() -> Built:
         boi_token_index=tokenizer.convert_tokens_to_ids("<|image_start|>"),
         eoi_token_index=tokenizer.convert_tokens_to_ids("<|image_end|>"),
     )
-    return hf.Llama4ForConditionalGeneration, config, processor
+    return hf.Llama4ForConditionalGeneration(config), processor
 
 
-@family
+@family("lfm2_vl")
 def lfm2_vl() -> Built:
     tags = ["image_start", "image_end", "img_thumbnail"]
     tags += [f"img_row_{row}_col_{column}" for row in range(1, 7) for column in range(1, 7)]
@@ -168,13 +149,14 @@ def lfm2_vl() -> Built:
         image_token_id=processor.image_token_id,
         projector_hidden_size=16,
     )
-    return hf.Lfm2VlForConditionalGeneration, config, processor
+    return hf.Lfm2VlForConditionalGeneration(config), processor
 
 
 OVIS = ["<IMG_ATOM>", "<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>"]
 
 
-@family
+@family("ovis2")
+@family("ovis2 26", 26)
 def ovis2(edge: int = TILE) -> Built:
     tokenizer = byte_tokenizer("<image>", *OVIS)
     images = hf.Ovis2ImageProcessorPil(size={"height": edge, "width": edge}, crop_to_patches=True, max_patches=6)
@@ -189,4 +171,7 @@ def ovis2(edge: int = TILE) -> Built:
         hidden_size=64,
         vocab_size=340,
     )
-    return hf.Ovis2ForConditionalGeneration, config, processor
+    return hf.Ovis2ForConditionalGeneration(config), processor
+
+
+NAMES = ["internvl", "idefics3", "smolvlm", "aya_vision", "cohere2_vision", "llama4", "lfm2_vl", "ovis2"]
