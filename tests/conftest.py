@@ -39,6 +39,14 @@ def lens():
     return Lens.demo()
 
 
+@pytest.fixture(scope="session")
+def bridged():
+    """The bundled model as a TransformerBridge."""
+    from lmm_lens import Lens
+
+    return Lens.demo(backend="transformer_lens")
+
+
 @pytest.fixture(scope="session", params=list(FAMILIES))
 def family(request: pytest.FixtureRequest) -> Case:
     """Each of the tiny models in turn."""

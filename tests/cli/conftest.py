@@ -1,12 +1,12 @@
 """The command line, run inside the test process: fast, and with what it prints caught."""
 
-import re
 import sys
 from types import SimpleNamespace
 
 import pytest
 
 from lmm_lens.bundled import shapes
+from tests.cli.printed import heads_in
 
 
 @pytest.fixture
@@ -27,12 +27,6 @@ def cli(monkeypatch, capsys):
         return SimpleNamespace(status=status, out=out, err=err, heads=heads_in(out))
 
     return run
-
-
-def heads_in(text: str) -> list[tuple[str, float, float, float]]:
-    """The rows `L2H3 | 0.852 | 0.845 to 0.859` of the tables in a text."""
-    rows = re.findall(r"(L\d+H\d+)\W+([\d.]+)\W+([\d.]+) to ([\d.]+)", text)
-    return [(head, *map(float, numbers)) for head, *numbers in rows]
 
 
 @pytest.fixture

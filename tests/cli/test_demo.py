@@ -16,9 +16,9 @@ from PIL import Image
 
 from lmm_lens import HeadScores
 from lmm_lens.bundled import shapes
-from tests.cli.conftest import heads_in
-from tests.cli.page import Page
+from tests.cli.printed import heads_in
 from tests.support.eager import Eager, phi
+from tests.support.page import Page
 
 N = 14
 SCRIPT = Path(sys.executable).parent / "lmm-lens"

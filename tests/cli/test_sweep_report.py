@@ -10,7 +10,7 @@ from lmm_lens.cli.sweep import run
 from lmm_lens.data import named
 from lmm_lens.errors import ScoreError
 from lmm_lens.reports.sweep import COLUMNS, Sweep, write_sweep_report
-from tests.cli.page import Page
+from tests.support.page import Page
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,3 @@
-"""Whatever a test did, nothing of ours stays in transformers."""
+"""Every test of an intervention ends with nothing of ours left anywhere."""
 
-import pytest
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left_behind():
-    from lmm_lens.backends.native import interface as attention
-
-    yield
-    assert attention.LISTENERS == []
-    assert attention._SWITCHES == {}
+from tests.support.left_behind import nothing_is_left_behind  # noqa: F401

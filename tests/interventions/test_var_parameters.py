@@ -10,7 +10,7 @@ from lmm_lens import VAR, Intervention, Lens, LensError, Read
 from lmm_lens.core.taps import Tap
 from lmm_lens.errors import InterventionError, ScoreError
 from lmm_lens.prompts.rows import bind_rows
-from tests.core.test_var_kernel import BY_FRACTION, ROW
+from tests.support.known_row import BY_FRACTION, ROW
 from tests.support.models import IMAGE
 from tests.support.oracle import SlowVAR
 from tests.support.planted import DIMS, THRESHOLD, planted

@@ -1,55 +1,22 @@
 """`with lens.trace(prompt)`: hook points read and written by layer and name, as the native backend reads and edits."""
 
-from dataclasses import dataclass
-from typing import Any
-
 import nnsight
 import pytest
 import torch
 
-from lmm_lens import Intervention, Read
-from lmm_lens.core.taps import Tap
-from lmm_lens.prompts.rows import bind_rows
+from lmm_lens import Read
 from tests.support.cases import SITES, case
-from tests.support.nnsight_lenses import FOUR, edit_of, far, here
+from tests.support.changes import CHANGES, Change, even, shifted
+from tests.support.nnsight_lenses import FOUR, TOLERANCE, edit_of
 
-TOLERANCE = 1e-4
 PATTERN_EDITS = ("knockout", "var", "uniform", "patch_pattern")
-
-
-def shifted(x):
-    """Not a multiple of it, which the norm behind the last layer would undo."""
-    return x.roll(1, -1)
-
-
-def even(x):
-    """Attention that is the same on every key; future ones too, so that nothing can be taken from the old pattern."""
-    return torch.ones_like(x) / x.shape[-1]
-
-
-CHANGES = {"pattern": even}
-
-
-@dataclass(frozen=True)
-class Change(Intervention):
-    """The native edit that a written hook point is compared with."""
-
-    site: str
-    layer: int
-    function: Any
-
-    def taps(self, prompt, shape):
-        def run(x, context):
-            return self.function(x)
-
-        return [Tap(self.site, self.layer, bind_rows("all", prompt), run, edits=True)]
 
 
 def last_layer(family, site):
     return family.layers_of(site)[-1]
 
 
-@pytest.fixture(params=[here, far], ids=["here", "as on a server"])
+@pytest.fixture(params=["nnsight", "remote"], ids=["here", "as on a server"])
 def backend(request):
     return request.param
 
@@ -58,7 +25,7 @@ def backend(request):
 
 
 def test_every_hook_point_reads_as_natively(family, backend):
-    lens = backend(family.name)
+    lens = family.on(backend)
     layers = {site: family.layers_of(site) for site in SITES}
     places = [(layer, site) for layer in range(family.n_layers) for site in SITES if layer in layers[site]]
     expected = family.lens.run(family.prompt, read=[Read(site, layers[site]) for site in SITES])
@@ -77,7 +44,7 @@ def test_every_hook_point_reads_as_natively(family, backend):
 @pytest.mark.parametrize("edit", ["zero", *PATTERN_EDITS])
 @pytest.mark.parametrize("name", FOUR)
 def test_interventions_act_before_the_blocks_reads(name, edit, backend):
-    family, lens = case(name), backend(name)
+    family, lens = case(name), case(name).on(backend)
     edits, layer = [edit_of(name, edit)], family.self_attending[-1]
     expected = family.lens.run(family.prompt, edits, read=["pattern", "z", "resid_post"])
     with lens.trace(family.prompt, interventions=edits):
@@ -92,7 +59,7 @@ def test_interventions_act_before_the_blocks_reads(name, edit, backend):
 
 
 def test_the_prompts_masks_and_spans_can_be_used_in_the_block(lens, backend):
-    llava, mine = case("llava"), backend("llava")
+    llava, mine = case("llava"), case("llava").on(backend)
     prompt = llava.prompt
     first, last = prompt.spans[0][0].positions[0], prompt.spans[0][0].positions[-1]
     with mine.trace(prompt):
@@ -106,7 +73,7 @@ def test_the_prompts_masks_and_spans_can_be_used_in_the_block(lens, backend):
 
 def test_a_padded_batch_reads_all_rows_of_the_pass(family):
     prompt = family.lens.prompt(inputs=family.pair("left")[1])
-    layer, lens = family.self_attending[-1], here(family.name)
+    layer, lens = family.self_attending[-1], family.on("nnsight")
     native = family.lens.run(prompt, read=[Read("z", [layer]), Read("pattern", [layer])])
     with lens.trace(prompt):
         pattern = lens.read(layer, "pattern").save()
@@ -122,7 +89,7 @@ def test_a_padded_batch_reads_all_rows_of_the_pass(family):
 
 @pytest.mark.parametrize("site", SITES)
 def test_reading_then_writing_is_the_native_edit(family, site):
-    lens, layer, change = here(family.name), last_layer(family, site), CHANGES.get(site, shifted)
+    lens, layer, change = family.on("nnsight"), last_layer(family, site), CHANGES.get(site, shifted)
     expected = family.lens.run(family.prompt, [Change(site, layer, change)]).logits
     with lens.trace(family.prompt):
         lens.write(layer, site, change(lens.read(layer, site)))
@@ -134,7 +101,7 @@ def test_reading_then_writing_is_the_native_edit(family, site):
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("name", FOUR)
 def test_writing_without_reading_is_the_native_edit(name, site, backend):
-    family, lens, change = case(name), backend(name), CHANGES.get(site, shifted)
+    family, lens, change = case(name), case(name).on(backend), CHANGES.get(site, shifted)
     layer = last_layer(family, site)
     value = change(family.lens.run(family.prompt, read=[Read(site, [layer])]).reads[site, layer])
     expected = family.lens.run(family.prompt, [Change(site, layer, change)]).logits
@@ -146,7 +113,7 @@ def test_writing_without_reading_is_the_native_edit(name, site, backend):
 
 @pytest.mark.parametrize("site", SITES)
 def test_what_was_written_is_read(site, backend):
-    family, lens, change = case("llava"), backend("llava"), CHANGES.get(site, shifted)
+    family, lens, change = case("llava"), case("llava").on(backend), CHANGES.get(site, shifted)
     with lens.trace(family.prompt):
         value = change(lens.read(1, site)).save()
         lens.write(1, site, value)
@@ -157,7 +124,7 @@ def test_what_was_written_is_read(site, backend):
 @pytest.mark.parametrize("edit", PATTERN_EDITS)
 @pytest.mark.parametrize("read_first", [False, True])
 def test_a_pattern_is_written_over_what_interventions_left(edit, read_first, backend):
-    family, lens, edits = case("llava"), backend("llava"), [edit_of("llava", edit)]
+    family, lens, edits = case("llava"), case("llava").on(backend), [edit_of("llava", edit)]
     expected = family.lens.run(family.prompt, [*edits, Change("pattern", 1, even)]).logits
     uniform = even(torch.empty(1, 4, family.prompt.n_tokens, family.prompt.n_tokens))
     with lens.trace(family.prompt, edits):
@@ -169,7 +136,7 @@ def test_a_pattern_is_written_over_what_interventions_left(edit, read_first, bac
 
 
 def test_the_last_of_two_writes_counts(backend):
-    family, lens = case("llava"), backend("llava")
+    family, lens = case("llava"), case("llava").on(backend)
     expected = family.lens.run(family.prompt, [Change("pattern", 1, even), Change("z", 1, shifted)]).logits
     with lens.trace(family.prompt):
         pattern, z = lens.read(1, "pattern"), None
@@ -183,7 +150,7 @@ def test_the_last_of_two_writes_counts(backend):
 
 
 def test_the_users_own_envoys_may_be_used_beside(backend):
-    family, lens = case("llava"), backend("llava")
+    family, lens = case("llava"), case("llava").on(backend)
     edits = [edit_of("llava", "zero")]
     expected = family.lens.run(family.prompt, edits, read=["resid_post"])
     with lens.trace(family.prompt, edits):
@@ -195,7 +162,7 @@ def test_the_users_own_envoys_may_be_used_beside(backend):
 
 @pytest.mark.parametrize("site", SITES)
 def test_a_value_of_another_dtype_is_written_in_the_models_own(site, backend):
-    llava, lens = case("llava"), backend("llava")
+    llava, lens = case("llava"), case("llava").on(backend)
     expected = llava.lens.run(llava.prompt, [Change(site, 1, CHANGES.get(site, shifted))]).logits
     change = CHANGES.get(site, shifted)
     with lens.trace(llava.prompt):
@@ -205,7 +172,7 @@ def test_a_value_of_another_dtype_is_written_in_the_models_own(site, backend):
 
 
 def test_gradients_reach_what_was_read_from_the_heads(backend):
-    llava, lens = case("llava"), backend("llava")
+    llava, lens = case("llava"), case("llava").on(backend)
     given = []
     projection = llava.model.model.language_model.layers[2].self_attn.o_proj
     handle = projection.register_forward_pre_hook(lambda module, args: given.append(args[0]))
@@ -223,7 +190,7 @@ def test_gradients_reach_what_was_read_from_the_heads(backend):
 
 def test_a_trace_of_nnsights_own_does_not_see_the_last_one():
     """The pattern is taken anew, also where the trace before has written it."""
-    llava, lens = case("llava"), here("llava")
+    llava, lens = case("llava"), case("llava").on("nnsight")
     other = llava.lens.prompt(inputs={"input_ids": torch.tensor([[1, 5, 6, 7]])})
     expected = llava.lens.run(other, read=[Read("pattern", [2], rows="all")]).reads["pattern", 2]
     with lens.trace(llava.prompt):

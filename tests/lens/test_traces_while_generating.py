@@ -7,16 +7,16 @@ import torch
 from lmm_lens import LensError, Read
 from lmm_lens.backends.nnsight.travel import TRAVELLING
 from lmm_lens.errors import HookError, PromptError
-from tests.lens.test_traces import TOLERANCE, Change, shifted
 from tests.support.cases import SITES, case
-from tests.support.nnsight_lenses import FOUR, edit_of, far, generating, here
+from tests.support.changes import Change, shifted
+from tests.support.nnsight_lenses import FOUR, TOLERANCE, edit_of, generating
 
 STEPS = 4
 OPTIONS = {"max_new_tokens": STEPS, "eos_token_id": []}
 pytestmark = pytest.mark.filterwarnings("ignore:.*was never reached")
 
 
-@pytest.fixture(params=[here, far], ids=["here", "as on a server"])
+@pytest.fixture(params=["nnsight", "remote"], ids=["here", "as on a server"])
 def backend(request):
     return request.param
 
@@ -24,7 +24,7 @@ def backend(request):
 @pytest.mark.parametrize("edit", ["", "zero_after_image", "var", "knockout"])
 @pytest.mark.parametrize("name", FOUR)
 def test_reads_of_every_step_are_the_native_ones(name, edit, backend):
-    family, lens = case(name), backend(name)
+    family, lens = case(name), case(name).on(backend)
     layer, edits = family.self_attending[-1], [edit_of(name, edit)] if edit else []
     reads = [Read(site, [layer], rows="all") for site in ("resid_pre", "pattern", "z")]
     expected = family.lens.generate(family.prompt, edits, reads, **OPTIONS)
@@ -46,7 +46,7 @@ def test_reads_of_every_step_are_the_native_ones(name, edit, backend):
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("name", ["llava", "qwen3_5"])
 def test_writes_of_every_step_are_the_native_edit(name, site):
-    family, lens = case(name), here(name)
+    family, lens = case(name), case(name).on("nnsight")
     layer = family.layers_of(site)[-1]
     expected = family.lens.generate(family.prompt, [Change(site, layer, shifted)], logits=True, **OPTIONS)
     with lens.trace(family.prompt, **OPTIONS) as tracer:
@@ -61,7 +61,7 @@ def test_writes_of_every_step_are_the_native_edit(name, site):
 
 
 def test_without_a_cache_each_pass_has_all_rows_and_edits_the_right_ones():
-    family, lens, edits = case("llava"), here("llava"), [edit_of("llava", "zero_after_image")]
+    family, lens, edits = case("llava"), case("llava").on("nnsight"), [edit_of("llava", "zero_after_image")]
     expected = family.lens.generate(family.prompt, edits, **generating())
     with lens.trace(family.prompt, edits, **OPTIONS, use_cache=False) as tracer:
         shapes = nnsight.save([])
@@ -83,7 +83,7 @@ def traced(lens, prompt, *calls):
 
 
 def test_a_layer_that_is_not_there_is_refused():
-    llava, lens = case("llava"), here("llava")
+    llava, lens = case("llava"), case("llava").on("nnsight")
     for layer in (3, 99, -1):
         with pytest.raises(HookError, match=rf"layer {layer} is out of range: the model has layers 0 to 2"):
             traced(lens, llava.prompt, ("read", (layer, "z")))
@@ -92,7 +92,7 @@ def test_a_layer_that_is_not_there_is_refused():
 
 
 def test_a_hook_point_that_is_not_there_is_refused_and_the_others_listed():
-    llava, lens = case("llava"), here("llava")
+    llava, lens = case("llava"), case("llava").on("nnsight")
     for method, arguments in (("read", (1, "hook_z")), ("write", (1, "hook_z", torch.zeros(1)))):
         with pytest.raises(HookError, match=r"layer 1 has no hook point 'hook_z'") as caught:
             traced(lens, llava.prompt, (method, arguments))
@@ -101,7 +101,7 @@ def test_a_hook_point_that_is_not_there_is_refused_and_the_others_listed():
 
 @pytest.mark.parametrize("site", ["pattern", "z", "attn_out"])
 def test_a_layer_without_heads_has_none_of_their_hook_points(site):
-    family, lens = case("qwen3_5"), here("qwen3_5")
+    family, lens = case("qwen3_5"), case("qwen3_5").on("nnsight")
     with pytest.raises(HookError, match=f"layer 0 has no hook point '{site}'\n  it has: .*resid_pre"):
         traced(lens, family.prompt, ("read", (0, site)))
 
@@ -109,7 +109,7 @@ def test_a_layer_without_heads_has_none_of_their_hook_points(site):
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("shape", [(2, 3), (1, 1, 1), (1, 1, 1, 1)])
 def test_a_value_of_the_wrong_shape_is_refused(site, shape):
-    llava, lens = case("llava"), here("llava")
+    llava, lens = case("llava"), case("llava").on("nnsight")
     expected = tuple(llava.lens.run(llava.prompt, read=[site]).reads[site, 1].shape)
     with pytest.raises(HookError) as caught:
         traced(lens, llava.prompt, ("write", (1, site, torch.zeros(shape))))
@@ -119,7 +119,7 @@ def test_a_value_of_the_wrong_shape_is_refused(site, shape):
 
 
 def test_reads_against_the_order_of_the_model_are_an_error():
-    llava, lens = case("llava"), here("llava")
+    llava, lens = case("llava"), case("llava").on("nnsight")
     for first, then in (((2, "z"), (1, "z")), ((1, "z"), (1, "pattern")), ((1, "resid_post"), (1, "resid_pre"))):
         with pytest.raises(Exception, match="already ran past it"):
             traced(lens, llava.prompt, ("read", first), ("read", then))
@@ -127,7 +127,7 @@ def test_reads_against_the_order_of_the_model_are_an_error():
 
 @pytest.mark.parametrize("site", SITES)
 def test_outside_a_trace_nothing_can_be_read_or_written(site):
-    lens = here("llava")
+    lens = case("llava").on("nnsight")
     with pytest.raises(ValueError, match=r"outside of interleaving|lens\.trace"):
         lens.read(1, site)
     with pytest.raises(ValueError, match=r"outside of interleaving|lens\.trace"):
@@ -135,7 +135,7 @@ def test_outside_a_trace_nothing_can_be_read_or_written(site):
 
 
 def test_several_prompts_are_refused():
-    llava, lens = case("llava"), here("llava")
+    llava, lens = case("llava"), case("llava").on("nnsight")
     for prompts in ([llava.prompt, llava.prompt], (llava.prompt,)):
         with pytest.raises(PromptError, match=rf"a trace takes one prompt, given {len(prompts)}"):
             lens.trace(prompts)
@@ -144,7 +144,7 @@ def test_several_prompts_are_refused():
 
 
 def test_an_edit_that_touches_nothing_is_refused():
-    llava, lens = case("llava"), here("llava")
+    llava, lens = case("llava"), case("llava").on("nnsight")
     prompt = llava.lens.prompt(inputs={"input_ids": torch.tensor([[1, 5, 6]])})
     with pytest.raises(LensError, match="touches nothing: rows 'after_image'"):
         lens.trace(prompt, [edit_of("llava", "zero_after_image")])
@@ -161,13 +161,13 @@ def test_other_backends_have_no_traces(lens):
 
 @pytest.mark.parametrize("site", SITES)
 def test_what_is_no_tensor_is_refused(site):
-    llava, lens = case("llava"), here("llava")
+    llava, lens = case("llava"), case("llava").on("nnsight")
     with pytest.raises(HookError, match=f"{site} of layer 1 takes a tensor, given int: 0"), lens.trace(llava.prompt):
         lens.write(1, site, 0)
 
 
 def test_a_pattern_is_read_once_a_step_on_a_server():
-    llava, lens = case("llava"), far("llava")
+    llava, lens = case("llava"), case("llava").on("remote")
     said = "asked for twice in one step of a generation on a server\n  keep what"
     with pytest.raises(HookError, match=said), lens.trace(llava.prompt, **OPTIONS) as tracer:  # noqa: PT012
         for _ in tracer.iter[:STEPS]:
@@ -177,7 +177,7 @@ def test_a_pattern_is_read_once_a_step_on_a_server():
 
 @pytest.mark.parametrize("own", ["output", "input"])
 def test_the_users_own_envoys_may_come_first_in_a_step(own):
-    llava, lens = case("llava"), here("llava")
+    llava, lens = case("llava"), case("llava").on("nnsight")
     expected = llava.lens.generate(llava.prompt, (), [Read("pattern", [2], rows="all")], **OPTIONS)
     before = lens.envoy.model.language_model.layers[1 if own == "output" else 2]
     with lens.trace(llava.prompt, **OPTIONS) as tracer:
@@ -193,7 +193,7 @@ def test_the_users_own_envoys_may_come_first_in_a_step(own):
 
 def test_what_travels_is_of_where_the_trace_runs():
     """On a server the weights that come back, not the arguments of the call."""
-    lens, prompt = here("llava"), case("llava").prompt
+    lens, prompt = case("llava").on("nnsight"), case("llava").prompt
     for remote, from_weights in (("local", True), (False, False)):
         lens.trace(prompt, remote=remote)
         token = TRAVELLING.set(True)

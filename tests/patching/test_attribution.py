@@ -11,9 +11,9 @@ from torch import Tensor
 from lmm_lens import Lens
 from lmm_lens.errors import ModelError
 from lmm_lens.patching import activation_patching, attribution_patching
-from tests.patching.test_patching import color_batch
-from tests.patching.test_patching_by_hand import ByHand, hooked, repainted
+from tests.support.by_hand import ByHand, hooked, repainted
 from tests.support.cases import case, hooks_of_ours
+from tests.support.color_pairs import color_batch
 from tests.support.models import IMAGE
 from tests.support.reference import Reference, attention_of
 

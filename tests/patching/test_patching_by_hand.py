@@ -3,112 +3,18 @@
 The library runs pairs in padded batches, several patches to a forward; here every effect has a forward of its own.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lmm_lens.patching import activation_patching
+from tests.support.by_hand import ByHand, repainted
 from tests.support.cases import Case, case
-from tests.support.models import BOS, Inputs, joined, patches
-from tests.support.reference import Reference, attention_of, first_of
+from tests.support.models import BOS, joined, patches
+from tests.support.reference import Reference
 
 TOLERANCE = 2e-4  # of effects: logits are of order 1 and differ by 1e-6, and so does the gap they are divided by
 RESIDUAL = ("resid_pre", "attn_out", "mlp_out", "resid_post")
-Change = Callable[[Tensor], Tensor | None]
-
-
-# ---------------------------------------------------------------------- the hand-written side
-
-
-@contextmanager
-def hooked(model: nn.Module, site: str, layer: int, change: Change) -> Iterator[None]:
-    """Hand the activation to `change`, and put back what it returns."""
-    module = model.get_decoder().layers[layer]
-    if site == "z":
-        module = attention_of(module).o_proj
-    elif site in ("attn_out", "mlp_out"):
-        module = attention_of(module) if site == "attn_out" else module.mlp
-
-    def before(module: nn.Module, args: tuple, kwargs: dict) -> Any:
-        new = change(args[0] if args else kwargs["hidden_states"])
-        if new is None:
-            return None
-        return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
-
-    def after(module: nn.Module, args: tuple, output: Any) -> Any:
-        new = change(first_of(output))
-        if new is None:
-            return None
-        return (new, *output[1:]) if isinstance(output, tuple) else new
-
-    early = site in ("resid_pre", "z")
-    hook = module.register_forward_pre_hook(before, with_kwargs=True) if early else module.register_forward_hook(after)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-class ByHand:
-    """One pair of single prompts: clean activations, and runs of the corrupt prompt with something changed."""
-
-    def __init__(
-        self, model: nn.Module, clean: Inputs, corrupt: Inputs, answers: tuple[int, int] | None = None
-    ) -> None:
-        self.model, self.clean, self.corrupt = model, clean, corrupt
-        a, b = self.logits(clean), self.logits(corrupt)
-        # the tokens that tell the two runs apart best, so that the effect is well defined
-        self.answers = answers or (int((a - b).argmax()), int((b - a).argmax()))
-        self.clean_ld, self.corrupt_ld = self.ld(a), self.ld(b)
-        self.sources: dict[tuple[str, int], Tensor] = {}
-
-    def logits(self, inputs: Inputs) -> Tensor:
-        with torch.no_grad():
-            return self.model(**inputs, use_cache=False).logits[0, -1]
-
-    def ld(self, logits: Tensor) -> float:
-        return float(logits[self.answers[0]] - logits[self.answers[1]])
-
-    def source(self, site: str, layer: int) -> Tensor:
-        """The clean activation."""
-        if (site, layer) not in self.sources:
-
-            def keep(x: Tensor) -> None:
-                self.sources[site, layer] = x.clone()
-
-            with hooked(self.model, site, layer, keep):
-                self.logits(self.clean)
-        return self.sources[site, layer]
-
-    def effect(self, site: str, layer: int, positions: Iterable[int], head: int | None = None) -> float:
-        source = self.source(site, layer)
-        columns = slice(None)
-        if head is not None:
-            size = attention_of(self.model.get_decoder().layers[layer]).head_dim
-            columns = slice(head * size, (head + 1) * size)
-
-        def change(x: Tensor) -> Tensor:
-            x = x.clone()
-            for position in positions:
-                x[0, position, columns] = source[0, position, columns]
-            return x
-
-        with hooked(self.model, site, layer, change):
-            patched = self.ld(self.logits(self.corrupt))
-        return (patched - self.corrupt_ld) / (self.clean_ld - self.corrupt_ld)
-
-
-def repainted(inputs: Mapping[str, Tensor], seed: int = 7) -> Inputs:
-    """The same prompt with another picture."""
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        name: torch.randn(value.shape, generator=generator).to(value.dtype) if value.is_floating_point() else value
-        for name, value in inputs.items()
-    }
 
 
 class Pairs:

@@ -14,7 +14,7 @@ from lmm_lens.bundled import shapes
 from lmm_lens.errors import PromptError
 from lmm_lens.patching import activation_patching
 from lmm_lens.patching.figures import LABEL
-from tests.patching.test_patch_scores import NAN, PER_PAIR, made, refused
+from tests.support.patch_scores import NAN, PER_PAIR, made, refused
 
 
 def colorbars(ax) -> list[str]:

@@ -7,9 +7,9 @@ from lmm_lens import LensError
 from lmm_lens.bundled import shapes
 from lmm_lens.errors import HookError, InterventionError, ScoreError
 from lmm_lens.patching import activation_patching, attribution_patching
-from tests.patching.test_patching import batch, color_batch
-from tests.patching.test_patching_by_hand import repainted
+from tests.support.by_hand import repainted
 from tests.support.cases import case
+from tests.support.color_pairs import batch, color_batch
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ from lmm_lens.patching.task import PatchingTask
 from lmm_lens.patching.units import Units
 from lmm_lens.replay import UnfitError
 from lmm_lens.runs.checkpoint import Checkpoint
-from tests.patching.test_patching_by_hand import repainted
-from tests.replay.naive import double, lens_of, tolerance
+from tests.support.by_hand import repainted
+from tests.support.cases import double
 from tests.support.models import another, joined
+from tests.support.naive import tolerance
 
 NAMES = ("qwen2_vl", "qwen3_vl", "gemma3", "paligemma", "idefics3", "qwen3_5", "internvl")
 GRIDS = (
@@ -29,16 +30,16 @@ GRIDS = (
 
 
 def pair_of(name, padded=""):
-    inputs = double(name)[1]
+    inputs = double(name).inputs
     both = [inputs, repainted(inputs)]
     if padded:
         both = [joined([x, another(x, seed)], padded) for seed, x in enumerate(both, 5)]
         both[1]["input_ids"] = both[0]["input_ids"]
-    return [lens_of(name).prompt(inputs=x) for x in both]
+    return [double(name).lens.prompt(inputs=x) for x in both]
 
 
 def grids_of(name, site, by, rows, padded=""):
-    lens, (clean, corrupt) = lens_of(name), pair_of(name, padded)
+    lens, (clean, corrupt) = double(name).lens, pair_of(name, padded)
     units = Units.of(by, corrupt, lens.n_heads, rows)
     layers = tuple(i for i in range(lens.n_layers) if lens.shape.n_heads[i] or site not in ("z", "pattern", "attn_out"))
     grid = PatchingTask(lens, clean, corrupt, site, units, layers, torch.tensor([[11, 12]] * corrupt.n_rows))
@@ -71,11 +72,11 @@ def test_the_pairs_of_a_padded_batch_do_not_mix(padded):
 
 
 def test_scores_say_how_they_were_computed():
-    lens, (clean, corrupt) = lens_of("llava"), pair_of("llava")
+    lens, (clean, corrupt) = double("llava").lens, pair_of("llava")
     assert activation_patching(lens, clean, corrupt, answers=[(11, 12)]).how == "replayed"
     with lens.apply(AblateHeads([(0, 0)])):
         edited = activation_patching(lens, clean, corrupt, answers=[(11, 12)])
     assert edited.how.startswith("one forward for each layer and unit: an enclosing lens.apply")
-    other = Lens(double("llava")[0], backend="nnsight")
+    other = Lens(double("llava").model, backend="nnsight")
     prompts = [other.prompt(inputs=prompt.inputs) for prompt in (clean, corrupt)]
     assert "goes through its own hook points" in activation_patching(other, *prompts, answers=[(11, 12)]).how

@@ -8,9 +8,9 @@ from PIL import Image
 
 from lmm_lens.bundled import shapes
 from lmm_lens.prompts.view import as_html, as_text, describe, pieces
-from tests.cli.page import Page
 from tests.support.cases import case
 from tests.support.models import FAMILIES, another, joined
+from tests.support.page import Page
 
 
 @pytest.fixture(scope="module")

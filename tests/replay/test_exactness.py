@@ -7,9 +7,9 @@ from lmm_lens.effects.ablations import Ablation, units_of
 from lmm_lens.replay import Edit, Replay, Variant, record
 from lmm_lens.replay.batches import Batches
 from lmm_lens.replay.forwards import EACH, RESUMED, REUSED, SINGLE, Forwards
+from tests.support.cases import double
 from tests.support.models import FAMILIES
-
-from .naive import double, lens_of, logits_without, prompt_of, tolerance
+from tests.support.naive import logits_without, prompt_of, tolerance
 
 WHOLE = ("paligemma", "paligemma2", "qwen3_5")
 """Prompts that see both ways, and layers that carry a state: every row is computed again."""
@@ -17,7 +17,7 @@ WHOLE = ("paligemma", "paligemma2", "qwen3_5")
 
 def sweep(name, padded, rows, rows_per_pass=None):
     """Every head alone: the replayed logits [unit, row, vocab], and how each row's were computed."""
-    lens, prompt = lens_of(name), prompt_of(name, padded)
+    lens, prompt = double(name).lens, prompt_of(name, padded)
     change = Ablation(units_of(lens, None), "zero", rows).on(lens, prompt)
     forwards = Forwards(lens, Batches(rows_per_pass, lens.device))
     n = len(change.ablation.units)
@@ -28,7 +28,7 @@ def sweep(name, padded, rows, rows_per_pass=None):
 @pytest.mark.parametrize("rows", ["last", "after_image", "all"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_head_alone_equals_a_forward_of_its_own(name, rows):
-    lens, prompt = lens_of(name), prompt_of(name)
+    lens, prompt = double(name).lens, prompt_of(name)
     given, ways, forwards = sweep(name, "", rows)
     assert not forwards.reason
     assert ways == [RESUMED if rows == "all" or name in WHOLE else SINGLE if rows == "last" else REUSED]
@@ -46,7 +46,7 @@ PADDED = ("llava", "qwen2_vl", "qwen3_vl", "gemma3", "paligemma", "mllama", "qwe
 @pytest.mark.parametrize("padded", ["left", "right"])
 @pytest.mark.parametrize("name", PADDED)
 def test_the_rows_of_a_padded_batch_do_not_mix(name, padded):
-    lens, prompt = lens_of(name), prompt_of(name, padded)
+    lens, prompt = double(name).lens, prompt_of(name, padded)
     for rows in ("last", "after_image", "all"):
         given, _, forwards = sweep(name, padded, rows)
         assert not forwards.reason
@@ -60,7 +60,7 @@ def test_sets_of_heads_across_layers_equal_forwards_of_their_own(name):
     from lmm_lens import HeadSet
     from lmm_lens.effects import random_subsets
 
-    lens, prompt = lens_of(name), prompt_of(name)
+    lens, prompt = double(name).lens, prompt_of(name)
     every = [head for unit in units_of(lens, None) for head in unit]
     units = tuple(random_subsets(HeadSet(every, lens.n_layers, lens.n_heads), 9, seed=1))
     for rows in ("last", "after_image", "all"):
@@ -81,7 +81,7 @@ def test_the_size_of_batches_does_not_matter(rows_per_pass):
 
 
 def test_rows_are_recomputed_from_the_first_change_on():
-    lens, prompt = lens_of("llava"), prompt_of("llava")
+    lens, prompt = double("llava").lens, prompt_of("llava")
     replay = Replay(record(lens, prompt))
     rows = torch.zeros(prompt.n_tokens, dtype=torch.bool)
     rows[[12, 20]] = True
@@ -92,14 +92,14 @@ def test_rows_are_recomputed_from_the_first_change_on():
 
 
 def test_where_rows_see_later_ones_the_cut_moves_before_them():
-    lens, prompt = lens_of("gemma3"), prompt_of("gemma3")
+    lens, prompt = double("gemma3").lens, prompt_of("gemma3")
     image = prompt.mask("image")[0].nonzero().flatten()
     rows = torch.zeros(prompt.n_tokens, dtype=torch.bool)
     rows[image[3]] = True  # amid a picture whose tokens see each other
     assert Replay(record(lens, prompt)).window(Variant((Edit(0, "z", rows, None, 0),))).start == int(image[0])
-    whole = Replay(record(lens_of("paligemma"), prompt_of("paligemma")))
+    whole = Replay(record(double("paligemma").lens, prompt_of("paligemma")))
     assert whole.cuts.reason == "some tokens see later ones"
-    assert Replay(record(lens_of("qwen3_5"), prompt_of("qwen3_5"))).cuts.reason == (
+    assert Replay(record(double("qwen3_5").lens, prompt_of("qwen3_5"))).cuts.reason == (
         "layers without attention carry a state from row to row"
     )
 
@@ -107,7 +107,7 @@ def test_where_rows_see_later_ones_the_cut_moves_before_them():
 def test_nothing_of_a_replay_is_left_on_the_model():
     from tests.support.cases import hooks_of_ours
 
-    model, _ = double("llava")
+    model = double("llava").model
     before = model.config.get_text_config()._attn_implementation
     sweep("llava", "left", "all")
     assert hooks_of_ours(model) == []
@@ -118,7 +118,7 @@ def test_nothing_of_a_replay_is_left_on_the_model():
 
 
 def test_a_model_whose_layers_do_not_repeat_themselves_is_swept_one_forward_each():
-    lens, prompt = lens_of("vipllava"), prompt_of("vipllava")
+    lens, prompt = double("vipllava").lens, prompt_of("vipllava")
     layer, decoder, state = lens.adapter.layers[1].module, lens.model.model.language_model, {"fresh": False}
     # the model does something to its second layer whenever the decoder as a whole is called, which no replay does
     hooks = [
@@ -141,7 +141,7 @@ def test_a_model_whose_layers_do_not_repeat_themselves_is_swept_one_forward_each
 def test_inside_apply_every_forward_is_edited():
     from lmm_lens import AblateHeads
 
-    lens, prompt = lens_of("llava"), prompt_of("llava")
+    lens, prompt = double("llava").lens, prompt_of("llava")
     with lens.apply(AblateHeads([(0, 1)])):
         given, ways, forwards = sweep("llava", "", "all")
     assert ways == [EACH]

@@ -10,7 +10,7 @@ from PIL import Image
 from lmm_lens import HeadScores
 from lmm_lens.bundled import shapes
 from lmm_lens.reports.demo import write_report
-from tests.cli.page import Page
+from tests.support.page import Page
 
 ROWS = [("nothing ablated", "0.914", "1.000"), ("<b>top</b> & more", "0.1 (0.0 to 0.2)", "0.9")]
 

@@ -16,8 +16,8 @@ from lmm_lens.errors import HookError, LensError, PromptError, ScoreError
 from lmm_lens.hooks.points import ModelShape
 from lmm_lens.scoring import HEAD_METRICS, localization_heads, localize
 from lmm_lens.scoring.localization import MapReader, map_cells, map_span
-from tests.core.test_spatial import farthest_from_the_chord, flood_fill, slow_blur, slow_entropy
 from tests.support.eager import Eager, sinks_by_layer
+from tests.support.slow_maps import farthest_from_the_chord, flood_fill, slow_blur, slow_entropy
 
 WHOLE = Box(0, 0, 48, 48)
 SINKS_UNASKED = "sink_dims and sink_threshold say which sinks to cut out: give them with drop_sinks=True"

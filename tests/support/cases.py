@@ -31,11 +31,22 @@ class Case:
         self.self_attending = [i for i in self.attending if hasattr(layers[i], "self_attn")]
         self.heads = heads_of(model)
 
-    @cached_property
+    @property
     def lens(self) -> Any:
+        return self.on("native")
+
+    @cache  # noqa: B019  (cases live as long as the tests)
+    def on(self, backend: str) -> Any:
+        """The lens of a backend; "remote" is nnsight as a server would run it. All share the model."""
         from lmm_lens import Lens
 
-        return Lens(self.model)
+        if backend == "remote":
+            return Lens(self.model, backend="nnsight", remote="local")
+        return Lens(self.model, backend=backend)
+
+    def lenses(self, backend: str) -> tuple[Any, Any]:
+        """The native lens and that of a backend, to compare."""
+        return self.lens, self.on(backend)
 
     @cached_property
     def prompt(self) -> Any:
@@ -77,6 +88,14 @@ class Case:
 @cache
 def case(name: str) -> Case:
     return Case(name, *FAMILIES[name]())
+
+
+@cache
+def double(name: str) -> Case:
+    """The same in fp64, and its numbers in the inputs too."""
+    model, inputs = FAMILIES[name]()
+    wide = {key: value.double() if value.is_floating_point() else value for key, value in inputs.items()}
+    return Case(name, model.double(), wide)
 
 
 def plain(model: nn.Module, inputs: Mapping[str, Any], **options: Any) -> Tensor:

@@ -67,16 +67,6 @@ def pairs(names: Iterable[str], edits: Iterable[str]) -> list[tuple[str, str]]:
 
 
 @cache
-def here(name: str) -> Lens:
-    return Lens(case(name).model, backend="nnsight")
-
-
-@cache
-def far(name: str) -> Lens:
-    return Lens(case(name).model, backend="nnsight", remote="local")
-
-
-@cache
 def sinks(name: str) -> dict[str, Any]:
     """Some dimension of every token is large, so that at this threshold exactly three tokens are sinks at layer 0."""
     family = case(name)

@@ -13,7 +13,7 @@ from accelerate import cpu_offload, disk_offload, dispatch_model
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from tests.backends.native import pretend
+from tests.support import pretend
 from tests.support.cases import TOLERANCE, close
 
 CPU = torch.device("cpu")

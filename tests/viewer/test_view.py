@@ -12,8 +12,8 @@ from lmm_lens import HeadScores, HeadSet, Lens, LensError, score_heads
 from lmm_lens.bundled import shapes
 from lmm_lens.errors import HookError, PromptError, ScoreError
 from lmm_lens.viewer import View, view
-from tests.cli.page import Page
 from tests.support.cases import case
+from tests.support.page import Page
 from tests.viewer.pages import Shown
 
 

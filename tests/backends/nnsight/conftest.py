@@ -1,25 +1,3 @@
-"""Every test of the nnsight backend ends with nothing left in transformers, or in the models that users gave."""
+"""Every test of the nnsight backend ends with nothing of ours left anywhere."""
 
-# before nnsight, which gives every object a method that beartype cannot hash while it is being imported
-import beartype  # noqa: F401
-import pytest
-
-from tests.support.cases import case, hooks_of_ours
-from tests.support.models import FAMILIES
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left_behind(request: pytest.FixtureRequest):
-    from cloudpickle.cloudpickle import list_registry_pickle_by_value
-
-    from lmm_lens.backends.native import interface as attention
-
-    yield
-    assert attention.LISTENERS == []
-    assert attention._SWITCHES == {}
-    assert not [name for name in list_registry_pickle_by_value() if name.startswith("lmm_lens")]
-    used = request.node.callspec.params.get("family") if hasattr(request.node, "callspec") else None
-    if used in FAMILIES:
-        model = case(used).model
-        assert hooks_of_ours(model) == []
-        assert not any("forward" in vars(module) for module in model.modules())
+from tests.support.left_behind import nothing_is_left_behind  # noqa: F401

@@ -11,10 +11,10 @@ from lmm_lens import Lens
 from lmm_lens.errors import InterventionError
 from tests.support.cases import case, plain
 from tests.support.models import FAMILIES
-from tests.support.nnsight_lenses import WIDE, edit_of, far, generating, here
+from tests.support.nnsight_lenses import WIDE, edit_of, generating
 
 
-@pytest.fixture(params=[here, far], ids=["here", "as on a server"])
+@pytest.fixture(params=["nnsight", "remote"], ids=["here", "as on a server"])
 def backend(request):
     return request.param
 
@@ -22,7 +22,7 @@ def backend(request):
 @pytest.mark.parametrize("name", WIDE)
 def test_runs_and_generations_are_edited(name):
     family = case(name)
-    lens, edits = here(family.name), [edit_of(family.name, edit) for edit in ("zero_after_image", "knockout")]
+    lens, edits = family.on("nnsight"), [edit_of(family.name, edit) for edit in ("zero_after_image", "knockout")]
     with lens.apply(*edits) as entered:
         assert entered is lens
         run = lens.run(family.prompt)
@@ -36,7 +36,7 @@ def test_runs_and_generations_are_edited(name):
 
 
 def test_traces_are_edited(backend):
-    llava, lens, edit = case("llava"), backend("llava"), edit_of("llava", "zero")
+    llava, lens, edit = case("llava"), case("llava").on(backend), edit_of("llava", "zero")
     expected = llava.lens.run(llava.prompt, [edit], read=["z"])
     with lens.apply(edit), lens.trace(llava.prompt):
         z = lens.read(2, "z").save()
@@ -46,7 +46,7 @@ def test_traces_are_edited(backend):
 
 
 def test_interventions_of_the_block_come_before_those_of_the_call():
-    llava, lens = case("llava"), here("llava")
+    llava, lens = case("llava"), case("llava").on("nnsight")
     block, own = edit_of("llava", "uniform"), edit_of("llava", "knockout")
     with lens.apply(block):
         inside = lens.run(llava.prompt, [own]).logits
@@ -55,7 +55,7 @@ def test_interventions_of_the_block_come_before_those_of_the_call():
 
 
 def test_nested_blocks_add_up(backend):
-    llava, lens = case("llava"), backend("llava")
+    llava, lens = case("llava"), case("llava").on(backend)
     outer, inner = edit_of("llava", "zero"), edit_of("llava", "knockout")
     with lens.apply(outer):
         with lens.apply(inner):
@@ -67,7 +67,7 @@ def test_nested_blocks_add_up(backend):
 
 @pytest.mark.parametrize("after_a_run", [False, True])
 def test_a_direct_call_of_the_users_model_would_not_be_edited_and_is_refused(after_a_run):
-    llava, lens = case("llava"), here("llava")
+    llava, lens = case("llava"), case("llava").on("nnsight")
     refused = pytest.raises(
         InterventionError, match=r"edits lens\.run, lens\.generate and lens\.trace, not direct calls"
     )
@@ -81,13 +81,13 @@ def test_a_direct_call_of_the_users_model_would_not_be_edited_and_is_refused(aft
 def test_a_block_in_which_nothing_ran_is_an_error(backend):
     with (
         pytest.raises(InterventionError, match=r"did not run inside this"),
-        backend("llava").apply(edit_of("llava", "zero")),
+        case("llava").on(backend).apply(edit_of("llava", "zero")),
     ):
         pass
 
 
 def test_what_raises_in_the_block_reaches_the_user_and_the_block_is_over():
-    llava, lens = case("llava"), here("llava")
+    llava, lens = case("llava"), case("llava").on("nnsight")
     with pytest.raises(ZeroDivisionError), lens.apply(edit_of("llava", "zero")):
         raise ZeroDivisionError
     assert torch.equal(lens.run(llava.prompt).logits, llava.logits)
@@ -104,7 +104,7 @@ def test_a_block_of_one_lens_does_not_reach_another():
 
 
 def test_within_a_block_the_plain_model_can_be_asked_for():
-    llava, lens = case("llava"), here("llava")
+    llava, lens = case("llava"), case("llava").on("nnsight")
     with lens.apply(edit_of("llava", "zero")):
         with lens.nothing_applied():
             free = lens.run(llava.prompt).logits

@@ -8,7 +8,7 @@ from lmm_lens.bundled import shapes
 from lmm_lens.errors import RemoteError
 from tests.support.cases import case
 from tests.support.models import FAMILIES
-from tests.support.nnsight_lenses import clean, edit_of, far, here
+from tests.support.nnsight_lenses import clean, edit_of
 from tests.support.planted import planted
 
 BATCHES = ["llava", "qwen2_5_vl", "gemma3", "paligemma2", "qwen3_5"]
@@ -33,9 +33,7 @@ def asked(lens):
 @pytest.mark.parametrize("query", ["last", "answer"])
 @pytest.mark.parametrize("metric", ["visual_mass", "visual_preference"])
 def test_scores_of_every_family_are_the_native_ones(family, query, metric):
-    native, given = (
-        score_heads(each, family.prompt, metric, query).per_prompt for each in (family.lens, here(family.name))
-    )
+    native, given = (score_heads(each, family.prompt, metric, query).per_prompt for each in family.lenses("nnsight"))
     torch.testing.assert_close(given, native, atol=1e-5, rtol=0, equal_nan=True)
     if family.name != "mllama":  # whose keys are not visual
         assert native.nan_to_num().abs().max() > 1e-3
@@ -46,7 +44,7 @@ def test_scores_of_every_family_are_the_native_ones(family, query, metric):
 def test_scores_of_padded_batches_are_the_native_ones(name, query):
     family = case(name)
     prompt = family.lens.prompt(inputs=family.pair("left")[1])
-    native, given = (score_heads(each, prompt, query=query).per_prompt for each in (family.lens, here(name)))
+    native, given = (score_heads(each, prompt, query=query).per_prompt for each in family.lenses("nnsight"))
     torch.testing.assert_close(given, native, atol=1e-5, rtol=0, equal_nan=True)
 
 
@@ -97,7 +95,7 @@ def test_patching_grids_are_the_native_ones(name, site, by):
     for method in (activation_patching, attribution_patching):
         native, given = (
             method(each, clean(name).prompt, family.prompt, site=site, by=by, layers=layers, answers=[(7, 11)])
-            for each in (family.lens, here(name))
+            for each in family.lenses("nnsight")
         )
         assert given.units == native.units
         torch.testing.assert_close(given.per_pair, native.per_pair, atol=1e-3, rtol=1e-3, equal_nan=True)
@@ -120,7 +118,7 @@ def test_gradients_pass_through_edits_as_natively(name, edit):
     family = case(name)
     weight = family.model.get_input_embeddings().weight
     found = []
-    for each in (family.lens, here(name)):
+    for each in family.lenses("nnsight"):
         logits = each.run(family.prompt, [edit_of(name, edit)], grad=True).logits
         found.append(torch.autograd.grad(logits[0, -1, 7], weight)[0])
     torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
@@ -128,7 +126,7 @@ def test_gradients_pass_through_edits_as_natively(name, edit):
 
 
 def test_without_grad_nothing_is_kept_for_a_backward_pass():
-    llava, lens = case("llava"), here("llava")
+    llava, lens = case("llava"), case("llava").on("nnsight")
     run = lens.run(llava.prompt, read=["z", "pattern"])
     assert not run.logits.requires_grad
     assert not any(value.requires_grad for value in run.reads.values())
@@ -137,4 +135,4 @@ def test_without_grad_nothing_is_kept_for_a_backward_pass():
 def test_gradients_do_not_travel():
     llava = case("llava")
     with pytest.raises(RemoteError, match="gradients do not travel: this needs a lens with remote=False"):
-        far("llava").run(llava.prompt, grad=True)
+        case("llava").on("remote").run(llava.prompt, grad=True)

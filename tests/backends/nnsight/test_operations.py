@@ -13,7 +13,7 @@ from lmm_lens.core import trace as trace_lens
 from lmm_lens.errors import HookError
 from tests.support.cases import case
 from tests.support.models import FAMILIES
-from tests.support.nnsight_lenses import edit_of, here
+from tests.support.nnsight_lenses import edit_of
 from tests.support.reference import attention_of
 
 CALL, UPDATE = "attention_interface_", "past_key_values_update_"
@@ -24,7 +24,7 @@ def classes(family):
 
 
 def test_labels_are_found_for_the_attention_of_every_family(family):
-    parts = here(family.name)._backend.target.parts
+    parts = family.on("nnsight")._backend.target.parts
     for layer in family.attending:
         assert parts[layer]["call"].startswith(CALL)
         assert parts[layer]["values"].startswith(UPDATE)
@@ -36,7 +36,7 @@ def test_labels_are_found_for_the_attention_of_every_family(family):
 
 def test_the_label_is_that_of_the_call_and_not_of_the_choice_of_the_function(family):
     """The operation returns the output [batch, query, head, d_head]; the one before it returns a function."""
-    lens = here(family.name)
+    lens = family.on("nnsight")
     part = lens._backend.target.parts[family.self_attending[0]]
     shape = (1, family.prompt.n_tokens, part["n_heads"], part["d_head"])
     with lens.trace(family.prompt):

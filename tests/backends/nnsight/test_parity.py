@@ -14,7 +14,6 @@ from tests.support.nnsight_lenses import (
     WIDE,
     edit_of,
     generating,
-    here,
     pairs,
     same_generation,
     same_runs,
@@ -23,17 +22,17 @@ from tests.support.programs import PROGRAMS, interventions
 
 
 def test_without_interventions_generation_is_the_models_own(family):
-    same_generation(family, here(family.name), tolerance=1e-12)
+    same_generation(family, family.on("nnsight"), tolerance=1e-12)
     options = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": []}
     with torch.no_grad():
         own = family.model.generate(**family.inputs, **options)[:, family.prompt.n_tokens :]
-    assert torch.equal(here(family.name).generate(family.prompt, **generating()).tokens, own)
+    assert torch.equal(family.on("nnsight").generate(family.prompt, **generating()).tokens, own)
 
 
 @pytest.mark.parametrize(("name", "edit"), pairs(FAMILIES, EDITS))
 def test_every_intervention_gives_the_native_forward_pass(name, edit):
     family, edits = case(name), [edit_of(name, edit)]
-    native, given = (lens.run(family.prompt, edits, read=["resid_post"]) for lens in (family.lens, here(name)))
+    native, given = (lens.run(family.prompt, edits, read=["resid_post"]) for lens in family.lenses("nnsight"))
     same_runs(native, given)
     if edit != "tokens":
         assert (native.logits - family.logits).abs().max() > 1e-3, "the edit has no effect to compare"
@@ -42,7 +41,7 @@ def test_every_intervention_gives_the_native_forward_pass(name, edit):
 
 @pytest.mark.parametrize(("name", "edit"), pairs(FAMILIES, CORE) + pairs(FOUR, [e for e in EDITS if e not in CORE]))
 def test_every_intervention_gives_the_native_answer_step_by_step(name, edit):
-    same_generation(case(name), here(name), edit)
+    same_generation(case(name), case(name).on("nnsight"), edit)
 
 
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
@@ -50,7 +49,7 @@ def test_every_intervention_gives_the_native_answer_step_by_step(name, edit):
 def test_overlapping_edits_of_the_pattern_compose_as_they_do_natively(name, program):
     family = case(name)
     edits = interventions(program, family.self_attending)
-    native, given = (each.run(family.prompt, edits, read=["pattern", "z"]) for each in (family.lens, here(family.name)))
+    native, given = (each.run(family.prompt, edits, read=["pattern", "z"]) for each in family.lenses("nnsight"))
     same_runs(native, given)
     assert (native.logits - family.logits).abs().max() > 1e-3
 
@@ -59,13 +58,13 @@ def test_several_interventions_act_in_order(family):
     names = ["zero", "uniform", "knockout", "patch_heads"]
     edits = [edit_of(family.name, name) for name in names]
     for order in (edits, edits[::-1]):
-        same_runs(*(each.run(family.prompt, order, read=["z"]) for each in (family.lens, here(family.name))))
+        same_runs(*(each.run(family.prompt, order, read=["z"]) for each in family.lenses("nnsight")))
 
 
 def test_pictures_that_enter_again_later_cannot_be_ablated_here_either():
     family = case("qwen3_vl")
     with pytest.raises(InterventionError, match="deepstack"):
-        here("qwen3_vl").run(family.prompt, [AblateTokens()])
+        case("qwen3_vl").on("nnsight").run(family.prompt, [AblateTokens()])
 
 
 # ---------------------------------------------------------------------- caches and kernels
@@ -76,7 +75,7 @@ def test_pictures_that_enter_again_later_cannot_be_ablated_here_either():
 @pytest.mark.parametrize("edit", ["zero_after_image", "var", "knockout"])
 def test_caches_of_other_kinds_give_the_native_answer(name, options, edit):
     family = case(name)
-    lenses = (family.lens, here(name))
+    lenses = family.lenses("nnsight")
     native, given = (lens.generate(family.prompt, [edit_of(name, edit)], **generating(), **options) for lens in lenses)
     assert torch.equal(native.tokens, given.tokens)
     assert (native.logits - given.logits).abs().max() < 1e-4
@@ -120,8 +119,6 @@ def test_models_in_other_precisions_give_the_native_answer(name, dtype, toleranc
 def test_logits_of_the_last_row_are_the_native_ones(family, logits):
     for side in ("left", "right"):
         prompt = family.lens.prompt(inputs=family.pair(side)[1])
-        runs = [
-            each.run(prompt, [AblateHeads(family.heads)], logits=logits) for each in (family.lens, here(family.name))
-        ]
+        runs = [each.run(prompt, [AblateHeads(family.heads)], logits=logits) for each in family.lenses("nnsight")]
         assert runs[0].logits.shape == runs[1].logits.shape
         same_runs(*runs)

@@ -7,7 +7,7 @@ from lmm_lens import AblateHeads, Lens, Read
 from lmm_lens.bundled import shapes
 from tests.support.cases import SITES, case
 from tests.support.models import BOS, FAMILIES, PAD, joined
-from tests.support.nnsight_lenses import WIDE, edit_of, generating, here, same_runs
+from tests.support.nnsight_lenses import WIDE, edit_of, generating, same_runs
 
 
 def every_site(family, rows="all"):
@@ -30,23 +30,23 @@ class LeftPadding:
 
 
 def test_without_interventions_it_is_the_plain_model_to_the_last_bit(family):
-    assert torch.equal(here(family.name).run(family.prompt).logits, family.logits)
+    assert torch.equal(family.on("nnsight").run(family.prompt).logits, family.logits)
 
 
 def test_reading_everything_does_not_change_the_answer(family):
-    assert torch.equal(here(family.name).run(family.prompt, read=every_site(family)).logits, family.logits)
+    assert torch.equal(family.on("nnsight").run(family.prompt, read=every_site(family)).logits, family.logits)
 
 
 @pytest.mark.parametrize("rows", ["all", "last", "after_image"])
 def test_every_hook_point_reads_as_natively(family, rows):
     reads = every_site(family, rows)
-    same_runs(*(each.run(family.prompt, read=reads) for each in (family.lens, here(family.name))), 1e-5)
+    same_runs(*(each.run(family.prompt, read=reads) for each in family.lenses("nnsight")), 1e-5)
 
 
 def test_reads_equal_those_of_a_model_with_attention_of_its_own(family):
     """Not the native backend: the slow reference of the tests."""
     family.reference.run(family.inputs)
-    reads = here(family.name).run(family.prompt, read=every_site(family)).reads
+    reads = family.on("nnsight").run(family.prompt, read=every_site(family)).reads
     for (site, layer), value in reads.items():
         torch.testing.assert_close(value, family.reference.read(site, layer), atol=1e-5, rtol=1e-5)
     assert {site for site, _ in reads} == set(SITES)
@@ -55,14 +55,14 @@ def test_reads_equal_those_of_a_model_with_attention_of_its_own(family):
 @pytest.mark.parametrize("heads", [(2,), (3, 0)])
 def test_heads_come_in_the_order_asked_for(family, heads):
     reads = [Read(site, family.attending, heads, "after_image") for site in ("pattern", "z")]
-    same_runs(*(each.run(family.prompt, read=reads) for each in (family.lens, here(family.name))), 1e-5)
+    same_runs(*(each.run(family.prompt, read=reads) for each in family.lenses("nnsight")), 1e-5)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padded_batches_read_as_natively(family, side):
     prompt = family.lens.prompt(inputs=family.pair(side)[1])
     edits, reads = [AblateHeads(family.heads, rows="after_image")], every_site(family, "after_image")
-    native, given = (each.run(prompt, edits, read=reads) for each in (family.lens, here(family.name)))
+    native, given = (each.run(prompt, edits, read=reads) for each in family.lenses("nnsight"))
     same_runs(native, given)
     assert torch.equal(given.logits[prompt.mask("all")], native.logits[prompt.mask("all")])
 
@@ -73,13 +73,13 @@ def test_batches_without_pictures_read_as_natively(family, side):
     layers = family.self_attending  # mllama skips its cross-attention without a picture
     heads = [head for head in family.heads if head[0] in layers]
     reads = [Read(site, layers) for site in SITES]
-    same_runs(*(each.run(prompt, [AblateHeads(heads)], read=reads) for each in (family.lens, here(family.name))))
+    same_runs(*(each.run(prompt, [AblateHeads(heads)], read=reads) for each in family.lenses("nnsight")))
 
 
 def test_a_left_padded_batch_is_continued_as_natively(family):
     prompt = family.lens.prompt(inputs=family.pair("left")[1])
     edits = [AblateHeads(family.heads, rows="after_image")]
-    lenses = (family.lens, here(family.name))
+    lenses = family.lenses("nnsight")
     native, given = (each.generate(prompt, edits, **generating()) for each in lenses)
     assert torch.equal(native.tokens, given.tokens)
     assert (native.logits - given.logits).abs().max() < 1e-4
@@ -112,7 +112,7 @@ def test_reads_of_all_steps_follow_each_other_as_natively(name):
         Read("mlp_out", rows="generating"),
     ]
     edits = [edit_of(name, "var")]
-    native, given = (each.generate(family.prompt, edits, reads, **generating()) for each in (family.lens, here(name)))
+    native, given = (each.generate(family.prompt, edits, reads, **generating()) for each in family.lenses("nnsight"))
     assert native.reads.keys() == given.reads.keys()
     for key, value in native.reads.items():
         torch.testing.assert_close(given.reads[key], value, atol=1e-4, rtol=1e-4, equal_nan=True)
@@ -125,7 +125,7 @@ def test_what_taps_add_up_over_a_run_is_returned(family):
         return x[..., :1]
 
     read = Read("resid_pre", rows="after_image", reduce=total)
-    native, given = (each.run(family.prompt, read=[read]) for each in (family.lens, here(family.name)))
+    native, given = (each.run(family.prompt, read=[read]) for each in family.lenses("nnsight"))
     assert set(native.sums) == {("total", layer) for layer in range(family.n_layers)}
     same_runs(native, given)
 

@@ -11,7 +11,7 @@ from lmm_lens.core.trace import TraceLens
 from lmm_lens.errors import HookError, ModelError
 from tests.support.cases import case, plain
 from tests.support.models import FAMILIES
-from tests.support.nnsight_lenses import NEW, edit_of, far, generating, here, same_runs
+from tests.support.nnsight_lenses import NEW, edit_of, generating, same_runs
 
 
 def said(call):
@@ -39,20 +39,20 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-@pytest.mark.parametrize("backend", [here, far], ids=["here", "as on a server"])
+@pytest.mark.parametrize("backend", ["nnsight", "remote"], ids=["here", "as on a server"])
 def test_what_is_not_there_is_refused_in_the_same_words(wrong, backend):
     llava = case("llava")
     expected = said(lambda: WRONG[wrong](llava.lens, llava.prompt))
-    assert said(lambda: WRONG[wrong](backend("llava"), llava.prompt)) == expected
-    assert torch.equal(here("llava").run(llava.prompt).logits, llava.logits)
+    assert said(lambda: WRONG[wrong](case("llava").on(backend), llava.prompt)) == expected
+    assert torch.equal(case("llava").on("nnsight").run(llava.prompt).logits, llava.logits)
 
 
 @pytest.mark.parametrize("site", ["pattern", "z", "attn_out"])
-@pytest.mark.parametrize("backend", [here, far], ids=["here", "as on a server"])
+@pytest.mark.parametrize("backend", ["nnsight", "remote"], ids=["here", "as on a server"])
 def test_layers_without_heads_have_none_of_their_hook_points(site, backend):
     family = case("qwen3_5")
     with pytest.raises(HookError, match=rf"layer 0 \(Qwen3_5DecoderLayer\) has no {site}; it has resid_pre"):
-        backend("qwen3_5").run(family.prompt, read=[Read(site, [0])])
+        case("qwen3_5").on(backend).run(family.prompt, read=[Read(site, [0])])
 
 
 def test_heads_of_layers_without_heads_are_refused():
@@ -60,16 +60,16 @@ def test_heads_of_layers_without_heads_are_refused():
     calls = [lambda each: each.run(family.prompt, [AblateHeads([(0, 0)])])]
     calls.append(lambda each: each.run(family.prompt, read=[Read("pattern", [0], heads=[0])]))
     for call in calls:
-        assert said(lambda call=call: call(here("qwen3_5"))) == said(lambda call=call: call(family.lens))
+        assert said(lambda call=call: call(case("qwen3_5").on("nnsight"))) == said(lambda call=call: call(family.lens))
 
 
-@pytest.mark.parametrize("backend", [here, far], ids=["here", "as on a server"])
+@pytest.mark.parametrize("backend", ["nnsight", "remote"], ids=["here", "as on a server"])
 @pytest.mark.parametrize("call", ["run", "generate"])
 def test_a_layer_that_the_model_skips_is_an_error_as_natively(call, backend):
     """Mllama's cross-attention does nothing without a picture."""
     mllama = case("mllama")
     prompt = mllama.lens.prompt(inputs={"input_ids": torch.tensor([[1, 5, 6, 7]])})
-    for lens in (mllama.lens, backend("mllama")):
+    for lens in (mllama.lens, case("mllama").on(backend)):
         with pytest.raises(HookError, match="z of layer 1 did not fire, so nothing was read or edited there"):
             getattr(lens, call)(prompt, [AblateHeads([(0, 0), (1, 0)])])
 
@@ -77,26 +77,26 @@ def test_a_layer_that_the_model_skips_is_an_error_as_natively(call, backend):
 # ---------------------------------------------------------------------- generation
 
 
-@pytest.mark.parametrize("backend", [here, far], ids=["here", "as on a server"])
+@pytest.mark.parametrize("backend", ["nnsight", "remote"], ids=["here", "as on a server"])
 @pytest.mark.parametrize("options", [{"num_beams": 2}, {"num_return_sequences": 2, "do_sample": True}])
 @pytest.mark.parametrize("edit", ["zero", "zero_after_image", "knockout"])
 def test_beams_and_several_answers_are_refused(options, edit, backend):
     llava = case("llava")
     with pytest.raises(LensError, match=r"batch of 2, but the prompt has 1 rows\n.*beam search"):
-        backend("llava").generate(llava.prompt, [edit_of("llava", edit)], max_new_tokens=3, **options)
+        case("llava").on(backend).generate(llava.prompt, [edit_of("llava", edit)], max_new_tokens=3, **options)
 
 
 def test_a_right_padded_batch_is_not_continued():
     llava = case("llava")
     prompt = llava.lens.prompt(inputs=llava.pair("right")[1])
-    assert said(lambda: here("llava").generate(prompt)) == said(lambda: llava.lens.generate(prompt))
+    assert said(lambda: case("llava").on("nnsight").generate(prompt)) == said(lambda: llava.lens.generate(prompt))
 
 
-@pytest.mark.parametrize("backend", [here, far], ids=["here", "as on a server"])
+@pytest.mark.parametrize("backend", ["nnsight", "remote"], ids=["here", "as on a server"])
 def test_rows_that_end_early_are_padded_and_their_generated_tokens_edited_as_natively(backend):
     llava = case("llava")
     prompt = llava.lens.prompt(inputs=llava.pair("left")[1])
-    edits, lens = [edit_of("llava", "zero_after_image"), edit_of("llava", "knockout")], backend("llava")
+    edits, lens = [edit_of("llava", "zero_after_image"), edit_of("llava", "knockout")], case("llava").on(backend)
     free = llava.lens.generate(prompt, edits, max_new_tokens=6)
     for end in {int(free.tokens[0, 1]), int(free.tokens[1, 2])}:
         native, given = (
@@ -112,14 +112,14 @@ def test_rows_that_end_early_are_padded_and_their_generated_tokens_edited_as_nat
     assert not torch.equal(native.tokens, free.tokens)
 
 
-@pytest.mark.parametrize("backend", [here, far], ids=["here", "as on a server"])
+@pytest.mark.parametrize("backend", ["nnsight", "remote"], ids=["here", "as on a server"])
 def test_a_generation_that_ends_before_its_time_is_as_long_as_the_native_one(backend):
     llava = case("llava")
     free = llava.lens.generate(llava.prompt, max_new_tokens=6)
     for position in (0, 2):
         end = int(free.tokens[0, position])
         native, given = (
-            each.generate(llava.prompt, max_new_tokens=6, eos_token_id=end) for each in (llava.lens, backend("llava"))
+            each.generate(llava.prompt, max_new_tokens=6, eos_token_id=end) for each in llava.lenses(backend)
         )
         assert torch.equal(native.tokens, given.tokens)
         assert given.tokens.shape[1] < 6
@@ -152,8 +152,8 @@ def test_sampling_is_the_users_own():
             return lens.generate(llava.prompt, max_new_tokens=NEW, do_sample=True, temperature=5.0).tokens.tolist()
 
     for seed in range(3):
-        assert sampled(here("llava"), seed) == sampled(llava.lens, seed)
-    assert len({str(sampled(here("llava"), seed)) for seed in range(4)}) > 1
+        assert sampled(case("llava").on("nnsight"), seed) == sampled(llava.lens, seed)
+    assert len({str(sampled(case("llava").on("nnsight"), seed)) for seed in range(4)}) > 1
 
 
 # ---------------------------------------------------------------------- what a lens is opened with
@@ -175,29 +175,29 @@ def test_a_model_in_nnsights_wrapping_can_be_given():
 
 
 def test_the_face_says_what_it_is():
-    assert "backend nnsight" in repr(here("llava"))
-    assert here("llava").identity == case("llava").lens.identity
-    assert here("llava").device == case("llava").lens.device
+    assert "backend nnsight" in repr(case("llava").on("nnsight"))
+    assert case("llava").on("nnsight").identity == case("llava").lens.identity
+    assert case("llava").on("nnsight").device == case("llava").lens.device
     with pytest.raises(LensError, match="the nnsight backend has no bridge"):
-        _ = here("llava").bridge
+        _ = case("llava").on("nnsight").bridge
 
 
 def test_without_a_processor_texts_are_refused():
     llava = case("llava")
     with pytest.raises(LensError):
-        here("llava").prompt("What color is the circle?")
+        case("llava").on("nnsight").prompt("What color is the circle?")
     with pytest.raises(ModelError, match=r"no processor, so nnsight cannot process text\n.*lens\.trace\(prompt\)"):
-        here("llava").envoy.processor("text")
+        case("llava").on("nnsight").envoy.processor("text")
     assert torch.equal(plain(llava.model, llava.inputs), llava.logits)
 
 
-@pytest.mark.parametrize("backend", [here, far], ids=["here", "as on a server"])
+@pytest.mark.parametrize("backend", ["nnsight", "remote"], ids=["here", "as on a server"])
 @pytest.mark.parametrize(
     "options", [{"guidance_scale": 1.5}, {"prompt_lookup_num_tokens": 3}, {"temperatur": 1.0}, {"output_scores": True}]
 )
 def test_generations_of_another_kind_are_refused_as_natively(options, backend):
     llava = case("llava")
-    assert said(lambda: backend("llava").generate(llava.prompt, **options)) == said(
+    assert said(lambda: case("llava").on(backend).generate(llava.prompt, **options)) == said(
         lambda: llava.lens.generate(llava.prompt, **options)
     )
 
@@ -205,18 +205,18 @@ def test_generations_of_another_kind_are_refused_as_natively(options, backend):
 def test_without_a_cache_a_server_cannot_read_patterns():
     llava = case("llava")
     with pytest.raises(LensError, match="use_cache=False does not travel"):
-        far("llava").generate(llava.prompt, [edit_of("llava", "var")], use_cache=False)
+        case("llava").on("remote").generate(llava.prompt, [edit_of("llava", "var")], use_cache=False)
 
 
 def test_runs_inside_a_trace_are_refused():
-    llava, lens = case("llava"), here("llava")
+    llava, lens = case("llava"), case("llava").on("nnsight")
     with pytest.raises(LensError, match="cannot be called inside a trace"), lens.trace(llava.prompt):
         lens.run(llava.prompt)
     assert torch.equal(lens.run(llava.prompt).logits, llava.lens.run(llava.prompt).logits)
 
 
 def test_on_a_server_a_lens_says_what_it_has():
-    trace_lens = TraceLens(here("llava")._backend.target.parts, None, True)
+    trace_lens = TraceLens(case("llava").on("nnsight")._backend.target.parts, None, True)
     assert (trace_lens.n_layers, trace_lens.n_heads, trace_lens.d_head) == (3, 4, 16)
     with pytest.raises(AttributeError, match="read and write alone inside a trace that travels, and no 'run'"):
         trace_lens.run(case("llava").prompt)
@@ -224,9 +224,15 @@ def test_on_a_server_a_lens_says_what_it_has():
 
 def test_a_trace_answers_for_its_own_lens_only():
     llava, other = case("llava"), Lens(FAMILIES["llava"]()[0], backend="nnsight")
-    with pytest.raises(HookError, match="this trace is of another lens"), here("llava").trace(llava.prompt):
+    with (
+        pytest.raises(HookError, match="this trace is of another lens"),
+        llava.on("nnsight").trace(llava.prompt),
+    ):
         other.read(1, "z")
-    with pytest.raises(HookError, match="this trace is of another lens"), here("llava").trace(llava.prompt):
+    with (
+        pytest.raises(HookError, match="this trace is of another lens"),
+        llava.on("nnsight").trace(llava.prompt),
+    ):
         other.write(1, "z", torch.zeros(1, 27, 4, 16))
 
 
@@ -241,4 +247,4 @@ def test_gradients_reach_the_users_pixels():
 
     expected = gradient(llava.lens)
     assert expected.abs().max() > 1e-4
-    torch.testing.assert_close(gradient(here("llava")), expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(gradient(case("llava").on("nnsight")), expected, rtol=1e-5, atol=1e-7)

@@ -6,20 +6,20 @@ import torch
 from lmm_lens import AblateHeads, Lens, LensError, Read, score_heads
 from lmm_lens.core import envoys as drive
 from lmm_lens.errors import HookError, InterventionError, RemoteError
-from tests.backends.nnsight.test_session import implementations, state
 from tests.support.cases import SITES, case
 from tests.support.models import FAMILIES
-from tests.support.nnsight_lenses import EDITS, FOUR, TWELVE, edit_of, far, here, pairs, same_generation, same_runs
+from tests.support.nnsight_lenses import EDITS, FOUR, TWELVE, edit_of, pairs, same_generation, same_runs
+from tests.support.untouched import implementations, state
 
 
 def test_without_interventions_generation_is_the_models_own(family):
-    same_generation(family, far(family.name))
+    same_generation(family, family.on("remote"))
 
 
 @pytest.mark.parametrize("edits", [("var", "zero_after_image"), ("patch_heads", "knockout")], ids="-".join)
 @pytest.mark.parametrize("name", TWELVE)
 def test_interventions_give_the_native_answer_step_by_step(name, edits):
-    same_generation(case(name), far(name), *edits)
+    same_generation(case(name), case(name).on("remote"), *edits)
 
 
 ALL = [pair for pair in pairs(("gemma3", "mllama"), EDITS) if pair[1] != "boost"]
@@ -27,7 +27,7 @@ ALL = [pair for pair in pairs(("gemma3", "mllama"), EDITS) if pair[1] != "boost"
 
 @pytest.mark.parametrize(("name", "edit"), ALL)
 def test_every_intervention_gives_the_native_answer_step_by_step(name, edit):
-    same_generation(case(name), far(name), edit)
+    same_generation(case(name), case(name).on("remote"), edit)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_padded_batches_read_and_are_edited_as_natively(name, side):
     prompt = family.lens.prompt(inputs=family.pair(side)[1])
     edits = [AblateHeads(family.heads, rows="after_image"), edit_of(family.name, "knockout")]
     reads = [Read(site, family.layers_of(site)) for site in SITES]
-    same_runs(*(each.run(prompt, edits, read=reads) for each in (family.lens, far(family.name))))
+    same_runs(*(each.run(prompt, edits, read=reads) for each in family.lenses("remote")))
 
 
 @pytest.mark.parametrize(
@@ -46,9 +46,7 @@ def test_padded_batches_read_and_are_edited_as_natively(name, side):
 )
 def test_scores_are_the_native_ones(name, query):
     family = case(name)
-    native, given = (
-        score_heads(each, family.prompt, query=query).per_prompt for each in (family.lens, far(family.name))
-    )
+    native, given = (score_heads(each, family.prompt, query=query).per_prompt for each in family.lenses("remote"))
     torch.testing.assert_close(given, native, atol=1e-5, rtol=0, equal_nan=True)
 
 
@@ -57,7 +55,7 @@ def test_scores_are_the_native_ones(name, query):
 def test_logits_of_the_last_row_are_the_native_ones(name, logits):
     family = case(name)
     prompt = family.lens.prompt(inputs=family.pair("right")[1])
-    same_runs(*(each.run(prompt, [edit_of(name, "uniform")], logits=logits) for each in (family.lens, far(name))))
+    same_runs(*(each.run(prompt, [edit_of(name, "uniform")], logits=logits) for each in family.lenses("remote")))
 
 
 def test_the_pattern_is_taken_from_the_weights_and_not_from_queries_and_keys(monkeypatch):
@@ -66,9 +64,9 @@ def test_the_pattern_is_taken_from_the_weights_and_not_from_queries_and_keys(mon
 
     monkeypatch.setattr(drive, "call_of", refuse)
     llava = case("llava")
-    far("llava").run(llava.prompt, [edit_of("llava", "knockout")], read=["pattern"])
+    case("llava").on("remote").run(llava.prompt, [edit_of("llava", "knockout")], read=["pattern"])
     with pytest.raises(AssertionError):
-        here("llava").run(llava.prompt, read=["pattern"])
+        case("llava").on("nnsight").run(llava.prompt, read=["pattern"])
 
 
 def test_the_model_is_switched_to_eager_attention_and_back(monkeypatch):
@@ -93,14 +91,14 @@ def test_the_model_is_switched_to_eager_attention_and_back(monkeypatch):
 
 
 def test_one_call_can_be_rehearsed():
-    llava, lens = case("llava"), here("llava")
+    llava, lens = case("llava"), case("llava").on("nnsight")
     edits = [edit_of("llava", "knockout")]
     plainly = lens.run(llava.prompt, edits).logits
     rehearsed = lens.run(llava.prompt, edits, remote="local").logits
     assert not torch.equal(plainly, rehearsed)  # eager weights differ in the last bits
     assert (plainly - rehearsed).abs().max() < 1e-5
     assert torch.equal(lens.run(llava.prompt, edits).logits, plainly)
-    back = far("llava").run(llava.prompt, edits, remote=False).logits
+    back = case("llava").on("remote").run(llava.prompt, edits, remote=False).logits
     assert torch.equal(back, plainly)
 
 
@@ -112,7 +110,7 @@ def test_a_reduction_of_ones_own_travels_by_source():
         return (pattern * context.columns(visual, pattern.shape[-1])[:, None, None]).sum(-1)
 
     read = Read("pattern", rows="last", reduce=mass, name="mass")
-    same_runs(*(each.run(llava.prompt, read=[read]) for each in (llava.lens, far("llava"))))
+    same_runs(*(each.run(llava.prompt, read=[read]) for each in llava.lenses("remote")))
 
 
 def test_what_would_need_this_library_on_the_server_is_refused():
@@ -124,12 +122,12 @@ def test_what_would_need_this_library_on_the_server_is_refused():
         return pattern[..., :1] + (Report is None)
 
     with pytest.raises(RemoteError, match=r"does not have lmm-lens: it uses lmm_lens\.hooks\.results\.Report"):
-        far("llava").run(llava.prompt, read=[Read("pattern", rows="last", reduce=bad, name="bad")])
+        case("llava").on("remote").run(llava.prompt, read=[Read("pattern", rows="last", reduce=bad, name="bad")])
 
 
 def test_scores_before_the_softmax_are_out_of_reach_and_what_needs_them_is_refused():
     llava = case("llava")
-    for call in (lambda: far("llava").run, lambda: far("llava").generate):
+    for call in (lambda: case("llava").on("remote").run, lambda: case("llava").on("remote").generate):
         with pytest.raises(InterventionError, match=r"out of reach on a server.*\n.*BoostAttention.*remote=False"):
             call()(llava.prompt, [edit_of("llava", "boost")])
 
@@ -140,7 +138,7 @@ def test_where_to_run_is_checked():
         with pytest.raises(LensError, match=r'remote is False, True \(NDIF\), "local" or the address of a server'):
             Lens(llava.model, backend="nnsight", remote=wrong)
         with pytest.raises(LensError, match="remote is False, True"):
-            here("llava").run(llava.prompt, remote=wrong)
+            case("llava").on("nnsight").run(llava.prompt, remote=wrong)
     with pytest.raises(LensError, match=r'remote=\'local\' needs backend="nnsight", this lens has \'native\''):
         llava.lens.run(llava.prompt, remote="local")
 

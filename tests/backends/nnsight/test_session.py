@@ -14,7 +14,8 @@ from lmm_lens.errors import ModelError
 from tests.support.cases import SITES, case, plain
 from tests.support.failing import Fails
 from tests.support.models import FAMILIES
-from tests.support.nnsight_lenses import edit_of, generating, here, same_runs
+from tests.support.nnsight_lenses import edit_of, generating, same_runs
+from tests.support.untouched import implementations, state
 
 
 def reading(lens, prompt, edits):
@@ -26,28 +27,6 @@ def dividing(lens, prompt, edits):
     with lens.trace(prompt, edits):
         z = lens.read(1, "z")
         lens.write(1, "z", z * (1 // 0))
-
-
-def implementations(model):
-    return {
-        name: module.config._attn_implementation for name, module in model.named_modules() if hasattr(module, "config")
-    }
-
-
-def state(model):
-    """What tells a touched model from an untouched one, but for its weights."""
-    return {
-        "modules": [(name, type(module)) for name, module in model.named_modules()],
-        "attributes": {name: sorted(vars(module)) for name, module in model.named_modules()},
-        "forward": [getattr(module.forward, "__func__", module.forward) for module in model.modules()],
-        "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in model.modules()],
-        "attention": implementations(model),
-        "config": copy.deepcopy(model.config.to_dict()),
-        "generation": copy.deepcopy(model.generation_config.to_dict()),
-        "training": [module.training for module in model.modules()],
-        "gradients": [parameter.requires_grad for parameter in model.parameters()],
-        "parameters": {name: parameter.data_ptr() for name, parameter in model.named_parameters()},
-    }
 
 
 def use_everything(name, lens):
@@ -76,7 +55,7 @@ def test_nothing_of_the_users_model_changes(family):
 
 
 def test_the_model_behind_the_lens_shares_the_users_weights(family):
-    mine = here(family.name).envoy._module
+    mine = family.on("nnsight").envoy._module
     assert mine is not family.model
     assert {p.data_ptr() for p in mine.parameters()} == {p.data_ptr() for p in family.model.parameters()}
 
@@ -102,7 +81,7 @@ def test_the_users_processor_is_not_changed():
 
 @pytest.mark.parametrize("site", SITES)
 def test_after_an_exception_in_an_edit_everything_is_as_before(site):
-    llava, lens = case("llava"), here("llava")
+    llava, lens = case("llava"), case("llava").on("nnsight")
     before, own = state(llava.model), implementations(lens.envoy._module)
     both = [edit_of("llava", "zero"), Fails(site)]
     for attempt in (
@@ -120,7 +99,7 @@ def test_after_an_exception_in_an_edit_everything_is_as_before(site):
 
 
 def test_after_an_exception_in_the_model_everything_is_as_before():
-    llava, lens = case("llava"), here("llava")
+    llava, lens = case("llava"), case("llava").on("nnsight")
     broken = {**llava.inputs, "pixel_values": llava.inputs["pixel_values"][:, :2]}
     with pytest.raises(RuntimeError):
         lens.run(llava.lens.prompt(inputs=broken), [edit_of("llava", "zero")], read=SITES)
@@ -128,7 +107,7 @@ def test_after_an_exception_in_the_model_everything_is_as_before():
 
 
 def test_after_an_exception_in_a_block_everything_is_as_before():
-    llava, lens = case("llava"), here("llava")
+    llava, lens = case("llava"), case("llava").on("nnsight")
     with pytest.raises(ZeroDivisionError):
         dividing(lens, llava.prompt, [edit_of("llava", "zero")])
     assert torch.equal(lens.run(llava.prompt).logits, llava.logits)
@@ -136,7 +115,7 @@ def test_after_an_exception_in_a_block_everything_is_as_before():
 
 def test_no_state_reaches_the_next_run(family):
     """The order of runs does not matter, on prompts with the image at different places."""
-    lens = here(family.name)
+    lens = family.on("nnsight")
     edits = [edit_of(family.name, "knockout"), AblateHeads(family.heads, rows="after_image")]
     prompts = [family.lens.prompt(inputs=inputs) for inputs in family.pair()[0]]
     forward = [lens.run(prompt, edits).logits for prompt in prompts]
@@ -218,10 +197,10 @@ def test_where_nan_stands_is_said(backend):
 def test_a_copy_of_a_lens_has_a_model_of_its_own():
     llava = case("llava")
     edit = [AblateHeads(llava.heads)]
-    expected = here("llava").run(llava.prompt, edit).logits
-    other = copy.deepcopy(here("llava"))
+    expected = case("llava").on("nnsight").run(llava.prompt, edit).logits
+    other = copy.deepcopy(case("llava").on("nnsight"))
     assert torch.equal(other.run(llava.prompt, edit).logits, expected)
     with torch.no_grad():
         other.model.get_output_embeddings().weight.mul_(2)
     assert not torch.equal(other.run(llava.prompt, edit).logits, expected)
-    assert torch.equal(here("llava").run(llava.prompt, edit).logits, expected)
+    assert torch.equal(case("llava").on("nnsight").run(llava.prompt, edit).logits, expected)

@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from lmm_lens import Lens
 from lmm_lens.bundled import shapes
 from lmm_lens.runs.checkpoint import unfinished
 from tests.backends.remote.audit import SECRET, Payload
+from tests.backends.remote.clients import REPO, client
 from tests.backends.remote.service import Service
 
 CHECKED = ("lmm_lens.core.kernels", "lmm_lens.core.rows", "lmm_lens.core.spatial")
-REPO = "lmm-lens/shapes-llava"
 
 if not (os.environ.get("LMM_LENS_NDIF_MODEL") and os.environ.get("NDIF_API_KEY")):
     collect_ignore = ["test_ndif.py"]  # asks the real NDIF, and only those who want it
@@ -140,14 +139,6 @@ def client_model(model_folder: Path) -> Any:
     return client(model_folder)
 
 
-def client(folder: Path, **settings: Any) -> Any:
-    from nnsight import TransformersModel
-    from transformers import AutoProcessor
-
-    processor = AutoProcessor.from_pretrained(folder)
-    return TransformersModel(str(folder), task="image-text-to-text", processor=processor, **settings)
-
-
 # ---------------------------------------------------------------------- lenses and what they send
 
 
@@ -206,31 +197,3 @@ def pair(native: Lens) -> tuple[Any, Any]:
     pairs = shapes.color_pairs(2)
     clean, corrupt = (native.prompt([p[i].question for p in pairs], images=[p[i].image for p in pairs]) for i in (0, 1))
     return clean, corrupt
-
-
-def same(given: Any, expected: Any, tolerance: float = 1e-4) -> None:
-    """Equal tensors within the tolerance, NaN where the other has NaN."""
-    torch.testing.assert_close(given, expected, atol=tolerance, rtol=tolerance, equal_nan=True)
-
-
-def same_run(given: Any, expected: Any) -> None:
-    """Logits of real rows, all reads, positions, reports and sums of two runs of one prompt."""
-    real = expected.prompt.mask("all")
-    rows = real if expected.logits.shape[1] == real.shape[1] else real.any(1)
-    same(given.logits[rows], expected.logits[rows])
-    assert given.reads.keys() == expected.reads.keys()
-    for key, value in expected.reads.items():
-        same(given.reads[key], value)
-    assert all(torch.equal(given.positions[name], value) for name, value in expected.positions.items())
-    assert [report.edits for report in given.reports] == [report.edits for report in expected.reports]
-    assert all(report.n_edits for report in given.reports)
-    for mine, theirs in zip(given.reports, expected.reports, strict=True):
-        assert mine.moved == pytest.approx(theirs.moved, abs=1e-3)
-
-
-def same_generation(given: Any, expected: Any) -> None:
-    """Tokens, text, and the logits of each step where a row was not finished."""
-    assert torch.equal(given.tokens, expected.tokens)
-    assert given.text == expected.text
-    same(given.logits, expected.logits)
-    assert [report.edits for report in given.reports] == [report.edits for report in expected.reports]

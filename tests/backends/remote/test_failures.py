@@ -19,7 +19,7 @@ from lmm_lens import Lens
 from lmm_lens.backends.nnsight.remote import ServerBackend
 from lmm_lens.errors import RemoteError
 from tests.backends.remote.audit import SECRET
-from tests.backends.remote.conftest import REPO, same_run
+from tests.backends.remote.clients import REPO, same_run
 from tests.backends.remote.service import Service
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from tests.backends.remote import travelling
-from tests.backends.remote.conftest import REPO, client
+from tests.backends.remote.clients import REPO, client
 from tests.backends.remote.service import Service
 from tests.backends.remote.travelling import attention_off, halved_twice, says, scaled, steps_and_ids
 

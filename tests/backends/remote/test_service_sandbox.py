@@ -13,7 +13,7 @@ from nnsight.intervention.backends.remote import RemoteError
 
 from lmm_lens.bundled.shapes import picture
 from tests.backends.remote import travelling
-from tests.backends.remote.conftest import REPO
+from tests.backends.remote.clients import REPO
 from tests.backends.remote.service import SERVER, Service
 
 nnsight.register(travelling)

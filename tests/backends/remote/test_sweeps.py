@@ -12,7 +12,7 @@ from lmm_lens import AblateHeads, Lens, activation_patching, score_heads
 from lmm_lens.errors import RemoteError, ScoreError
 from lmm_lens.patching import by_forwards
 from lmm_lens.runs.checkpoint import unfinished
-from tests.backends.remote.conftest import same
+from tests.backends.remote.clients import same
 from tests.backends.remote.service import Service
 
 OPTIONS = {"site": "resid_pre", "by": "span", "layers": [1, 2, 3, 4], "tokens_per_pass": 400}

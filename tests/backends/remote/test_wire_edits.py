@@ -22,7 +22,7 @@ from lmm_lens import (
     head_means,
 )
 from lmm_lens.errors import InterventionError, RemoteError
-from tests.backends.remote.conftest import same, same_generation, same_run
+from tests.backends.remote.clients import same, same_generation, same_run
 from tests.backends.remote.service import Service
 
 HEADS = HeadSet([(1, 2), (1, 6), (3, 4)], n_layers=6, n_heads=8)

@@ -9,7 +9,7 @@ from lmm_lens import AblateHeads, Lens, Read, activation_patching, find_sinks, s
 from lmm_lens.bundled import shapes
 from lmm_lens.core.taps import TapContext
 from lmm_lens.scoring.metrics import HEAD_METRICS
-from tests.backends.remote.conftest import same
+from tests.backends.remote.clients import same
 from tests.backends.remote.service import Service
 
 BOX = (8.0, 8.0, 32.0, 32.0)

@@ -10,7 +10,7 @@ import torch
 from lmm_lens import AblateHeads, HeadSet, Intervention, Lens, Read
 from lmm_lens.core.taps import Tap
 from lmm_lens.prompts.rows import bind_rows
-from tests.backends.remote.conftest import same, same_generation, same_run
+from tests.backends.remote.clients import same, same_generation, same_run
 from tests.backends.remote.service import Service
 from tests.support.cases import SITES
 

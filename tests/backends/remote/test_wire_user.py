@@ -16,7 +16,7 @@ from lmm_lens.core.taps import Tap, TapContext
 from lmm_lens.errors import HookError, LensError, ModelError, RemoteError
 from lmm_lens.prompts.rows import bind_rows
 from tests.backends.remote.audit import Payload
-from tests.backends.remote.conftest import REPO, same, same_generation, same_run
+from tests.backends.remote.clients import REPO, same, same_generation, same_run
 from tests.backends.remote.service import Service
 from tests.support.cases import SITES
 

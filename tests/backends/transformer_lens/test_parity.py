@@ -1,32 +1,19 @@
 """On every family that can be bridged, the TransformerLens backend gives the native backend's answer."""
 
-from functools import cache
-
 import pytest
 import torch
 
-from lmm_lens import VAR, AblateHeads, Knockout, Lens, PatchHeads, PatchResidual, score_heads
-from tests.support.cases import Case, case
+from lmm_lens import VAR, AblateHeads, Knockout, PatchHeads, PatchResidual, score_heads
 from tests.support.models import FAMILIES
 
 TOLERANCE = 1e-4
 NEW = 5
 
 
-@cache
-def bridged(name: str) -> Lens:
-    return Lens(case(name).model, backend="transformer_lens")
-
-
-@pytest.fixture(params=list(FAMILIES))
-def family(request) -> Case:
-    return case(request.param)
-
-
 def same(family, edits, **options) -> None:
     """Step by step over a generation, on the family's own prompt."""
     options = {"max_new_tokens": NEW, "logits": True, "eos_token_id": [], **options}
-    native, bridge = (each.generate(family.prompt, edits, **options) for each in (family.lens, bridged(family.name)))
+    native, bridge = (each.generate(family.prompt, edits, **options) for each in family.lenses("transformer_lens"))
     assert torch.equal(native.tokens, bridge.tokens)
     scale = native.logits.abs().max().clamp_min(1)
     assert (native.logits - bridge.logits).abs().max() / scale < TOLERANCE
@@ -38,7 +25,7 @@ def same(family, edits, **options) -> None:
 
 def test_without_hooks_the_bridge_is_the_model(family):
     same(family, [])
-    native, bridge = (each.run(family.prompt).logits for each in (family.lens, bridged(family.name)))
+    native, bridge = (each.run(family.prompt).logits for each in family.lenses("transformer_lens"))
     assert torch.allclose(native, bridge, atol=1e-5 * float(native.abs().max()) + 1e-5)
 
 
@@ -78,6 +65,6 @@ def test_patching(family):
 def test_scores(family):
     for query in ("last", "answer"):
         native, bridge = (
-            score_heads(each, family.prompt, query=query).per_prompt for each in (family.lens, bridged(family.name))
+            score_heads(each, family.prompt, query=query).per_prompt for each in family.lenses("transformer_lens")
         )
         assert torch.allclose(native, bridge, atol=1e-5, equal_nan=True)

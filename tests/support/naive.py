@@ -1,6 +1,6 @@
 """The naive sweep: one plain forward for every ablation, with a hook of our own on the user's model, in fp64."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lmm_lens import Lens, Prompt
-from tests.support.models import FAMILIES, another, joined
+from tests.support.cases import double
+from tests.support.models import another, joined
 
 SINGLE = ("paligemma2", "qwen3_5")  # eager softmax, which soft caps need, and linear attention compute in fp32
 
@@ -18,24 +19,10 @@ def tolerance(name: str) -> float:
 
 
 @cache
-def double(name: str) -> tuple[nn.Module, Mapping[str, Tensor]]:
-    """A tiny model of a family in fp64, and one prompt."""
-    model, inputs = FAMILIES[name]()
-    return model.double(), {
-        key: value.double() if value.is_floating_point() else value for key, value in inputs.items()
-    }
-
-
-@cache
-def lens_of(name: str) -> Lens:
-    return Lens(double(name)[0])
-
-
-@cache
 def prompt_of(name: str, padded: str = "") -> Prompt:
     """One prompt, or two of different length padded on a side."""
-    inputs = double(name)[1]
-    return lens_of(name).prompt(inputs=joined([inputs, another(inputs)], padded) if padded else inputs)
+    inputs = double(name).inputs
+    return double(name).lens.prompt(inputs=joined([inputs, another(inputs)], padded) if padded else inputs)
 
 
 def logits_without(lens: Lens, prompt: Prompt, heads: Sequence[tuple[int, int]], mask: Tensor) -> Tensor:

@@ -1,0 +1,45 @@
+"""A client of the service, and its answers beside those of a lens here."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+REPO = "lmm-lens/shapes-llava"
+
+
+def client(folder: Path, **settings: Any) -> Any:
+    from nnsight import TransformersModel
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(folder)
+    return TransformersModel(str(folder), task="image-text-to-text", processor=processor, **settings)
+
+
+def same(given: Any, expected: Any, tolerance: float = 1e-4) -> None:
+    """Equal tensors within the tolerance, NaN where the other has NaN."""
+    torch.testing.assert_close(given, expected, atol=tolerance, rtol=tolerance, equal_nan=True)
+
+
+def same_run(given: Any, expected: Any) -> None:
+    """Logits of real rows, all reads, positions, reports and sums of two runs of one prompt."""
+    real = expected.prompt.mask("all")
+    rows = real if expected.logits.shape[1] == real.shape[1] else real.any(1)
+    same(given.logits[rows], expected.logits[rows])
+    assert given.reads.keys() == expected.reads.keys()
+    for key, value in expected.reads.items():
+        same(given.reads[key], value)
+    assert all(torch.equal(given.positions[name], value) for name, value in expected.positions.items())
+    assert [report.edits for report in given.reports] == [report.edits for report in expected.reports]
+    assert all(report.n_edits for report in given.reports)
+    for mine, theirs in zip(given.reports, expected.reports, strict=True):
+        assert mine.moved == pytest.approx(theirs.moved, abs=1e-3)
+
+
+def same_generation(given: Any, expected: Any) -> None:
+    """Tokens, text, and the logits of each step where a row was not finished."""
+    assert torch.equal(given.tokens, expected.tokens)
+    assert given.text == expected.text
+    same(given.logits, expected.logits)
+    assert [report.edits for report in given.reports] == [report.edits for report in expected.reports]

@@ -1,0 +1,9 @@
+"""What the command line prints, read back."""
+
+import re
+
+
+def heads_in(text: str) -> list[tuple[str, float, float, float]]:
+    """The rows `L2H3 | 0.852 | 0.845 to 0.859` of the tables in a text."""
+    rows = re.findall(r"(L\d+H\d+)\W+([\d.]+)\W+([\d.]+) to ([\d.]+)", text)
+    return [(head, *map(float, numbers)) for head, *numbers in rows]
