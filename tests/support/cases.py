@@ -1,6 +1,7 @@
 """A tiny model with its lens, its prompt and its reference, made once for all tests."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from functools import cache, cached_property
 from typing import Any
 
@@ -110,6 +111,16 @@ def close(given: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> None
 def edits_of(run: Any) -> list[int]:
     """Rows times heads that each intervention of a run edited."""
     return [report.n_edits for report in run.reports]
+
+
+def honest(call: Callable[[], Any]) -> Any:
+    """The run that a call gives, which must have warned of every intervention that changed nothing, and of no other."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        run = call()
+    idle = [report.intervention for report in run.reports if not report.n_edits]
+    assert [str(warning.message).partition(" changed nothing")[0] for warning in told] == [str(edit) for edit in idle]
+    return run
 
 
 def hooks_of_ours(model: nn.Module) -> list[str]:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from lmm_lens import VAR, AblateHeads, HeadSet, Lens, Read, activation_patching, find_sinks, score_heads
 from lmm_lens.backends.nnsight.remote import ServerBackend
-from lmm_lens.errors import RemoteError
+from lmm_lens.errors import RemoteError, ScoreError
 
 MODEL, HOST = os.environ["LMM_LENS_NDIF_MODEL"], os.environ.get("NDIF_HOST")
 MEGABYTES = (1, 4, 16, 64)
@@ -66,8 +66,9 @@ def test_which_models_are_hosted() -> None:
 
 def test_versions() -> None:
     there = nnsight.ndif.get_remote_env(force_refresh=True)
-    for name in ("nnsight", "torch", "transformers"):
-        print(f"\n  {name} there: {there['packages'].get(name)}", end="")
+    found = {name: there["packages"].get(name) for name in ("nnsight", "torch", "transformers")}
+    print(f"\n  there: {found}")
+    assert all(found.values())
 
 
 def test_a_run(remote_lens: Lens, question: Any) -> None:
@@ -100,10 +101,12 @@ def test_a_generation_and_an_edit(remote_lens: Lens, question: Any) -> None:
 def test_var_and_sinks(remote_lens: Lens, question: Any) -> None:
     report = find_sinks(remote_lens, question)
     print(f"\n  {report}")
+    assert all(0 <= dim < remote_lens.shape.d_model for dim in report.dims)
     if report:
         var = VAR(sink_dims=report.dims, sink_threshold=report.threshold, min_nonsink_ratio=0.1)
         out = remote_lens.generate(question, [var], max_new_tokens=8)
         print(f"  {out.reports[0]}; {out.text[0]!r}")
+        assert out.reports[0].n_edits > 0
 
 
 def test_scores(remote_lens: Lens, question: Any) -> None:
@@ -118,12 +121,14 @@ def test_a_patching_job(remote_lens: Lens, question: Any) -> None:
         "What color is the left side of the picture?", images=Image.new("RGB", (336, 336), "red")
     )
     layers = [remote_lens.n_layers // 2]
-    try:
-        print(f"\n  {activation_patching(remote_lens, question, other, layers=layers)}")
-    except RemoteError:
-        raise
-    except ValueError as error:  # the model answers both alike
-        print(f"\n  patching: {error}")
+    says = {int(remote_lens.run(prompt, logits="last").logits[0, 0].argmax()) for prompt in (question, other)}
+    if len(says) == 1:
+        with pytest.raises(ScoreError, match="no logit difference tells the two runs apart"):
+            activation_patching(remote_lens, question, other, layers=layers)
+    else:
+        grid = activation_patching(remote_lens, question, other, layers=layers)
+        print(f"\n  {grid}")
+        assert grid.values.isfinite().all()
 
 
 def test_a_trace(remote_lens: Lens, question: Any) -> None:
@@ -148,6 +153,7 @@ def test_nested_sources(remote_lens: Lens, question: Any) -> None:
         print(f"\n  nested sources: no ({str(error).splitlines()[0][:150]})")
     else:
         print(f"\n  nested sources: yes, {len(names)} operations")
+        assert names
 
 
 def test_how_large_a_payload_may_be(remote_lens: Lens, question: Any) -> None:

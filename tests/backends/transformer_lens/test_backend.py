@@ -63,7 +63,6 @@ def interventions(lens, prompt):
     ]
 
 
-@pytest.mark.filterwarnings("ignore:.*changed nothing")
 @pytest.mark.parametrize("index", range(17))
 def test_every_intervention_gives_the_logits_of_the_native_backend(lens, bridged, prompt, index):
     edit = interventions(lens, prompt)[index]

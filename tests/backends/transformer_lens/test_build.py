@@ -133,7 +133,8 @@ def test_nothing_is_fetched_or_installed(monkeypatch):
         importlib.util, "find_spec", lambda name, *a: None if name in ("torchvision", "timm") else find(name, *a)
     )
     for name in ("llava", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v", "gemma3n"):
-        bridge_of(BUILDERS[name]()[0])
+        model = BUILDERS[name]()[0]
+        assert len(bridge_of(model).blocks) == len(model.get_decoder().layers)
 
 
 def test_building_says_nothing(recwarn, capfd):

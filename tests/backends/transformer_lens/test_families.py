@@ -237,8 +237,9 @@ def test_gradients_reach_the_pattern(each):
     assert seen["pattern"].grad.abs().max() > 0
 
 
-def test_the_check_passes(each):
+def test_the_check_passes_and_leaves_no_hook(each):
     check_edits_land(each.bridge, each.inputs)
+    assert not any(point.fwd_hooks or point.bwd_hooks for point in each.bridge.hook_dict.values())
 
 
 @pytest.mark.filterwarnings("ignore:A hook on self_attn")

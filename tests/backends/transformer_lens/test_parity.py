@@ -38,7 +38,6 @@ def test_knockout(family):
     same(family, [Knockout("image", "after_image")])
 
 
-@pytest.mark.filterwarnings("ignore:.*changed nothing")
 def test_redistribution(family):
     dims = tuple(range(family.lens.shape.d_model))  # some dimension of every token is large: a few tokens are sinks
     settings = {"min_nonsink_ratio": 0.0, "min_visual_mass": 0.0, "first_layer": 0, "skip_last_layer": False}
