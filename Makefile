@@ -3,22 +3,31 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-BROWSER := $(VENV)/.browser
-ROOT := $(shell test "$$(id -u)" = 0 || echo sudo)
+LOG := $(VENV)/install.log
+# the versions to install; `make CONSTRAINTS= test` in a fresh checkout takes the newest that pyproject.toml allows
+CONSTRAINTS ?= -c constraints.txt
+CHROMIUM := $(BIN)/python -m tests.support.chromium
 
-.PHONY: demo test lint bench study notebooks docs readme model clean
+# A command whose output matters only if it fails.
+quietly = { $(1); } > $(LOG) 2>&1 || { cat $(LOG); exit 1; }
+
+.PHONY: demo test lint bench study notebooks docs readme model browser clean
 
 demo: $(STAMP)
 	$(BIN)/lmm-lens demo
 
-test: $(STAMP) $(BROWSER)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
+# Without a browser the tests of pages are left out, which is said before and counted ("deselected") after.
+test: browser
+	@set --; $(CHROMIUM) || { set -- -m "not browser"; \
+		echo "NO BROWSER: the tests of pages are left out; '$(BIN)/playwright install chromium' gets one without root"; }; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5 "$$@"
 
+# mypy sees the packages where an installation has them: the adapters inside the library
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@rm -rf build/types && mkdir -p build/types && cp -r lmm_lens build/types/ && cp -r adapters build/types/lmm_lens/
-	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p lmm_lens
+	@rm -rf build/types && mkdir -p build/types && cp -rp lmm_lens training build/types/ && cp -rp adapters build/types/lmm_lens/
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p lmm_lens -p training
 
 # Run every notebook of tutorials/ top to bottom, and keep its outputs.
 notebooks: $(STAMP)
@@ -32,7 +41,7 @@ docs: $(STAMP)
 study: $(STAMP)
 	$(BIN)/python tutorials/study_shapes_llava.py
 
-bench: $(STAMP) $(BROWSER)
+bench: browser
 	$(BIN)/python -m benchmarks.attention_tap
 	$(BIN)/python -m benchmarks.interventions
 	$(BIN)/python -m benchmarks.bridge
@@ -53,15 +62,17 @@ model: $(STAMP)
 clean:
 	rm -rf $(VENV) build dist *.egg-info lmm-lens-demo lmm-lens-sweep
 
-$(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
-	# beside a CPU build of torch its operators do not load; tests take its transforms alone
-	test -d $(VENV)/torchvision || $(BIN)/pip install -q --no-deps --target $(VENV)/torchvision torchvision==0.28.0
-	touch $@
+$(STAMP): pyproject.toml setup.py constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): some minutes the first time"
+	@$(call quietly,$(BIN)/pip install $(CONSTRAINTS) -e '.[test]')
+	@# beside a CPU build of torch its operators do not load; tests take its transforms alone
+	@test -d $(VENV)/torchvision || \
+		$(call quietly,$(BIN)/pip install --no-deps $(CONSTRAINTS) --target $(VENV)/torchvision torchvision)
+	@touch $@
 
-# The tests of pages need a browser, and this is Debian's and Ubuntu's name for one.
-$(BROWSER): | $(STAMP)
-	command -v chromium || command -v chromium-browser || command -v google-chrome || \
-		($(ROOT) apt-get update -qq && $(ROOT) apt-get install -y -qq chromium)
-	touch $@
+# The browser that is there, whosever it is; else, for root on Debian or Ubuntu, theirs.
+browser: $(STAMP)
+	@$(CHROMIUM) || test "$$(id -u)" != 0 || ! command -v apt-get > /dev/null || { \
+		echo "installing chromium: a minute"; \
+		$(call quietly,apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y chromium); }

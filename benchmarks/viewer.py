@@ -7,7 +7,6 @@ to the frame that shows it, which includes waiting for that frame (up to 16.7 ms
 
 from __future__ import annotations
 
-import shutil
 import statistics
 import tempfile
 import time
@@ -22,6 +21,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from lmm_lens import Lens, Prompt
 from lmm_lens.viewer import View, view
+from tests.support.chromium import executable
 from tests.support.tokenizer import byte_tokenizer
 
 from .timing import machine, show, write
@@ -122,7 +122,7 @@ def main() -> None:
     lines = [["queries", "make, s", "page, MB", "open, ms", "hover a head, ms", "hover a patch, ms", "error"]]
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium") or shutil.which("google-chrome"),
+            executable_path=executable(),
             args=["--no-sandbox", "--disable-gpu"],
         )
         for n in QUERIES:
