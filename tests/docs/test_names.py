@@ -114,12 +114,21 @@ def test_every_file_that_it_links_exists(page):
             assert (page.parent / target).exists(), target
 
 
+DOTTED = re.compile(r"(?<![\w./-])lmm_lens(?:\.[A-Za-z]\w*)+")
+
+
 @pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS], ids=named)
 def test_every_module_that_it_names_exists(page):
-    text = text_of(page) + "".join(code_of(page))
-    for name in sorted(set(re.findall(r"(?<![\w./-])lmm_lens(?:\.[A-Za-z]\w*)+", text))):
+    for name in sorted(set(DOTTED.findall(text_of(page) + "".join(code_of(page))))):
         if not any(word in name for word in MADE_UP):
-            assert is_there(name.removesuffix(".py")), name
+            assert is_there(name), name
+
+
+def test_every_module_that_the_library_names_exists():
+    files = [path for folder in ("lmm_lens", "adapters") for path in (ROOT / folder).rglob("*.py")]
+    names = {name for file in files for name in DOTTED.findall(file.read_text(encoding="utf-8"))}
+    assert len(names) > 20
+    assert not [name for name in sorted(names) if not is_there(name)]
 
 
 @pytest.mark.parametrize(
