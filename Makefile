@@ -51,9 +51,10 @@ bench: browser
 	$(BIN)/python -m benchmarks.cluster
 	$(BIN)/python -m benchmarks.viewer
 
-# The table of families in the README, from the adapters themselves.
+# The table of families in the README, from the adapters themselves, and that of rooms in CONTRIBUTING, from the imports.
 readme: $(STAMP)
 	$(BIN)/python -m lmm_lens.cli.support README.md
+	$(BIN)/python docs/rooms.py CONTRIBUTING.md
 
 # Train the bundled model again, from its seeds (about 45 CPU minutes); see lmm_lens/bundled/shapes/README.md.
 model: $(STAMP)

@@ -19,7 +19,7 @@ def zero_heads(setting: Setting, rows: str) -> Any:
 
 
 def visual_mass(setting: Setting, rows: str) -> Any:
-    """A pass that reads how much each of some rows looks at the pictures, in every head of every layer."""
+    """A pass that reads how much each of some queries looks at the pictures, in every head of every layer."""
     visual = setting.prompt.mask("visual")
     mass = Read("pattern", rows=rows, reduce=lambda a, at: kernels.mass(a, at.columns(visual, a.shape[-1])))
     return setting.lens.run(setting.prompt, read=[mass], logits="last")

@@ -46,7 +46,7 @@ def plain_trace(setting: Setting) -> Any:
 
 
 def weights_of_the_last_row(setting: Setting) -> Any:
-    """Visual mass of every head at the last row, from the eager weights of every layer."""
+    """Visual mass of every head at the last query, from the eager weights of every layer."""
     model, inputs = eager(setting.lens), setting.prompt.inputs
     visual = setting.prompt.mask("visual")[0]
     with torch.no_grad(), model.trace(**inputs, use_cache=False, logits_to_keep=1):

@@ -31,7 +31,7 @@ def one_picture(rows: int, columns: int) -> tuple[str, dict[str, Any]]:
 
 
 def many_pictures(n: int, rows: int, columns: int) -> tuple[str, dict[str, Any]]:
-    """Many small pictures of Qwen2-VL in one row."""
+    """Many small pictures of Qwen2-VL in one batch row."""
     ids = torch.tensor([[1, *[152, *[IMAGE] * (rows * columns), 153] * n, 6, 7]])
     return "qwen2_vl", {
         "input_ids": ids,
@@ -42,7 +42,7 @@ def many_pictures(n: int, rows: int, columns: int) -> tuple[str, dict[str, Any]]
 
 
 def batch(n: int, rows: int, columns: int) -> tuple[str, dict[str, Any]]:
-    """A batch of Qwen2-VL, one picture a row."""
+    """A batch of Qwen2-VL, one picture a batch row."""
     ids = torch.tensor([[1, 5, 152, *[IMAGE] * (rows * columns), 153, 6, 7]] * n)
     return "qwen2_vl", {
         "input_ids": ids,
@@ -54,8 +54,8 @@ def batch(n: int, rows: int, columns: int) -> tuple[str, dict[str, Any]]:
 
 CASES = {
     "one picture of 141 x 142 tokens (Qwen2-VL)": one_picture(141, 142),
-    "200 pictures of 10 x 10 tokens in one row (Qwen2-VL)": many_pictures(200, 10, 10),
-    "16 rows of one picture of 25 x 50 tokens (Qwen2-VL)": batch(16, 25, 50),
+    "200 pictures of 10 x 10 tokens in one batch row (Qwen2-VL)": many_pictures(200, 10, 10),
+    "16 batch rows of one picture of 25 x 50 tokens (Qwen2-VL)": batch(16, 25, 50),
 }
 
 

@@ -64,7 +64,7 @@ def hero(lens: Lens) -> Figure:
 
 
 def masks(lens: Lens) -> Figure:
-    """Which tokens of two rows of a left-padded batch each mask selects."""
+    """Which tokens of the two batch rows of a left-padded batch each mask selects."""
     first, second = shapes.examples(12, kinds=["color", "where"], seed=3)[4:6]
     prompt = lens.prompt([first.question, "describe the image."], images=[first.image, second.image])
     figure = Figure(figsize=(9.6, 4.6), dpi=150, layout="constrained")
@@ -81,7 +81,7 @@ def masks(lens: Lens) -> Figure:
         ax.grid(which="minor", color="white", linewidth=1)
         ax.tick_params(which="minor", length=0)
         ax.spines[:].set_visible(False)
-        ax.set_title(f"row {row}", fontsize=9, loc="left")
+        ax.set_title(f"batch row {row}", fontsize=9, loc="left")
     return figure
 
 

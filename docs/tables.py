@@ -60,9 +60,9 @@ def ablations() -> str:
 
 def outcomes() -> str:
     """What `head_effects` can be measured in."""
-    from lmm_lens.answers.outcomes import HEAD_METRICS
+    from lmm_lens.answers.outcomes import ANSWER_METRICS
 
-    return rows(("metric", "meaning"), ((f"`{name}`", metric.meaning) for name, metric in HEAD_METRICS.items()))
+    return rows(("metric", "meaning"), ((f"`{name}`", metric.meaning) for name, metric in ANSWER_METRICS.items()))
 
 
 def ways() -> str:

@@ -53,9 +53,13 @@ _HOME = {
     "LensError": "errors",
 }
 
+_ROOMS = {"shapes": "bundled.shapes"}
+"""Modules that are imported from here by a short name, as `data` and `statistics` are by their own."""
+
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
+    from .bundled import shapes as shapes
     from .checks.layout import Misplaced as Misplaced
     from .checks.layout import misplaced as misplaced
     from .comparisons import ablation_table as ablation_table
@@ -99,6 +103,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f".{_ROOMS[name]}", __name__)
     if name not in _HOME:
         raise AttributeError(f"module 'lmm_lens' has no attribute {name!r}; it has {', '.join(_HOME)}")
     return getattr(import_module(f".{_HOME[name]}", __name__), name)

@@ -63,6 +63,11 @@ def test_public_names_are_those_of_their_modules():
     assert lmm_lens.score_heads is score_heads
 
 
+def test_the_bundled_world_is_imported_from_the_package():
+    printed = python("import sys; from lmm_lens import shapes; print(shapes.__name__, 'torch' in sys.modules)")
+    assert printed.split() == ["lmm_lens.bundled.shapes", "False"]
+
+
 def test_a_name_that_is_not_there_is_answered_with_those_that_are():
     with pytest.raises(AttributeError) as caught:
         lmm_lens.Lense  # noqa: B018

@@ -44,7 +44,7 @@ def setup() -> None:
 
 
 def batches(lens: Lens, samples: Iterable[Sample], size: int = 50) -> list[Prompt]:
-    """Samples as prompts of `size` rows each; a smaller size takes less memory with a large model."""
+    """Samples as prompts of `size` batch rows each; a smaller size takes less memory with a large model."""
     every = list(samples)
     groups = [every[start : start + size] for start in range(0, len(every), size)]
     return [lens.prompt([s.question for s in group], images=[list(s.images) for s in group]) for group in groups]

@@ -1,6 +1,6 @@
 """Hand the activations that nnsight serves to taps: runs inside a trace, here or on a server.
 
-A *part* is a dict of one layer's envoys and of numbers about it, made by `lmm_lens.backends.nnsight.parts`:
+A *part* is a dict of one layer's envoys and of numbers about it, made by `lmm_lens.backends.nnsight.wrap.parts_of`:
 
     layer, n_heads, d_head     numbers
     module, attention, z, mlp  envoys: the layer, its attention, its output projection, its feed-forward

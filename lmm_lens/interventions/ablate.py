@@ -28,6 +28,7 @@ MODES = {
     "uniform_noncausal": "evenly to every key, future ones included: what the released code of Bi et al. (CVPR 2025) "
     "does; not causal, for comparison only",
 }
+"""What happens to a head, by mode."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ MASKS = {
     "pad": "padding",
     "visual": "image and video tokens",
     "bos": "the beginning-of-sequence token",
-    "after_image": "text after the row's last visual token (generated tokens too, while generating)",
+    "after_image": "text after the batch row's last visual token (generated tokens too, while generating)",
     "question": "those of them before the answer turn",
     "last": "the last real prompt token",
     "all": "every token but padding (generated tokens too, while generating)",

@@ -177,6 +177,7 @@ HEAD_METRICS: dict[str, HeadMetric] = {
         ),
     )
 }
+"""What a head can be scored by, by the name that users call it."""
 
 
 def head_metric(name: str) -> HeadMetric:

@@ -62,7 +62,7 @@ def score_heads(
         prompts: a prompt, or an iterable of them; each may be a batch, faster with prompts of like length.
         metric: "visual_mass", "nonsink_mass", "nonsink_ratio", "concentration", "visual_preference", "region_mass",
             "retrieval_mass", "hit", "spatial_entropy", "localization", or one of these two with "nonsink_" before it;
-            see `METRICS`. `scores.top(n)` are the highest, of entropies the lowest.
+            see `HEAD_METRICS`. `scores.top(n)` are the highest, of entropies the lowest.
         query: whose attention: "last", the last prompt token, or "answer", the first generated token at its decoding
             step (what the CVPR 2025 code of visual mass does). The papers of hit and localization look at "last", the
             row whose output is the first answer token.

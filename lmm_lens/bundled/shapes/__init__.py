@@ -150,7 +150,7 @@ def color_pairs(n: int, seed: int = 0) -> list[tuple[Example, Example]]:
     """n pairs (clean, corrupt) for activation patching.
 
     The two pictures are drawn with the same randomness and differ in one object's colour alone; the
-    question is the same, "what color is the <shape>?", and the answers differ. No other thing has the
+    question is the same, "what color is the ...?", and the answers differ. No other thing has the
     object's shape or either of its colours.
     """
     pairs = []
