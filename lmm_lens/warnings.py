@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from types import FrameType
 
 
 class LensWarning(UserWarning):
@@ -16,7 +17,8 @@ class NothingChangedWarning(LensWarning):
 
 def warn(message: str, category: type[LensWarning] = LensWarning) -> None:
     """Warn, at the line outside this library that led here."""
-    package, depth, frame = __name__.partition(".")[0], 1, sys._getframe()
+    package, depth = __name__.partition(".")[0], 1
+    frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
         frame, depth = frame.f_back, depth + 1
     warnings.warn(message, category, stacklevel=depth)
