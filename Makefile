@@ -26,8 +26,8 @@ test: browser
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@rm -rf build/types && mkdir -p build/types && cp -rp lmm_lens training build/types/ && cp -rp adapters build/types/lmm_lens/
-	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p lmm_lens -p training
+	@rm -rf build/types && mkdir -p build/types && cp -rp lmm_lens benchmarks training build/types/ && cp -rp adapters build/types/lmm_lens/
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p lmm_lens -p training -p benchmarks
 
 # Run every notebook of tutorials/ top to bottom, and keep its outputs.
 notebooks: $(STAMP)

@@ -7,9 +7,10 @@ entry-point group `lmm_lens.adapters`.
 
 from lmm_lens.prompts.family import Clip, Picture
 
-from .base import Adapter, Layer
+from .base import Adapter
 from .generic import Generic
 from .registry import adapter_for, families
 from .row import BatchRow, TokenRun
+from .walker import Layer
 
 __all__ = ["Adapter", "BatchRow", "Clip", "Generic", "Layer", "Picture", "TokenRun", "adapter_for", "families"]

@@ -78,17 +78,17 @@ class AnyRes(Adapter):
     @cached_property
     def edge(self) -> int:
         """Pixels along one edge of a crop."""
-        return self.config.vision_config.image_size
+        return int(self.config.vision_config.image_size)
 
     @cached_property
     def side(self) -> int:
         """Patches along one edge of a crop."""
-        return self.edge // self.config.vision_config.patch_size
+        return int(self.edge // self.config.vision_config.patch_size)
 
     @property
     def share(self) -> float:
         """How much of a crop its patches cover: SigLIP sees 378 of 384 pixels."""
-        return self.side * self.config.vision_config.patch_size / self.edge
+        return self.side * int(self.config.vision_config.patch_size) / self.edge
 
     def images(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         known: Any = row.inputs.get("image_sizes")
@@ -149,7 +149,8 @@ class AnyRes(Adapter):
         corners = [(column * self.side, row * self.side) for row in range(down) for column in range(across)]
         features = torch.stack([patches, *(patches + torch.tensor(corner) for corner in corners)])
         newline = torch.full((2,), math.nan, dtype=torch.float64)
-        return self.core.pack_image_features([features], [size], image_newline=newline, **self.packing)[0][0]
+        packed: Tensor = self.core.pack_image_features([features], [size], image_newline=newline, **self.packing)[0][0]
+        return packed
 
     def lay_out(
         self, run: TokenRun, packed: Float[Tensor, "token 2"], size: tuple[int, int] | None, cut: bool, index: int
@@ -184,7 +185,7 @@ class AnyRes(Adapter):
 
         The processor fits the picture into the crops with its shape kept, and pads it on both sides.
         """
-        patch = self.config.vision_config.patch_size
+        patch = int(self.config.vision_config.patch_size)
         frame = [n_crops * self.edge for n_crops in self.crops(size)]
         scale = min(frame[0] / size[0], frame[1] / size[1])
         tight = frame[axis] / size[axis] == scale

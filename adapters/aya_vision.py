@@ -21,7 +21,7 @@ class AyaVision(Tiled):
 
     @property
     def shuffle(self) -> int:
-        return self.config.downsample_factor
+        return int(self.config.downsample_factor)
 
     def shape(self, letters: str, ids: Sequence[int], n_crops: int, size: Size | None) -> Shape | None:
         return size and canvas(self.processor.image_processor, "get_optimal_tiled_canvas", size)

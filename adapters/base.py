@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from lmm_lens.errors import ModelError
+from lmm_lens.prompts.family import Clip, Picture
 from lmm_lens.prompts.spans import Span, runs
 
-from .row import BatchRow, Clip, Picture, TokenRun
+from .row import BatchRow, TokenRun
 from .walker import Layer, find_layers
 
 
@@ -103,7 +104,7 @@ class Adapter:
         opened, plain = (self.tokenizer(text)["input_ids"] for text in rendered)
         pairs = enumerate(zip(opened, plain, strict=False))
         shared = next((i for i, (a, b) in pairs if a != b), min(len(opened), len(plain)))
-        return opened[shared:]
+        return list(opened[shared:])
 
     @property
     def video_slot(self) -> str | None:

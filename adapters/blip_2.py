@@ -11,9 +11,9 @@ from typing import Any
 from lmm_lens.errors import ModelError, PromptError
 from lmm_lens.prompts.spans import Span
 
-from .base import Adapter, Layer
+from .base import Adapter
 from .row import BatchRow, TokenRun
-from .walker import find_layers
+from .walker import Layer, find_layers
 
 
 class Blip2(Adapter):

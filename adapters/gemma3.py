@@ -28,7 +28,7 @@ class Gemma3(Square):
 
     @property
     def cell(self) -> int:
-        patch = self.config.vision_config.patch_size
+        patch = int(self.config.vision_config.patch_size)
         return self.edge // patch // self.side * patch  # patches are pooled
 
     @property

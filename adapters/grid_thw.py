@@ -15,10 +15,11 @@ from itertools import groupby
 from typing import Any, ClassVar, Literal
 
 from lmm_lens.errors import PromptError
+from lmm_lens.prompts.family import Clip, Picture
 from lmm_lens.prompts.spans import Box, Span, runs
 
 from .base import Adapter
-from .row import BatchRow, Clip, Picture, TokenRun
+from .row import BatchRow, TokenRun
 
 Kind = Literal["image", "video"]
 PatchGrid = tuple[int, int]  # rows, columns

@@ -25,7 +25,7 @@ class Idefics3(Tiled):
 
     @property
     def shuffle(self) -> int:
-        return self.config.scale_factor
+        return int(self.config.scale_factor)
 
     def shape(self, letters: str, ids: Sequence[int], n_crops: int, size: Size | None) -> Shape | None:
         return self.shape_of_tags(letters, ids)

@@ -22,7 +22,7 @@ class InternVL(Tiled):
 
     @property
     def shuffle(self) -> int:
-        return round(1 / self.config.downsample_ratio)
+        return round(1 / float(self.config.downsample_ratio))
 
     def shape(self, letters: str, ids: Sequence[int], n_crops: int, size: Size | None) -> Shape | None:
         return size and canvas(self.processor.image_processor, "get_optimal_tiled_canvas", size)

@@ -31,7 +31,7 @@ class Lfm2Vl(Tiled):
 
     @property
     def shuffle(self) -> int:
-        return self.config.downsample_factor
+        return int(self.config.downsample_factor)
 
     def has_thumbnail(self, letters: str, n_tiles: int) -> bool:
         return "G" in letters

@@ -26,7 +26,7 @@ class Llama4(Tiled):
 
     @property
     def shuffle(self) -> int:
-        return round(1 / self.config.vision_config.pixel_shuffle_ratio)
+        return round(1 / float(self.config.vision_config.pixel_shuffle_ratio))
 
     def shape(self, letters: str, ids: Sequence[int], n_crops: int, size: Size | None) -> Shape | None:
         rows = letters.count(";")

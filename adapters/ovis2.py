@@ -28,7 +28,7 @@ class Ovis2(Tiled):
 
     @property
     def shuffle(self) -> int:
-        return self.config.vision_config.hidden_stride
+        return int(self.config.vision_config.hidden_stride)
 
     def shape(self, letters: str, ids: Sequence[int], n_crops: int, size: Size | None) -> Shape | None:
         rows = letters.count(";") + 1

@@ -26,7 +26,7 @@ class Pixtral(Adapter):
     @property
     def edge(self) -> int:
         """Pixels along one side of what one token sees."""
-        return self.config.vision_config.patch_size * getattr(self.config, "spatial_merge_size", 1)
+        return int(self.config.vision_config.patch_size * getattr(self.config, "spatial_merge_size", 1))
 
     def images(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         if "mm_encoder_outputs" in row.inputs and "image_sizes" not in row.inputs:

@@ -40,7 +40,7 @@ def with_cache(setting: Setting) -> Any:
 
 
 EAGER = Case("eager attention, no bridge", lambda s: s.forward(eager(s.lens)), lengths=LENGTHS)
-BESIDE = {
+BESIDE: dict[str, Any] = {
     "base": EAGER,
     "lengths": LENGTHS,
 }  # the logits are compared in tests/backends/transformer_lens; here a bridge shows them twice

@@ -54,12 +54,12 @@ def weights_of_the_last_row(setting: Setting) -> Any:
         for layer in model.model.language_model.layers:
             weights = layer.self_attn.source.attention_interface_1.output[1]
             masses.append(weights[:, :, -1][..., visual].sum(-1))
-        found = torch.stack(masses).save()
+        found = torch.stack(masses).save()  # type: ignore[attr-defined]  # nnsight gives it to tensors
         model.lm_head.output.save()
     return found
 
 
-BESIDE = {"lengths": LENGTHS}
+BESIDE: dict[str, Any] = {"lengths": LENGTHS}
 CASES = (
     PLAIN,
     Case("eager attention", lambda s: s.forward(s.model("eager")), **BESIDE),

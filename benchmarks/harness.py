@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.modules.module import register_module_forward_hook
-from transformers import LlavaForConditionalGeneration
 
 from lmm_lens import HeadSet, Lens, Prompt
 
@@ -44,16 +43,16 @@ class Setting:
     prompt: Prompt
     heads: HeadSet
 
-    def model(self, attention: str = "sdpa") -> LlavaForConditionalGeneration:
+    def model(self, attention: str = "sdpa") -> Any:
         """A model without a lens, on the lens's weights, with one of transformers' attention functions."""
         return twin(self.lens.model, attention)
 
-    def forward(self, model: LlavaForConditionalGeneration, **options: bool) -> Any:
+    def forward(self, model: Any, **options: bool) -> Any:
         """A pass of transformers."""
         with torch.no_grad():
             return model(**self.prompt.inputs, use_cache=False, logits_to_keep=1, **options)
 
-    def generate(self, model: LlavaForConditionalGeneration) -> Any:
+    def generate(self, model: Any) -> Any:
         """New tokens by transformers."""
         with torch.no_grad():
             return model.generate(**self.prompt.inputs, max_new_tokens=N_NEW, do_sample=False)
@@ -118,10 +117,11 @@ Results = Mapping[int, Mapping[str, Row]]
 
 def watched(case: Case, setting: Setting) -> tuple[int, Tensor]:
     """How many edits a case reports, and the next token's logits [step, vocab] of each pass, of whichever model."""
-    head, seen = setting.lens.model.lm_head.weight, []
+    head: Any = setting.lens.model.lm_head
+    seen: list[Tensor] = []
 
     def see(module: torch.nn.Module, args: Any, out: Any) -> None:
-        if getattr(module, "weight", None) is head:
+        if getattr(module, "weight", None) is head.weight:
             seen.append(out[0, -1].float())
 
     hook = register_module_forward_hook(see)
@@ -130,13 +130,18 @@ def watched(case: Case, setting: Setting) -> tuple[int, Tensor]:
     return sum(report.n_edits for report in getattr(result, "reports", ())), torch.stack(seen)
 
 
+def remember(first: dict[str, tuple[int, Tensor]], case: Case, setting: Setting) -> None:
+    """Keep what `watched` gives of a case."""
+    first[case.name] = watched(case, setting)
+
+
 def measure(cases: Sequence[Case], setting: Setting, rounds: int, device: torch.device) -> dict[str, Row]:
     """Every case at one length. The first calls warm up, and give peak memory and logits."""
     first: dict[str, tuple[int, Tensor]] = {}
     memory: dict[str, int] = {}
     groups: dict[tuple[Case, bool], dict[str, Case]] = {}
     for case in cases:
-        memory[case.name] = peak_bytes(lambda c=case: first.update({c.name: watched(c, setting)}), device)
+        memory[case.name] = peak_bytes(partial(remember, first, case, setting), device)
         base = base_of(case, cases)
         groups.setdefault((base, case.rival), {base.name: base})[case.name] = case
         if case.same_logits is None or (case.tolerance and setting.lens.model.dtype != torch.float32):

@@ -72,9 +72,8 @@ GENERATE = Case(f"generate {N_NEW} tokens (sdpa)", lambda s: s.generate(s.model(
 short = partial(Case, lengths=SHORT)
 steps = partial(Case, lengths=SHORT, base=GENERATE)
 REDISTRIBUTE_STEPS = steps(f"generate {N_NEW}: VAR", lambda s: generate(s, var_of(s)), 1.15)
-same, same_steps = (
-    {"same_logits": x, "tolerance": TOLERANCE, "rival": True} for x in (REDISTRIBUTE, REDISTRIBUTE_STEPS)
-)
+checked: dict[str, Any] = {"tolerance": TOLERANCE, "rival": True}
+same, same_steps = ({"same_logits": x, **checked} for x in (REDISTRIBUTE, REDISTRIBUTE_STEPS))
 FULL_PATTERNS = Case("VAR, eager, all heads at once", lambda s: rival(s, AT_ONCE), **same)
 
 CASES = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from functools import cache
+from typing import Any
 
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
@@ -17,14 +18,14 @@ from lmm_lens import Lens, Prompt
 
 BOS, IMAGE_TOKEN, TOKENS_PER_IMAGE, TEXT_AFTER_IMAGE = 1, 999, 576, 90
 LENGTHS = {700: 1, 3000: 5}  # tokens: pictures among them
-SIZES = {  # "7b" is the shape of LLaVA-1.5-7B, for a GPU
+SIZES: dict[str, dict[str, Any]] = {  # "7b" is the shape of LLaVA-1.5-7B, for a GPU
     "mid": {"num_hidden_layers": 8, "hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 2816},
     "7b": {"num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32, "intermediate_size": 11008},
 }
 SINK_DIMS, SINK_PATCHES, MASSIVE, KEY_GAIN = (100, 500), (50, 200, 300, 431), 100.0, 8.0
 
 
-def build(size: str, device: torch.device) -> LlavaForConditionalGeneration:
+def build(size: str, device: torch.device) -> Any:
     """A random LLaVA that can have sinks and never ends its answers: fp32 on the CPU, bf16 on a GPU."""
     text = LlamaConfig(vocab_size=1000, max_position_embeddings=4096, bos_token_id=BOS, **SIZES[size])
     vision = CLIPVisionConfig(
@@ -32,8 +33,8 @@ def build(size: str, device: torch.device) -> LlavaForConditionalGeneration:
     )
     torch.manual_seed(0)
     with device, torch.no_grad():
-        config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=IMAGE_TOKEN)
-        model = LlavaForConditionalGeneration(config)
+        config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN)
+        model: Any = LlavaForConditionalGeneration(config)
         model.get_input_embeddings().weight[BOS, list(SINK_DIMS)] = MASSIVE
         for layer in model.model.language_model.layers:
             layer.self_attn.k_proj.weight[:, list(SINK_DIMS)] *= KEY_GAIN
@@ -42,7 +43,7 @@ def build(size: str, device: torch.device) -> LlavaForConditionalGeneration:
 
 
 @cache
-def twin(model: LlavaForConditionalGeneration, attention: str) -> LlavaForConditionalGeneration:
+def twin(model: Any, attention: str) -> Any:
     """A model of its own on the same weights."""
     copied = copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
     copied.set_attn_implementation(attention)
@@ -55,9 +56,10 @@ def prompt_of(lens: Lens, n_tokens: int) -> Prompt:
     ids = torch.randint(3, IMAGE_TOKEN, (1, n_tokens), generator=torch.Generator().manual_seed(n_tokens))
     start = n_tokens - TEXT_AFTER_IMAGE - n_visual
     ids[:, 0], ids[:, start : start + n_visual] = BOS, IMAGE_TOKEN
-    pixels = torch.randn(LENGTHS[n_tokens], 3, 336, 336, device=lens.device, dtype=lens.model.dtype)
+    model: Any = lens.model
+    pixels = torch.randn(LENGTHS[n_tokens], 3, 336, 336, device=lens.device, dtype=model.dtype)
     with torch.no_grad():
-        pictures = lens.model.get_image_features(pixels, return_dict=True)
+        pictures = model.get_image_features(pixels, return_dict=True)
     for dim in SINK_DIMS:
         pictures.pooler_output[0][list(SINK_PATCHES), dim] = MASSIVE
     return lens.prompt(inputs={"input_ids": ids, "mm_encoder_outputs": {"image": pictures}})

@@ -34,10 +34,10 @@ def all_heads_at_once(pattern: Tensor, visual: Tensor, sink: Tensor, first: int,
 def head_by_head(pattern: Tensor, visual: Tensor, sink: Tensor, first: int, var: VAR) -> None:
     """The edit in the style of released research code: lists of indices, and each head on deep copies of its rows."""
     patches, text_sinks = visual.nonzero().flatten(), (sink & ~visual).nonzero().flatten()
-    patch_sinks = [position for position in sink.nonzero().flatten() if visual[position]]
-    if not patch_sinks:
+    listed = [position for position in sink.nonzero().flatten() if visual[position]]
+    if not listed:
         return
-    patch_sinks = torch.stack(patch_sinks)
+    patch_sinks = torch.stack(listed)
     on_patches = pattern[:, :, patches].sum(-1)
     share = pattern[:, :, patch_sinks].sum(-1) / on_patches
     chosen = ((1 - share >= var.min_nonsink_ratio) & (on_patches >= var.min_visual_mass)).nonzero()
@@ -93,7 +93,7 @@ class EagerVAR:
         self.sinks[layer] = torch.cat([self.sinks[layer], phi >= self.var.sink_threshold])
 
     def _attend(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
     ) -> tuple[Tensor, Tensor]:
         scores = query @ key.transpose(2, 3) * options["scaling"]
         if mask is not None:

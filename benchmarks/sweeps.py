@@ -65,7 +65,8 @@ def zeroed(lens: Lens, prompt: Prompt, rows: str, layer: int, head: int) -> Tens
     hook = projection.register_forward_pre_hook(before)
     try:
         with torch.no_grad():
-            return lens.model(**prompt.inputs, use_cache=False, logits_to_keep=1).logits[0, -1]
+            logits: Tensor = lens.model(**prompt.inputs, use_cache=False, logits_to_keep=1).logits
+            return logits[0, -1]
     finally:
         hook.remove()
 

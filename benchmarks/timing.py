@@ -38,7 +38,7 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
     function()
     end.record()
     torch.cuda.synchronize(device)
-    return begin.elapsed_time(end) / 1000
+    return float(begin.elapsed_time(end)) / 1000
 
 
 def interleaved(

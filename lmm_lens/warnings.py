@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from types import FrameType
 
 PASSED_THROUGH = frozenset(
     ["lmm_lens", "contextlib", "functools", "threading", "concurrent", "jaxtyping", "beartype", "torch", "transformers"]
@@ -21,7 +22,8 @@ class NothingChangedWarning(LensWarning):
 
 def warn(message: str, category: type[LensWarning] = LensWarning) -> None:
     """Warn, at the line outside this library that led here; where there is none, as in a thread, at our own."""
-    frame, depth = sys._getframe(), 1
+    frame: FrameType | None = sys._getframe()
+    depth = 1
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in PASSED_THROUGH:
         frame, depth = frame.f_back, depth + 1
     warnings.warn(message, category, stacklevel=depth if frame is not None else 2)

@@ -135,7 +135,7 @@ def answer_token(lens: Lens, answer: AnswerLike, n_vocab: int) -> int:
         )
     if ids[0] == tokenizer.unk_token_id:
         raise ScoreError(f"{answer!r} is no token of this model: its tokenizer reads it as {tokenizer.unk_token!r}")
-    return ids[0]
+    return int(ids[0])
 
 
 def token_text(lens: Lens, token: int) -> str:

@@ -176,7 +176,8 @@ def heads_from(spec: Any, lens: Lens) -> HeadSet:
 def ray_of(spec: Any) -> RayLike:
     """The workers that a config names; LensError where it names none."""
     if not isinstance(spec, Mapping):
-        return spec
+        workers: RayLike = spec
+        return workers
     _check_keys("key of ray", spec, [each.name for each in fields(RayCluster)])
     return RayCluster(**spec)
 

@@ -1,6 +1,6 @@
 """What answers are worth with and without an edit, and the controls that belong to every claim."""
 
-from .exact_match import exact_match
+from .matching import exact_match
 from .tables import ablation_table, blank_images, image_table, swapped_images
 
 __all__ = ["ablation_table", "blank_images", "exact_match", "image_table", "swapped_images"]

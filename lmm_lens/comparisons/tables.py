@@ -21,7 +21,7 @@ from ..interventions import AblateHeads
 from ..interventions.base import Intervention
 from ..prompts.prompt import Prompt
 from ..statistics.resampling import bootstrap_interval
-from .exact_match import exact_match
+from .matching import exact_match
 
 if TYPE_CHECKING:
     import pandas

@@ -21,6 +21,8 @@ def pack(x: Any) -> Any:
     n_copies = copies_in(bits)
     if n_copies > 1:
         return "copies", n_copies, pack(x[: len(x) // n_copies].clone())
+    table: Tensor
+    index: Tensor
     table, index = bits.flatten().unique(return_inverse=True)
     if len(table) > 2**15:
         return x

@@ -26,7 +26,7 @@ def as_maps(
     """The attention of each row as a map: cell (i, j) has that of key `cells[:, i, j]`, 0 where that is negative."""
     batch, n_heads, n_queries, _ = pattern.shape
     index = cells.clamp_min(0).flatten(1)[:, None, None].expand(batch, n_heads, n_queries, -1)
-    weights = pattern.gather(-1, index).unflatten(-1, cells.shape[1:])
+    weights = pattern.gather(-1, index).reshape(batch, n_heads, n_queries, *cells.shape[1:])
     return weights.masked_fill((cells < 0)[:, None, None], 0)
 
 

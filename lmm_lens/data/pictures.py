@@ -74,13 +74,14 @@ def _size(path: Path, changed: int, n_bytes: int) -> Size:
 
 def _look(file: Any, name: str) -> Size:
     from PIL import Image as Pillow
+    from PIL import UnidentifiedImageError
 
     try:
         with Pillow.open(file) as opened:
             size = opened.size
             opened.verify()
     except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
-        why = "its format is unknown" if isinstance(error, Pillow.UnidentifiedImageError) else str(error)
+        why = "its format is unknown" if isinstance(error, UnidentifiedImageError) else str(error)
         raise RowError("unreadable picture", f"{name} cannot be read: {why}") from error
     return size
 

@@ -118,7 +118,8 @@ class _Parquet:
         self.path, self.columns = path, list(columns)
         try:
             with pyarrow.parquet.ParquetFile(path) as file:
-                self.there, self._n = file.schema_arrow.names, file.metadata.num_rows
+                self.there: list[str] = file.schema_arrow.names
+                self._n: int = file.metadata.num_rows
         except (pyarrow.ArrowException, OSError) as error:
             raise ScoreError(f"{path.name!r} is no Parquet file: {error}") from error
 

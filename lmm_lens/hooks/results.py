@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..core.tapping import Kept
 
 Reads = dict[tuple[str, int], Tensor]
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,11 @@ def report(
     intervention: object, owner: int, edited: Mapping[tuple[int, int], int], moved: Mapping[tuple[int, int], float]
 ) -> Report:
     """The report of one intervention, from what a session counted by (index of the intervention, layer)."""
-    edits, masses = ({k[1]: v for k, v in sorted(x.items()) if k[0] == owner} for x in (edited, moved))
-    return Report(str(intervention), edits, masses)  # type: ignore[arg-type]
+    return Report(str(intervention), _by_layer(edited, owner), _by_layer(moved, owner))
+
+
+def _by_layer(counted: Mapping[tuple[int, int], Number], owner: int) -> dict[int, Number]:
+    return {layer: number for (index, layer), number in sorted(counted.items()) if index == owner}
 
 
 @dataclass(frozen=True, eq=False)

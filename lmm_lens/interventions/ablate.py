@@ -11,12 +11,11 @@ from ..core.kernels import uniform
 from ..core.rows import Rows
 from ..core.taps import Tap, TapContext, TapFunction
 from ..errors import InterventionError, unknown
-from ..hooks.heads import Head, HeadSet
 from ..hooks.points import ModelShape
 from ..hooks.results import Run
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
-from .base import HeadsLike, Intervention, checked_heads, heads_by_layer, plain_rows, shown, shown_heads
+from .base import Heads, HeadsLike, Intervention, checked_heads, heads_by_layer, plain_rows, shown, shown_heads
 from .means import HeadMeans
 from .patch import all_heads, replace_rows, stored
 
@@ -49,32 +48,30 @@ class AblateHeads(Intervention):
         InterventionError: no heads, an unknown mode, or no reference of the right kind.
     """
 
-    heads: HeadsLike
-    mode: str = "zero"
-    rows: RowsLike = "all"
-    reference: HeadMeans | Run | None = None
+    heads: Heads
+    mode: str
+    rows: RowsLike
+    reference: HeadMeans | Run | None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", checked_heads(self.heads, "AblateHeads"))
-        object.__setattr__(self, "rows", plain_rows(self.rows))
-        if self.mode not in MODES:
-            raise InterventionError(unknown("ablation mode", self.mode, MODES))
-        wanted = {"mean": HeadMeans, "resample": Run}.get(self.mode, type(None))
-        if not isinstance(self.reference, wanted):
-            raise InterventionError(
-                f"mode {self.mode!r}: {MODES[self.mode]}\n  given reference {type(self.reference).__name__}"
-            )
+    def __init__(
+        self, heads: HeadsLike, mode: str = "zero", rows: RowsLike = "all", reference: HeadMeans | Run | None = None
+    ) -> None:
+        self._set(heads=checked_heads(heads, "AblateHeads"), mode=mode, rows=plain_rows(rows), reference=reference)
+        if mode not in MODES:
+            raise InterventionError(unknown("ablation mode", mode, MODES))
+        wanted = {"mean": HeadMeans, "resample": Run}.get(mode, type(None))
+        if not isinstance(reference, wanted):
+            raise InterventionError(f"mode {mode!r}: {MODES[mode]}\n  given reference {type(reference).__name__}")
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """One edit in each layer that has a chosen head."""
-        heads: HeadSet | tuple[Head, ...] = self.heads  # type: ignore[assignment]
         rows = bind_rows(self.rows, prompt)
         if self.mode == "resample":
             rows = rows.prompt_only()
         site = "pattern" if self.mode.startswith("uniform") else "z"
         return [
             Tap(site, layer, rows, self._edit(layer, prompt, rows, shape), chosen, edits=True)
-            for layer, chosen in heads_by_layer(heads, shape).items()
+            for layer, chosen in heads_by_layer(self.heads, shape).items()
         ]
 
     def _edit(self, layer: int, prompt: Prompt, rows: Rows, shape: ModelShape) -> TapFunction:
@@ -87,11 +84,19 @@ class AblateHeads(Intervention):
             assert isinstance(self.reference, Run)
             return replace_rows(all_heads(stored(self.reference, "z", layer, prompt, rows), shape, layer))
         if self.mode == "uniform":
-            return lambda pattern, context: uniform(context.visible())  # type: ignore[misc]
+            return _evenly()
         return _noncausal(bind_rows("all", prompt))
 
     def __repr__(self) -> str:
-        return f"AblateHeads({shown_heads(self.heads)}, mode={self.mode!r}, rows={shown(self.rows)})"  # type: ignore[arg-type]
+        return f"AblateHeads({shown_heads(self.heads)}, mode={self.mode!r}, rows={shown(self.rows)})"
+
+
+def _evenly() -> TapFunction:
+    def edit(pattern: Tensor, context: TapContext) -> Tensor:
+        assert context.visible is not None
+        return uniform(context.visible())
+
+    return edit
 
 
 def _noncausal(everything: Rows) -> TapFunction:

@@ -38,6 +38,11 @@ class Intervention(ABC):
         if not cls.__name__.startswith("_"):  # parts of an experiment have no name that users could write
             Intervention.kinds[cls.__name__] = cls
 
+    def _set(self, **values: Any) -> None:
+        """Set parameters of a frozen value, from its own `__init__` alone."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
     @abstractmethod
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """The taps of this intervention on a prompt and a model of this shape.
@@ -66,8 +71,8 @@ class Intervention(ABC):
             InterventionError: it holds activations, which do not fit into JSON.
         """
         values: dict[str, Any] = {"intervention": type(self).__name__}
-        for field in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
+        for name in parameters(self):
+            value = getattr(self, name)
             if isinstance(value, HeadSet):
                 shape = {"n_layers": value.n_layers, "n_heads": value.n_heads}
                 value = {"heads": [list(head) for head in value], **shape}
@@ -75,10 +80,10 @@ class Intervention(ABC):
                 json.dumps(value)
             except TypeError as error:
                 raise InterventionError(
-                    f"{type(self).__name__} cannot be written as JSON: {field.name} is a {type(value).__name__}\n"
+                    f"{type(self).__name__} cannot be written as JSON: {name} is a {type(value).__name__}\n"
                     "  save how it was made, and make it anew"
                 ) from error
-            values[field.name] = value
+            values[name] = value
         return values
 
     @staticmethod
@@ -93,7 +98,7 @@ class Intervention(ABC):
         heads = rest.get("heads")
         if isinstance(heads, dict):
             rest["heads"] = HeadSet(**heads)
-        known = {field.name for field in fields(Intervention.kinds[name])}  # type: ignore[arg-type]
+        known = parameters(Intervention.kinds[name])
         for parameter in rest:
             if parameter not in known:
                 raise InterventionError(unknown(f"parameter of {name}", parameter, sorted(known)))
@@ -101,6 +106,11 @@ class Intervention(ABC):
             return Intervention.kinds[name](**rest)
         except TypeError as error:
             raise InterventionError(f"{name} cannot be made of {rest}: {error}") from error
+
+
+def parameters(intervention: Any) -> list[str]:
+    """The names of an intervention's parameters; it is a dataclass, or an instance of one."""
+    return [field.name for field in fields(intervention)]
 
 
 def to_json(interventions: Iterable[Intervention]) -> str:
@@ -145,9 +155,13 @@ def bind_all(interventions: Sequence[Intervention], prompt: Prompt, shape: Model
 
 
 HeadsLike = HeadSet | Iterable[Head]
+"""What a user may give as heads."""
+
+Heads = HeadSet | tuple[Head, ...]
+"""What an intervention makes of it, once."""
 
 
-def checked_heads(heads: HeadsLike, name: str) -> HeadSet | tuple[Head, ...]:
+def checked_heads(heads: HeadsLike, name: str) -> Heads:
     """Heads as a HeadSet, or as a tuple of pairs; InterventionError if there are none."""
     chosen = heads if isinstance(heads, HeadSet) else tuple(as_head(head) for head in heads)
     if not chosen:
@@ -155,7 +169,7 @@ def checked_heads(heads: HeadsLike, name: str) -> HeadSet | tuple[Head, ...]:
     return chosen
 
 
-def heads_by_layer(heads: HeadSet | tuple[Head, ...], shape: ModelShape) -> dict[int, tuple[int, ...]]:
+def heads_by_layer(heads: Heads, shape: ModelShape) -> dict[int, tuple[int, ...]]:
     """The heads of each layer, checked against the model.
 
     Raises:
@@ -223,7 +237,7 @@ def shown(rows: object) -> str:
     return repr(rows) if isinstance(rows, str) else "given positions"
 
 
-def shown_heads(heads: HeadSet | tuple[Head, ...], n: int = 6) -> str:
+def shown_heads(heads: Heads, n: int = 6) -> str:
     """The first heads in a repr."""
     named = " ".join(f"L{layer}H{head}" for layer, head in tuple(heads)[:n])
     return f"{named} and {len(heads) - n} more" if len(heads) > n else named

@@ -44,18 +44,25 @@ class Knockout(Intervention):
     """
 
     source: RowsLike
-    target: RowsLike = "last"
-    layers: Iterable[int] | None = None
-    heads: Iterable[int] | None = None
+    target: RowsLike
+    layers: tuple[int, ...] | None
+    heads: tuple[int, ...] | None
 
     why_nothing = "the target rows were not reached"
 
-    def __post_init__(self) -> None:
-        for name in ("source", "target"):
-            object.__setattr__(self, name, plain_rows(getattr(self, name)))
-        for name in ("layers", "heads"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else whole_numbers(value, "Knockout", name))
+    def __init__(
+        self,
+        source: RowsLike,
+        target: RowsLike = "last",
+        layers: Iterable[int] | None = None,
+        heads: Iterable[int] | None = None,
+    ) -> None:
+        self._set(
+            source=plain_rows(source),
+            target=plain_rows(target),
+            layers=None if layers is None else whole_numbers(layers, "Knockout", "layers"),
+            heads=None if heads is None else whole_numbers(heads, "Knockout", "heads"),
+        )
 
     @staticmethod
     def window(center: int, k: int = 9, n_layers: int | None = None) -> range:
@@ -77,11 +84,10 @@ class Knockout(Intervention):
             return knockout(pattern, context.keys(source, pattern.shape[-1]))
 
         layers = layers_with_heads(self.layers, shape, bool(crossing))
-        heads = None if self.heads is None else tuple(self.heads)
-        outside = sorted({h for h in heads or () for layer in layers if not 0 <= h < shape.n_heads[layer]})
+        outside = sorted({h for h in self.heads or () for layer in layers if not 0 <= h < shape.n_heads[layer]})
         if outside:
             raise InterventionError(f"heads {outside} are out of range: layers have {max(shape.n_heads)} heads")
-        return [Tap("pattern", layer, rows, forbid, heads, edits=True) for layer in layers]
+        return [Tap("pattern", layer, rows, forbid, self.heads, edits=True) for layer in layers]
 
     def __repr__(self) -> str:
         layers = "all" if self.layers is None else list(self.layers)

@@ -11,12 +11,22 @@ from torch import Tensor
 from ..core.rows import Rows
 from ..core.taps import Tap, TapContext, TapFunction
 from ..errors import InterventionError
-from ..hooks.heads import Head, HeadSet, check_layer
+from ..hooks.heads import check_layer
 from ..hooks.points import HOOK_POINTS, ModelShape, check_site
 from ..hooks.results import Run
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
-from .base import HeadsLike, Intervention, checked_heads, heads_by_layer, plain_rows, shown, shown_heads, whole_numbers
+from .base import (
+    Heads,
+    HeadsLike,
+    Intervention,
+    checked_heads,
+    heads_by_layer,
+    plain_rows,
+    shown,
+    shown_heads,
+    whole_numbers,
+)
 
 
 def stored(run: Run, site: str, layer: int, prompt: Prompt, rows: Rows | None = None) -> Tensor:
@@ -114,18 +124,16 @@ class PatchHeads(Intervention):
         rows: which query rows; see `AblateHeads`. Prompt rows only.
     """
 
-    heads: HeadsLike
+    heads: Heads
     clean: Run
-    rows: RowsLike = "all"
+    rows: RowsLike
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", checked_heads(self.heads, "PatchHeads"))
-        check_run(self.clean, "PatchHeads")
-        object.__setattr__(self, "rows", plain_rows(self.rows))
+    def __init__(self, heads: HeadsLike, clean: Run, rows: RowsLike = "all") -> None:
+        self._set(heads=checked_heads(heads, "PatchHeads"), clean=clean, rows=plain_rows(rows))
+        check_run(clean, "PatchHeads")
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """One edit of z in each layer that has a chosen head."""
-        heads: HeadSet | tuple[Head, ...] = self.heads  # type: ignore[assignment]
         rows = bind_rows(self.rows, prompt).prompt_only()
         return [
             Tap(
@@ -136,11 +144,11 @@ class PatchHeads(Intervention):
                 chosen,
                 edits=True,
             )
-            for layer, chosen in heads_by_layer(heads, shape).items()
+            for layer, chosen in heads_by_layer(self.heads, shape).items()
         ]
 
     def __repr__(self) -> str:
-        return f"PatchHeads({shown_heads(self.heads)}, rows={shown(self.rows)})"  # type: ignore[arg-type]
+        return f"PatchHeads({shown_heads(self.heads)}, rows={shown(self.rows)})"
 
 
 @dataclass(frozen=True)
@@ -194,21 +202,19 @@ class PatchPattern(Intervention):
         rows: which query rows; see `AblateHeads`. Prompt rows only.
     """
 
-    heads: HeadsLike
+    heads: Heads
     clean: Run
-    rows: RowsLike = "all"
+    rows: RowsLike
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", checked_heads(self.heads, "PatchPattern"))
-        check_run(self.clean, "PatchPattern")
-        object.__setattr__(self, "rows", plain_rows(self.rows))
+    def __init__(self, heads: HeadsLike, clean: Run, rows: RowsLike = "all") -> None:
+        self._set(heads=checked_heads(heads, "PatchPattern"), clean=clean, rows=plain_rows(rows))
+        check_run(clean, "PatchPattern")
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """One edit of the pattern in each layer that has a chosen head."""
-        heads: HeadSet | tuple[Head, ...] = self.heads  # type: ignore[assignment]
         rows = bind_rows(self.rows, prompt).prompt_only()
         taps = []
-        for layer, chosen in heads_by_layer(heads, shape).items():
+        for layer, chosen in heads_by_layer(self.heads, shape).items():
             source = stored(self.clean, "pattern", layer, prompt, rows)
             all_heads(source.movedim(1, 2), shape, layer)
 
@@ -222,4 +228,4 @@ class PatchPattern(Intervention):
         return taps
 
     def __repr__(self) -> str:
-        return f"PatchPattern({shown_heads(self.heads)}, rows={shown(self.rows)})"  # type: ignore[arg-type]
+        return f"PatchPattern({shown_heads(self.heads)}, rows={shown(self.rows)})"

@@ -8,7 +8,7 @@ still sums to one.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from torch import Tensor
 
@@ -92,7 +92,7 @@ class VAR(Intervention):
             object.__setattr__(self, "sink_dims", whole_numbers(self.sink_dims, "VAR", "sink_dims"))
 
     @classmethod
-    def for_task(cls, task: str, lens: Runner, **changes: object) -> VAR:
+    def for_task(cls, task: str, lens: Runner, **changes: Any) -> VAR:
         """The paper's settings for a type of task, with the sink dimensions known for the model.
 
         Args:
@@ -102,7 +102,7 @@ class VAR(Intervention):
         """
         if task not in TASKS:
             raise InterventionError(unknown("task", task, TASKS))
-        settings: dict[str, object] = {"min_nonsink_ratio": TASKS[task]}
+        settings: dict[str, Any] = {"min_nonsink_ratio": TASKS[task]}
         if is_known(lens.adapter.config):
             rule = rule_for(lens.adapter.config)
             if not rule.dims:
@@ -112,15 +112,15 @@ class VAR(Intervention):
             settings |= {"sink_dims": rule.dims, "sink_threshold": rule.threshold}
         else:
             settings |= {"sink_dims": "auto", "sink_threshold": "auto"}
-        return cls(**{**settings, **changes})  # type: ignore[arg-type]
+        return cls(**{**settings, **changes})
 
     @classmethod
-    def from_reference_code(cls, rho: float = 0.5, p: float = 0.6, **changes: object) -> VAR:
+    def from_reference_code(cls, rho: float = 0.5, p: float = 0.6, **changes: Any) -> VAR:
         """Take the numbers of the released code, where rho and p mean 1 - rho and 1 - p of the paper.
 
         The author of the code confirmed it in issue 5 of its repository. The code's p = 0.6 takes 0.4 from the sinks.
         """
-        return cls(transfer_fraction=1 - p, min_nonsink_ratio=1 - rho, **changes)  # type: ignore[arg-type]
+        return cls(transfer_fraction=1 - p, min_nonsink_ratio=1 - rho, **changes)
 
     def resolve(self, prompt: Prompt, sinks_on: AutoSinks) -> Self:
         """With "auto" replaced by what `find_sinks` finds; InterventionError if the model has no massive activation."""

@@ -36,7 +36,7 @@ class _Folded:
 
     def tokens_to_residual_directions(self, tokens: Any) -> Tensor:
         """What one unit along each normalized dimension adds to the tokens' logits, [..., d_model]."""
-        directions = self._bridge.tokens_to_residual_directions(tokens)
+        directions: Tensor = self._bridge.tokens_to_residual_directions(tokens)
         norm = getattr(self._bridge, "ln_final", None)
         if norm is None or getattr(self._bridge, "compatibility_mode", False):  # there the weights are folded already
             return directions
@@ -45,7 +45,8 @@ class _Folded:
         probe[:, 1::2] *= -1
         module = norm.original_component
         with torch.no_grad():
-            return directions * ((module(probe) - module(-probe)) / 2 / probe.sign())[0]
+            weight: Tensor = ((module(probe) - module(-probe)) / 2 / probe.sign())[0]
+        return directions * weight
 
 
 class PromptCache(ActivationCache):
@@ -144,7 +145,7 @@ class PromptCache(ActivationCache):
             )
         to_image = pattern[:, at][:, :, list(span.positions)].mean(1)
         assert span.grid is not None
-        return to_image.unflatten(-1, span.grid)
+        return to_image.reshape(-1, *span.grid)
 
     def token_strings(self, row: int = 0) -> list[str]:
         """Every token's text, patches by where they are: `<img 0 r3 c5>`, with tiles `<img 0 t1 r3 c5>`.

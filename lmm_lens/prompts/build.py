@@ -113,7 +113,7 @@ def render(adapter: Family, text: str, n_images: int, template: bool, n_videos: 
 
 def _templated(adapter: Family, parts: list[dict[str, str]]) -> str:
     chat = [{"role": "user", "content": parts}]
-    return adapter.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    return str(adapter.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
 
 
 def _check_order(adapter: Family, parts: list[dict[str, str]], slots: Mapping[str, str]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..answers.outcomes import ANSWER_METRICS
 from ..effects.scores import KIND, HeadEffects
 from ..errors import ScoreError
+from ..figures.axes import save_figure
 from ..interventions.ablate import MODES
 from ..runs import RunFolder
 from ..statistics import ControlTest, control_test
@@ -71,7 +72,7 @@ class Sweep:
     @property
     def seed(self) -> int:
         """Of the intervals and the tests."""
-        return self.config.get("seed", 0)
+        return int(self.config.get("seed", 0))
 
     @cached_property
     def table(self) -> pandas.DataFrame:
@@ -139,11 +140,11 @@ class Sweep:
     def compared(self) -> str | None:
         """The chosen heads against random ones, in a sentence."""
         test = self.comparison
-        if test is None:
+        if self.controls is None or test is None:
             return None
         effect, difference, null = test.effect, test.difference, test.null
         return (
-            f"The {len(self.controls.units[0])} chosen heads ablated at once: {effect.mean:+.3g} "  # type: ignore[union-attr]
+            f"The {len(self.controls.units[0])} chosen heads ablated at once: {effect.mean:+.3g} "
             f"({effect.low:+.3g} to {effect.high:+.3g}); {len(null)} random sets in the same layers: mean "
             f"{null.mean():+.3g}, from {null.min():+.3g} to {null.max():+.3g}; difference {difference.mean:+.3g} "
             f"({difference.low:+.3g} to {difference.high:+.3g}), p {_probability(test.p)}"
@@ -163,7 +164,7 @@ def write_sweep_report(sweep: Sweep, n_top: int = 20) -> Path:
     sweep.table.to_csv(sweep.folder / "effects.csv", index=False)
     names = []
     for name, axes in _figures(sweep).items():
-        axes.get_figure(root=True).savefig(sweep.folder / name)  # type: ignore[union-attr]
+        save_figure(axes, sweep.folder / name)
         names.append(name)
     page = render(
         "sweep.html.j2",

@@ -122,12 +122,14 @@ class RunFolder(Store):
     @property
     def results(self) -> Mapping[str, Any]:
         """What was given to `finish`; empty before."""
-        return self._state["results"]
+        results: Mapping[str, Any] = self._state["results"]
+        return results
 
     @property
     def state(self) -> Mapping[str, Any]:
         """What was given to `note`."""
-        return self._state["notes"]
+        notes: Mapping[str, Any] = self._state["notes"]
+        return notes
 
     # ------------------------------------------------------------------ writing
 

@@ -135,7 +135,8 @@ class _Rounds:
 
     def _outcome(self, ref: Any, worker: Any, block: list[Job]) -> Outcome:
         try:
-            return self.ray.get(ref)
+            outcome: Outcome = self.ray.get(ref)
+            return outcome
         except self.ray.exceptions.RayError as error:
             held = block + [job for other, jobs in self.flying.values() if other is worker for job in jobs]
             held.sort(key=lambda job: job.index)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -202,6 +202,12 @@ class Scorer:
         return scores
 
 
+def _listed(entry: Sequence[float] | Sequence[Sequence[float]]) -> list[Sequence[float]]:
+    """A row's boxes, of which one alone may be given bare."""
+    given: list[Any] = list(entry)
+    return given if isinstance(given[0], Sequence) else [given]
+
+
 def region_mask(prompt: Prompt, boxes: Sequence[BoxesOfRow], n_before: int = 0) -> Bool[Tensor, "batch position"]:
     """The patches of each row's first picture under its boxes; ScoreError for a row or a box that has none."""
     mask = torch.zeros_like(prompt.mask("visual"))
@@ -212,11 +218,11 @@ def region_mask(prompt: Prompt, boxes: Sequence[BoxesOfRow], n_before: int = 0) 
                 f"{where} has no box but {entry!r}\n"
                 "  give one entry a row: (x0, y0, x1, y1) in pixels, or a list of such boxes"
             )
-        for box in entry if isinstance(entry[0], Sequence) else [entry]:
-            positions = prompt.positions_in_box(box, row=row)  # type: ignore[arg-type]
+        for box in _listed(entry):
+            positions = prompt.positions_in_box(box, row=row)
             if not positions:
                 raise ScoreError(
-                    f"the box {tuple(box)} of {where} covers no patch, so its mass would be 0 and mean nothing\n"  # type: ignore[arg-type]
+                    f"the box {tuple(box)} of {where} covers no patch, so its mass would be 0 and mean nothing\n"
                     "  boxes are in pixels of the picture as given; a centre crop may have cut this part away"
                 )
             mask[row, list(positions)] = True

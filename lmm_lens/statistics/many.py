@@ -55,9 +55,9 @@ def _benjamini_hochberg(p: Float[Tensor, " test"]) -> Float[Tensor, " test"]:
 
 def _corrected(p: Any, correction: Callable[[Tensor], Tensor]) -> Tensor:
     """The p-values that are numbers, corrected, each in its place."""
-    p = numbers(p, "p-values")
-    found = p[~p.isnan()]
+    given = numbers(p, "p-values")
+    found = given[~given.isnan()]
     wrong = found[(found < 0) | (found > 1)]
     if len(wrong):
         raise ScoreError(f"p-values lie between 0 and 1, given {float(wrong[0]):.4g}")
-    return p.clone().masked_scatter(~p.isnan(), correction(found)) if len(found) else p
+    return given.clone().masked_scatter(~given.isnan(), correction(found)) if len(found) else given

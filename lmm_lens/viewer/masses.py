@@ -36,11 +36,14 @@ def maps_of(attention: ShownAttention, prompt: Prompt, row: int) -> list[Map]:
     masks = {name: prompt.mask(name)[row] for name in ("visual", "bos", "marker", "text")}
     pattern = attention.values.flatten(0, 1).permute(1, 0, 2)[None]  # batch head query key, a row a (query, layer)
 
+    def by_query(scores: Tensor) -> Tensor:
+        return scores[0].T.reshape(attention.values.shape[:3])
+
     def over(keys: Tensor) -> Tensor:
-        return mass(pattern, keys[None])[0].T.unflatten(0, attention.values.shape[:2])
+        return by_query(mass(pattern, keys[None]))
 
     def image_concentration() -> Tensor:
-        value = concentration(pattern, masks["visual"][None])[0].T.unflatten(0, attention.values.shape[:2])
+        value = by_query(concentration(pattern, masks["visual"][None]))
         return value.where(~attention.values[..., 0].isnan(), torch.nan)
 
     visual, share = over(masks["visual"]), "share of attention"

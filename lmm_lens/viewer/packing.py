@@ -53,9 +53,10 @@ def unpack(packed: Packed, shape: tuple[int, int, int], steps: int) -> numpy.nda
     import numpy
 
     planes = numpy.frombuffer(zlib.decompress(base64.b64decode(packed.weights)), "u1").reshape(-1, *shape)
-    levels = planes[0].astype(float) if steps == COARSE else planes[0] * 256.0 + planes[1]
+    levels: numpy.ndarray = planes[0].astype(float) if steps == COARSE else planes[0] * 256.0 + planes[1]
     largest = numpy.frombuffer(base64.b64decode(packed.largest), "<f4").reshape(*shape[:2], 1)
-    return largest * (levels / steps) ** 2
+    weights: numpy.ndarray = largest * (levels / steps) ** 2
+    return weights
 
 
 def floats(values: Tensor) -> str:

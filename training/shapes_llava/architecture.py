@@ -16,7 +16,7 @@ SINK_DIMS = (5, 77)
 SINK_THRESHOLD = 7.0  # phi of sinks lies above it and of every other token below; phi <= sqrt(128) = 11.3
 
 
-def description(variant: str) -> dict:
+def description(variant: str) -> dict[str, Any]:
     """What config.json says of a checkpoint under "lmm_lens"."""
     return {
         "name": "shapes-llava",
@@ -71,7 +71,9 @@ def build_config() -> LlavaConfig:
 def build_model(seed: int, attention: str = "sdpa") -> LlavaForConditionalGeneration:
     """An untrained model in fp32; the seed fixes its weights."""
     torch.manual_seed(seed)
-    model = LlavaForConditionalGeneration._from_config(build_config(), attn_implementation=attention)
+    model: LlavaForConditionalGeneration = LlavaForConditionalGeneration._from_config(
+        build_config(), attn_implementation=attention
+    )
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(model.generation_config, name, getattr(model.config, name))
     model.generation_config._from_model_config = False

@@ -20,7 +20,7 @@ def prompt(processor: Any, example: Example) -> str:
     content = [{"type": "text", "text": example.question}]
     if example.image is not None:
         content.insert(0, {"type": "image"})
-    return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    return str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
 
 
 def answers(model: Any, processor: Any, asked: Sequence[Example], batch_size: int = 64) -> list[str]:

@@ -36,7 +36,8 @@ def _star(rho: np.ndarray, angle: np.ndarray, radius: np.ndarray) -> np.ndarray:
     tip, notch, half_turn = 1.08, 0.45, math.pi / 5
     from_tip = half_turn - np.abs((angle + half_turn) % (2 * half_turn) - half_turn)
     edge = tip * notch * math.sin(half_turn) / (notch * np.sin(from_tip) + tip * np.sin(half_turn - from_tip))
-    return rho - edge * radius
+    distance: np.ndarray = rho - edge * radius
+    return distance
 
 
 def _coverage(shape: np.ndarray, center: np.ndarray, radius: np.ndarray, rotation: np.ndarray) -> np.ndarray:
@@ -66,7 +67,8 @@ def _coverage(shape: np.ndarray, center: np.ndarray, radius: np.ndarray, rotatio
         ]
     )
     own = distance[shape, np.arange(len(shape))]
-    return 1 / (1 + np.exp(np.clip(EDGE_SHARPNESS * own, -30, 30)))
+    covered: np.ndarray = 1 / (1 + np.exp(np.clip(EDGE_SHARPNESS * own, -30, 30)))
+    return covered
 
 
 def _background(n: int, rng: np.random.Generator) -> np.ndarray:
@@ -76,7 +78,8 @@ def _background(n: int, rng: np.random.Generator) -> np.ndarray:
     slope_x, slope_y = rng.uniform(-0.08, 0.08, (2, n, 1, 1, 1))
     ramp = np.linspace(-1, 1, SIZE)
     shade = slope_x * ramp[None, None, :, None] + slope_y * ramp[None, :, None, None]
-    return (gray + tint + shade).astype(np.float32)
+    drawn: np.ndarray = (gray + tint + shade).astype(np.float32)
+    return drawn
 
 
 def render(
@@ -115,7 +118,8 @@ def render(
         cells[owner, cell // GRID, :, cell % GRID] = over
 
     image += spread[:, None, None, None] * rng.standard_normal(image.shape, np.float32)
-    return np.clip(np.rint(image * 255), 0, 255).astype(np.uint8)
+    pixels: np.ndarray = np.clip(np.rint(image * 255), 0, 255).astype(np.uint8)
+    return pixels
 
 
 def picture(scene: Scene, seed: int, noise: float | None = None, contrast: float | None = None) -> "Image.Image":
