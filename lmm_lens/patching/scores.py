@@ -85,7 +85,7 @@ class PatchScores:
         samples = self.per_pair.flatten(1)  # pair, layer * unit
         defined = ~samples.isnan()
         bounds = torch.full((2, samples.shape[1]), torch.nan)
-        for pairs in defined.unique(dim=1).T:  # nearly always one or two kinds of columns
+        for pairs in torch.unique(defined, dim=1).T:  # nearly always one or two kinds of columns
             columns = (defined == pairs[:, None]).all(0)
             if bool(pairs.any()):
                 bounds[:, columns] = torch.stack(bootstrap_interval(samples[pairs][:, columns], level, resamples, seed))
