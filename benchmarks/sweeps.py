@@ -24,7 +24,7 @@ from lmm_lens import Lens, Prompt, data
 from lmm_lens.effects.ablations import Ablation, units_of
 from lmm_lens.effects.work import EffectsWork, Item
 from lmm_lens.replay.batches import Batches
-from lmm_lens.replay.forwards import WAYS
+from lmm_lens.replay.ways import Way
 
 from .model import SIZES, build, prompt_of
 from .timing import machine, seconds, show, spread, write
@@ -99,7 +99,7 @@ def measure(lens: Lens, prompts: Sequence[Prompt], rows: str, rounds: int, devic
             index = next(i for i, unit in enumerate(units) if unit.heads == (head,))
             mine = found["sweep"]["logits"][1 + index]
             worst = max(worst, float((mine - naive[head][[3, 4]].double().cpu()).abs().max()))
-        way = WAYS[int(found["sweep"]["way"])]
+        way = Way(int(found["sweep"]["way"])).words
         ratios.append(statistics.mean(plain) * len(units) / sweep)
         sweeps.append(sweep)
         forwards.append(statistics.mean(plain))

@@ -67,9 +67,9 @@ def outcomes() -> str:
 
 def ways() -> str:
     """How `head_effects` computes ablated forwards."""
-    from lmm_lens.replay.forwards import WAYS
+    from lmm_lens.replay.ways import Way
 
-    return "\n".join(f"- {way}" for way in WAYS)
+    return "\n".join(f"- {way.words}" for way in Way)
 
 
 def known_sinks() -> str:

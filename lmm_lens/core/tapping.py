@@ -16,7 +16,32 @@ from .taps import RunState, Tap, TapContext
 
 CHUNK_ELEMENTS = 2**20  # probabilities held at once, 4 MiB: less than what a feed-forward layer needs anyway
 
-Kept = dict[tuple[str, int], list[tuple[Tensor, Tensor, Tensor, int]]]
+
+class Kept:
+    """What a read returned in one pass.
+
+    Attributes:
+        positions: Int[batch, query], absolute positions of its rows.
+        valid: Bool[batch, query], which of them are real; ragged batches are padded.
+        result: what its function made of them.
+        dim: which dimension of the result is the rows.
+    """
+
+    def __init__(self, positions: Tensor, valid: Tensor, result: Tensor, dim: int) -> None:
+        self.positions, self.valid, self.result, self.dim = positions, valid, result, dim
+
+    def plain(self) -> tuple[Tensor, Tensor, Tensor, int]:
+        """The arguments that make it: what a server, where this class has no module, can send."""
+        return self.positions, self.valid, self.result, self.dim
+
+
+Found = tuple[
+    dict[tuple[str, int], list[tuple[Tensor, Tensor, Tensor, int]]],
+    dict[tuple[int, int], int],
+    dict[tuple[int, int], float],
+    dict[tuple[str, int], Tensor],
+]
+"""What taps read and did, in plain values."""
 
 
 class TappedAttention(Protocol):
@@ -54,8 +79,7 @@ class Tapping:
         taps: by (hook point, layer), in the order in which they act.
         first: absolute position of the first token of the pass under way.
         fired: the hook points that this pass has reached.
-        kept: what reading taps returned, by (name, layer): for each pass the rows' positions, which of them are real,
-            the result, and which of its dimensions is the rows.
+        kept: what reading taps returned, by (name, layer), pass by pass.
         edited: rows times heads (or streams) that were edited, by (index of the intervention, layer).
         moved: attention moved in them, by the same; only of edits that report it.
         sums: what taps added up, by (name, layer).
@@ -64,7 +88,7 @@ class Tapping:
 
     taps: dict[tuple[str, int], list[Tap]]
     fired: set[tuple[str, int]]
-    kept: Kept
+    kept: dict[tuple[str, int], list[Kept]]
     edited: dict[tuple[int, int], int]
     moved: dict[tuple[int, int], float]
     sums: dict[tuple[str, int], Tensor]
@@ -98,6 +122,16 @@ class Tapping:
             self.moved[by] = self.moved.get(by, 0.0) + float(mass)
         for named, value in state.sums.items():
             self.sums[named] = self.sums.get(named, 0) + value
+
+    def found(self) -> Found:
+        """What the taps read and did, to travel; `take_over` reads it."""
+        kept = {at: [each.plain() for each in passes] for at, passes in self.kept.items()}
+        return kept, self.edited, self.moved, self.sums
+
+    def take_over(self, found: Found) -> None:
+        """What taps read and did elsewhere, as if it had been here."""
+        kept, self.edited, self.moved, self.sums = found
+        self.kept = {at: [Kept(*each) for each in passes] for at, passes in kept.items()}
 
     def _join(self, taps: Sequence[Tap], batch: int, length: int, device: torch.device) -> JoinedRows | None:
         if batch != self._n_rows:
@@ -208,7 +242,8 @@ class Tapping:
 
     def _keep(self, tap: Tap, rows: Chunk, result: Tensor, dim: int) -> None:
         if tap.name:
-            self.kept.setdefault((tap.name, tap.layer), []).append((rows.positions, rows.valid, slim(result), dim))
+            kept = Kept(rows.positions, rows.valid, slim(result), dim)
+            self.kept.setdefault((tap.name, tap.layer), []).append(kept)
 
 
 def _later(

@@ -1,28 +1,27 @@
-"""An ablation of many head sets on one prompt, as interventions and as variants of a replay."""
+"""An ablation of many head sets on one prompt, as changes of its forward."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..core.envoys import all_rows
-from ..core.kernels import uniform
 from ..errors import InterventionError, ScoreError
 from ..hooks.heads import HeadSet, check_head
+from ..hooks.points import ModelShape
 from ..interventions import AblateHeads
 from ..interventions.means import HeadMeans
 from ..interventions.patch import stored
 from ..prompts.prompt import ROLES, Prompt
 from ..prompts.rows import RowsLike, bind_rows
-from ..replay import Edit, Recording, UnfitError, Variant
+from ..replay import Change, Edit, Variant
+from ..replay.patterns import EvenAttention, Pattern
 from ..runs.checkpoint import fingerprint
 
 if TYPE_CHECKING:
@@ -78,7 +77,9 @@ class Ablation:
                 f"rows {rows.label!r} select no token of prompt row {empty[0]}, so nothing would be ablated there\n"
                 "  leave such prompts out, or choose other rows"
             )
-        return AblationOn(self, lens, prompt, rows.prompt, other)
+        reference: Any = other if self.mode == "resample" else self.reference
+        interventions = tuple(AblateHeads(unit, self.mode, rows.prompt, reference) for unit in self.units)
+        return AblationOn(self, prompt, lens.shape, rows.prompt, interventions, other)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,63 +88,52 @@ class AblationOn:
 
     Attributes:
         ablation: what is done.
-        lens, prompt: to what.
+        prompt: to what.
+        shape: of the model.
         rows: Bool[batch, position].
+        interventions: each unit's, on the whole batch.
         other: the run that "resample" takes from.
     """
 
     ablation: Ablation
-    lens: Lens
     prompt: Prompt
+    shape: ModelShape
     rows: Bool[Tensor, "batch position"]
+    interventions: tuple[AblateHeads, ...]
     other: Run | None = None
 
-    def intervention(self, unit: int) -> AblateHeads:
-        """One unit as an intervention."""
-        reference: Any = self.other if self.ablation.mode == "resample" else self.ablation.reference
-        return AblateHeads(self.ablation.units[unit], self.ablation.mode, self.rows, reference)
+    def changes(self, row: int) -> list[Change]:
+        """The ablation of each unit, for the replay of one prompt row."""
+        layers = {layer for unit in self.ablation.units for layer, _ in unit}
+        why = "" if self.ablation.mode != "uniform_noncausal" else "its pattern is made in the forward itself"
+        sources = {} if why else {layer: self._source(row, layer) for layer in layers}
+        return [
+            Change(intervention, why or self._replayed(unit, row, sources))
+            for unit, intervention in zip(self.ablation.units, self.interventions, strict=True)
+        ]
 
-    def variants(self, recording: Recording, row: int) -> list[Variant]:
-        """All units as variants of one prompt row's replay; UnfitError where one cannot be."""
-        sources: dict[int, Tensor | None] = {}
-        found = []
-        for unit in self.ablation.units:
-            if self.ablation.mode.startswith("uniform") and len(unit.by_layer()) > 1:
-                raise UnfitError("even attention in several layers at once depends on the layers before")
-            edits = []
-            for layer, head in sorted(unit):
-                if layer not in sources:
-                    sources[layer] = self._source(recording, row, layer)
-                edits.append(Edit(layer, "z", self.rows[row], sources[layer], head))
-            found.append(Variant(tuple(edits)))
-        return found
+    def _replayed(self, unit: HeadSet, row: int, sources: Mapping[int, Tensor | Pattern | None]) -> Variant | str:
+        """One unit's ablation as a replay makes it, or why none can."""
+        if self.ablation.mode == "uniform" and len(unit.by_layer()) > 1:
+            return "even attention in several layers at once depends on the layers before"
+        return Variant(tuple(Edit(layer, "z", self.rows[row], sources[layer], head) for layer, head in sorted(unit)))
 
-    def _source(self, recording: Recording, row: int, layer: int) -> Float[Tensor, "position head d_head"] | None:
+    def _source(self, row: int, layer: int) -> Tensor | Pattern | None:
         """What z is replaced by in a layer; None for zeros."""
-        mode = self.ablation.mode
-        if mode == "zero":
-            return None
-        if mode == "mean":
+        if self.ablation.mode == "mean":
             return self._means(row, layer)
-        if mode == "resample":
+        if self.ablation.mode == "resample":
             assert self.other is not None
             return stored(self.other, "z", layer, self.prompt)[row]
-        call = recording.calls[layer].attention
-        if mode != "uniform" or call is None or recording.modules[layer].is_cross_attention:
-            raise UnfitError(f"mode {mode!r} is computed in the forward itself")
-        batch, _, n_tokens, _ = call.query.shape
-        rows = all_rows(batch, n_tokens, call.query.device)
-        out = []
-        for start in range(0, n_tokens, 128):  # [head, query, key] in pieces
-            out.append(call.read_values(uniform(call.visible(rows.part(start, start + 128))))[row])
-        return torch.cat(out)
+        return EvenAttention() if self.ablation.mode == "uniform" else None
 
-    def _means(self, row: int, layer: int) -> Tensor:
+    def _means(self, row: int, layer: int) -> Float[Tensor, "position head d_head"]:
         means = self.ablation.reference
         assert isinstance(means, HeadMeans)
-        means.edit(layer, self.prompt, self.lens.shape)  # checks that they are this model's
+        means.edit(layer, self.prompt, self.shape)  # checks that they are this model's
         roles = self.prompt.roles[row]
-        missing = [ROLES[int(role)] for role in roles[self.rows[row]].unique() if means.counts[role] == 0]
+        present = set(roles[self.rows[row]].tolist())
+        missing = [ROLES[role] for role in sorted(present) if means.counts[role] == 0]
         if missing:
             raise InterventionError(
                 f"the reference prompts of the means hold no token of role {missing[0]!r}, which this prompt has\n"
@@ -168,28 +158,33 @@ def units_of(lens: Lens, heads: HeadSet | Sequence[HeadSet] | None) -> tuple[Hea
         ScoreError: no heads, or something that is no head set.
         HookError: a head that the model has not.
     """
+    if heads is None or isinstance(heads, HeadSet):
+        return tuple(HeadSet([head], lens.n_layers, lens.n_heads) for head in heads_of(lens, heads))
+    units = list(heads)
+    if not units or not all(isinstance(unit, HeadSet) and len(unit) for unit in units):
+        raise _no_heads(heads)
+    return tuple(heads_of(lens, unit) for unit in units)
+
+
+def heads_of(lens: Lens, heads: HeadSet | None) -> HeadSet:
+    """All heads of the model, or the given ones, which it has; errors as of `units_of`."""
     n_layers, n_heads = lens.n_layers, lens.n_heads
     if heads is None:
         every = [(layer, head) for layer in range(n_layers) for head in range(lens.shape.n_heads[layer])]
-        return tuple(HeadSet([head], n_layers, n_heads) for head in every)
-    if isinstance(heads, HeadSet):
-        _check_shape(heads, n_layers, n_heads)
-        heads = [HeadSet([head], n_layers, n_heads) for head in heads]
-    given = list(heads)
-    if not given or any(not isinstance(unit, HeadSet) or not len(unit) for unit in given):
-        raise ScoreError(
-            f"expected heads=HeadSet (each head alone) or a list of HeadSets (each set at once), given {heads!r}"
-        )
-    for unit in given:
-        _check_shape(unit, n_layers, n_heads)
-        for layer, head in unit:
-            check_head(layer, head, n_layers, lens.shape.n_heads[layer])
-    return tuple(given)
-
-
-def _check_shape(heads: HeadSet, n_layers: int, n_heads: int) -> None:
+        return HeadSet(every, n_layers, n_heads)
+    if not isinstance(heads, HeadSet) or not heads:
+        raise _no_heads(heads)
     if (heads.n_layers, heads.n_heads) != (n_layers, n_heads):
         raise ScoreError(
             f"a head set was made for a model of {heads.n_layers} layers x {heads.n_heads} heads, "
             f"this one has {n_layers} x {n_heads}"
         )
+    for layer, head in heads:
+        check_head(layer, head, n_layers, lens.shape.n_heads[layer])
+    return heads
+
+
+def _no_heads(given: object) -> ScoreError:
+    return ScoreError(
+        f"expected heads=HeadSet (each head alone) or a list of HeadSets (each set at once), given {given!r}"
+    )

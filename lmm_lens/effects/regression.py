@@ -19,7 +19,7 @@ from ..errors import ScoreError
 from ..hooks.heads import HeadSet
 from ..prompts.prompt import Prompt
 from ..scoring import HeadScores
-from .ablations import units_of
+from .ablations import heads_of
 from .scores import HeadEffects
 from .sweep import head_effects
 
@@ -87,8 +87,7 @@ def head_attribution(
     Raises:
         ScoreError: too few subsets to tell the heads apart.
     """
-    every = [head for unit in units_of(lens, heads) for head in unit]  # all, or the given ones, checked
-    among = HeadSet(every, lens.n_layers, lens.n_heads)
+    among = heads_of(lens, heads)
     subsets = random_subsets(among, 4 * len(among) if n_subsets is None else n_subsets, share, seed)
     effects = head_effects(lens, prompts, ablation, rows, metric, heads=subsets, **options)
     return regress(effects, among, ridge)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..answers.outcomes import ANSWER_METRICS, YES_NO, Outcomes, answer_metric, yes_no_counts, yes_no_scores
 from ..errors import ScoreError, unknown
 from ..hooks.heads import HeadSet, ranked
-from ..replay.forwards import WAYS
+from ..replay.ways import Way
 from ..runs import RunFolder, Store, files
 from ..statistics.resampling import bootstrap_interval, percentiles, resampled_sums
 
@@ -39,7 +39,7 @@ class HeadEffects:
         clean_outcomes: what the plain forward of each prompt said.
         outcomes: what it said with each unit ablated, [prompt, unit].
         is_yes: Int[prompt], 1 where the right answer is yes, 0 where it is no, -1 elsewhere.
-        ways: Int[prompt], how the ablated forwards were computed, an index into `forwards.WAYS`.
+        ways: Int[prompt], how the ablated forwards were computed, numbers of `lmm_lens.replay.ways.Way`.
         ids: the prompts' names.
         about: the model, the ablation, the rows and what else the numbers depend on.
     """
@@ -54,10 +54,10 @@ class HeadEffects:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of_store(cls, store: Store, about: Mapping[str, Any], metric: str) -> HeadEffects:
+    def of_store(cls, store: Store, units: tuple[HeadSet, ...], about: Mapping[str, Any], metric: str) -> HeadEffects:
         """What a run has finished so far."""
         ids = tuple(key.rpartition("\t")[0] for part in store.parts() for key in part.keys)
-        return cls._of(store.tensors(), ids, about, metric)
+        return cls._of(store.tensors(), ids, units, about, metric)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], metric: str = "log_prob") -> HeadEffects:
@@ -69,25 +69,28 @@ class HeadEffects:
         opened = RunFolder.open(folder, KIND)
         if not opened.n_items:
             raise ScoreError(f"the run folder {opened.path.name!r} has no finished prompts yet")
-        return cls.of_store(opened, opened.about, metric)
+        return cls.of_store(opened, _units_in(opened.about), opened.about, metric)
 
     @classmethod
     def _of(
-        cls, tensors: Mapping[str, Tensor], ids: Sequence[str], about: Mapping[str, Any], metric: str
+        cls,
+        tensors: Mapping[str, Tensor],
+        ids: Sequence[str],
+        units: tuple[HeadSet, ...],
+        about: Mapping[str, Any],
+        metric: str,
     ) -> HeadEffects:
         answer_metric(metric)
         everything = Outcomes.from_tensors(tensors)
-        shape = about["shape"]
-        units = tuple(HeadSet([tuple(head) for head in unit], *shape) for unit in about["units"])
         return cls(
-            units,
-            metric,
-            everything[:, 0],
-            everything[:, 1:],
-            tensors["is_yes"],
-            tensors["way"],
-            tuple(ids),
-            about,
+            units=units,
+            metric=metric,
+            clean_outcomes=everything[:, 0],
+            outcomes=everything[:, 1:],
+            is_yes=tensors["is_yes"],
+            ways=tensors["way"],
+            ids=tuple(ids),
+            about=about,
         )
 
     # ------------------------------------------------------------------ numbers
@@ -100,12 +103,12 @@ class HeadEffects:
     @property
     def ablation(self) -> str:
         """What was done to the heads."""
-        return self.about["ablation"]
+        return str(self.about["ablation"])
 
     @property
     def rows(self) -> str:
         """In which rows."""
-        return self.about["rows"]
+        return str(self.about["rows"])
 
     @property
     def n_prompts(self) -> int:
@@ -201,13 +204,7 @@ class HeadEffects:
         if bool((self.is_yes < 0).any()):
             which = self.ids[int((self.is_yes < 0).nonzero()[0])]
             raise ScoreError(f"{statistic} is of yes/no questions, and the right answer of {which} is neither")
-        both = Outcomes(
-            *(
-                torch.cat([getattr(self.clean_outcomes, name)[:, None], getattr(self.outcomes, name)], 1)
-                for name in ("logits", "log_sum", "said", "marks")
-            )
-        )
-        counts = yes_no_counts(both, self.is_yes)
+        counts = yes_no_counts(Outcomes.from_tensors(self._tensors()), self.is_yes)
         n = len(counts)
         sums = resampled_sums(counts, resamples, torch.Generator().manual_seed(seed))
         low, high = percentiles(yes_no_scores(sums, n)[statistic], level)
@@ -216,8 +213,8 @@ class HeadEffects:
     @property
     def how(self) -> str:
         """How the ablated forwards were computed, in words."""
-        counted = torch.bincount(self.ways, minlength=len(WAYS)).tolist()
-        parts = [f"{n} prompts: {way}" for way, n in zip(WAYS, counted, strict=True) if n]
+        counted = torch.bincount(self.ways, minlength=len(Way)).tolist()
+        parts = [f"{n} prompts: {way.words}" for way, n in zip(Way, counted, strict=True) if n]
         return "; ".join(parts)
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -230,13 +227,7 @@ class HeadEffects:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file: the numbers, and everything else as JSON in its header."""
-        both = {
-            name: torch.cat([clean[:, None], value], 1)
-            for (name, clean), value in zip(
-                self.clean_outcomes.tensors().items(), self.outcomes.tensors().values(), strict=True
-            )
-        }
-        tensors = {**both, "is_yes": self.is_yes, "way": self.ways}
+        tensors = {**self._tensors(), "is_yes": self.is_yes, "way": self.ways}
         files.write(path, KIND, tensors, {"metric": self.metric, "ids": list(self.ids), "about": dict(self.about)})
 
     @classmethod
@@ -249,7 +240,12 @@ class HeadEffects:
         tensors, about = files.read(path, KIND, TENSORS, ("metric", "ids", "about"))
         if lens is not None:
             files.check_model(path, about["about"]["model"], lens.identity)
-        return cls._of(tensors, about["ids"], about["about"], about["metric"])
+        return cls._of(tensors, about["ids"], _units_in(about["about"]), about["about"], about["metric"])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """The outcomes, [prompt, 1 + unit]: of the plain forward first."""
+        clean, ablated = self.clean_outcomes.tensors(), self.outcomes.tensors()
+        return {name: torch.cat([clean[name][:, None], ablated[name]], 1) for name in clean}
 
     def __repr__(self) -> str:
         order = self.mean.nan_to_num(-torch.inf).argsort(descending=True)[:3].tolist()
@@ -264,3 +260,8 @@ class HeadEffects:
 
     def _repr_html_(self) -> str:
         return self.to_pandas().head(10).round(4).to_html(index=False)
+
+
+def _units_in(about: Mapping[str, Any]) -> tuple[HeadSet, ...]:
+    """The head sets that a file tells of."""
+    return tuple(HeadSet([tuple(head) for head in unit], *about["shape"]) for unit in about["units"])

@@ -83,12 +83,12 @@ def head_effects(
     chosen = answer_metric(metric)
     if rows_per_pass is not None and rows_per_pass < 1:
         raise ScoreError(f"rows_per_pass is at least 1, given {rows_per_pass}")
-    change = Ablation(units_of(lens, heads), ablation, rows, reference)
+    ablated = Ablation(units_of(lens, heads), ablation, rows, reference)
     about = {
         "model": lens.identity,
         "ablation": ablation,
         "rows": rows if isinstance(rows, str) else fingerprint(rows),
-        "units": [[list(head) for head in unit] for unit in change.units],
+        "units": [[list(head) for head in unit] for unit in ablated.units],
         "shape": [lens.n_layers, lens.n_heads],
         "reference": described(reference),
     }
@@ -100,7 +100,12 @@ def head_effects(
     try:
         given = rows_per_pass or (opened.state.get("rows_per_pass") if opened is not None else None)
         make = MakeEffectsWork(
-            change, given, lens, lens.device.type, origin_of(lens) if ray is not None else None, opened
+            ablation=ablated,
+            rows_per_pass=given,
+            lens=lens,
+            device=lens.device.type,
+            origin=origin_of(lens) if ray is not None else None,
+            folder=opened,
         )
         store = stream(
             items,
@@ -117,7 +122,7 @@ def head_effects(
         items.check_all_used()
         if opened is not None:
             _finish(opened, store, items)
-        effects = HeadEffects.of_store(store, about, metric)
+        effects = HeadEffects.of_store(store, ablated.units, about, metric)
     finally:
         if opened is not None:
             opened.close()

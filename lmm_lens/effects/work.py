@@ -18,7 +18,7 @@ from ..replay.batches import Batches
 from ..replay.forwards import Forwards
 from ..runs import RunFolder
 from ..runs.checkpoint import digest, fingerprint
-from .ablations import Ablation
+from .ablations import Ablation, AblationOn
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -140,6 +140,15 @@ class MakeEffectsWork:
         self.folder.note(rows_per_pass=rows)
 
 
+@dataclass(frozen=True, eq=False)
+class _AtHand:
+    """The last source, made into a prompt, with the ablation bound to it: the rows of a batch follow one another."""
+
+    source: Prompt | Sample
+    prompt: Prompt
+    ablation: AblationOn
+
+
 @dataclass(eq=False)
 class EffectsWork:
     """The effects on one item after the other."""
@@ -148,24 +157,22 @@ class EffectsWork:
     ablation: Ablation
     batches: Batches
     forwards: Forwards = field(init=False)
-    _at_hand: tuple[Any, Prompt, Any] | None = None  # the rows of a batch follow one another
+    _at_hand: _AtHand | None = None
 
     def __post_init__(self) -> None:
         self.forwards = Forwards(self.lens, self.batches)
 
     def __call__(self, item: Item) -> dict[str, Tensor]:
         """What was said on the plain forward, and with each unit ablated."""
-        if self._at_hand is None or self._at_hand[0] is not item.source:
+        if self._at_hand is None or self._at_hand.source is not item.source:
             prompt = item.source.prompt(self.lens) if isinstance(item.source, Sample) else item.source
-            self._at_hand = item.source, prompt, self.ablation.on(self.lens, prompt)
-        _, prompt, change = self._at_hand
+            self._at_hand = _AtHand(item.source, prompt, self.ablation.on(self.lens, prompt))
+        prompt, ablation = self._at_hand.prompt, self._at_hand.ablation
         clean = self.forwards.clean(prompt)[item.row]
         goal = self._goal(item, clean)
-        changed, way = self.forwards.changed(
-            prompt, item.row, len(self.ablation.units), change.variants, change.intervention
-        )
+        changed, way = self.forwards.changed(prompt, item.row, ablation.changes(item.row))
         found = Outcomes.of(torch.cat([clean[None].to(changed.device), changed]), goal)
-        return {**found.tensors(), "is_yes": torch.tensor(goal.is_yes), "way": torch.tensor(way)}
+        return {**found.tensors(), "is_yes": torch.tensor(goal.is_yes), "way": torch.tensor(int(way))}
 
     def _goal(self, item: Item, clean: Tensor) -> Goal:
         if item.answer is None and isinstance(item.source, Sample):

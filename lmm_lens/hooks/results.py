@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
@@ -107,7 +107,7 @@ class Generation:
         return f"Generation of {self.tokens.shape[1]} tokens: {list(self.text)}"
 
 
-def collect(kept: Kept) -> tuple[Reads, dict[str, Tensor]]:
+def collect(kept: Mapping[tuple[str, int], Sequence[Kept]]) -> tuple[Reads, dict[str, Tensor]]:
     """Join what the passes of a run kept.
 
     Args:
@@ -119,14 +119,14 @@ def collect(kept: Kept) -> tuple[Reads, dict[str, Tensor]]:
     reads: Reads = {}
     positions: dict[str, Tensor] = {}
     for (name, layer), passes in kept.items():
-        dim = passes[0][3]
-        parts = [_blanked(result, valid, dim) for _, valid, result, _ in passes]
+        dim = passes[0].dim
+        parts = [_blanked(each.result, each.valid, dim) for each in passes]
         if dim == 2 and parts[0].ndim == 4:  # a pattern: later passes have more keys, and a key not yet there gets 0
             width = max(part.shape[3] for part in parts)
             parts = [torch.nn.functional.pad(part, (0, width - part.shape[3])) for part in parts]
         reads[name, layer] = torch.cat(parts, dim)
         if name not in positions:
-            positions[name] = torch.cat([at.masked_fill(~valid, -1) for at, valid, _, _ in passes], 1)
+            positions[name] = torch.cat([each.positions.masked_fill(~each.valid, -1) for each in passes], 1)
     return reads, positions
 
 

@@ -26,7 +26,7 @@ def where_nan(backend: Backend, prompt: Prompt, plan: Plan) -> str:
     tapping = backend.forward(prompt, looking.taps, last_only=True).tapping
     order = list(HOOK_POINTS)
     for site, layer in sorted(tapping.kept, key=lambda at: (at[1], order.index(at[0]))):
-        if any(bool(found.any()) for _, _, found, _ in tapping.kept[site, layer]):
+        if any(bool(kept.result.any()) for kept in tapping.kept[site, layer]):
             cause = " under these interventions" if plan.interventions else ""
             return f"NaN in the model's activations{cause}, first at {site} of layer {layer}"
     return "NaN in the logits, but in no activation of the layers: look at the final norm and the output embedding"

@@ -92,7 +92,16 @@ def activation_patching(
     finished = Checkpoint(lens, "patching", about, checkpoint)
     clean_logits, corrupt_logits = (lens.run(prompt, logits="last").logits[:, 0] for prompt in (clean, corrupt))
     pair = contrast(lens, clean_logits, corrupt_logits, answers)
-    given = PatchingTask(lens, clean, corrupt, site, units, tuple(chosen), pair.ids, tokens_per_pass)
+    given = PatchingTask(
+        lens=lens,
+        clean=clean,
+        corrupt=corrupt,
+        site=site,
+        units=units,
+        layers=tuple(chosen),
+        ids=pair.ids,
+        tokens_per_pass=tokens_per_pass,
+    )
     try:
         patched, how = by_replay(given, finished, progress), "replayed"
     except UnfitError as why:
@@ -101,8 +110,18 @@ def activation_patching(
     effects = pair.normalized(patched - pair.corrupt_ld[:, None, None])
     effects = effects.masked_fill(~units.reached[:, None], torch.nan)
     return PatchScores(
-        *(site, by, units.label, "patching", tuple(chosen), units.names, effects),
-        *(pair.clean_ld.float(), pair.corrupt_ld.float(), pair.texts, lens.identity, how),
+        site=site,
+        by=by,
+        rows=units.label,
+        method="patching",
+        layers=tuple(chosen),
+        units=units.names,
+        per_pair=effects,
+        clean_ld=pair.clean_ld.float(),
+        corrupt_ld=pair.corrupt_ld.float(),
+        answers=pair.texts,
+        model=lens.identity,
+        how=how,
     )
 
 

@@ -82,8 +82,17 @@ def attribution_patching(
         change[:, index, : found.shape[1]] = found
     effects = pair.normalized(change).masked_fill(~units.reached[:, None], torch.nan)
     return PatchScores(
-        *(site, by, units.label, "attribution", tuple(chosen), units.names, effects),
-        *(pair.clean_ld.float(), pair.corrupt_ld.float(), pair.texts, lens.identity),
+        site=site,
+        by=by,
+        rows=units.label,
+        method="attribution",
+        layers=tuple(chosen),
+        units=units.names,
+        per_pair=effects,
+        clean_ld=pair.clean_ld.float(),
+        corrupt_ld=pair.corrupt_ld.float(),
+        answers=pair.texts,
+        model=lens.identity,
     )
 
 

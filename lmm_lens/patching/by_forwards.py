@@ -36,15 +36,11 @@ def by_forwards(grid: PatchingTask, finished: Checkpoint, progress: bool) -> Flo
     """The patched logit differences, fp64."""
     lens, corrupt, site, units, chosen = grid.lens, grid.corrupt, grid.site, grid.units, grid.layers
     repeats = _Repeats(corrupt, grid.tokens_per_pass or TOKENS_PER_PASS)
-    passes = [
-        (layer, part)
-        for layer in chosen
-        for part in repeats.split(list(range(lens.shape.n_heads[layer] if units.by == "head" else len(units.names))))
-    ]
+    passes = [(layer, part) for layer in chosen for part in repeats.split(list(range(grid.n_units(layer))))]
     todo = [each for each in passes if _named(*each) not in finished]
     with shown_progress(len(todo), progress) as advance:
         for job in _jobs(todo, site, lens):
-            for each, found in zip(job, patched_job(grid, repeats, job), strict=True):
+            for each, found in zip(job, _patched_job(grid, repeats, job), strict=True):
                 finished.put(**{_named(*each): found})
                 advance()
     patched = torch.full((corrupt.n_rows, len(chosen), len(units.names)), torch.nan, dtype=torch.float64)
@@ -53,7 +49,7 @@ def by_forwards(grid: PatchingTask, finished: Checkpoint, progress: bool) -> Flo
     return patched
 
 
-def patched_job(grid: PatchingTask, repeats: _Repeats, job: Sequence[Pass]) -> Iterator[Float[Tensor, "unit pair"]]:
+def _patched_job(grid: PatchingTask, repeats: _Repeats, job: Sequence[Pass]) -> Iterator[Float[Tensor, "unit pair"]]:
     """The clean prompt once, and then each pass with what it needs of it; logit differences, fp64."""
     keep = _Keep(grid.site, tuple(dict.fromkeys(layer for layer, _ in job)), Rows(grid.units.by, grid.units.scope))
     plan = [PlannedRun(grid.clean, reads=[keep], tokens=grid.ids)]
@@ -65,12 +61,6 @@ def patched_job(grid: PatchingTask, repeats: _Repeats, job: Sequence[Pass]) -> I
     for each, run in zip(job, runs, strict=True):
         correct, incorrect = run.logits[:, 0].double().cpu().unbind(1)
         yield (correct - incorrect).reshape(len(each[1]), -1)
-
-
-def forward_of(grid: PatchingTask, layer: int, unit: int) -> Float[Tensor, " pair"]:
-    """The logit differences with one unit of one layer patched, by a forward of the model itself."""
-    (found,) = patched_job(grid, _Repeats(grid.corrupt, 0), [(layer, [unit])])
-    return found[0]
 
 
 def _named(layer: int, part: Sequence[int]) -> str:

@@ -80,6 +80,8 @@ class PatchScores:
         self, level: float = 0.95, resamples: int = 1000, seed: int = 0
     ) -> tuple[Float[Tensor, "layer unit"], Float[Tensor, "layer unit"]]:
         """Bootstrap interval of each mean, low and high, resampling the pairs in which it is defined."""
+        if not 0 < level < 1:
+            raise ScoreError(f"the level of an interval lies between 0 and 1, given {level}")
         found = interval_where_defined(self.per_pair.flatten(1), level, resamples, seed)
         low, high = (bound.reshape(self.values.shape) for bound in found)
         return low, high

@@ -40,6 +40,10 @@ class PatchingTask:
     ids: Int[Tensor, "pair 2"]
     tokens_per_pass: int | None = None
 
+    def n_units(self, layer: int) -> int:
+        """How many units a layer has: a layer may have fewer heads than another."""
+        return self.lens.shape.n_heads[layer] if self.units.by == "head" else len(self.units.names)
+
 
 @contextmanager
 def shown_progress(n: int, shown: bool) -> Iterator[Callable[[], None]]:

@@ -95,6 +95,10 @@ class Units:
         """Whether a unit has any token in a batch row."""
         return self.masks.any(2).expand(len(self.names), -1).T
 
+    def mask(self, unit: int) -> Bool[Tensor, "batch position"]:
+        """The rows of one unit."""
+        return self.masks[0 if self.by == "head" else unit]
+
     def rows_of(self, part: Sequence[int]) -> Bool[Tensor, "copies*batch position"]:
         """The rows of some units, one copy of the batch a unit."""
         masks = self.masks.expand(len(self.names), -1, -1)[list(part)]

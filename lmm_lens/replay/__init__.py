@@ -1,18 +1,21 @@
 """Replays: the decoder layers of one plain forward run again with something changed, and nothing else computed anew.
 
 1. `recording` keeps what one forward gave each layer, and the keys and values of its attention.
-2. `variants` says what is changed, and `scope` which rows of the sequence can differ for it: the rest is taken from
+2. `variants` says what is changed, and `window` which rows of the sequence can differ for it: the rest is taken from
    the recording, exactly.
-3. `engine` runs the layers from the first change on, for many variants in one batch, with `attention` merging the
-   recorded keys with each variant's own.
-4. `check` compares with the model itself, before anybody trusts a number.
+3. `engine` runs the layers from the first change on, for many variants in one batch, with `merged_attention` over the
+   recorded keys and each variant's own.
+4. `forwards` is given changes, each a variant and the intervention that it stands for, and gives logits; it compares
+   with the model itself, before anybody trusts a number.
 
 All of it is exact mathematics, not an approximation; logits differ from a full forward by the rounding of another
 order of summation.
 """
 
+from .change import Change
 from .engine import Replay
-from .recording import Recording, UnfitError, record
+from .recording import Recording, record
+from .unfit import UnfitError
 from .variants import Edit, Variant
 
-__all__ = ["Edit", "Recording", "Replay", "UnfitError", "Variant", "record"]
+__all__ = ["Change", "Edit", "Recording", "Replay", "UnfitError", "Variant", "record"]

@@ -11,7 +11,8 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -21,11 +22,15 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from ..backends.native import interface as attention
 from ..backends.placement import accelerate_hooks
 from ..core.attention import AttentionCall
-from .layer_arguments import layer_argument
+from .layer_arguments import Excerpt
 from .merged_attention import KeyBlock, causal, merged_attention
+from .patterns import Pattern, z_under
 from .recording import Recording
-from .variants import Put, Variant, puts
+from .variants import Edit, Put, Variant, puts
 from .window import ReusablePrefix, Window
+
+if TYPE_CHECKING:
+    from ..adapters import Layer
 
 BUCKET = 1.25  # variants share a batch if their numbers of rows differ by less than this factor
 
@@ -49,6 +54,7 @@ class Replay:
         self.last = int(recording.prompt.mask("last")[row].int().argmax())
         self.reusable = ReusablePrefix(recording.calls, row, int(real[0]), self.last + 1, crossing)
         self.n_layers = len(recording.modules)
+        self._z: dict[tuple[Pattern, int], Tensor] = {}
 
     def window(self, variant: Variant) -> Window:
         """The rows that have to be computed for a variant."""
@@ -60,13 +66,26 @@ class Replay:
         Args:
             variants: what is changed.
             rows_per_pass: how many rows, of all copies together, one batch may have.
+
+        Raises:
+            UnfitError: a variant has a pattern in a layer whose own is not over the tokens of the sequence.
         """
+        variants = [Variant(tuple(self._as_values(edit) for edit in variant.edits)) for variant in variants]
         found: list[Tensor | None] = [None] * len(variants)
         for window, members in self._batches(variants, rows_per_pass):
             logits = _Pass(self.recording, window, [variants[i] for i in members]).run()
             for index, row in zip(members, logits, strict=True):
                 found[index] = row
         return torch.stack([row for row in found if row is not None])
+
+    def _as_values(self, edit: Edit) -> Edit:
+        """The edit itself, or with what the heads give under its pattern; one tensor a layer, whoever asks."""
+        if edit.source is None or isinstance(edit.source, Tensor):
+            return edit
+        key = edit.source, edit.layer
+        if key not in self._z:
+            self._z[key] = z_under(edit.source, self.recording, edit.layer, self.row)
+        return replace(edit, source=self._z[key])
 
     def _batches(self, variants: Sequence[Variant], rows_per_pass: int) -> Iterator[tuple[Window, list[int]]]:
         windows = [self.window(variant) for variant in variants]
@@ -157,13 +176,14 @@ class _Pass:
 
     def _call(self, layer: int, x: Tensor) -> Tensor:
         call, prompt = self.recording.calls[layer], self.recording.prompt
-        where = self.window.row, self.rows, prompt.n_rows, prompt.n_tokens, len(x)
-        args = [layer_argument("", value, *where) for value in call.args]
-        kwargs = {name: layer_argument(name, value, *where) for name, value in call.kwargs.items()}
+        excerpt = Excerpt(self.window.row, self.rows, prompt.n_rows, prompt.n_tokens, n_copies=len(x))
+        args = [excerpt.of("", value) for value in call.args]
+        kwargs = {name: excerpt.of(name, value) for name, value in call.kwargs.items()}
         out = self.recording.modules[layer].module(x, *args, **kwargs)
-        return out[0] if isinstance(out, tuple) else out
+        hidden: Tensor = out[0] if isinstance(out, tuple) else out
+        return hidden
 
-    def _can_stop(self, module: Any) -> bool:
+    def _can_stop(self, module: Layer) -> bool:
         """Whether a layer may be left in its middle: not where accelerate has to clean up behind it."""
         if module.attention is None or module.is_cross_attention:
             return False
@@ -175,7 +195,7 @@ class _Pass:
         """Whether the module is one of the layers' attention modules."""
         return id(module) in self.layer_of
 
-    def merged_attention(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
+    def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
         """Never called: see `compute`."""
         return out
 
@@ -224,7 +244,7 @@ def _fused(module: nn.Module, call: AttentionCall, mask: Tensor | None, is_causa
     return sdpa_attention_forward(*given, scaling=call.scaling, is_causal=causal_rows)[0]
 
 
-def _hook(target: nn.Module, site: str, found: Sequence[Put], parts: Any) -> Any:
+def _hook(target: nn.Module, site: str, found: Sequence[Put], parts: Layer) -> Any:
     """Change what goes into W_O, or what a module gives."""
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -6,33 +6,29 @@ sweep are compared with the model itself, hooks and all. What fails is computed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..interventions.base import Intervention
 from ..lens.plan import PlannedRun
 from ..prompts.prompt import Prompt
 from .batches import Batches
+from .change import Change
 from .check import agree
 from .engine import Replay
-from .recording import Recording, UnfitError, record, why_not
+from .recording import Recording, record, why_not
+from .unfit import UnfitError
 from .variants import Edit, Variant
+from .ways import Way
+from .window import Window
 
 if TYPE_CHECKING:
     from ..lens import Lens
-
-EACH, RESUMED, REUSED, SINGLE = range(4)
-WAYS = (
-    "one forward each",
-    "resumed from the residual stream of the first changed layer",
-    "the rows from the first changed one on; keys and values before them are reused",
-    "single rows, all in one batch; keys and values before them are reused",
-)
-"""How changed forwards were computed; all of them exactly."""
 
 PASSES_PER_JOB = 32  # on a server: what a lost connection can cost
 
@@ -47,77 +43,42 @@ class Forwards:
     Attributes:
         reason: why forwards were computed one by one, the last time they were. What is true of one prompt is not held
             against the next, so that a sweep that is continued computes each prompt as one that was not interrupted.
-        way: how the last replays were computed, one of `WAYS`.
     """
 
     def __init__(self, lens: Lens, batches: Batches) -> None:
         self.lens, self.batches = lens, batches
         self._never = self.reason = why_not(lens)
-        self._is_checked, self.way = False, EACH
-        self._recorded: tuple[Prompt, Recording | None] | None = None
-        self._each: tuple[Prompt, Tensor] | None = None  # all rows of a batch, computed one change at a time
+        self._is_checked = False
+        self._recorded: _Recorded | None = None
+        self._each: _Each | None = None
 
     def clean(self, prompt: Prompt) -> Float[Tensor, "batch vocab"]:
         """The plain forward's logits at each row's last prompt token."""
         recording = self._record(prompt)
         return self.lens.run(prompt, logits="last").logits[:, 0] if recording is None else recording.logits
 
-    def changed(
-        self,
-        prompt: Prompt,
-        row: int,
-        n: int,
-        variants: Callable[[Recording, int], Sequence[Variant]],
-        intervention: Callable[[int], Intervention],
-    ) -> tuple[Float[Tensor, "n vocab"], int]:
-        """The logits of one prompt row under each of n changes, and which of `WAYS` they were computed in.
+    def changed(self, prompt: Prompt, row: int, changes: Sequence[Change]) -> tuple[Float[Tensor, "change vocab"], Way]:
+        """The logits of one prompt row under each change, at its last token, and how they were computed.
 
         Args:
             prompt: the prompt.
             row: which row of its batch.
-            n: number of changes.
-            variants: all of them for a replay; may raise UnfitError.
-            intervention: one of them for a forward.
+            changes: of that row.
         """
-        if self._record(prompt) is not None:
-            try:
-                logits = self.replayed(
-                    prompt,
-                    row,
-                    variants,
-                    lambda index: self.lens.run(prompt, [intervention(index)], logits="last").logits[row, 0],
-                    lambda logits: logits,
-                )
-                return logits, self.way
-            except UnfitError as why:
-                self.reason = str(why)
-        return self._one_by_one(prompt, n, intervention)[:, row], EACH
-
-    def _record(self, prompt: Prompt) -> Recording | None:
-        if self._never:
-            return None
-        if self._recorded is None or self._recorded[0] is not prompt:
-            self._recorded = None  # before the next one takes its memory
-            try:
-                self._recorded = prompt, record(self.lens, prompt)
-            except UnfitError as why:
-                self.reason, self._recorded = str(why), (prompt, None)
-        return self._recorded[1]
+        try:
+            return self.replayed(prompt, row, changes)
+        except UnfitError as why:
+            self.reason = str(why)
+        return self._one_by_one(prompt, [change.intervention for change in changes])[:, row], Way.EACH
 
     def replayed(
-        self,
-        prompt: Prompt,
-        row: int,
-        variants: Callable[[Recording, int], Sequence[Variant]],
-        forward: Callable[[int], Tensor],
-        reduce: Callable[[Float[Tensor, "n vocab"]], Tensor],
-    ) -> Float[Tensor, " n *any"]:
-        """What is made of the logits of one prompt row under each of its variants; sets `way`.
+        self, prompt: Prompt, row: int, changes: Sequence[Change], tokens: Int[Tensor, " token"] | None = None
+    ) -> tuple[Float[Tensor, "change token"], Way]:
+        """As `changed`, by a replay or not at all.
 
         Args:
-            prompt, row, variants: as in `changed`.
-            forward: one change by a forward of the model, reduced.
-            reduce: what is wanted of the logits, row by row.
+            prompt, row, changes: as in `changed`.
+            tokens: the logits of these alone; None for all of the vocabulary.
 
         Raises:
             UnfitError: a replay is not what the model computes.
@@ -125,13 +86,13 @@ class Forwards:
         recording = self._record(prompt)
         if recording is None:
             raise UnfitError(self.reason)
-        changes = variants(recording, row)
+        variants = [change.variant for change in changes]
         replay = Replay(recording, row)
-        windows = [replay.window(variant) for variant in changes]
+        windows = [replay.window(variant) for variant in variants]
         n_queries = max(window.stop - window.start for window in windows)
         # a change that changes nothing, in the same rows, must give the plain forward
-        rows = torch.stack([edit.rows for variant in changes for edit in variant.edits]).any(0)
-        every = [Variant((Edit(0, "resid_pre", rows, recording.calls[0].hidden[row]),)), *changes]
+        rows = torch.stack([edit.rows for variant in variants for edit in variant.edits]).any(0)
+        every = [Variant((Edit(0, "resid_pre", rows, recording.calls[0].hidden[row]),)), *variants]
         try:
             logits = self.batches.run(lambda most: replay.logits(every, most), least=n_queries)
         except (TypeError, IndexError, KeyError, AttributeError, RuntimeError) as error:
@@ -140,22 +101,79 @@ class Forwards:
             raise UnfitError("a replay has NaN logits")
         if not agree(logits[0], recording.logits[row]):
             raise UnfitError("its layers, run by themselves, do not repeat the plain forward")
-        found = reduce(logits[1:])
+        logits, clean = logits[1:], recording.logits[row]
         if not self._is_checked:
-            # the strongest change, by a forward of the model itself
-            index = int((logits[1:] - recording.logits[row]).abs().amax(1).argmax())
-            if not agree(found[index].to(logits.dtype), forward(index).to(logits.device, logits.dtype)):
-                raise UnfitError("a replayed change differs from the model's own forward")
-            self._is_checked = True
-        whole = any(window.start == window.first and window.stop - window.first > 1 for window in windows)
-        self.way = SINGLE if n_queries == 1 else RESUMED if whole else REUSED
-        return found
+            strongest = int((logits - clean).abs().amax(1).argmax())
+            self._check(prompt, row, changes[strongest], logits[strongest], tokens)
+        way = _way(windows, n_queries)
+        return (logits if tokens is None else logits[:, tokens.to(logits.device)]), way
 
-    def _one_by_one(self, prompt: Prompt, n: int, intervention: Callable[[int], Intervention]) -> Tensor:
-        """Float[n, batch, vocab]."""
-        if self._each is None or self._each[0] is not prompt:
-            plan = [PlannedRun(prompt, [intervention(index)]) for index in range(n)]
-            jobs = (plan[start : start + PASSES_PER_JOB] for start in range(0, n, PASSES_PER_JOB))
+    def _check(
+        self,
+        prompt: Prompt,
+        row: int,
+        change: Change,
+        logits: Float[Tensor, " vocab"],
+        tokens: Int[Tensor, " token"] | None,
+    ) -> None:
+        """Compare a replayed change with a forward of the model itself; UnfitError where they differ."""
+        own = self.lens.run(prompt, [change.intervention], logits="last").logits[row, 0]
+        own = own.to(logits.device, logits.dtype)
+        same = agree(logits, own)
+        if tokens is not None:  # what is wanted of them are differences, whose scale is a smaller one
+            same = same and agree(logits[tokens].diff(), own[tokens].diff())
+        if not same:
+            raise UnfitError("a replayed change differs from the model's own forward")
+        self._is_checked = True
+
+    def _record(self, prompt: Prompt) -> Recording | None:
+        if self._never:
+            return None
+        if self._recorded is None or self._recorded.prompt is not prompt:
+            self._recorded = None  # before the next one takes its memory
+            try:
+                self._recorded = _Recorded(prompt, record(self.lens, prompt))
+            except UnfitError as why:
+                self.reason, self._recorded = str(why), _Recorded(prompt, None)
+        return self._recorded.recording
+
+    def _one_by_one(self, prompt: Prompt, interventions: Sequence[Intervention]) -> Float[Tensor, "change batch vocab"]:
+        if self._each is None or not self._each.is_of(prompt, interventions):
+            plan = [PlannedRun(prompt, [intervention]) for intervention in interventions]
+            jobs = (plan[start : start + PASSES_PER_JOB] for start in range(0, len(plan), PASSES_PER_JOB))
             runs = (run.logits[:, 0].cpu() for job in jobs for run in self.lens.run_all(job))
-            self._each = prompt, torch.stack(list(runs))
-        return self._each[1]
+            self._each = _Each(prompt, tuple(interventions), torch.stack(list(runs)))
+        return self._each.logits
+
+
+@dataclass(frozen=True, eq=False)
+class _Recorded:
+    """The last prompt, and its recording; None where it cannot be recorded."""
+
+    prompt: Prompt
+    recording: Recording | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Each:
+    """All rows of a batch, computed one change at a time: a sweep asks for them row by row."""
+
+    prompt: Prompt
+    interventions: tuple[Intervention, ...]
+    logits: Float[Tensor, "change batch vocab"]
+
+    def is_of(self, prompt: Prompt, interventions: Sequence[Intervention]) -> bool:
+        """Whether it is what these very interventions give on this very prompt."""
+        return (
+            prompt is self.prompt
+            and len(interventions) == len(self.interventions)
+            and all(mine is other for mine, other in zip(self.interventions, interventions, strict=True))
+        )
+
+
+def _way(windows: Sequence[Window], n_queries: int) -> Way:
+    """How these windows, none longer than that, are computed."""
+    if n_queries == 1:
+        return Way.SINGLE
+    whole = any(window.start == window.first and window.stop - window.first > 1 for window in windows)
+    return Way.RESUMED if whole else Way.REUSED

@@ -64,7 +64,7 @@ def _part(query: Tensor, part: KeyBlock, softcap: float | None) -> tuple[Tensor,
     key, value = part.key.to(query.dtype), part.value.to(query.dtype)
     n_kv = key.shape[1]
     if len(key) == 1:  # one product for all copies: kv_head copy*group*row d_head
-        asked = query.unflatten(1, (n_kv, -1)).transpose(0, 1).reshape(1, n_kv, -1, d_head)
+        asked = query.reshape(n_copies, n_kv, -1, n_queries, d_head).transpose(0, 1).reshape(1, n_kv, -1, d_head)
     else:
         asked = query.reshape(n_copies, n_kv, -1, d_head)
     scores = asked @ key.transpose(-1, -2)

@@ -18,14 +18,12 @@ from ..backends.options import Options
 from ..backends.placement import Shards
 from ..core.attention import AttentionCall
 from .unembedding import Unembedding, UnembeddingRecorder
+from .unfit import UnfitError
 
 if TYPE_CHECKING:
+    from ..adapters import Layer
     from ..lens import Lens
     from ..prompts.prompt import Prompt
-
-
-class UnfitError(Exception):
-    """This model, or this prompt, cannot be replayed exactly; the text says why. Never shown to users as an error."""
 
 
 @dataclass(eq=False)
@@ -61,11 +59,18 @@ class Recording:
     """
 
     prompt: Prompt
-    modules: Sequence[Any]
+    modules: Sequence[Layer]
     calls: Sequence[LayerCall]
     unembedding: Unembedding
     logits: Float[Tensor, "batch vocab"]
     configs: Sequence[Any]
+
+    def attention(self, layer: int) -> AttentionCall:
+        """What a layer's attention was given; UnfitError where its pattern is not over the tokens of the sequence."""
+        call = self.calls[layer].attention
+        if call is None or self.modules[layer].is_cross_attention:
+            raise UnfitError(f"the pattern of layer {layer} is not over the tokens of the sequence")
+        return call
 
 
 def why_not(lens: Lens) -> str:
@@ -104,7 +109,7 @@ class _Recorder:
 
     replaces = False
 
-    def __init__(self, model: nn.Module, layers: Sequence[Any]) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
         self.model, self.layers = model, layers
         self.thread: int | None = threading.get_ident()
         self.layer_of = {id(layer.attention): i for i, layer in enumerate(layers) if layer.attention is not None}

@@ -12,6 +12,8 @@ from torch.nn.modules import module as hooks
 
 from ..backends.unembedding import finishing
 from ..core.envoys import finish
+from .check import agree
+from .unfit import UnfitError
 
 if TYPE_CHECKING:
     from ..adapters import Adapter
@@ -67,9 +69,6 @@ class UnembeddingRecorder:
             logits: Float[batch, vocab], there.
             adapter: of the model.
         """
-        from .check import agree
-        from .recording import UnfitError
-
         unembedding = Unembedding(tuple(self.seen), *finishing(model, adapter))
         try:
             with torch.no_grad():

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from .patterns import Pattern
 
 SITES = ("resid_pre", "z", "attn_out", "mlp_out", "resid_post")
 
@@ -20,14 +22,15 @@ class Edit:
         layer: number.
         site: a hook point, one of `SITES`.
         rows: Bool[position], which rows of the sequence.
-        source: Float[position, ...], their new values, [position, head, d_head] at `z`; None for zeros.
+        source: their new values, [position, head, d_head] at `z`; None for zeros; at `z` also a pattern, for what the
+            heads give under it.
         head: which head, at `z`; None for all.
     """
 
     layer: int
     site: str
     rows: Bool[Tensor, " position"]
-    source: Tensor | None = None
+    source: Float[Tensor, " position *any"] | Pattern | None = None
     head: int | None = None
 
 
@@ -100,6 +103,7 @@ def puts(variants: Sequence[Variant], layer: int, site: str, first: int, rows: s
     found = []
     for (_, whole), members in grouped.items():
         source = members[0][1].source
+        assert source is None or isinstance(source, Tensor)  # the engine has made z of patterns
         found.append(
             Put(
                 torch.tensor([copy for copy, _ in members]),

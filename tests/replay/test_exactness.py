@@ -6,7 +6,8 @@ import torch
 from lmm_lens.effects.ablations import Ablation, units_of
 from lmm_lens.replay import Edit, Replay, Variant, record
 from lmm_lens.replay.batches import Batches
-from lmm_lens.replay.forwards import EACH, RESUMED, REUSED, SINGLE, Forwards
+from lmm_lens.replay.forwards import Forwards
+from lmm_lens.replay.ways import Way
 from tests.support.cases import double
 from tests.support.models import FAMILIES
 from tests.support.naive import logits_without, prompt_of, tolerance
@@ -18,10 +19,9 @@ WHOLE = ("paligemma", "paligemma2", "qwen3_5")
 def sweep(name, padded, rows, rows_per_pass=None):
     """Every head alone: the replayed logits [unit, row, vocab], and how each row's were computed."""
     lens, prompt = double(name).lens, prompt_of(name, padded)
-    change = Ablation(units_of(lens, None), "zero", rows).on(lens, prompt)
+    ablation = Ablation(units_of(lens, None), "zero", rows).on(lens, prompt)
     forwards = Forwards(lens, Batches(rows_per_pass, lens.device))
-    n = len(change.ablation.units)
-    found = [forwards.changed(prompt, row, n, change.variants, change.intervention) for row in range(prompt.n_rows)]
+    found = [forwards.changed(prompt, row, ablation.changes(row)) for row in range(prompt.n_rows)]
     return torch.stack([logits for logits, _ in found], 1), [way for _, way in found], forwards
 
 
@@ -31,7 +31,7 @@ def test_every_head_alone_equals_a_forward_of_its_own(name, rows):
     lens, prompt = double(name).lens, prompt_of(name)
     given, ways, forwards = sweep(name, "", rows)
     assert not forwards.reason
-    assert ways == [RESUMED if rows == "all" or name in WHOLE else SINGLE if rows == "last" else REUSED]
+    assert ways == [Way.RESUMED if rows == "all" or name in WHOLE else Way.SINGLE if rows == "last" else Way.REUSED]
     plain, strongest = logits_without(lens, prompt, [], prompt.mask(rows)), 0.0
     for unit, logits in zip(units_of(lens, None), given, strict=True):
         naive = logits_without(lens, prompt, list(unit), prompt.mask(rows))
@@ -64,10 +64,8 @@ def test_sets_of_heads_across_layers_equal_forwards_of_their_own(name):
     every = [head for unit in units_of(lens, None) for head in unit]
     units = tuple(random_subsets(HeadSet(every, lens.n_layers, lens.n_heads), 9, seed=1))
     for rows in ("last", "after_image", "all"):
-        change = Ablation(units, "zero", rows).on(lens, prompt)
-        given, _ = Forwards(lens, Batches(None, lens.device)).changed(
-            prompt, 0, 9, change.variants, change.intervention
-        )
+        ablation = Ablation(units, "zero", rows).on(lens, prompt)
+        given, _ = Forwards(lens, Batches(None, lens.device)).changed(prompt, 0, ablation.changes(0))
         for unit, logits in zip(units, given, strict=True):
             naive = logits_without(lens, prompt, list(unit), prompt.mask(rows))[0]
             torch.testing.assert_close(logits, naive, atol=1e-12, rtol=1e-12)
@@ -98,8 +96,8 @@ def test_where_rows_see_later_ones_the_cut_moves_before_them():
     rows[image[3]] = True  # amid a picture whose tokens see each other
     assert Replay(record(lens, prompt)).window(Variant((Edit(0, "z", rows, None, 0),))).start == int(image[0])
     whole = Replay(record(double("paligemma").lens, prompt_of("paligemma")))
-    assert whole.cuts.reason == "some tokens see later ones"
-    assert Replay(record(double("qwen3_5").lens, prompt_of("qwen3_5"))).cuts.reason == (
+    assert whole.reusable.reason == "some tokens see later ones"
+    assert Replay(record(double("qwen3_5").lens, prompt_of("qwen3_5"))).reusable.reason == (
         "layers without attention carry a state from row to row"
     )
 
@@ -127,7 +125,7 @@ def test_a_model_whose_layers_do_not_repeat_themselves_is_swept_one_forward_each
     ]
     try:
         given, ways, forwards = sweep("vipllava", "", "all")
-        assert ways == [EACH]
+        assert ways == [Way.EACH]
         assert forwards.reason == "its layers, run by themselves, do not repeat the plain forward"
         for unit, logits in zip(units_of(lens, None), given, strict=True):
             naive = logits_without(lens, prompt, list(unit), prompt.mask("all"))
@@ -135,7 +133,7 @@ def test_a_model_whose_layers_do_not_repeat_themselves_is_swept_one_forward_each
     finally:
         for hook in hooks:
             hook.remove()
-    assert sweep("vipllava", "", "all")[1] == [RESUMED]
+    assert sweep("vipllava", "", "all")[1] == [Way.RESUMED]
 
 
 def test_inside_apply_every_forward_is_edited():
@@ -144,7 +142,7 @@ def test_inside_apply_every_forward_is_edited():
     lens, prompt = double("llava").lens, prompt_of("llava")
     with lens.apply(AblateHeads([(0, 1)])):
         given, ways, forwards = sweep("llava", "", "all")
-    assert ways == [EACH]
+    assert ways == [Way.EACH]
     assert forwards.reason == "an enclosing lens.apply(...) edits every forward"
     naive = logits_without(lens, prompt, [(0, 1), (2, 3)], prompt.mask("all"))
     index = [tuple(unit) for unit in units_of(lens, None)].index(((2, 3),))

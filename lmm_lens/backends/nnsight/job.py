@@ -17,7 +17,7 @@ from torch import Tensor
 from ...core.carried import Carried
 from ...core.envoys import finish, run_taps
 from ...core.packing import pack, slim, unpack
-from ...core.tapping import Tapping
+from ...core.tapping import Found, Tapping
 from ...core.taps import Tap
 from ...errors import HookError
 from ...prompts.prompt import Prompt
@@ -134,7 +134,7 @@ def perform(target: Target, requests: Sequence[Request], backend: Any = None) ->
                             with tracer.invoke():
                                 tokens = tracer.result
                     tapping.settle()
-                    found = steps, len(done), tokens, tapping.kept, tapping.edited, tapping.moved, tapping.sums
+                    found = steps, len(done), tokens, tapping.found()
                     answers.append(slim(found) if travels else found)
     except OutOfOrderError as error:
         raise HookError(_unfired(target, str(error))) from None
@@ -215,13 +215,10 @@ def _answer(
     steps: list[Tensor],
     n_steps: int,
     tokens: Tensor | None,
-    kept: Any,
-    edited: Any,
-    moved: Any,
-    sums: Any,
+    found: Found,
 ) -> JobResult:
     tapping = Tapping([part["n_heads"] for part in target.parts])
-    tapping.kept, tapping.edited, tapping.moved, tapping.sums = kept, edited, moved, sums
+    tapping.take_over(found)
     if request.options is None:
         return JobResult(tapping, steps[0])
     assert tokens is not None
