@@ -33,13 +33,13 @@ def backend_of(
         timeout: seconds without news from a server after which to give up.
     """
     if name == "nnsight":
-        from .nnsight import EnvoyBackend
+        from .nnsight import NNsightBackend
 
-        return EnvoyBackend(adapter, envoy, served_as, remote, timeout)
+        return NNsightBackend(adapter, envoy, served_as, remote, timeout)
     if remote:
         raise LensError(f'remote={remote!r} needs backend="nnsight", given backend={name!r}')
     if name == "transformer_lens":
-        from .transformer_lens import BridgeBackend
+        from .transformer_lens import TransformerLensBackend
 
-        return BridgeBackend(adapter)
+        return TransformerLensBackend(adapter)
     return NativeBackend(adapter)

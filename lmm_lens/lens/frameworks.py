@@ -18,8 +18,8 @@ from ..prompts.prompt import Prompt
 from .plan import Plan
 
 if TYPE_CHECKING:
-    from ..backends.nnsight import EnvoyBackend
-    from ..backends.transformer_lens import BridgeBackend
+    from ..backends.nnsight import NNsightBackend
+    from ..backends.transformer_lens import TransformerLensBackend
     from .bridge_cache import PromptCache
     from .bridge_patching import PatchingModel
     from .lens import Lens
@@ -47,7 +47,7 @@ class TransformerLensMethods(_OnBackend):
             raise LensError(
                 f'the {self._backend.name} backend has no bridge: use Lens(..., backend="transformer_lens")'
             )
-        return cast("BridgeBackend", self._backend).bridge
+        return cast("TransformerLensBackend", self._backend).bridge
 
     def bridge_inputs(self, prompt: Prompt) -> dict[str, Any]:
         """The prompt's tensors, pictures included, as `bridge(...)`, `bridge.run_with_hooks` and others take them."""
@@ -184,10 +184,10 @@ class NNsightMethods(_OnBackend):
             raise HookError("lens.read and lens.write work inside `with lens.trace(prompt):` only") from error
 
     @property
-    def _nnsight(self) -> EnvoyBackend:
+    def _nnsight(self) -> NNsightBackend:
         if self._backend.name != "nnsight":
             raise LensError(f'the {self._backend.name} backend has no envoy: use Lens(..., backend="nnsight")')
-        return cast("EnvoyBackend", self._backend)
+        return cast("NNsightBackend", self._backend)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """On its way to a server a lens is its hook points; else it is pickled as any object."""

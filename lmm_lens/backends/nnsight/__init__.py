@@ -5,4 +5,4 @@ servers, `travel` says what may go there, `remote` sends it and brings the answe
 `local_simulation` does the same without a server.
 """
 
-from .backend import EnvoyBackend as EnvoyBackend
+from .backend import NNsightBackend as NNsightBackend

@@ -26,7 +26,7 @@ from .travel import TRAVELLING
 from .wrap import model_key, target_of, wrapped
 
 
-class EnvoyBackend:
+class NNsightBackend:
     """The nnsight backend.
 
     Here, whatever kernel the model uses, reads and edits of the pattern happen beside it, from its queries and keys. On
@@ -68,7 +68,7 @@ class EnvoyBackend:
         """A copy wraps its own model anew: nnsight's wrapping cannot be copied."""
         if not self.has_weights:
             raise LensError("a lens on a server's model is not copied: open another with Lens(name, remote=...)")
-        return EnvoyBackend, (self.adapter, None, self.served_as, self.remote, self.timeout)
+        return NNsightBackend, (self.adapter, None, self.served_as, self.remote, self.timeout)
 
     # ------------------------------------------------------------------ running
 

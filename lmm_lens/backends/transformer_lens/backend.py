@@ -37,7 +37,7 @@ stand behind the post norms of Gemma and GLM; ours are what the modules give."""
 Hook = tuple[str, Callable[..., Any]]
 
 
-class BridgeBackend(NativeBackend):
+class TransformerLensBackend(NativeBackend):
     """The TransformerLens backend: a TransformerBridge on a twin of the model that shares its weights.
 
     It computes eager attention, as every TransformerBridge does, and so costs what that costs.
