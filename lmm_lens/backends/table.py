@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from torch import nn
 
 from ..adapters import Adapter
 from ..errors import LensError, unknown
@@ -20,13 +23,21 @@ def check_backend(name: str) -> str:
 
 
 def backend_of(
-    name: str, adapter: Adapter, *, envoy: Any, served_as: str | None, remote: Remote, timeout: float
+    name: str,
+    adapter: Adapter,
+    *,
+    around: Sequence[nn.Module],
+    envoy: Any,
+    served_as: str | None,
+    remote: Remote,
+    timeout: float,
 ) -> Backend:
     """The backend of a name; LensError where it is to run elsewhere and cannot.
 
     Args:
         name: one of `BACKENDS`.
         adapter: of the model.
+        around: what the user holds the model in.
         envoy: the model in nnsight's wrapping, if there is one already.
         served_as: by which name a server knows the model.
         remote: where to run.
@@ -42,4 +53,4 @@ def backend_of(
         from .transformer_lens import BridgeBackend
 
         return BridgeBackend(adapter)
-    return NativeBackend(adapter)
+    return NativeBackend(adapter, around)

@@ -116,8 +116,8 @@ class _Recorder:
 
     def __enter__(self) -> _Recorder:
         self.stack.enter_context(attention.switched(self.configs))
-        attention.LISTENERS.append(self)
-        self.stack.callback(attention.LISTENERS.remove, self)
+        self.stack.callback(attention.stop_listening, self)
+        attention.listen(self)
         for index, layer in enumerate(self.layers):
             for hook in (
                 layer.module.register_forward_pre_hook(self._before(index), with_kwargs=True),

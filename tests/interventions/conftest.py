@@ -8,5 +8,5 @@ def nothing_is_left_behind():
     from lmm_lens.backends.native import interface as attention
 
     yield
-    assert attention.LISTENERS == []
+    assert attention.LISTENERS == ()
     assert attention._SWITCHES == {}

@@ -116,7 +116,7 @@ class EnvoyBackend:
                 "use_cache=False does not travel: a server's attention weights are read beside the values in the cache"
                 "\n  leave it out, or use a lens with remote=False"
             )
-        return self.options.generating(options)
+        return self.options.named(options)
 
     def request(self, prompt: Prompt, taps_of: TapsOf, last_only: bool) -> Request:
         """One forward pass as a request."""

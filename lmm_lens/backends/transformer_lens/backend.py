@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -56,7 +56,12 @@ class BridgeBackend(NativeBackend):
         self._is_checked = False
 
     def _session(
-        self, taps_of: TapsOf, prompt: Prompt | None, prompt_of: PromptOf | None, carried: Carried | None
+        self,
+        taps_of: TapsOf,
+        prompt: Prompt | None,
+        prompt_of: PromptOf | None,
+        carried: Carried | None,
+        ends: Sequence[int] | None = None,
     ) -> NativeSession:
         """A context in which the bridge runs with taps.
 
@@ -79,7 +84,9 @@ class BridgeBackend(NativeBackend):
                     "  use backend='native' or backend='nnsight'"
                 ) from error
             self._is_checked = True
-        return BridgeSession(self.bridge, self.model, self.adapter.layers, taps_of, prompt, prompt_of, carried)
+        return BridgeSession(
+            self.bridge, self.model, self.adapter.layers, taps_of, prompt, prompt_of, carried, (), ends or ()
+        )
 
 
 class BridgeSession(NativeSession):
@@ -89,7 +96,7 @@ class BridgeSession(NativeSession):
         super().__init__(*arguments)
         self.bridge = bridge
 
-    def _connect(self) -> None:
+    def _install(self) -> None:
         hooks = bridge_hooks(self.bridge, self.tapping, lambda site, layer, length: self._is_acting())
         if hooks:
             self._hooks.enter_context(self.bridge.hooks(fwd_hooks=hooks))

@@ -11,7 +11,7 @@ def nothing_is_left_behind(request: pytest.FixtureRequest):
     from lmm_lens.backends.native import interface as attention
 
     yield
-    assert attention.LISTENERS == []
+    assert attention.LISTENERS == ()
     assert attention._SWITCHES == {}
     used = request.node.callspec.params.get("family") if hasattr(request.node, "callspec") else None
     if used in FAMILIES:
