@@ -43,6 +43,14 @@ class Adapter:
         self.model: Any = model
         self.processor = processor
         self.config: Any = model.config
+        if getattr(self.config, "is_encoder_decoder", False) or getattr(
+            self.config.get_text_config(), "is_encoder_decoder", False
+        ):
+            raise ModelError(
+                f"{type(model).__name__} ({self.config.model_type}) is an encoder-decoder: its pictures and its question "
+                "go through an encoder, and a decoder reads them by cross-attention\n"
+                "  lmm-lens reads decoders whose sequence holds the visual tokens"
+            )
         if self.image_token_id is None:
             raise ModelError(
                 f"{type(model).__name__} ({self.config.model_type}) has no image token, so it has no visual tokens\n"

@@ -133,11 +133,11 @@ class Read:
             layers = [layer for layer in range(shape.n_layers) if shape.n_heads[layer] or not lacking]
         else:
             layers = [check_layer(layer, shape.n_layers) for layer in self.layers]
+        heads = None if self.heads is None else tuple(self.heads)
         for layer in layers:
-            for head in self.heads or ():
-                check_head(layer, head, shape.n_layers, shape.n_heads[layer])
+            if heads is not None:
+                heads = tuple(check_head(layer, head, shape.n_layers, shape.n_heads[layer])[1] for head in heads)
         rows = bind_rows(self.rows, prompt)
-        heads = tuple(self.heads) if self.heads is not None else None
         reduce = self.reduce
 
         def keep(rows: Tensor, context: TapContext) -> Tensor:
