@@ -47,7 +47,7 @@ class Adapter:
             self.config.get_text_config(), "is_encoder_decoder", False
         ):
             raise ModelError(
-                f"{type(model).__name__} ({self.config.model_type}) is an encoder-decoder: its pictures and its question "
+                f"{type(model).__name__} ({self.config.model_type}) is an encoder-decoder: pictures and question "
                 "go through an encoder, and a decoder reads them by cross-attention\n"
                 "  lmm-lens reads decoders whose sequence holds the visual tokens"
             )

@@ -84,6 +84,7 @@ class Tapping:
             the result, and which of its dimensions is the rows.
         edited: rows times heads (or streams) that were edited, by (index of the intervention, layer).
         moved: attention moved in them, by the same; only of edits that report it.
+        short: attention that a control should have moved and could not, by the same.
         sums: what taps added up, by (name, layer).
         values: of layers that compute them once, for a backend to remember.
     """
@@ -93,13 +94,14 @@ class Tapping:
     kept: Kept
     edited: dict[tuple[int, int], int]
     moved: dict[tuple[int, int], float]
+    short: dict[tuple[int, int], float]
     sums: dict[tuple[str, int], Tensor]
     values: dict[int, Tensor]
 
     def __init__(self, n_heads: Sequence[int], carried: Carried | None = None) -> None:
         self.n_heads = n_heads
         self.course, self.first, self.fired = Course(0, ()), 0, set()
-        self.kept, self.edited, self.moved, self.sums = {}, {}, {}, {}
+        self.kept, self.edited, self.moved, self.short, self.sums = {}, {}, {}, {}, {}
         self.values = {}
         self._carried = Carried() if carried is None else carried
 
@@ -125,9 +127,11 @@ class Tapping:
             self.edited[by] = self.edited.get(by, 0) + int(rows)
         for by, mass in state.moved.items():
             self.moved[by] = self.moved.get(by, 0.0) + float(mass)
+        for by, mass in state.short.items():
+            self.short[by] = self.short.get(by, 0.0) + float(mass)
         for named, value in state.sums.items():
             self.sums[named] = self.sums.get(named, 0) + value
-        for noted in (state.rows, state.moved, state.sums):
+        for noted in (state.rows, state.moved, state.short, state.sums):
             noted.clear()
 
     def _join(self, taps: Sequence[Tap], batch: int, length: int, device: torch.device) -> JoinedRows | None:

@@ -209,7 +209,9 @@ def whole_numbers(values: object, name: str, what: str) -> tuple[int, ...]:
             raise TypeError
         listed = [whole_number(value) for value in values]
     except TypeError:
-        raise InterventionError(f"{name}: {what} is a sequence of whole numbers, as in (1, 2), given {values!r}") from None
+        raise InterventionError(
+            f"{name}: {what} is a sequence of whole numbers, as in (1, 2), given {values!r}"
+        ) from None
     if not listed:
         raise InterventionError(f"{name} was given no {what}")
     return tuple(dict.fromkeys(listed))

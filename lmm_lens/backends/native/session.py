@@ -21,7 +21,7 @@ from ...adapters import Layer
 from ...core.attention import AttentionCall, FusedAttention
 from ...core.carried import Carried
 from ...core.tapping import Tapping
-from ...errors import HookError, ModelError
+from ...errors import HookError, InterventionError, ModelError
 from ...prompts.prompt import Prompt
 from .. import holders
 from ..base import PromptOf, TapsOf

@@ -134,7 +134,16 @@ def perform(target: Target, requests: Sequence[Request], backend: Any = None) ->
                             with tracer.invoke():
                                 tokens = tracer.result
                     tapping.settle()
-                    found = steps, len(done), tokens, tapping.kept, tapping.edited, tapping.moved, tapping.sums
+                    found = (
+                        steps,
+                        len(done),
+                        tokens,
+                        tapping.kept,
+                        tapping.edited,
+                        tapping.moved,
+                        tapping.short,
+                        tapping.sums,
+                    )
                     answers.append(slim(found) if travels else found)
     except OutOfOrderError as error:
         raise HookError(_unfired(target, str(error))) from None
@@ -218,10 +227,11 @@ def _answer(
     kept: Any,
     edited: Any,
     moved: Any,
+    short: Any,
     sums: Any,
 ) -> JobResult:
     tapping = Tapping([part["n_heads"] for part in target.parts])
-    tapping.kept, tapping.edited, tapping.moved, tapping.sums = kept, edited, moved, sums
+    tapping.kept, tapping.edited, tapping.moved, tapping.short, tapping.sums = kept, edited, moved, short, sums
     if request.options is None:
         return JobResult(tapping, steps[0])
     assert tokens is not None
