@@ -55,6 +55,14 @@ def _inner(model: Any) -> Any:
     return None
 
 
+def framework_of(model: Any) -> str | None:
+    """The backend in whose framework a model is given already; None for a plain one."""
+    kinds = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
+    if "nnsight" in kinds and hasattr(model, "_module"):
+        return "nnsight"
+    return "transformer_lens" if "transformer_lens" in kinds and hasattr(model, "original_model") else None
+
+
 def is_compiled(model: nn.Module, around: tuple[nn.Module, ...] = ()) -> bool:
     """Whether the model, what it is held in, or a part of it was given to torch.compile."""
     return any(

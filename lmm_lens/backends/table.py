@@ -28,6 +28,7 @@ def backend_of(
     *,
     around: Sequence[nn.Module],
     envoy: Any,
+    bridge: Any,
     served_as: str | None,
     remote: Remote,
     timeout: float,
@@ -39,6 +40,7 @@ def backend_of(
         adapter: of the model.
         around: what the user holds the model in.
         envoy: the model in nnsight's wrapping, if there is one already.
+        bridge: the model as a TransformerBridge, if there is one already.
         served_as: by which name a server knows the model.
         remote: where to run.
         timeout: seconds without news from a server after which to give up.
@@ -52,5 +54,5 @@ def backend_of(
     if name == "transformer_lens":
         from .transformer_lens import BridgeBackend
 
-        return BridgeBackend(adapter)
+        return BridgeBackend(adapter, bridge)
     return NativeBackend(adapter, around)

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..adapters import Adapter, adapter_for
 from ..backends.base import Forward, ForwardPass
-from ..backends.holders import unwrapped
+from ..backends.holders import framework_of, unwrapped
 from ..backends.options import Options
 from ..backends.placement import digest_of
 from ..backends.table import backend_of, check_backend
@@ -34,10 +34,12 @@ class Lens(TransformerLensMethods, NNsightMethods):
     """A lens on a multimodal model. The model is never changed; whatever a call puts in, it takes out again.
 
     Args:
-        model: a loaded Hugging Face image-text-to-text model, in eval mode; for nnsight also a TransformersModel.
+        model: a loaded Hugging Face image-text-to-text model, in eval mode, also as people hold them (PEFT,
+            torch.compile, ...); a TransformerBridge or an nnsight TransformersModel is taken as it is.
         processor: its processor; None if you always give processed tensors.
         backend: "native", plain transformers at the price of its fused kernels; "transformer_lens", a
-            TransformerBridge, or "nnsight", a TransformersModel, both on a twin that shares the model's weights.
+            TransformerBridge, or "nnsight", a TransformersModel, both on a twin that shares the model's weights. By
+            default native, or the framework that the model is given in.
         adapter: the family's adapter, if it should not be looked up.
         remote: with nnsight, where to run: False here, True on NDIF, "http://..." on that server, "local" here but
             packed as for a server. `run`, `generate` and `trace` can say otherwise for one call.
@@ -52,23 +54,36 @@ class Lens(TransformerLensMethods, NNsightMethods):
         self,
         model: nn.Module,
         processor: Any = None,
-        backend: str = "native",
+        backend: str | None = None,
         adapter: Adapter | None = None,
         *,
         remote: bool | str = False,
         timeout: float = 600.0,
     ) -> None:
-        check_backend(backend)
-        envoy = None
-        if backend == "nnsight" and not isinstance(model, nn.Module) and hasattr(model, "_module"):
-            envoy, model = model, model._module
+        given = framework_of(model)
+        backend = check_backend(backend or given or "native")
+        if given is not None and given != backend:
+            raise LensError(
+                f"a {type(model).__name__} was given, expected backend={given!r}, given backend={backend!r}\n"
+                "  give the plain Hugging Face model for another backend"
+            )
+        envoy, bridge = (model if given == each else None for each in ("nnsight", "transformer_lens"))
+        if envoy is not None:
+            model = envoy._module
         self.model = model
         self.processor = processor
-        runs, around = unwrapped(model)
+        runs, around = unwrapped(model if bridge is None else bridge.original_model)
         self.adapter = adapter or adapter_for(runs, processor)
         name = (envoy.repo_id if envoy is not None else None) or getattr(model, "name_or_path", None)
         self._backend = backend_of(
-            backend, self.adapter, around=around, envoy=envoy, served_as=name, remote=remote, timeout=timeout
+            backend,
+            self.adapter,
+            around=around,
+            envoy=envoy,
+            bridge=bridge,
+            served_as=name,
+            remote=remote,
+            timeout=timeout,
         )
         self.origin: Callable[[], Lens] | None = None  # opens the same lens in another process
 
