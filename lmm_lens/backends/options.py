@@ -67,6 +67,7 @@ class Options:
         config = copy.deepcopy(self.model.generation_config if given is None else given)
         beside = {name: rest.pop(name) for name in BESIDE if rest.get(name) is not None}
         rest = {name: value for name, value in rest.items() if name not in BESIDE}
+        config.return_dict_in_generate = True  # else transformers warns about what is returned in it
         if given is None:
             config.update(do_sample=False, num_beams=1)
         config.update(**rest)

@@ -108,7 +108,6 @@ class NativeBackend:
     def generate(self, prompt: Prompt, taps_of: TapsOf, options: Mapping[str, Any]) -> Continuation:
         """As in `Backend.generate`."""
         config, beside = self.options.generating(options)
-        config.return_dict_in_generate = True
         beside["logits_processor"] = [_refuse_nan, *beside.get("logits_processor", ())]
         with torch.no_grad(), self._session(taps_of, prompt, None, None, ends_of(config)) as session:
             beside["stopping_criteria"] = [Ends(config, beside.get("stopping_criteria", ()), session, self.adapter)]
