@@ -112,7 +112,7 @@ def test_the_wheel_holds_the_checkpoints_the_template_and_the_type_marker(wheel)
         assert {"model.safetensors", "config.json", "tokenizer.json"} <= files
         assert {f"lmm_lens/bundled/shapes/checkpoints/{variant}/{name}" for name in files} <= wheel.names
     assert {"lmm_lens/reports/demo.html.j2", "lmm_lens/py.typed", "lmm_lens/bundled/shapes/README.md"} <= wheel.names
-    page = {f"lmm_lens/viewer/page/{path.name}" for path in (wheel.source / "lmm_lens/viewer/page").iterdir()}
+    page = {f"lmm_lens/viewer/assets/{path.name}" for path in (wheel.source / "lmm_lens/viewer/assets").iterdir()}
     assert len(page) > 5
     assert page <= wheel.names
 
