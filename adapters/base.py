@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lmm_lens.errors import ModelError
 from lmm_lens.prompts.spans import Span, runs
+from lmm_lens.prompts.text_config import text_config_of
 
 from .row import BatchRow, Clip, Picture, TokenRun
 from .walker import Layer, find_layers
@@ -44,7 +45,7 @@ class Adapter:
         self.processor = processor
         self.config: Any = model.config
         if getattr(self.config, "is_encoder_decoder", False) or getattr(
-            self.config.get_text_config(), "is_encoder_decoder", False
+            text_config_of(self.config), "is_encoder_decoder", False
         ):
             raise ModelError(
                 f"{type(model).__name__} ({self.config.model_type}) is an encoder-decoder: pictures and question "
@@ -67,6 +68,17 @@ class Adapter:
     def find_layers(self) -> tuple[Layer, ...]:
         """The decoder layers; override for a model whose parts have unusual names."""
         return find_layers(self.model)
+
+    @cached_property
+    def runs_alone(self) -> tuple[Any, ...]:
+        """Models inside the model that `generate` may run by themselves, from embeddings, as remote code does."""
+        return tuple(
+            module
+            for module in self.model.modules()
+            if module is not self.model
+            and callable(getattr(module, "generate", None))
+            and any(part is self.layers[0].module for part in module.modules())
+        )
 
     @property
     def image_token_id(self) -> int | None:

@@ -46,6 +46,13 @@ class Options:
         self.model = model
         self._takes_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
 
+    @property
+    def defaults(self) -> GenerationConfig:
+        """The model's own generation config; that of the language model in it where it has none."""
+        holders = (module for module in self.model.modules() if getattr(module, "generation_config", None) is not None)
+        found = next(holders, None)
+        return GenerationConfig() if found is None else found.generation_config
+
     def keeping(self, prompt: Prompt, last_only: bool) -> tuple[dict[str, Tensor], Int[Tensor, " batch"] | None]:
         """For logits of each row's last token alone: an option of the call, and which of its logits are each row's."""
         if not last_only:
@@ -64,7 +71,7 @@ class Options:
         """
         rest = dict(options)
         given = rest.pop("generation_config", None)
-        config = copy.deepcopy(self.model.generation_config if given is None else given)
+        config = copy.deepcopy(self.defaults if given is None else given)
         beside = {name: rest.pop(name) for name in BESIDE if rest.get(name) is not None}
         rest = {name: value for name, value in rest.items() if name not in BESIDE}
         config.return_dict_in_generate = True  # else transformers warns about what is returned in it

@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import nn
 
+from ..prompts.text_config import text_config_of
+
 Structure = tuple[Any, ...]
 
 OURS = ("lmm_lens.", "transformers.", "accelerate.", "nnsight.", "transformer_lens.")
@@ -33,7 +35,7 @@ def structure_of(model: nn.Module) -> Structure:
             parts += (repr(own.get(name)) for name in ADAPTER_STATE)
     config: Any = getattr(model, "config", None)
     if config is not None:
-        parts.append(getattr(config.get_text_config(), "_attn_implementation", None))
+        parts.append(getattr(text_config_of(config), "_attn_implementation", None))
     return tuple(parts)
 
 

@@ -17,6 +17,7 @@ from ..core.taps import Tap, TapContext, TapFunction
 from ..errors import HookError, unknown
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
+from ..prompts.text_config import text_config_of
 from .heads import check_head, check_layer
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class ModelShape(NamedTuple):
             n_heads=tuple(layer.n_heads for layer in layers),
             d_head=tuple(layer.d_head for layer in layers),
             cross_attention=tuple(layer.is_cross_attention for layer in layers),
-            d_model=config.get_text_config().hidden_size,
+            d_model=text_config_of(config).hidden_size,
             reinjects=bool(getattr(vision, "deepstack_visual_indexes", None)),
         )
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backends.native import interface as attention
-from ..backends.native.session import attention_configs, check_eval
+from ..backends.native.session import attention_configs, check_runnable
 from ..backends.options import Options
 from ..backends.placement import Shards
 from ..core.attention import AttentionCall
@@ -89,7 +89,7 @@ def record(lens: Lens, prompt: Prompt) -> Recording:
     why = why_not(lens)
     if why:
         raise UnfitError(why)
-    check_eval(model)
+    check_runnable(model)
     keep, kept = Options(model).keeping(prompt, last_only=True)  # not those of every position, with every word
     with torch.no_grad(), _Recorder(model, layers) as recorder:
         out = model(**{"use_cache": False, **prompt.inputs, **keep})

@@ -108,11 +108,15 @@ class NativeBackend:
     def generate(self, prompt: Prompt, taps_of: TapsOf, options: Mapping[str, Any]) -> Continuation:
         """As in `Backend.generate`."""
         config, beside = self.options.generating(options)
+        ids = prompt.inputs["input_ids"]
         beside["logits_processor"] = [_refuse_nan, *beside.get("logits_processor", ())]
         with torch.no_grad(), self._session(taps_of, prompt, None, None, ends_of(config)) as session:
             beside["stopping_criteria"] = [Ends(config, beside.get("stopping_criteria", ()), session, self.adapter)]
             out = self.model.generate(**prompt.inputs, generation_config=config, **beside)
-        new = out.sequences[:, prompt.n_tokens :]
+        new = out.sequences
+        given = ids.repeat_interleave(len(new) // len(ids), 0)
+        if new.shape[1] >= prompt.n_tokens and torch.equal(new[:, : prompt.n_tokens], given):
+            new = new[:, prompt.n_tokens :]  # else it went on from embeddings, and tells the new ones alone
         if session.tapping.taps and session.n_passes != new.shape[1]:
             raise HookError(
                 f"{new.shape[1]} tokens were generated, but {session.n_passes} passes were seen, so some were neither "
@@ -135,8 +139,18 @@ class NativeBackend:
         ends: Sequence[int] | None = None,
     ) -> NativeSession:
         if ends is None:
-            ends = ends_of(self.model.generation_config) if prompt_of is not None else ()
-        return NativeSession(self.model, self.adapter.layers, taps_of, prompt, prompt_of, carried, self.around, ends)
+            ends = ends_of(self.options.defaults) if prompt_of is not None else ()
+        return NativeSession(
+            self.model,
+            self.adapter.layers,
+            taps_of,
+            prompt,
+            prompt_of,
+            carried,
+            self.around,
+            self.adapter.runs_alone,
+            ends,
+        )
 
     @contextmanager
     def at(self, remote: Remote) -> Iterator[None]:

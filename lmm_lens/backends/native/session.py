@@ -26,16 +26,21 @@ from ...prompts.prompt import Prompt
 from .. import holders
 from ..base import PromptOf, TapsOf
 from ..interrupts import GUARD, uninterrupted
-from ..placement import Shards
+from ..placement import Shards, has_weights
 from . import interface
 from .passes import Pass, Passes
 from .row_check import RowCheck
 
 
-def check_eval(model: nn.Module) -> None:
-    """ModelError for a model that is being trained."""
+def check_runnable(model: nn.Module) -> None:
+    """ModelError for a model that cannot run as it is: it is being trained, or has no weights."""
     if model.training:
         raise ModelError("the model is in training mode, so dropout would change its answers\n  call model.eval()")
+    if not has_weights(model):
+        raise ModelError(
+            f"the weights of {type(model).__name__} are on the meta device: it has a shape and no values\n"
+            "  load them: from_pretrained(name), with device_map='auto' where they do not fit on one device"
+        )
 
 
 def attention_configs(model: nn.Module, layers: Sequence[Layer], chosen: Sequence[int]) -> list[Any]:
@@ -68,6 +73,7 @@ class NativeSession:
         prompt_of: makes a prompt of the keyword arguments of a call.
         carried: what earlier runs have left to this one.
         around: what the model is held in, see `lmm_lens.backends.holders`.
+        inside: models in it that may run by themselves, see `Adapter.runs_alone`.
         ends: token ids that end a batch row while generating.
 
     Attributes:
@@ -85,9 +91,11 @@ class NativeSession:
         prompt_of: PromptOf | None = None,
         carried: Carried | None = None,
         around: Sequence[nn.Module] = (),
+        inside: Sequence[nn.Module] = (),
         ends: Sequence[int] = (),
     ) -> None:
-        self.model, self.layers, self.taps_of, self.around = model, layers, taps_of, tuple(around)
+        self.model, self.layers, self.taps_of = model, layers, taps_of
+        self.around, self.inside = tuple(around), tuple(inside)
         # a run belongs to its thread; an open context holds for all, since `generate` is often called from its own
         self.thread = threading.get_ident() if prompt is not None else None
         self.tapping = Tapping([layer.n_heads for layer in layers], carried)
@@ -112,9 +120,9 @@ class NativeSession:
     def __enter__(self) -> NativeSession:
         GUARD.open()
         try:
-            check_eval(self.model)
+            check_runnable(self.model)
             self._outer.enter_context(holders.eagerly(holders.is_compiled(self.model, self.around)))
-            for module in (*self.around, self.model):
+            for module in (*self.around, self.model, *self.inside):
                 self._outer.callback(module.register_forward_pre_hook(self._before_pass, with_kwargs=True).remove)
                 self._outer.callback(module.register_forward_hook(self._after_pass, always_call=True).remove)
             self._outer.callback(interface.stop_listening, self)

@@ -110,7 +110,7 @@ class BridgeBackend(NativeBackend):
                 ) from error
             self._is_checked = True
         return BridgeSession(
-            bridge, self.model, self.adapter.layers, taps_of, prompt, prompt_of, carried, (), ends or ()
+            bridge, self.model, self.adapter.layers, taps_of, prompt, prompt_of, carried, (), (), ends or ()
         )
 
 

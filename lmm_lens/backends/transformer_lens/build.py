@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from ...errors import ModelError
+from ...prompts.text_config import text_config_of
 from ..native.interface import has_function_of_its_own
 from ..placement import Shards, accelerate_hooks
 from ..twins import hooked_by_user
@@ -47,7 +48,7 @@ def bridge_of(model: Any, tokenizer: Any = None) -> TransformerBridge:
             f"{architecture} is divided among processes (tensor parallel), which a TransformerBridge cannot be\n"
             "  use backend='native', or load it in one process with device_map='auto'"
         )
-    implementation = str(getattr(model.config.get_text_config(), "_attn_implementation", None))
+    implementation = str(getattr(text_config_of(model.config), "_attn_implementation", None))
     if has_function_of_its_own(implementation) and implementation != "flex_attention":
         raise ModelError(
             f"{architecture} has the attention function {implementation!r}, and a TransformerBridge computes its own\n"
