@@ -16,6 +16,7 @@ from torch import Tensor
 from lmm_lens.errors import ModelError
 from lmm_lens.prompts.family import Clip, Picture
 from lmm_lens.prompts.spans import Span, runs
+from lmm_lens.prompts.text_config import text_config_of
 
 from .row import BatchRow, TokenRun
 from .walker import Layer, find_layers
@@ -44,6 +45,14 @@ class Adapter:
         self.model: Any = model
         self.processor = processor
         self.config: Any = model.config
+        if getattr(self.config, "is_encoder_decoder", False) or getattr(
+            text_config_of(self.config), "is_encoder_decoder", False
+        ):
+            raise ModelError(
+                f"{type(model).__name__} ({self.config.model_type}) is an encoder-decoder: pictures and question "
+                "go through an encoder, and a decoder reads them by cross-attention\n"
+                "  lmm-lens reads decoders whose sequence holds the visual tokens"
+            )
         if self.image_token_id is None:
             raise ModelError(
                 f"{type(model).__name__} ({self.config.model_type}) has no image token, so it has no visual tokens\n"
@@ -60,6 +69,17 @@ class Adapter:
     def find_layers(self) -> tuple[Layer, ...]:
         """The decoder layers; override for a model whose parts have unusual names."""
         return find_layers(self.model)
+
+    @cached_property
+    def runs_alone(self) -> tuple[Any, ...]:
+        """Models inside the model that `generate` may run by themselves, from embeddings, as remote code does."""
+        return tuple(
+            module
+            for module in self.model.modules()
+            if module is not self.model
+            and callable(getattr(module, "generate", None))
+            and any(part is self.layers[0].module for part in module.modules())
+        )
 
     @property
     def image_token_id(self) -> int | None:

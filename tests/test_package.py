@@ -153,7 +153,7 @@ def wheel(built):
 def test_the_wheel_holds_the_library_and_the_adapters_whole_and_nothing_else(built, wheel):
     expected = {name for name in built.names if name.startswith("lmm_lens/")}
     expected |= {f"lmm_lens/{name}" for name in built.names if name.startswith("adapters/")}
-    assert {"lmm_lens/py.typed", "lmm_lens/reports/demo.html.j2", "lmm_lens/viewer/page/main.js"} <= expected
+    assert {"lmm_lens/py.typed", "lmm_lens/reports/demo.html.j2", "lmm_lens/viewer/assets/main.js"} <= expected
     assert {f"lmm_lens/bundled/shapes/checkpoints/{name}/model.safetensors" for name in ("sinks", "plain")} <= expected
     found = {name for name in wheel.names if ".dist-info/" not in name}
     assert found == expected

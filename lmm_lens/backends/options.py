@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 from collections.abc import Mapping
@@ -21,6 +22,10 @@ MANY_PASSES = {
     "assistant_early_exit": "a pass tries several tokens, some of which are rejected",
     "prefill_chunk_size": "the prompt is read in several passes",
 }
+BESIDE = ("streamer", "logits_processor", "stopping_criteria")
+"""What `generate` takes beside its config."""
+MAX_NEW_TOKENS = 20
+"""Where neither the call nor the model's own generation config says how many."""
 RETURNED = {
     "return_dict_in_generate": "it always gives a Generation: text, tokens, logits, reads, reports",
     "output_logits": "ask for logits=True",
@@ -41,6 +46,13 @@ class Options:
         self.model = model
         self._takes_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
 
+    @property
+    def defaults(self) -> GenerationConfig:
+        """The model's own generation config; that of the language model in it where it has none."""
+        holders = (module for module in self.model.modules() if getattr(module, "generation_config", None) is not None)
+        found = next(holders, None)
+        return GenerationConfig() if found is None else found.generation_config
+
     def keeping(self, prompt: Prompt, last_only: bool) -> tuple[dict[str, Tensor], Int[Tensor, " batch"] | None]:
         """For logits of each row's last token alone: an option of the call, and which of its logits are each row's."""
         if not last_only:
@@ -51,28 +63,48 @@ class Options:
         positions, index = last.unique(return_inverse=True)
         return {"logits_to_keep": positions.to(prompt.inputs["input_ids"].device)}, index
 
-    def generating(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Options of `generate`; greedy unless the user's say otherwise.
+    def generating(self, options: Mapping[str, Any]) -> tuple[GenerationConfig, dict[str, Any]]:
+        """How `generate` is called: its config, and what it is given beside it; greedy unless told otherwise.
 
         Raises:
             InterventionError: with one of them the passes of the model are not the prompt and then a token each.
         """
+        rest = dict(options)
+        given = rest.pop("generation_config", None)
+        config = copy.deepcopy(self.defaults if given is None else given)
+        beside = {name: rest.pop(name) for name in BESIDE if rest.get(name) is not None}
+        rest = {name: value for name, value in rest.items() if name not in BESIDE}
+        config.return_dict_in_generate = True  # else transformers warns about what is returned in it
+        if given is None:
+            config.update(do_sample=False, num_beams=1)
+        config.update(**rest)
         for option, what in MANY_PASSES.items():
-            value = options.get(option, getattr(self.model.generation_config, option, None))
+            value = getattr(config, option, None)
             if value is not None and not (option == "guidance_scale" and value == 1):
                 raise InterventionError(
                     f"cannot generate with {option}={value!r}: {what}, so rows and steps would not be the answer's\n"
                     f"  leave it out, or set model.generation_config.{option} to None"
                 )
-        chosen: dict[str, Any] = {"do_sample": False, "num_beams": 1}
-        if not options.get("do_sample"):
-            chosen |= {"temperature": None, "top_p": None, "top_k": None}  # else each greedy call warns about them
-        chosen |= options
-        config = self.model.generation_config
-        if chosen.get("pad_token_id", config.pad_token_id) is None:
-            eos = chosen.get("eos_token_id", config.eos_token_id)
-            chosen["pad_token_id"] = (eos[0] if eos else None) if isinstance(eos, list) else eos
-        return chosen
+        if not config.do_sample:
+            config.update(temperature=None, top_p=None, top_k=None)  # else each greedy call warns about them
+        if config.max_new_tokens is None and config.max_length is None:
+            config.max_new_tokens = MAX_NEW_TOKENS
+        if config.pad_token_id is None:
+            eos = ends_of(config)
+            config.pad_token_id = eos[0] if eos else None
+        return config, beside
+
+    def named(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The same as single options by name, for a `generate` that is not called with a config."""
+        config, beside = self.generating(options)
+        names = {"do_sample", "num_beams", "max_new_tokens", "pad_token_id", *options} - {*BESIDE, "generation_config"}
+        if options.get("generation_config") is not None:
+            names |= set(config.to_diff_dict()) - {"transformers_version"}
+        if not config.do_sample:
+            names |= {"temperature", "top_p", "top_k"}
+        if config.max_new_tokens is None:
+            names.discard("max_new_tokens")
+        return {**{name: getattr(config, name) for name in sorted(names)}, **beside}
 
     @staticmethod
     def check(options: Mapping[str, Any]) -> None:
@@ -81,10 +113,21 @@ class Options:
         for option in options:
             if option in RETURNED:
                 raise LensError(f"lens.generate does not take {option}\n  {RETURNED[option]}")
-            if option not in known:
-                close = difflib.get_close_matches(option, known, 1)
+            if option not in known and option not in (*BESIDE, "generation_config"):
+                close = difflib.get_close_matches(option, [*known, *BESIDE], 1)
                 raise LensError(
                     f"lens.generate does not know the option {option!r}: it takes those of transformers' "
-                    f"GenerationConfig{f', as {close[0]!r}' if close else ''}\n"
+                    f"GenerationConfig and {', '.join(BESIDE)}{f', as {close[0]!r}' if close else ''}\n"
                     "  for others, call generate of the model itself within `with lens.apply(...)` (backend='native')"
                 )
+        n = options.get("max_new_tokens")
+        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+            raise LensError(
+                f"max_new_tokens is a whole number from 1 on, given {n!r}; lens.run(prompt) generates nothing"
+            )
+
+
+def ends_of(config: GenerationConfig) -> list[int]:
+    """The token ids that end a row."""
+    eos = config.eos_token_id
+    return [] if eos is None else [int(eos)] if isinstance(eos, int) else [int(each) for each in eos]

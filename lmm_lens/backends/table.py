@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from torch import nn
 
 from ..adapters import Adapter
 from ..errors import LensError, unknown
@@ -20,14 +23,24 @@ def check_backend(name: str) -> str:
 
 
 def backend_of(
-    name: str, adapter: Adapter, *, envoy: Any, served_as: str | None, remote: Remote, timeout: float
+    name: str,
+    adapter: Adapter,
+    *,
+    around: Sequence[nn.Module],
+    envoy: Any,
+    bridge: Any,
+    served_as: str | None,
+    remote: Remote,
+    timeout: float,
 ) -> Backend:
     """The backend of a name; LensError where it is to run elsewhere and cannot.
 
     Args:
         name: one of `BACKENDS`.
         adapter: of the model.
+        around: what the user holds the model in.
         envoy: the model in nnsight's wrapping, if there is one already.
+        bridge: the model as a TransformerBridge, if there is one already.
         served_as: by which name a server knows the model.
         remote: where to run.
         timeout: seconds without news from a server after which to give up.
@@ -41,5 +54,5 @@ def backend_of(
     if name == "transformer_lens":
         from .transformer_lens import TransformerLensBackend
 
-        return TransformerLensBackend(adapter)
-    return NativeBackend(adapter)
+        return TransformerLensBackend(adapter, bridge)
+    return NativeBackend(adapter, around)

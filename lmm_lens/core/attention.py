@@ -7,6 +7,8 @@ probabilities. So no [layer, head, query, key] tensor ever exists.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -49,6 +51,12 @@ class AttentionCall:
         self.extra_logits, self.position_bias = extra_logits, position_bias
         self._precision = torch.float64 if query.dtype == torch.float64 else torch.float32
         self._cast: dict[str, Tensor] = {}
+
+    def detached(self) -> AttentionCall:
+        """The same without a graph."""
+        query, key, value = self.query.detach(), self.key.detach(), self.value.detach()
+        rest = self.mask, self.scaling, self.is_causal, self.softcap, self.extra_logits, self.position_bias
+        return AttentionCall(query, key, value, *rest)
 
     def _keys(self) -> Tensor:
         """Keys for the scores, cast once however many chunks of rows ask: batch kv_head d_head key."""
@@ -107,6 +115,25 @@ class AttentionCall:
         full = mask.expand(self.query.shape[0], -1, self.query.shape[2], -1)
         chosen = rows.gather(full, dim=2)[..., : self.key.shape[2]]
         return chosen if chosen.shape[1] == 1 else _of_heads(chosen, heads)
+
+
+def dense_mask(mask: Any, n_queries: int, n_keys: int) -> Tensor | None:
+    """A mask as tensors are masked: [batch | 1, head | 1, query, key]; None where there is none.
+
+    Args:
+        mask: what an attention function is given: such a tensor, None, [batch, key] of real tokens as flash attention
+            takes it, or a BlockMask of flex attention.
+        n_queries, n_keys: of the pass.
+    """
+    if mask is None or isinstance(mask, Tensor):
+        if mask is None or mask.ndim == 4:
+            return mask
+        real = mask[:, None, None, -n_keys:] != 0
+        return real & torch.ones(n_queries, n_keys, dtype=torch.bool, device=mask.device).tril(n_keys - n_queries)
+    from torch.nn.attention.flex_attention import create_mask
+
+    batch, heads, _, _ = mask.shape
+    return create_mask(mask.mask_mod, batch, heads, n_queries, n_keys, device=mask.kv_num_blocks.device)
 
 
 class FusedAttention:

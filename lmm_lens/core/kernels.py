@@ -70,7 +70,8 @@ def redistribute(
     transfer_fraction: float,
     min_nonsink_ratio: float,
     min_visual_mass: float,
-) -> tuple[Pattern, Bool[Tensor, "batch head query"], PerRow]:
+    givers: KeyMask | None = None,
+) -> tuple[Pattern, Bool[Tensor, "batch head query"], PerRow, PerRow]:
     """VAR of Kang et al. (ICLR 2025, arXiv:2503.03321), in the heads and rows that look at the image.
 
     Args:
@@ -80,21 +81,32 @@ def redistribute(
         transfer_fraction: share taken from every sink.
         min_nonsink_ratio: of visual mass off the sinks, for a row to be chosen.
         min_visual_mass: for a row to be chosen.
+        givers: tokens that give in place of the sinks, for a control: the rows that the sinks choose, and as much mass
+            as the sinks would give, or all that these tokens have.
 
     Returns:
-        The new pattern, which rows were chosen and had something to move, and the mass moved in each row if chosen.
+        The new pattern, which rows were chosen and had something to move, the mass moved in each row if chosen, and
+        the mass that was to be moved in each row that the sinks chose.
     """
     nonsink = visual & ~sink
     visual_mass, nonsink_mass = mass(pattern, visual), mass(pattern, nonsink)
-    moved = transfer_fraction * mass(pattern, sink)
+    wanted = transfer_fraction * mass(pattern, sink)
     chosen = (visual_mass >= min_visual_mass) & (nonsink_mass >= min_nonsink_ratio * visual_mass)
-    chosen = chosen & (nonsink_mass > 0) & (moved > 0)
-    gain = moved / torch.where(nonsink_mass > 0, nonsink_mass, torch.ones_like(nonsink_mass))
-    # factors of [batch head row key]: 1 elsewhere, less on sinks, more on the other visual tokens
-    edited = pattern * (
-        1 - transfer_fraction * sink[:, None, None].to(pattern.dtype) + gain[..., None] * nonsink[:, None, None]
-    )
-    return torch.where(chosen[..., None], edited, pattern), chosen, moved
+    chosen = chosen & (nonsink_mass > 0) & (wanted > 0)
+    if givers is None:
+        giving, taking, taken, share = sink, nonsink, nonsink_mass, transfer_fraction
+        moved = wanted
+    else:
+        giving, taking = givers, visual & ~givers
+        held, taken = mass(pattern, giving), mass(pattern, taking)
+        wanted = wanted * chosen
+        moved = torch.minimum(wanted, held)
+        share = (moved / torch.where(held > 0, held, torch.ones_like(held)))[..., None]
+        chosen = chosen & (taken > 0) & (moved > 0)
+    gain = moved / torch.where(taken > 0, taken, torch.ones_like(taken))
+    # factors of [batch head query key]: 1 elsewhere, less on those that give, more on the other visual tokens
+    edited = pattern * (1 - share * giving[:, None, None].to(pattern.dtype) + gain[..., None] * taking[:, None, None])
+    return torch.where(chosen[..., None], edited, pattern), chosen, moved, wanted
 
 
 def knockout(pattern: Pattern, keys: KeyMask) -> Pattern:

@@ -28,14 +28,20 @@ class Rows:
     ) -> None:
         self.label, self.prompt, self.generated, self.takes_part = label, prompt, generated, takes_part
 
-    def mask(self, first: int, length: int) -> Bool[Tensor, "batch chunk"]:
-        """The scope as a mask over positions first .. first + length - 1, on the CPU."""
+    def mask(self, first: int, length: int, ended: Bool[Tensor, " batch"] | None = None) -> Bool[Tensor, "batch chunk"]:
+        """The scope as a mask over positions first .. first + length - 1, on the CPU.
+
+        Args:
+            first, length: of the positions.
+            ended: batch rows of whose generated tokens none count any more.
+        """
         n_prompt = self.prompt.shape[1]
         inside = self.prompt[:, first : first + length]
         start, stop = self.generated
         step = torch.arange(max(first, n_prompt), max(first + length, n_prompt)) - n_prompt
         chosen = (step >= start) & (step < (stop if stop is not None else torch.inf))
         takes_part = torch.ones(len(self.prompt), dtype=torch.bool) if self.takes_part is None else self.takes_part
+        takes_part = takes_part if ended is None else takes_part & ~ended
         return torch.cat([inside, takes_part[:, None] & chosen], dim=1)
 
     def prompt_only(self) -> Rows:
@@ -141,9 +147,23 @@ class JoinedRows:
         self.rows, self.own, self.members, self.picks = rows, own, members, picks
 
     @classmethod
-    def of(cls, scopes: Sequence[Rows], first: int, length: int, device: torch.device) -> JoinedRows | None:
-        """The union of the scopes among positions first .. first + length - 1; None where it is empty."""
-        masks = [scope.mask(first, length) for scope in scopes]
+    def of(
+        cls,
+        scopes: Sequence[Rows],
+        first: int,
+        length: int,
+        device: torch.device,
+        ended: Bool[Tensor, " batch"] | None = None,
+    ) -> JoinedRows | None:
+        """The union of the scopes among positions first .. first + length - 1; None where it is empty.
+
+        Args:
+            scopes: bound ones.
+            first, length: of the positions.
+            device: of the result.
+            ended: see `Rows.mask`.
+        """
+        masks = [scope.mask(first, length, ended) for scope in scopes]
         union = torch.stack(masks).any(0)
         rows = Chunk.of(union, first)
         if rows is None:

@@ -37,6 +37,11 @@ def file_sinks(
     return found
 
 
+def found_sinks_of(context: TapContext, key: SinkKey) -> Bool[Tensor, "batch position"]:
+    """The sink tokens of this layer so far, where `sinks_of` gives their random control."""
+    return context.state.found_sinks[key, context.layer]
+
+
 def sinks_of(context: TapContext, key: SinkKey) -> Bool[Tensor, "batch position"]:
     """The sink tokens of this layer so far, or their random control, that `file_sinks` has filed in this run."""
     return context.state.acting_sinks[key, context.layer]

@@ -39,6 +39,7 @@ Found = tuple[
     dict[tuple[str, int], list[tuple[Tensor, Tensor, Tensor, int]]],
     dict[tuple[int, int], int],
     dict[tuple[int, int], float],
+    dict[tuple[int, int], float],
     dict[tuple[str, int], Tensor],
 ]
 """What taps read and did, in plain values."""
@@ -68,81 +69,117 @@ class TappedAttention(Protocol):
         """Put edited rows in the place of the original ones."""
 
 
+class Course:
+    """One prompt under way: its taps, and what they leave to each other from pass to pass.
+
+    Attributes:
+        n_rows: members of its batch.
+        taps: by (hook point, layer), in the order in which they act.
+        state: what taps leave to each other.
+        ended: which batch rows have ended, and are only padded while others go on; None for none.
+    """
+
+    taps: dict[tuple[str, int], list[Tap]]
+    ended: Tensor | None
+    joined: dict[tuple[Any, ...], JoinedRows | None]
+
+    def __init__(self, n_rows: int, taps: Sequence[Tap]) -> None:
+        self.n_rows, self.taps, self.state, self.ended, self.joined = n_rows, {}, RunState(), None, {}
+        for tap in sorted(taps, key=lambda tap: not tap.edits):  # reads see what edits left
+            self.taps.setdefault((tap.site, tap.layer), []).append(tap)
+
+    def end(self, rows: Tensor) -> None:
+        """Note which batch rows have ended by now, Bool[batch], on the CPU; what has ended does not begin again."""
+        ended = rows if self.ended is None else rows | self.ended
+        if bool(ended.any()):
+            self.ended = ended
+
+
 class Tapping:
-    """The taps of one prompt and what they did.
+    """The taps of the prompts that run, and what they did.
 
     Args:
         n_heads: query heads of each decoder layer.
         carried: what runs of one job leave to each other.
 
     Attributes:
-        taps: by (hook point, layer), in the order in which they act.
+        course: the prompt under way.
         first: absolute position of the first token of the pass under way.
         fired: the hook points that this pass has reached.
         kept: what reading taps returned, by (name, layer), pass by pass.
         edited: rows times heads (or streams) that were edited, by (index of the intervention, layer).
         moved: attention moved in them, by the same; only of edits that report it.
+        short: attention that a control should have moved and could not, by the same.
         sums: what taps added up, by (name, layer).
         values: of layers that compute them once, for a backend to remember.
     """
 
-    taps: dict[tuple[str, int], list[Tap]]
+    course: Course
     fired: set[tuple[str, int]]
     kept: dict[tuple[str, int], list[Kept]]
     edited: dict[tuple[int, int], int]
     moved: dict[tuple[int, int], float]
+    short: dict[tuple[int, int], float]
     sums: dict[tuple[str, int], Tensor]
     values: dict[int, Tensor]
-    _state: RunState
-    _joined: dict[tuple[Any, ...], JoinedRows | None]
 
     def __init__(self, n_heads: Sequence[int], carried: Carried | None = None) -> None:
         self.n_heads = n_heads
-        self.taps, self.first, self.fired = {}, 0, set()
-        self.kept, self.edited, self.moved, self.sums = {}, {}, {}, {}
+        self.course, self.first, self.fired = Course(0, ()), 0, set()
+        self.kept, self.edited, self.moved, self.short, self.sums = {}, {}, {}, {}, {}
         self.values = {}
-        self._n_rows, self._state, self._joined = 0, RunState(), {}
         self._carried = Carried() if carried is None else carried
 
-    def start(self, n_rows: int, taps: Sequence[Tap]) -> None:
-        """Begin a prompt of so many rows; nothing of the one before is left but the counts."""
+    @property
+    def taps(self) -> dict[tuple[str, int], list[Tap]]:
+        """Those of the prompt under way, by (hook point, layer), in the order in which they act."""
+        return self.course.taps
+
+    def start(self, n_rows: int, taps: Sequence[Tap]) -> Course:
+        """Begin a prompt of so many rows; of the one before nothing is left but the counts, unless it goes on later.
+
+        Returns:
+            The course of the prompt; `course` can be set to it again after another prompt ran in between.
+        """
         self.settle()
-        self._n_rows = n_rows
-        self._joined.clear()
-        self.taps = {}
-        for tap in sorted(taps, key=lambda tap: not tap.edits):  # reads see what edits left
-            self.taps.setdefault((tap.site, tap.layer), []).append(tap)
+        self.course = Course(n_rows, taps)
+        return self.course
 
     def settle(self) -> None:
-        """Add up what taps noted, and forget what they left to each other."""
-        state, self._state = self._state, RunState()
+        """Add up what taps of the prompt under way noted so far."""
+        state = self.course.state
         for by, rows in state.rows.items():
             self.edited[by] = self.edited.get(by, 0) + int(rows)
         for by, mass in state.moved.items():
             self.moved[by] = self.moved.get(by, 0.0) + float(mass)
+        for by, mass in state.short.items():
+            self.short[by] = self.short.get(by, 0.0) + float(mass)
         for named, value in state.sums.items():
             self.sums[named] = self.sums.get(named, 0) + value
+        for noted in (state.rows, state.moved, state.short, state.sums):
+            noted.clear()
 
     def found(self) -> Found:
         """What the taps read and did, to travel; `take_over` reads it."""
         kept = {at: [each.plain() for each in passes] for at, passes in self.kept.items()}
-        return kept, self.edited, self.moved, self.sums
+        return kept, self.edited, self.moved, self.short, self.sums
 
     def take_over(self, found: Found) -> None:
         """What taps read and did elsewhere, as if it had been here."""
-        kept, self.edited, self.moved, self.sums = found
+        kept, self.edited, self.moved, self.short, self.sums = found
         self.kept = {at: [Kept(*each) for each in passes] for at, passes in kept.items()}
 
     def _join(self, taps: Sequence[Tap], batch: int, length: int, device: torch.device) -> JoinedRows | None:
-        if batch != self._n_rows:
+        course = self.course
+        if batch != course.n_rows:
             raise InterventionError(
-                f"the model ran with a batch of {batch}, but the prompt has {self._n_rows} rows\n"
+                f"the model ran with a batch of {batch}, but the prompt has {course.n_rows} rows\n"
                 "  beam search and several returned sequences are not supported inside reads and interventions"
             )
         key = (*(id(tap.rows) for tap in taps), self.first, length, device)
-        if key not in self._joined:
-            self._joined[key] = JoinedRows.of([tap.rows for tap in taps], self.first, length, device)
-        return self._joined[key]
+        if key not in course.joined:
+            course.joined[key] = JoinedRows.of([tap.rows for tap in taps], self.first, length, device, course.ended)
+        return course.joined[key]
 
     def _place(
         self,
@@ -156,7 +193,7 @@ class Tapping:
         heads = tap.heads if tap.heads is not None else tuple(range(self.n_heads[tap.layer]))
         n_seen = self.first + length
         where = tap.layer, heads, rows.positions, valid, n_seen
-        return TapContext(*where, self._state, self._carried, tap.owner, scores, visible)
+        return TapContext(*where, self.course.state, self._carried, tap.owner, scores, visible)
 
     def through(self, x: Tensor, site: str, layer: int) -> Tensor:
         """Pass an activation [batch, query, ...] through the taps of its hook point, in order."""

@@ -19,19 +19,21 @@ class RunState:
     """What taps leave to each other, and to the report, while one prompt runs.
 
     Attributes:
-        rows, moved: what edits that choose for themselves changed, by (index of the intervention, layer).
+        rows, moved, short: what edits that choose for themselves changed, and what a control could not match, by
+            (index of the intervention, layer).
         sums: what was added up, by (name, layer).
         found_sinks, acting_sinks: Bool[batch, position] by (rule, layer), see `lmm_lens.core.sinks`.
     """
 
     rows: dict[tuple[int, int], Tensor]
     moved: dict[tuple[int, int], Tensor]
+    short: dict[tuple[int, int], Tensor]
     sums: dict[tuple[str, int], Tensor]
     found_sinks: dict[tuple[Any, int], Tensor]
     acting_sinks: dict[tuple[Any, int], Tensor]
 
     def __init__(self) -> None:
-        self.rows, self.moved, self.sums = {}, {}, {}
+        self.rows, self.moved, self.short, self.sums = {}, {}, {}, {}
         self.found_sinks, self.acting_sinks = {}, {}
 
 
@@ -69,12 +71,20 @@ class TapContext:
         self.n_seen, self.state, self.carried, self.owner = n_seen, state, carried, owner
         self.scores, self.visible = scores, visible
 
-    def note(self, rows: Tensor, moved: Tensor | None = None) -> None:
-        """Report what an edit that chooses for itself changed: how many rows, and the attention it moved in all."""
+    def note(self, rows: Tensor, moved: Tensor | None = None, short: Tensor | None = None) -> None:
+        """Report what an edit that chooses for itself changed.
+
+        Args:
+            rows: how many.
+            moved: the attention it moved in all.
+            short: of a control, the attention that it should have moved and could not.
+        """
         key = self.owner, self.layer
         self.state.rows[key] = self.state.rows.get(key, 0) + rows
         if moved is not None:
             self.state.moved[key] = self.state.moved.get(key, 0) + moved
+        if short is not None:
+            self.state.short[key] = self.state.short.get(key, 0) + short
 
     def add(self, name: str, value: Tensor) -> None:
         """Add to a sum over the whole run, returned as `run.sums[name, layer]`."""

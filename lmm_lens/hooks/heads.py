@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -128,10 +129,18 @@ class HeadSet:
 
 def as_head(head: object) -> Head:
     """A (layer, head) pair of numbers; HookError for anything else."""
-    if isinstance(head, Sequence) and len(head) == 2:
-        with suppress(TypeError, ValueError):
-            return int(head[0]), int(head[1])
-    raise HookError(f"a head is a (layer, head) pair, as in (3, 1), given {head!r}")
+    if not isinstance(head, (str, bytes)) and hasattr(head, "__len__") and len(head) == 2:
+        layer, number = head  # type: ignore[misc]  # a pair, whatever holds it
+        with suppress(TypeError):
+            return whole_number(layer), whole_number(number)
+    raise HookError(f"a head is a (layer, head) pair of whole numbers, as in (3, 1), given {head!r}")
+
+
+def whole_number(value: object) -> int:
+    """A whole number, of numpy and torch too; TypeError for anything that would have to be rounded or read as one."""
+    if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
+        raise TypeError(f"{value!r} is no number")
+    return operator.index(value)  # type: ignore[arg-type]  # raises itself
 
 
 def check_layer(layer: int, n_layers: int) -> int:
@@ -140,6 +149,10 @@ def check_layer(layer: int, n_layers: int) -> int:
     Raises:
         HookError: it has not; negative numbers do not count from the end.
     """
+    try:
+        layer = whole_number(layer)
+    except TypeError as error:
+        raise HookError(f"a layer is a whole number, as in 3, given {layer!r}") from error
     if not 0 <= layer < n_layers:
         raise HookError(f"layer {layer} is out of range: the model has layers 0 to {n_layers - 1}")
     return layer
@@ -147,7 +160,11 @@ def check_layer(layer: int, n_layers: int) -> int:
 
 def check_head(layer: int, head: int, n_layers: int, n_heads: int) -> Head:
     """The (layer, head) pair, if the model has it; HookError otherwise."""
-    check_layer(layer, n_layers)
+    layer = check_layer(layer, n_layers)
+    try:
+        head = whole_number(head)
+    except TypeError as error:
+        raise HookError(f"a head is a whole number, as in 3, given {head!r}") from error
     if n_heads == 0:
         raise HookError(f"layer {layer} has no attention heads (linear attention or state space)")
     if not 0 <= head < n_heads:

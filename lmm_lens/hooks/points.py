@@ -17,6 +17,7 @@ from ..core.taps import Tap, TapContext, TapFunction
 from ..errors import HookError, unknown
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
+from ..prompts.text_config import text_config_of
 from .heads import check_head, check_layer
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class ModelShape(NamedTuple):
             n_heads=tuple(layer.n_heads for layer in layers),
             d_head=tuple(layer.d_head for layer in layers),
             cross_attention=tuple(layer.is_cross_attention for layer in layers),
-            d_model=config.get_text_config().hidden_size,
+            d_model=text_config_of(config).hidden_size,
             reinjects=bool(getattr(vision, "deepstack_visual_indexes", None)),
         )
 
@@ -133,11 +134,11 @@ class Read:
             layers = [layer for layer in range(shape.n_layers) if shape.n_heads[layer] or not lacking]
         else:
             layers = [check_layer(layer, shape.n_layers) for layer in self.layers]
+        heads = None if self.heads is None else tuple(self.heads)
         for layer in layers:
-            for head in self.heads or ():
-                check_head(layer, head, shape.n_layers, shape.n_heads[layer])
+            if heads is not None:
+                heads = tuple(check_head(layer, head, shape.n_layers, shape.n_heads[layer])[1] for head in heads)
         rows = bind_rows(self.rows, prompt)
-        heads = tuple(self.heads) if self.heads is not None else None
         reduce = self.reduce
 
         def keep(rows: Tensor, context: TapContext) -> Tensor:

@@ -27,11 +27,13 @@ class Report:
         intervention: it, in words.
         edits: layer to the number of rows times heads (or residual streams) that were edited there.
         moved: layer to the attention moved there, summed over those rows; empty for edits that move none.
+        short: of a control, layer to the attention that it should have moved there and could not.
     """
 
     intervention: str
     edits: Mapping[int, int]
     moved: Mapping[int, float] = field(default_factory=dict)
+    short: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def n_edits(self) -> int:
@@ -42,14 +44,20 @@ class Report:
         layers = [layer for layer, count in self.edits.items() if count]
         where = f" in layers {layers[0]} to {layers[-1]}" if layers else ""
         moved = f", moving {sum(self.moved.values()) / self.n_edits:.3f} of each" if self.moved and self.n_edits else ""
-        return f"{self.intervention}: {self.n_edits} rows edited{where}{moved}"
+        total, short = sum(self.moved.values()), sum(self.short.values())
+        control = f"; {short / (total + short):.0%} of what was to be moved could not be" if short > 1e-6 else ""
+        return f"{self.intervention}: {self.n_edits} rows edited{where}{moved}{control}"
 
 
 def report(
-    intervention: object, owner: int, edited: Mapping[tuple[int, int], int], moved: Mapping[tuple[int, int], float]
+    intervention: object,
+    owner: int,
+    edited: Mapping[tuple[int, int], int],
+    moved: Mapping[tuple[int, int], float],
+    short: Mapping[tuple[int, int], float],
 ) -> Report:
     """The report of one intervention, from what a session counted by (index of the intervention, layer)."""
-    return Report(str(intervention), _by_layer(edited, owner), _by_layer(moved, owner))
+    return Report(str(intervention), _by_layer(edited, owner), _by_layer(moved, owner), _by_layer(short, owner))
 
 
 def _by_layer(counted: Mapping[tuple[int, int], Number], owner: int) -> dict[int, Number]:

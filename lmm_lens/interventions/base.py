@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 from ..core.taps import Tap
 from ..errors import InterventionError, unknown
-from ..hooks.heads import Head, HeadSet, as_head, check_head, check_layer
+from ..hooks.heads import Head, HeadSet, as_head, check_head, check_layer, whole_number
 from ..hooks.points import ModelShape
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike
@@ -204,7 +204,7 @@ def layers_with_heads(layers: Iterable[int] | None, shape: ModelShape, crossing:
     allowed = sorted([*shape.self_attention, *(shape.crossing if crossing else ())])
     if layers is None:
         return allowed
-    chosen = [check_layer(int(layer), shape.n_layers) for layer in layers]
+    chosen = [check_layer(layer, shape.n_layers) for layer in layers]
     headless = [layer for layer in chosen if layer not in allowed]
     if headless or not chosen:
         why = "" if set(headless).isdisjoint(shape.crossing) else "; the keys of cross-attention are no tokens"
@@ -218,10 +218,14 @@ def layers_with_heads(layers: Iterable[int] | None, shape: ModelShape, crossing:
 
 def whole_numbers(values: object, name: str, what: str) -> tuple[int, ...]:
     """Layers, heads or dimensions as a tuple, each once; InterventionError for anything else, or nothing."""
-    listed: list[Any] = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
-    good = all(isinstance(x, int) and not isinstance(x, bool) for x in listed) and isinstance(values, Iterable)
-    if not good:
-        raise InterventionError(f"{name}: {what} is a sequence of whole numbers, as in (1, 2), given {values!r}")
+    try:
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise TypeError
+        listed = [whole_number(value) for value in values]
+    except TypeError:
+        raise InterventionError(
+            f"{name}: {what} is a sequence of whole numbers, as in (1, 2), given {values!r}"
+        ) from None
     if not listed:
         raise InterventionError(f"{name} was given no {what}")
     return tuple(dict.fromkeys(listed))

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 from torch import Tensor
 
 from ..core.kernels import redistribute
-from ..core.sinks import sinks_of
+from ..core.sinks import found_sinks_of, sinks_of
 from ..core.taps import Tap, TapContext
 from ..errors import InterventionError, unknown
 from ..hooks.points import ModelShape
@@ -47,8 +47,9 @@ class VAR(Intervention):
         first_layer: layers before it are left alone; the released code's 2.
         skip_last_layer: leave the last layer alone, as the paper does.
         rows: which query rows; the paper's are the text rows after the image, generated tokens included.
-        control: None, or the seed of a control experiment: as many random visual and text tokens as there are sinks
-            take the sinks' part.
+        control: None, or the seed of a control experiment: in the very rows that the sinks choose, as many random
+            visual and text tokens as there are sinks give as much attention as the sinks would. Where they hold less,
+            they give all they hold, and the report says how much could not be matched.
 
     Raises:
         InterventionError: a parameter out of its range.
@@ -141,20 +142,23 @@ class VAR(Intervention):
         visual, rows = prompt.mask("visual"), bind_rows(self.rows, prompt)
 
         fraction, ratio, least_mass = self.transfer_fraction, self.min_nonsink_ratio, self.min_visual_mass
-        sinks = rule.key
+        sinks, is_control = rule.key, self.control is not None
 
         def move(pattern: Tensor, context: TapContext) -> Tensor:
             n_keys = pattern.shape[-1]
-            edited, chosen, moved = redistribute(
+            edited, chosen, moved, wanted = redistribute(
                 pattern,
                 visual=context.columns(visual, n_keys),
-                sink=context.columns(sinks_of(context, sinks), n_keys),
+                sink=context.columns(found_sinks_of(context, sinks), n_keys),
                 transfer_fraction=fraction,
                 min_nonsink_ratio=ratio,
                 min_visual_mass=least_mass,
+                givers=context.columns(sinks_of(context, sinks), n_keys) if is_control else None,
             )
             chosen = chosen & context.valid[:, None]
-            context.note(chosen.sum(), (moved * chosen).sum())
+            moved = (moved * chosen).sum()
+            short = (wanted * context.valid[:, None]).sum() - moved if is_control else None
+            context.note(chosen.sum(), moved, short)
             return edited
 
         last = shape.n_layers - 1 if self.skip_last_layer else shape.n_layers

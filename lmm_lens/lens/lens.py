@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -12,16 +12,18 @@ from torch import nn
 
 from ..adapters import Adapter, adapter_for
 from ..backends.base import Forward, ForwardPass
+from ..backends.holders import framework_of, unwrapped
 from ..backends.options import Options
 from ..backends.placement import digest_of
 from ..backends.table import backend_of, check_backend
-from ..errors import InterventionError, LensError, ModelError, PromptError, unknown
+from ..errors import LensError, ModelError, PromptError, unknown
 from ..hooks.points import ModelShape, Reader
 from ..hooks.results import Generation, Run
 from ..interventions.base import Intervention
 from ..prompts import build as prompting
 from ..prompts.prompt import Prompt
 from ..sinks import SinkReport, find_sinks
+from .applied import Applied, NothingApplied, applied_to, blocks_of
 from .frameworks import NNsightMethods, TransformerLensMethods
 from .nan import where_nan
 from .opening import open_model
@@ -32,10 +34,12 @@ class Lens(TransformerLensMethods, NNsightMethods):
     """A lens on a multimodal model. The model is never changed; whatever a call puts in, it takes out again.
 
     Args:
-        model: a loaded Hugging Face image-text-to-text model, in eval mode; for nnsight also a TransformersModel.
+        model: a loaded Hugging Face image-text-to-text model, in eval mode, also as people hold them (PEFT,
+            torch.compile, ...); a TransformerBridge or an nnsight TransformersModel is taken as it is.
         processor: its processor; None if you always give processed tensors.
         backend: "native", plain transformers at the price of its fused kernels; "transformer_lens", a
-            TransformerBridge, or "nnsight", a TransformersModel, both on a twin that shares the model's weights.
+            TransformerBridge, or "nnsight", a TransformersModel, both on a twin that shares the model's weights. By
+            default native, or the framework that the model is given in.
         adapter: the family's adapter, if it should not be looked up.
         remote: with nnsight, where to run: False here, True on NDIF, "http://..." on that server, "local" here but
             packed as for a server. `run`, `generate` and `trace` can say otherwise for one call.
@@ -50,23 +54,37 @@ class Lens(TransformerLensMethods, NNsightMethods):
         self,
         model: nn.Module,
         processor: Any = None,
-        backend: str = "native",
+        backend: str | None = None,
         adapter: Adapter | None = None,
         *,
         remote: bool | str = False,
         timeout: float = 600.0,
     ) -> None:
-        check_backend(backend)
-        envoy = None
-        if backend == "nnsight" and not isinstance(model, nn.Module) and hasattr(model, "_module"):
-            envoy, model = model, model._module
+        given = framework_of(model)
+        backend = check_backend(backend or given or "native")
+        if given is not None and given != backend:
+            raise LensError(
+                f"a {type(model).__name__} was given, expected backend={given!r}, given backend={backend!r}\n"
+                "  give the plain Hugging Face model for another backend"
+            )
+        envoy, bridge = (model if given == each else None for each in ("nnsight", "transformer_lens"))
+        if envoy is not None:
+            model = envoy._module
         self.model = model
         self.processor = processor
-        self.adapter = adapter or adapter_for(model, processor)
+        runs, around = unwrapped(model if bridge is None else bridge.original_model)
+        self.adapter = adapter or adapter_for(runs, processor)
         name = (envoy.repo_id if envoy is not None else None) or getattr(model, "name_or_path", None)
-        self._backend = backend_of(backend, self.adapter, envoy=envoy, served_as=name, remote=remote, timeout=timeout)
-        self._applied: tuple[Intervention, ...] = ()
-        self._n_runs = 0
+        self._backend = backend_of(
+            backend,
+            self.adapter,
+            around=around,
+            envoy=envoy,
+            bridge=bridge,
+            served_as=name,
+            remote=remote,
+            timeout=timeout,
+        )
         self.origin: Callable[[], Lens] | None = None  # opens the same lens in another process
 
     @classmethod
@@ -260,7 +278,7 @@ class Lens(TransformerLensMethods, NNsightMethods):
         interventions: Sequence[Intervention] = (),
         read: Sequence[Reader | str] = (),
         *,
-        max_new_tokens: int = 20,
+        max_new_tokens: int | None = None,
         logits: bool = False,
         remote: bool | str | None = None,
         **options: Any,
@@ -270,15 +288,19 @@ class Lens(TransformerLensMethods, NNsightMethods):
         Args:
             prompt: from `Lens.prompt`. A batch must be padded on the left.
             interventions, read: as in `run`.
-            max_new_tokens: at most this many.
+            max_new_tokens: at most this many; by default what `max_length` or the model's own generation config says,
+                and 20 where neither says anything.
             logits: return the logits of each step.
             remote: where to run, with nnsight; the lens's own by default.
-            **options: of transformers' GenerationConfig (do_sample, temperature, eos_token_id, ...), none ignored.
+            **options: of transformers' GenerationConfig (do_sample, temperature, eos_token_id, ...), a
+                `generation_config`, `streamer`, `logits_processor` and `stopping_criteria`; none ignored. Beams and
+                several sequences only where nothing is read or edited.
 
         Raises:
             PromptError: the batch is padded on the right, so that some rows would be continued from padding.
             LensError: an option that transformers would ignore, or that makes several passes of one step.
         """
+        options = options if max_new_tokens is None else {**options, "max_new_tokens": max_new_tokens}
         Options.check(options)
         plan = self._plan(prompt, interventions, read)
         if not bool(prompt.mask("last")[:, -1].all()):
@@ -286,7 +308,7 @@ class Lens(TransformerLensMethods, NNsightMethods):
                 "cannot generate from a batch that is padded on the right: some rows end in padding\n"
                 "  set processor.tokenizer.padding_side = 'left'"
             )
-        options = {**options, "max_new_tokens": max_new_tokens, "output_logits": logits}
+        options["output_logits"] = logits
         try:
             with self._at(remote):
                 done = self._backend.generate(prompt, plan.taps, options)
@@ -300,51 +322,28 @@ class Lens(TransformerLensMethods, NNsightMethods):
 
     # ------------------------------------------------------------------ editing whatever runs
 
-    @contextmanager
-    def apply(self, *interventions: Intervention) -> Iterator[Lens]:
+    def apply(self, *interventions: Intervention) -> AbstractContextManager[Lens]:
         """Edit everything that runs inside the `with` block: `run`, `generate`, and direct calls of the model.
 
         With nnsight `run`, `generate` and `trace`; direct calls are refused there, and a trace of `lens.envoy` itself
-        is nnsight's own, which nothing here edits.
+        is nnsight's own, which nothing here edits. The block holds for calls of this lens in the thread that opened
+        it, and for direct calls of the model in every thread.
 
         Raises:
             PromptError: the model is called with inputs whose visual tokens cannot be found.
             InterventionError: the block ended without the model having run, or the model was called directly where
                 that is not edited.
         """
-        before = self._applied
-        self._applied = (*before, *interventions)
-        plan = self._plan_of(self._applied)
-        session = self._backend.session(plan.taps, prompt_of=self._prompt_of_call)
-        runs_before = self._n_runs
-        try:
-            with session:
-                yield self
-        finally:
-            self._applied = before
-            self._n_runs += bool(session.n_passes)
-        if self._n_runs == runs_before:
-            raise InterventionError(
-                "the model did not run inside this `with lens.apply(...)` block, so nothing was edited\n"
-                f"  call {self._backend.ways_in} in it"
-            )
-        if session.n_passes:
-            plan.reports(session.tapping)
+        return Applied(self, interventions, self._backend, self._prompt_of_call)
 
     @property
     def applied(self) -> tuple[Intervention, ...]:
-        """What an enclosing `apply` puts into every run."""
-        return self._applied
+        """What enclosing `apply` blocks put into every run here."""
+        return applied_to(self)
 
-    @contextmanager
-    def nothing_applied(self) -> Iterator[None]:
+    def nothing_applied(self) -> AbstractContextManager[None]:
         """Inside an `apply` block, run the model as it is."""
-        before, runs = self._applied, self._n_runs
-        self._applied = ()
-        try:
-            yield
-        finally:
-            self._applied, self._n_runs = before, runs
+        return NothingApplied(self)
 
     def _prompt_of_call(self, kwargs: Mapping[str, Any]) -> Prompt:
         return prompting.from_call(self.adapter, kwargs, self.device)
@@ -364,6 +363,7 @@ class Lens(TransformerLensMethods, NNsightMethods):
     def _plan(self, prompt: Prompt, interventions: Sequence[Intervention], read: Sequence[Reader | str]) -> Plan:
         if not isinstance(prompt, Prompt):
             raise PromptError(f"expected a prompt made by lens.prompt(...), given {type(prompt).__name__}")
-        self._n_runs += 1
+        for block in blocks_of(self):
+            block.n_runs += 1
         own = [interventions] if isinstance(interventions, Intervention) else interventions
-        return self._plan_of((*self._applied, *own), read)
+        return self._plan_of((*self.applied, *own), read)

@@ -95,7 +95,9 @@ class Plan:
 
     def reports(self, tapping: Tapping) -> tuple[Report, ...]:
         """What each intervention did; one that changed nothing is also warned of."""
-        reports = tuple(report(x, i, tapping.edited, tapping.moved) for i, x in enumerate(self.interventions))
+        reports = tuple(
+            report(x, i, tapping.edited, tapping.moved, tapping.short) for i, x in enumerate(self.interventions)
+        )
         for intervention, what in zip(self.interventions, reports, strict=True):
             if not what.n_edits:
                 warn(f"{what.intervention} changed nothing: {intervention.why_nothing}", NothingChangedWarning)

@@ -19,6 +19,7 @@ from ..errors import PromptError
 from . import media
 from .family import Clip, Family, Picture
 from .prompt import Prompt, annotate
+from .text_config import text_config_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -233,7 +234,7 @@ def _token_texts(adapter: Family, ids: Sequence[int]) -> tuple[str, ...]:
 
 
 def _bos(adapter: Family, ids: Int[Tensor, "batch position"], real: Bool[Tensor, "batch position"]) -> Tensor:
-    text_config = adapter.config.get_text_config()
+    text_config = text_config_of(adapter.config)
     known = [getattr(adapter.tokenizer, "bos_token_id", None), getattr(text_config, "bos_token_id", None)]
     bos_id = next((i for i in known if isinstance(i, int)), None)
     found = real & (ids == bos_id) if bos_id is not None else torch.zeros_like(real)

@@ -101,6 +101,14 @@ class Prompt:
                 roles[mask] = ROLES.index(name)
         return roles
 
+    def role_names(self, row: int = 0) -> list[str]:
+        """The role of every token of a batch row by name, as in `ROLES`; a visual token's is its kind of span."""
+        names = [ROLES[role] for role in self.roles[row].tolist()]
+        for kind in ("image", "video"):
+            for position in self.mask(kind)[row].nonzero().flatten().tolist():
+                names[position] = kind
+        return names
+
     def patch_at(
         self, x: float, y: float, image: int = 0, row: int = 0, *, video: int | None = None, frame: int = 0
     ) -> int:

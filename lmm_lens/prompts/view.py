@@ -20,19 +20,13 @@ if TYPE_CHECKING:
 def pieces(prompt: Prompt, row: int) -> Iterator[tuple[str, Span | None, tuple[int, ...]]]:
     """The sequence of one batch row as (role, span, positions), neighbours of one role together.
 
-    Roles: "pad", "bos", "text", "answer" (the opened answer turn), and the kinds of spans.
+    Roles are those of `Prompt.role_names`.
     """
     owner = {position: span for span in prompt.spans[row] for position in span.positions}
-    question, after = prompt.mask("question")[row], prompt.mask("after_image")[row]
+    named = prompt.role_names(row)
 
     def role(position: int) -> tuple[str, int]:
-        if not prompt.mask("all")[row, position]:
-            return "pad", 0
-        if position in owner:
-            return owner[position].kind, owner[position].positions[0]
-        if prompt.mask("bos")[row, position]:
-            return "bos", 0
-        return ("answer" if after[position] and not question[position] else "text"), 0
+        return named[position], owner[position].positions[0] if position in owner else 0
 
     visual = [span for span in prompt.spans[row] if span.kind != "marker"]
     within = {p for span in visual for p in range(span.positions[0], span.positions[-1] + 1)}
@@ -81,8 +75,9 @@ ROLE_COLORS = {  # of the roles, readable on light and on dark pages
     "marker": "#7f7f7f",
     "bos": "#7f7f7f",
     "pad": "#7f7f7f",
-    "answer": "#009e73",
-    "text": "inherit",
+    "before_image": "inherit",
+    "question": "inherit",
+    "answer_turn": "#009e73",
 }
 
 
@@ -99,7 +94,7 @@ def as_html(prompt: Prompt, thumbnail: int = 96) -> str:
             else:
                 style = f"color:{ROLE_COLORS[role]};border-bottom:1px solid {ROLE_COLORS[role]}"
                 parts += [
-                    f"<span title='{role}, position {position}' style='{style}'>"
+                    f"<span title='{role.replace('_', ' ')}, position {position}' style='{style}'>"
                     f"{html.escape(prompt.tokens[row][position])}</span>"
                     for position in positions
                 ]

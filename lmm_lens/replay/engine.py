@@ -138,11 +138,11 @@ class _Pass:
     @contextmanager
     def _acting(self) -> Iterator[None]:
         with attention.switched(self.recording.configs):
-            attention.LISTENERS.append(self)
+            attention.listen(self)
             try:
                 yield
             finally:
-                attention.LISTENERS.remove(self)
+                attention.stop_listening(self)
 
     def _layer(self, layer: int, x: Tensor) -> Tensor:
         """One layer of the copies that have joined so far."""

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backends.native import interface as attention
-from ..backends.native.session import attention_configs, check_eval
+from ..backends.native.session import attention_configs, check_runnable
 from ..backends.options import Options
 from ..backends.placement import Shards
 from ..core.attention import AttentionCall
@@ -94,7 +94,7 @@ def record(lens: Lens, prompt: Prompt) -> Recording:
     why = why_not(lens)
     if why:
         raise UnfitError(why)
-    check_eval(model)
+    check_runnable(model)
     keep, kept = Options(model).keeping(prompt, last_only=True)  # not those of every position, with every word
     with torch.no_grad(), _Recorder(model, layers) as recorder:
         out = model(**{"use_cache": False, **prompt.inputs, **keep})
@@ -121,8 +121,8 @@ class _Recorder:
 
     def __enter__(self) -> _Recorder:
         self.stack.enter_context(attention.switched(self.configs))
-        attention.LISTENERS.append(self)
-        self.stack.callback(attention.LISTENERS.remove, self)
+        self.stack.callback(attention.stop_listening, self)
+        attention.listen(self)
         for index, layer in enumerate(self.layers):
             for hook in (
                 layer.module.register_forward_pre_hook(self._before(index), with_kwargs=True),

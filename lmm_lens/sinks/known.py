@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from ..prompts.text_config import text_config_of
+
 
 class KnownSinks(NamedTuple):
     """Published sink dimensions of one language model."""
@@ -45,7 +47,7 @@ KNOWN: tuple[KnownSinks, ...] = (
 
 def known_for(config: Any) -> KnownSinks | None:
     """The entry of a model's config, if its language model is in the table."""
-    text = config.get_text_config()
+    text = text_config_of(config)
     for entry in KNOWN:
         same = (entry.model_type, entry.d_model) == (text.model_type, text.hidden_size)
         if same and (entry.max_vocab is None or text.vocab_size < entry.max_vocab):

@@ -20,6 +20,7 @@ from ..hooks.points import Read
 from ..hooks.runner import Runner
 from ..prompts.prompt import Prompt
 from ..prompts.rows import bind_rows
+from ..prompts.text_config import text_config_of
 from .known import known_for
 
 
@@ -98,7 +99,7 @@ def rule_for(config: Any, dims: Sequence[int] | None = None, threshold: float | 
     Raises:
         ScoreError: nothing is known of this model, or a dimension lies outside it.
     """
-    text = config.get_text_config()
+    text = text_config_of(config)
     card = getattr(config, "lmm_lens", None) or {}
     published = known_for(config)
     if dims is not None:

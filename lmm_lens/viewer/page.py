@@ -73,7 +73,7 @@ def render(
     style, script = _part("page.css"), "".join(_part(name) for name in SCRIPTS)
     script = f'(() => {{\n"use strict";\n{script}}})();\n'
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lmm_lens.viewer", "page"),
+        loader=jinja2.PackageLoader("lmm_lens.viewer", "assets"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -95,7 +95,7 @@ def render(
 
 @cache
 def _part(name: str) -> str:
-    return resources.files("lmm_lens.viewer").joinpath("page", name).read_text(encoding="utf-8")
+    return resources.files("lmm_lens.viewer").joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def _inside_html(about: Any) -> str:

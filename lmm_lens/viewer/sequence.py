@@ -10,14 +10,9 @@ from ..prompts.view import describe
 
 
 def roles_of(prompt: Prompt, row: int) -> list[str]:
-    """What each real token is: "image", "video", "marker", "bos", "answer" (the opened answer turn) or "text"."""
-    after, question = prompt.mask("after_image")[row], prompt.mask("question")[row]
-    masks = {name: prompt.mask(name)[row] for name in ("image", "video", "marker", "bos")}
-    masks["answer"] = after & ~question
-    roles = []
-    for position in prompt.mask("all")[row].nonzero().flatten().tolist():
-        roles.append(next((name for name, mask in masks.items() if bool(mask[position])), "text"))
-    return roles
+    """The role of each real token, as in `lmm_lens.prompts.prompt.ROLES`, visual ones as "image" or "video"."""
+    named = prompt.role_names(row)
+    return [named[position] for position in prompt.mask("all")[row].nonzero().flatten().tolist()]
 
 
 def pieces_of(prompt: Prompt, row: int, key_of: dict[int, int]) -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ def test_the_ranking_that_is_read_is_the_one_that_was_saved(report, folder, metr
 
 def test_hovering_a_word_of_the_sequence_says_where_it_stands(report):
     word = report.locator(".sequence span", has_text="triangle").last
-    assert word.get_attribute("title") == "text, position 42"
+    assert word.get_attribute("title") == "question, position 42"
 
 
 def test_it_is_readable_in_light_and_dark_and_fits_a_narrow_window(visit, folder):

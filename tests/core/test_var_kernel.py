@@ -14,7 +14,7 @@ from tests.support.known_row import BY_FRACTION, ROW, SINK, VISUAL
 def edit(row, visual=VISUAL, sink=SINK, p=0.6, rho=0.5, least=0.2):
     """One row: the new row, whether it was chosen, what was moved."""
     pattern = torch.tensor(row, dtype=torch.float64).reshape(1, 1, 1, -1)
-    edited, chosen, moved = redistribute(pattern, torch.tensor([visual]), torch.tensor([sink]), p, rho, least)
+    edited, chosen, moved, _ = redistribute(pattern, torch.tensor([visual]), torch.tensor([sink]), p, rho, least)
     return edited.flatten().tolist(), bool(chosen), float(moved)
 
 
@@ -109,7 +109,7 @@ def slow_row(row, visual, sink, p, rho, least):
 @pytest.mark.parametrize("criteria", [(0.6, 0.5, 0.2), (0.6, 0.9, 0.0), (1.0, 0.0, 0.6), (0.1, 0.75, 0.35)])
 def test_many_rows_are_edited_as_one_by_one(criteria):
     pattern, visual, sink = pattern_and_masks()
-    edited, chosen, moved = redistribute(pattern, visual, sink, *criteria)
+    edited, chosen, moved, _ = redistribute(pattern, visual, sink, *criteria)
     for b, h, i in np.ndindex(*pattern.shape[:3]):
         row = pattern[b, h, i].tolist()
         expected, is_chosen = slow_row(row, visual[b].tolist(), sink[b].tolist(), *criteria)
@@ -124,7 +124,7 @@ def test_many_rows_are_edited_as_one_by_one(criteria):
 def test_every_row_still_sums_to_one_and_stays_positive():
     pattern, visual, sink = pattern_and_masks()
     for p in (0.1, 0.6, 1.0):
-        edited, chosen, _ = redistribute(pattern, visual, sink, p, 0.0, 0.0)
+        edited, chosen, *_ = redistribute(pattern, visual, sink, p, 0.0, 0.0)
         torch.testing.assert_close(edited.sum(-1), torch.ones(pattern.shape[:3]))
         assert edited.min() >= 0
         assert chosen.any()
@@ -133,7 +133,7 @@ def test_every_row_still_sums_to_one_and_stays_positive():
 
 def test_rows_that_are_not_chosen_and_other_keys_stay_to_the_last_bit():
     pattern, visual, sink = pattern_and_masks()
-    edited, chosen, _ = redistribute(pattern, visual, sink, 0.6, 0.7, 0.3)
+    edited, chosen, *_ = redistribute(pattern, visual, sink, 0.6, 0.7, 0.3)
     assert torch.equal(edited[~chosen], pattern[~chosen])
     other = (~visual & ~sink)[:, None, None].expand(pattern.shape)
     assert torch.equal(edited[other], pattern[other])
@@ -148,7 +148,7 @@ def test_the_pattern_that_is_given_is_not_changed():
 
 def test_non_sink_patches_keep_their_shares_of_each_other():
     pattern, visual, sink = pattern_and_masks(dtype=torch.float64)
-    edited, chosen, _ = redistribute(pattern, visual, sink, 0.6, 0.0, 0.0)
+    edited, chosen, *_ = redistribute(pattern, visual, sink, 0.6, 0.0, 0.0)
     nonsink = (visual & ~sink)[:, None, None] & chosen[..., None] & (pattern > 0)
     factor = torch.where(nonsink, edited / pattern.clamp_min(1e-300), torch.nan)
     spread = factor.nan_to_num(-torch.inf).amax(-1) - factor.nan_to_num(torch.inf).amin(-1)
@@ -169,7 +169,7 @@ def test_the_linear_form_gives_the_same_outputs():
     """(a' - a) values = p [ m_K / m_A * sum_A a v - sum_K a v ], with A the patches that are no sinks."""
     pattern, visual, sink = pattern_and_masks(dtype=torch.float64)
     values = torch.randn(3, 4, 12, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    edited, chosen, _ = redistribute(pattern, visual, sink, 0.6, 0.0, 0.0)
+    edited, chosen, *_ = redistribute(pattern, visual, sink, 0.6, 0.0, 0.0)
     on_sinks = pattern * sink[:, None, None]
     on_others = pattern * (visual & ~sink)[:, None, None]
     gain = on_sinks.sum(-1, keepdim=True) / on_others.sum(-1, keepdim=True)

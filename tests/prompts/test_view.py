@@ -42,8 +42,22 @@ def test_every_position_is_in_one_piece_in_every_family(name):
 
 
 def test_roles_follow_the_sequence(batch):
-    assert [role for role, _, _ in pieces(batch, 0)] == ["pad", "bos", "text", "image", "text", "answer"]
-    assert [role for role, _, _ in pieces(batch, 2)] == ["bos", "text", "image", "image", "text", "answer"]
+    assert [role for role, _, _ in pieces(batch, 0)] == [
+        "pad",
+        "bos",
+        "before_image",
+        "image",
+        "question",
+        "answer_turn",
+    ]
+    assert [role for role, _, _ in pieces(batch, 2)] == [
+        "bos",
+        "before_image",
+        "image",
+        "image",
+        "question",
+        "answer_turn",
+    ]
     assert "image" not in [role for role, _, _ in pieces(batch, 3)]
 
 

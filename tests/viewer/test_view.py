@@ -59,7 +59,7 @@ def test_its_policy_allows_its_own_style_and_script_and_nothing_else(made):
 def test_the_sequence_of_the_page_is_that_of_the_prompt(made, asked):
     about = Shown(made.html).about
     assert about["texts"] == list(asked.tokens[0])
-    assert about["roles"] == ["bos", "text", *["image"] * 36, *["text"] * 6, "answer"]
+    assert about["roles"] == ["bos", "before_image", *["image"] * 36, *["question"] * 6, "answer_turn"]
     assert [(p["kind"], p["first"], p["last"]) for p in about["pieces"]] == [
         ("text", 0, 1),
         ("visual", 2, 37),

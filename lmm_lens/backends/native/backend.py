@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import GenerationConfig, StoppingCriteria
+from transformers.generation.stopping_criteria import StopStringCriteria
 
 from ...adapters import Adapter
 from ...core.carried import Carried
-from ...errors import LensError
+from ...errors import HookError, LensError
 from ...prompts.prompt import Prompt
 from ..base import Continuation, Forward, ForwardPass, PromptOf, Remote, TapsOf
-from ..options import Options
+from ..options import Options, ends_of
 from ..placement import device_of
 from .session import NativeSession
 
@@ -27,11 +28,44 @@ def _refuse_nan(tokens: Tensor, scores: Tensor) -> Tensor:
     return scores
 
 
+class Ends(StoppingCriteria):  # type: ignore[misc]
+    """The user's stopping criteria and stop strings, overheard, so that rows that have ended are known.
+
+    Args:
+        config: of the generation; its stop strings are taken over from it.
+        criteria: the user's.
+        session: is told which rows have ended.
+        adapter: its tokenizer reads the stop strings.
+
+    Raises:
+        LensError: there are stop strings and no tokenizer.
+    """
+
+    def __init__(
+        self, config: GenerationConfig, criteria: Iterable[Any], session: NativeSession, adapter: Adapter
+    ) -> None:
+        self.criteria, self.session = list(criteria), session
+        if config.stop_strings is not None:
+            if adapter.tokenizer is None:
+                raise LensError("stop_strings need a tokenizer, and this lens has no processor: give eos_token_id")
+            self.criteria.append(StopStringCriteria(adapter.tokenizer, config.stop_strings))
+            config.stop_strings = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        done = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        for each in self.criteria:
+            done = done | torch.as_tensor(each(input_ids, scores, **kwargs), device=done.device)
+        if self.criteria and len(done) > 1:
+            self.session.passes.ended = done.cpu()
+        return done
+
+
 class NativeBackend:
     """The reference backend and the fast one.
 
     Args:
         adapter: of the model to run; neither is changed.
+        around: what the user holds the model in, see `lmm_lens.backends.holders`.
     """
 
     name = "native"
@@ -40,8 +74,8 @@ class NativeBackend:
     remote: Remote = False
     weights_elsewhere: str | None = None
 
-    def __init__(self, adapter: Adapter) -> None:
-        self.adapter = adapter
+    def __init__(self, adapter: Adapter, around: Sequence[nn.Module] = ()) -> None:
+        self.adapter, self.around = adapter, tuple(around)
         self.model: Any = adapter.model
         self.options = Options(self.model)
 
@@ -73,12 +107,22 @@ class NativeBackend:
 
     def generate(self, prompt: Prompt, taps_of: TapsOf, options: Mapping[str, Any]) -> Continuation:
         """As in `Backend.generate`."""
-        config = copy.deepcopy(self.model.generation_config)
-        config.update(**self.options.generating(options), return_dict_in_generate=True)
-        with torch.no_grad(), self.session(taps_of, prompt) as session:
-            out = self.model.generate(**prompt.inputs, generation_config=config, logits_processor=[_refuse_nan])
-        logits = None if out.logits is None else torch.stack(out.logits, 1)
-        return Continuation(out.sequences[:, prompt.n_tokens :], logits, session.tapping)
+        config, beside = self.options.generating(options)
+        ids = prompt.inputs["input_ids"]
+        beside["logits_processor"] = [_refuse_nan, *beside.get("logits_processor", ())]
+        with torch.no_grad(), self._session(taps_of, prompt, None, None, ends_of(config)) as session:
+            beside["stopping_criteria"] = [Ends(config, beside.get("stopping_criteria", ()), session, self.adapter)]
+            out = self.model.generate(**prompt.inputs, generation_config=config, **beside)
+        new = out.sequences
+        given = ids.repeat_interleave(len(new) // len(ids), 0)
+        if new.shape[1] >= prompt.n_tokens and torch.equal(new[:, : prompt.n_tokens], given):
+            new = new[:, prompt.n_tokens :]  # else it went on from embeddings, and tells the new ones alone
+        if session.tapping.taps and session.n_passes != new.shape[1]:
+            raise HookError(
+                f"{new.shape[1]} tokens were generated, but {session.n_passes} passes were seen, so some were neither "
+                f"read nor edited\n  generate of {type(self.model).__name__} runs another model than its own forward"
+            )
+        return Continuation(new, None if out.logits is None else torch.stack(out.logits, 1), session.tapping)
 
     def session(
         self, taps_of: TapsOf, prompt: Prompt | None = None, prompt_of: PromptOf | None = None
@@ -87,9 +131,26 @@ class NativeBackend:
         return self._session(taps_of, prompt, prompt_of, None)
 
     def _session(
-        self, taps_of: TapsOf, prompt: Prompt | None, prompt_of: PromptOf | None, carried: Carried | None
+        self,
+        taps_of: TapsOf,
+        prompt: Prompt | None,
+        prompt_of: PromptOf | None,
+        carried: Carried | None,
+        ends: Sequence[int] | None = None,
     ) -> NativeSession:
-        return NativeSession(self.model, self.adapter.layers, taps_of, prompt, prompt_of, carried)
+        if ends is None:
+            ends = ends_of(self.options.defaults) if prompt_of is not None else ()
+        return NativeSession(
+            self.model,
+            self.adapter.layers,
+            taps_of,
+            prompt,
+            prompt_of,
+            carried,
+            self.around,
+            self.adapter.runs_alone,
+            ends,
+        )
 
     @contextmanager
     def at(self, remote: Remote) -> Iterator[None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,11 +18,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ...core.attention import AttentionCall
+from ...core.attention import AttentionCall, dense_mask
 from ...errors import HookError
 
+_LOCK = threading.Lock()
 NAME = "lmm_lens"  # must not contain "flash", which makes transformers import a kernel package
 
 
@@ -44,7 +46,22 @@ class Listener(Protocol):
         """Read the call, and return its output [batch, query, head, d_head], edited or as it is."""
 
 
-LISTENERS: list[Listener] = []
+LISTENERS: tuple[Listener, ...] = ()
+"""Who listens now, the innermost last; replaced as a whole, since other threads may be looking."""
+
+
+def listen(listener: Listener) -> None:
+    """Begin to hear of attention calls."""
+    global LISTENERS
+    with _LOCK:
+        LISTENERS = (*LISTENERS, listener)
+
+
+def stop_listening(listener: Listener) -> None:
+    """No longer hear of them."""
+    global LISTENERS
+    with _LOCK:
+        LISTENERS = tuple(each for each in LISTENERS if each is not listener)
 
 
 def listener_of(module: nn.Module) -> Listener | None:
@@ -74,25 +91,42 @@ def attention(
         scaling = query.shape[-1] ** -0.5
     arguments = (query, key, value, attention_mask)
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
-    special = kwargs.get("softcap"), kwargs.get("s_aux"), kwargs.get("position_bias")
     listener: Any = listener_of(module)
-    if listener is not None and listener.replaces:
-        return listener.compute(module, AttentionCall(*arguments, scaling, causal, *special)), None
-    out = _plain(module, *arguments, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs)
     if listener is None:
-        return out, None
-    return listener.attend(module, AttentionCall(*arguments, scaling, causal, *special), out), None
+        return _plain(module, *arguments, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs), None
+    special = kwargs.get("softcap"), _extra_logits(kwargs), kwargs.get("position_bias")
+    seen = dense_mask(attention_mask, query.shape[2], key.shape[2])
+    call = AttentionCall(query, key, value, seen, scaling, causal, *special)
+    if listener.replaces:
+        return listener.compute(module, call), None
+    out = _plain(module, *arguments, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs)
+    return listener.attend(module, call, out), None
+
+
+def _extra_logits(kwargs: Mapping[str, Any]) -> Tensor | None:
+    """A learned logit for each head that takes part in the softmax and holds no value, by its two names."""
+    return kwargs.get("s_aux") if kwargs.get("s_aux") is not None else kwargs.get("sinks")
+
+
+def implementation(module: nn.Module) -> str:
+    """The name of the attention function that a module has when nothing is tapped."""
+    config: Any = getattr(module, "config", None)
+    switch = _SWITCHES.get(id(config))
+    return switch.original if switch is not None else str(getattr(config, "_attn_implementation", None))
 
 
 def _plain(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Tensor:
     """The attention that the user's model would have computed.
 
     A model loaded with eager attention, or one that only has it (soft-capped logits), goes through its own eager
-    function, so that without an intervention nothing changes, to the last bit; all others through the fused kernel.
+    function, so that without an intervention nothing changes, to the last bit; one with an attention function that its
+    user has registered, or flex attention, through that; all others through the fused kernel.
     """
-    switch = _SWITCHES.get(id(getattr(module, "config", None)))
-    needs_eager = kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None
-    if not needs_eager and (switch is None or switch.original != "eager"):
+    original = implementation(module)
+    if original != NAME and has_function_of_its_own(original):
+        return ALL_ATTENTION_FUNCTIONS[original](module, query, key, value, mask, **kwargs)[0]
+    needs_eager = kwargs.get("softcap") is not None or _extra_logits(kwargs) is not None
+    if not needs_eager and original != "eager":
         return sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0]
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     if eager is None:
@@ -109,6 +143,25 @@ def _plain(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: T
     return eager(module, query, key, value, mask, **kwargs)[0]
 
 
+def has_function_of_its_own(implementation: str) -> bool:
+    """Whether an attention implementation is neither eager nor one of the fused kernels that sdpa stands for."""
+    return implementation not in ("eager", "sdpa", "None") and "flash" not in implementation
+
+
+def _name_on(original: str) -> str:
+    """The name under which `attention` stands in for an implementation, with the masks that it is used to.
+
+    With its own masks, so that a forward of another thread that is under way when the name changes stays right.
+    """
+    if "flash" in str(original):  # no name may have that in it, and its masks hold too little
+        return NAME
+    name = f"{NAME}_on_{original}"
+    AttentionInterface.register(name, attention)
+    if original in ALL_MASK_ATTENTION_FUNCTIONS:
+        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[original])
+    return name
+
+
 @dataclass
 class _Switch:
     config: Any
@@ -117,7 +170,6 @@ class _Switch:
 
 
 _SWITCHES: dict[int, _Switch] = {}
-_LOCK = threading.Lock()
 
 
 @contextmanager
@@ -132,7 +184,7 @@ def switched(configs: Iterable[Any]) -> Iterator[None]:
             switch = _SWITCHES.setdefault(key, _Switch(config, config._attn_implementation, 0))
             switch.users += 1
             # not through the property, which would reach into sub-configs and could not be undone exactly
-            config._attn_implementation_internal = NAME
+            config._attn_implementation_internal = _name_on(switch.original)
     try:
         yield
     finally:

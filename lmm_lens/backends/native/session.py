@@ -1,9 +1,10 @@
-"""One run of the model with taps in it: hooks in, positions counted, everything undone at the end.
+"""One run of the model with taps in it: hooks in, passes told apart, everything undone at the end.
 
-1. A pre-hook on the model announces each pass and counts the tokens seen before it (the cache's length).
+1. A pre-hook on the model announces each pass, finds out which prompt it is of, and counts the tokens seen before it.
 2. The taps are bound to the prompt, and only the modules that they need are hooked.
 3. At each hook the rows of each tap are cut out and handed to it; a read's result is kept, an edit's put back.
-4. A tap whose hook did not fire in a pass is an error, never a silent no-op.
+4. A pass is checked: a tap whose hook did not fire, a sequence of another length than the prompt's, and attention that
+   is not what its rows were recomputed to be are errors, never silent no-ops.
 """
 
 from __future__ import annotations
@@ -22,15 +23,24 @@ from ...core.carried import Carried
 from ...core.tapping import Tapping
 from ...errors import HookError, InterventionError, ModelError
 from ...prompts.prompt import Prompt
+from .. import holders
 from ..base import PromptOf, TapsOf
-from ..placement import Shards
-from . import interface as attention
+from ..interrupts import GUARD, uninterrupted
+from ..placement import Shards, has_weights
+from . import interface
+from .passes import Pass, Passes
+from .row_check import RowCheck
 
 
-def check_eval(model: nn.Module) -> None:
-    """ModelError for a model that is being trained."""
+def check_runnable(model: nn.Module) -> None:
+    """ModelError for a model that cannot run as it is: it is being trained, or has no weights."""
     if model.training:
         raise ModelError("the model is in training mode, so dropout would change its answers\n  call model.eval()")
+    if not has_weights(model):
+        raise ModelError(
+            f"the weights of {type(model).__name__} are on the meta device: it has a shape and no values\n"
+            "  load them: from_pretrained(name), with device_map='auto' where they do not fit on one device"
+        )
 
 
 def attention_configs(model: nn.Module, layers: Sequence[Layer], chosen: Sequence[int]) -> list[Any]:
@@ -62,10 +72,12 @@ class NativeSession:
         prompt: the prompt about to be run; None to make one, with `prompt_of`, of whatever the model is called with.
         prompt_of: makes a prompt of the keyword arguments of a call.
         carried: what earlier runs have left to this one.
+        around: what the model is held in, see `lmm_lens.backends.holders`.
+        inside: models in it that may run by themselves, see `Adapter.runs_alone`.
+        ends: token ids that end a batch row while generating.
 
     Attributes:
-        tapping: the taps of the prompt, and what they read and did.
-        n_passes: how often the model ran.
+        tapping: the taps of the prompts, and what they read and did.
     """
 
     replaces = False
@@ -78,58 +90,88 @@ class NativeSession:
         prompt: Prompt | None = None,
         prompt_of: PromptOf | None = None,
         carried: Carried | None = None,
+        around: Sequence[nn.Module] = (),
+        inside: Sequence[nn.Module] = (),
+        ends: Sequence[int] = (),
     ) -> None:
         self.model, self.layers, self.taps_of = model, layers, taps_of
-        self.prompt, self.prompt_of = prompt, prompt_of
+        self.around, self.inside = tuple(around), tuple(inside)
         # a run belongs to its thread; an open context holds for all, since `generate` is often called from its own
         self.thread = threading.get_ident() if prompt is not None else None
         self.tapping = Tapping([layer.n_heads for layer in layers], carried)
-        self.n_passes = 0
+        self.passes = Passes(self.tapping, taps_of, prompt, prompt_of, ends)
         self._layer_of = {id(layer.attention): index for index, layer in enumerate(layers) if layer.attention}
         self._modules = {id(model), *self._layer_of}
-        self._length = self._next = 0  # of the pass under way; where the next one starts
         self._hooks, self._outer = ExitStack(), ExitStack()
+        self._hooked: frozenset[tuple[str, int]] = frozenset()
         self._shards = Shards.of(model)
+        self._under_way: Pass | None = None  # the pass under way, if it is one of ours
+        self._entered: tuple[nn.Module, int] | None = None  # where it came in, and in which thread
+        self._rows = RowCheck()
+
+    @property
+    def n_passes(self) -> int:
+        """How often the model ran."""
+        return self.passes.n
 
     # ------------------------------------------------------------------ opening and closing
 
+    @uninterrupted
     def __enter__(self) -> NativeSession:
-        check_eval(self.model)
+        GUARD.open()
         try:
-            self._outer.callback(self.model.register_forward_pre_hook(self._before_pass, with_kwargs=True).remove)
-            self._outer.callback(self.model.register_forward_hook(self._after_pass).remove)
-            attention.LISTENERS.append(self)
-            self._outer.callback(attention.LISTENERS.remove, self)
-            if self.prompt is not None:
-                self._install(self.prompt)
+            check_runnable(self.model)
+            self._outer.enter_context(holders.eagerly(holders.is_compiled(self.model, self.around)))
+            for module in (*self.around, self.model, *self.inside):
+                self._outer.callback(module.register_forward_pre_hook(self._before_pass, with_kwargs=True).remove)
+                self._outer.callback(module.register_forward_hook(self._after_pass, always_call=True).remove)
+            self._outer.callback(interface.stop_listening, self)
+            interface.listen(self)
+            if self.passes.prompt is not None:
+                self.passes.begin(self.passes.prompt)
+                self._connect()
         except BaseException:
             self.__exit__()
             raise
+        if GUARD.waiting:
+            self.__exit__()
         return self
 
+    @uninterrupted
     def __exit__(self, *exception: object) -> None:
-        self.tapping.settle()
-        self._hooks.close()
-        self._outer.close()
+        try:
+            self.passes.settle()
+        finally:
+            self._hooks.close()
+            self._outer.close()
+            GUARD.close()
 
     def owns(self, module: nn.Module) -> bool:
         """Whether the module is the session's model or one of its attention modules."""
         return id(module) in self._modules
 
+    def _is_innermost(self) -> bool:
+        return interface.listener_of(self.model) is self
+
     def _is_acting(self) -> bool:
-        return attention.listener_of(self.model) is self
+        return self._under_way is not None and self._is_innermost()
 
-    def _install(self, prompt: Prompt) -> None:
-        """Bind the taps to a prompt and hook the modules they need."""
-        self._hooks.close()
-        self.tapping.start(prompt.n_rows, self.taps_of(prompt))
-        self._connect()
-
+    @uninterrupted
     def _connect(self) -> None:
-        """Put the hooks in that the taps need, each with its undoing on `_hooks`."""
+        """Put the hooks in that the taps of the prompt under way need."""
+        needed = frozenset(self.tapping.taps)
+        if needed == self._hooked:
+            return
+        self._hooks.close()
+        self._hooked = frozenset()
+        self._install()
+        self._hooked = needed
+
+    def _install(self) -> None:
+        """Hook the modules that taps need, each with its undoing on `_hooks`."""
         patterned = [layer for site, layer in self.tapping.taps if site == "pattern"]
         if patterned:
-            self._hooks.enter_context(attention.switched(attention_configs(self.model, self.layers, patterned)))
+            self._hooks.enter_context(interface.switched(attention_configs(self.model, self.layers, patterned)))
         for site, layer in self.tapping.taps:
             if site != "pattern":
                 self._hooks.callback(self._hook(site, layer).remove)
@@ -138,31 +180,31 @@ class NativeSession:
 
     def _before_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
         # without kwargs torch calls another thread's pass while this hook is being added or taken away
-        if kwargs is None or not self._is_acting():
+        if kwargs is None or not self._is_innermost():
             return
+        if self._entered is not None:
+            if self._entered[1] != threading.get_ident():
+                raise InterventionError(
+                    "two threads run the model inside one `with lens.apply(...)` block at the same time, so that their "
+                    "passes cannot be told apart\n  open a block in each thread, or let them take turns"
+                )
+            return
+        self._entered = module, threading.get_ident()
         if args:
-            kwargs = dict(inspect.signature(self.model.forward).bind_partial(*args, **kwargs).arguments)
+            kwargs = dict(inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments)
             kwargs |= kwargs.pop("kwargs", {})
-        cache = kwargs.get("past_key_values")
-        tokens = kwargs.get("input_ids") if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
-        self._length = tokens.shape[1] if isinstance(tokens, Tensor) else 0
-        self.tapping.first = int(cache.get_seq_length()) if cache is not None else 0
-        self.tapping.fired = set()
-        if self.prompt_of is None:
-            return
-        if self.tapping.first == 0:
-            self._install(self.prompt_of(kwargs))
-        elif self.tapping.first != self._next:
-            raise InterventionError(
-                f"the model was called with a cache of {self.tapping.first} tokens that were not seen here\n"
-                "  run the prompt inside the same `with` block, so that its visual tokens are known"
-            )
+        self._under_way = self.passes.before(kwargs)
+        if self._under_way is not None:
+            self._rows.begin(self._under_way)
+            self._connect()
 
     def _after_pass(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if not self._is_acting():
+        if self._entered is None or self._entered != (module, threading.get_ident()):
             return
-        self.n_passes += 1
-        self._next = self.tapping.first + self._length
+        under_way, self._under_way, self._entered = self._under_way, None, None
+        if under_way is None or output is None:  # an exception is on its way
+            return
+        self.passes.after(under_way, output)
         for site, layer in self.tapping.taps:
             if (site, layer) not in self.tapping.fired:
                 through = "the attention interface of transformers" if site == "pattern" else "its module's forward"
@@ -170,6 +212,7 @@ class NativeSession:
                     f"{site} of layer {layer} did not fire, so nothing was read or edited there\n"
                     f"  {type(self.layers[layer].module).__name__} does not go through {through}"
                 )
+        self._rows.finish(self.layers, interface.implementation)
 
     def _hook(self, site: str, layer: int) -> Any:
         parts = self.layers[layer]
@@ -185,6 +228,7 @@ class NativeSession:
             raise HookError(f"layer {layer} ({type(parts.module).__name__}) has no {site}")
 
         def tapped(x: Tensor) -> Tensor:
+            self.passes.check_length(self._under_way, x.shape[1])
             if site != "z":
                 return self.tapping.through(x, site, layer)
             whole = self._shards.whole(x, -1, parts.n_heads * parts.d_head)
@@ -210,12 +254,14 @@ class NativeSession:
     def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
         """Called by the attention function of transformers; an edit of the pattern reaches `out` in its linear form."""
         layer = self._layer_of.get(id(module))
-        if layer is None or ("pattern", layer) not in self.tapping.taps:
+        if layer is None or self._under_way is None or ("pattern", layer) not in self.tapping.taps:
             return out
+        self.passes.check_length(self._under_way, call.query.shape[2])
         n_heads = self.layers[layer].n_heads
         own_heads = out.shape[2]
         if own_heads != n_heads:
             call, out = self._shards.call(call, n_heads), self._shards.whole(out, 2, n_heads)
+        self._rows.note(layer, call, out)
         fused = FusedAttention(call, out)
         self.tapping.attend(layer, fused)
         return self._shards.own(fused.out, 2, own_heads)

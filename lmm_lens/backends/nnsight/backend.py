@@ -17,7 +17,7 @@ from ...core.trace import TraceLens
 from ...errors import HookError, LensError, RemoteError
 from ...prompts.prompt import Prompt
 from ..base import Continuation, Forward, ForwardPass, PromptOf, Remote, TapsOf
-from ..native.session import check_eval
+from ..native.session import check_runnable
 from ..options import Options
 from ..placement import device_of, has_weights
 from .job import JobResult, Request, Target, edited, perform
@@ -116,7 +116,7 @@ class NNsightBackend:
                 "use_cache=False does not travel: a server's attention weights are read beside the values in the cache"
                 "\n  leave it out, or use a lens with remote=False"
             )
-        return self.options.generating(options)
+        return self.options.named(options)
 
     def request(self, prompt: Prompt, taps_of: TapsOf, last_only: bool) -> Request:
         """One forward pass as a request."""
@@ -208,8 +208,8 @@ class NNsightBackend:
                     "this lens was opened for a server and has no weights here\n"
                     "  give remote=... to the call, or open the lens with remote=False"
                 )
-            check_eval(self.adapter.model)
-            check_eval(self.envoy._module)
+            check_runnable(self.adapter.model)
+            check_runnable(self.envoy._module)
         if not self.remote:
             return None
         if self.remote == "local":

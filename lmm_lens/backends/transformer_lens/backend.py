@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..base import PromptOf, TapsOf
 from ..native.backend import NativeBackend
 from ..native.interface import listener_of
 from ..native.session import NativeSession
+from ..twins import structure_of
 from .build import bridge_of
 from .selfcheck import check_edits_land
 
@@ -43,20 +44,48 @@ class TransformerLensBackend(NativeBackend):
     It computes eager attention, as every TransformerBridge does, and so costs what that costs.
 
     Args:
-        adapter: of the user's model, which is never changed.
+        adapter: of the user's model, which is never changed; of a bridge's own model where there is one already.
+        bridge: a TransformerBridge that the user has, taken as it is.
     """
 
     name = "transformer_lens"
     runs_replays = False
 
-    def __init__(self, adapter: Adapter) -> None:
-        self.bridge = bridge_of(adapter.model, adapter.tokenizer)
+    def __init__(self, adapter: Adapter, bridge: Any = None) -> None:
         super().__init__(adapter)
-        self.model = self.bridge.original_model
+        self._given = bridge
+        self._build()
+
+    def _build(self) -> None:
+        self._structure = structure_of(self.adapter.model)
+        self._bridge = self._given or bridge_of(self.adapter.model, self.adapter.tokenizer)
+        self.model = self._bridge.original_model
         self._is_checked = False
 
+    @property
+    def bridge(self) -> Any:
+        """The bridge; made anew where the user's model is no longer what it was made of.
+
+        Raises:
+            ModelError: hooks that the user has put on the bridge would be lost.
+        """
+        if self._given is None and structure_of(self.adapter.model) != self._structure:
+            if any(point.fwd_hooks or point.bwd_hooks for point in self._bridge.hook_dict.values()):
+                raise ModelError(
+                    "the model was changed after its TransformerBridge was made (weights exchanged, an adapter "
+                    "switched, ...), and the bridge has hooks that a new one would not have\n"
+                    "  take them off with lens.bridge.reset_hooks(), or make a new lens"
+                )
+            self._build()
+        return self._bridge
+
     def _session(
-        self, taps_of: TapsOf, prompt: Prompt | None, prompt_of: PromptOf | None, carried: Carried | None
+        self,
+        taps_of: TapsOf,
+        prompt: Prompt | None,
+        prompt_of: PromptOf | None,
+        carried: Carried | None,
+        ends: Sequence[int] | None = None,
     ) -> NativeSession:
         """A context in which the bridge runs with taps.
 
@@ -67,19 +96,22 @@ class TransformerLensBackend(NativeBackend):
             HookError: an edit at some hook point does not reach the logits of this bridge.
             ModelError: the model does not run inside a bridge.
         """
+        bridge = self.bridge
         has_picture = prompt is not None and bool(prompt.mask("visual").any())
         # not inside an apply block, whose edits would reach the probes
         if has_picture and not self._is_checked and listener_of(self.model) is None:
             assert prompt is not None
             try:
-                check_edits_land(self.bridge, prompt.inputs)
+                check_edits_land(bridge, prompt.inputs)
             except (TypeError, AttributeError, RuntimeError, IndexError) as error:
                 raise ModelError(
                     f"{type(self.adapter.model).__name__} cannot be run as a TransformerBridge: {error}\n"
                     "  use backend='native' or backend='nnsight'"
                 ) from error
             self._is_checked = True
-        return BridgeSession(self.bridge, self.model, self.adapter.layers, taps_of, prompt, prompt_of, carried)
+        return BridgeSession(
+            bridge, self.model, self.adapter.layers, taps_of, prompt, prompt_of, carried, (), (), ends or ()
+        )
 
 
 class BridgeSession(NativeSession):
@@ -89,7 +121,7 @@ class BridgeSession(NativeSession):
         super().__init__(*arguments)
         self.bridge = bridge
 
-    def _connect(self) -> None:
+    def _install(self) -> None:
         hooks = bridge_hooks(self.bridge, self.tapping, lambda site, layer, length: self._is_acting())
         if hooks:
             self._hooks.enter_context(self.bridge.hooks(fwd_hooks=hooks))

@@ -18,7 +18,10 @@ from transformers import PreTrainedModel
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from ...errors import ModelError
+from ...prompts.text_config import text_config_of
+from ..native.interface import has_function_of_its_own
 from ..placement import Shards, accelerate_hooks
+from ..twins import hooked_by_user
 from .architectures import Decoder, HookedAttention, make_editable, register, use_hooks
 
 CAPTURES = "_output_capturing_hooks_installed"  # where transformers notes that it hooked a model
@@ -44,6 +47,19 @@ def bridge_of(model: Any, tokenizer: Any = None) -> TransformerBridge:
         raise ModelError(
             f"{architecture} is divided among processes (tensor parallel), which a TransformerBridge cannot be\n"
             "  use backend='native', or load it in one process with device_map='auto'"
+        )
+    implementation = str(getattr(text_config_of(model.config), "_attn_implementation", None))
+    if has_function_of_its_own(implementation) and implementation != "flex_attention":
+        raise ModelError(
+            f"{architecture} has the attention function {implementation!r}, and a TransformerBridge computes its own\n"
+            "  use backend='native' or 'nnsight', which run the model's, or load it with attn_implementation='eager'"
+        )
+    hooked = hooked_by_user(model)
+    if hooked:
+        raise ModelError(
+            f"hooks stand on {hooked[0]}{f' and {len(hooked) - 1} other modules' * (len(hooked) > 1)}, and a "
+            "TransformerBridge, which puts modules of its own in the model's place, would not run them\n"
+            "  take them off, put them on lens.bridge, or use backend='native' or 'nnsight'"
         )
     if tokenizer is not None and "name_or_path" not in getattr(tokenizer, "init_kwargs", {}):
         tokenizer = None  # TransformerLens opens it again by its name, which one made from nothing does not have

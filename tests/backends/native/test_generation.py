@@ -212,8 +212,8 @@ def test_options_that_would_be_ignored_are_refused():
     llava = case("llava")
     with pytest.raises(LensError, match=r"does not know the option 'temperatur': .*as 'temperature'"):
         llava.lens.generate(llava.prompt, temperatur=0.5)
-    with pytest.raises(LensError, match=r"does not know the option 'streamer'.*\n.*lens.apply"):
-        llava.lens.generate(llava.prompt, streamer=None)
+    with pytest.raises(LensError, match=r"does not know the option 'assistant_tokenizer'.*\n.*lens.apply"):
+        llava.lens.generate(llava.prompt, assistant_tokenizer=None)
     for option, instead in {"output_scores": "logits=True", "output_attentions": 'read=\\["pattern"\\]'}.items():
         with pytest.raises(LensError, match=rf"does not take {option}\n.*{instead}"):
             llava.lens.generate(llava.prompt, **{option: True})

@@ -99,7 +99,7 @@ function paintToken({ key, layer, head, query, column }) {
   }
   const title = element("div", "title"), name = element("b"), note = element("span", "quiet");
   name.textContent = nameOfToken(key);
-  const place = placeOf.get(key), notes = [`${about.roles[key]} at ${about.positions[key]}`];
+  const place = placeOf.get(key), notes = [`${about.roles[key].replaceAll("_", " ")} at ${about.positions[key]}`];
   if (place && about.panels[place.panel].placed) {
     const [x0, y0, x1, y1] = place.box.map((edge) => Number(edge.toFixed(1)));
     notes.push(`pixels (${x0}, ${y0}) to (${x1}, ${y1})`);

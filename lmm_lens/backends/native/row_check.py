@@ -1,0 +1,75 @@
+"""Is attention what this library takes it for? One row of each tapped layer is computed again and compared.
+
+Models and users bring attention functions with terms that nobody here knows. Reads and edits of a pattern are right
+only if softmax(q k) v, with the terms that are known, is what the function returned. It is looked at in the first pass
+of a prompt and in its first decoding step; the numbers stay on the device until the pass has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...adapters import Layer
+from ...core.attention import AttentionCall
+from ...core.rows import Chunk
+from ...errors import HookError
+from .passes import Pass
+
+APART = {torch.float64: 2e-3, torch.float32: 2e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
+"""Of the largest output of a row: how far two kernels may lie apart. Sharp attention costs fp32 5e-4 between eager and
+sdpa; a term that is missing changes outputs by several tenths."""
+
+
+class RowCheck:
+    """The checks of one session."""
+
+    def __init__(self) -> None:
+        self._pass: Pass | None = None
+        self._found: list[tuple[int, Tensor]] = []
+
+    def begin(self, under_way: Pass) -> None:
+        """A pass begins."""
+        self._pass = under_way if under_way.of.n_passes < 2 else None
+        self._found = []
+
+    def note(self, layer: int, call: AttentionCall, out: Tensor) -> None:
+        """Compare one row of what a function was given with what it returned, [batch, query, head, d_head]."""
+        if self._pass is None:
+            return
+        n_queries = call.query.shape[2]
+        last = self._pass.of.prompt.mask("last").int().argmax(1) - self._pass.first
+        row = torch.where((last >= 0) & (last < n_queries), last, n_queries - 1).to(out.device)[:, None]
+        rows = Chunk(row, torch.ones_like(row, dtype=torch.bool), len(row), 0, None)
+        if torch.is_grad_enabled():  # a call remembers what it has computed, and that must keep its graph
+            call = call.detached()
+        with torch.no_grad():
+            mine = call.read_values(call.probabilities(rows), None)
+            theirs = rows.gather(out).to(mine.dtype)
+            self._found.append((layer, (mine - theirs).abs().max() / theirs.abs().max().clamp_min(1e-6)))
+
+    def finish(self, layers: Sequence[Layer], implementation: Callable[[Any], str]) -> None:
+        """The pass has ended.
+
+        Raises:
+            HookError: some layer's attention is another function than softmax(q k) v.
+        """
+        if not self._found:
+            return
+        apart = torch.stack([each.to("cpu") for _, each in self._found])
+        for (layer, _), by in zip(self._found, apart.tolist(), strict=True):
+            attention: Any = layers[layer].attention
+            dtype = next(attention.parameters()).dtype
+            if not by <= APART.get(dtype, APART[torch.float16]):  # NaN is reported elsewhere
+                if by != by:
+                    return
+                raise HookError(
+                    f"the attention of layer {layer} ({type(attention).__name__}, {implementation(attention)!r}) "
+                    f"cannot be followed: a row computed as softmax(q k) v is off by {by:.2g} of its largest value\n"
+                    "  z, attn_out and the residual stream can be read and edited; for the pattern load the model "
+                    "with attn_implementation='sdpa' or 'eager'"
+                )
+        self._found = []
