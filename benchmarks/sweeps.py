@@ -99,7 +99,7 @@ def measure(lens: Lens, prompts: Sequence[Prompt], rows: str, rounds: int, devic
             index = next(i for i, unit in enumerate(units) if unit.heads == (head,))
             mine = found["sweep"]["logits"][1 + index]
             worst = max(worst, float((mine - naive[head][[3, 4]].double().cpu()).abs().max()))
-        way = Way(int(found["sweep"]["way"])).words
+        way = tuple(Way)[int(found["sweep"]["way"])].words
         ratios.append(statistics.mean(plain) * len(units) / sweep)
         sweeps.append(sweep)
         forwards.append(statistics.mean(plain))

@@ -21,7 +21,7 @@ _WHOLE: set[CodeType] = set()  # what is not to be interrupted
 
 def uninterrupted(function: F) -> F:
     """Mark a function that opens or closes a session: an interrupt waits until it has returned."""
-    _WHOLE.add(function.__code__)  # type: ignore[attr-defined]
+    _WHOLE.add(function.__code__)
     return function
 
 

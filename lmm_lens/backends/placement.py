@@ -55,7 +55,8 @@ def _fetch(model: nn.Module, name: str) -> Tensor:
     for cut in reversed(range(len(path))):  # a hook may also keep the weights of the modules below its own
         for hook in accelerate_hooks(model.get_submodule(".".join(path[:cut]))):
             try:
-                return hook.weights_map[".".join(path[cut:])]
+                weight: Tensor = hook.weights_map[".".join(path[cut:])]
+                return weight
             except (AttributeError, KeyError, TypeError):  # no such map, or not in it
                 continue
     raise ModelError(

@@ -94,8 +94,8 @@ def redistribute(
     chosen = (visual_mass >= min_visual_mass) & (nonsink_mass >= min_nonsink_ratio * visual_mass)
     chosen = chosen & (nonsink_mass > 0) & (wanted > 0)
     if givers is None:
-        giving, taking, taken, share = sink, nonsink, nonsink_mass, transfer_fraction
-        moved = wanted
+        giving, taking, taken, moved = sink, nonsink, nonsink_mass, wanted
+        share: Tensor | float = transfer_fraction
     else:
         giving, taking = givers, visual & ~givers
         held, taken = mass(pattern, giving), mass(pattern, taking)

@@ -129,10 +129,11 @@ class HeadSet:
 
 def as_head(head: object) -> Head:
     """A (layer, head) pair of numbers; HookError for anything else."""
-    if not isinstance(head, (str, bytes)) and hasattr(head, "__len__") and len(head) == 2:
-        layer, number = head  # type: ignore[misc]  # a pair, whatever holds it
+    if not isinstance(head, (str, bytes)) and isinstance(head, Iterable):  # a pair, whatever holds it
+        pair = list(head)
         with suppress(TypeError):
-            return whole_number(layer), whole_number(number)
+            if len(pair) == 2:
+                return whole_number(pair[0]), whole_number(pair[1])
     raise HookError(f"a head is a (layer, head) pair of whole numbers, as in (3, 1), given {head!r}")
 
 

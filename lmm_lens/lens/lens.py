@@ -52,7 +52,7 @@ class Lens(TransformerLensMethods, NNsightMethods):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         processor: Any = None,
         backend: str | None = None,
         adapter: Adapter | None = None,

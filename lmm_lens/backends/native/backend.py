@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ def _refuse_nan(tokens: Tensor, scores: Tensor) -> Tensor:
     return scores
 
 
-class Ends(StoppingCriteria):  # type: ignore[misc]
+class Ends(StoppingCriteria):
     """The user's stopping criteria and stop strings, overheard, so that rows that have ended are known.
 
     Args:
@@ -68,9 +68,9 @@ class NativeBackend:
         around: what the user holds the model in, see `lmm_lens.backends.holders`.
     """
 
-    name = "native"
-    ways_in = "lens.run, lens.generate or the lens's own model"
-    runs_replays = True
+    name: ClassVar[str] = "native"
+    ways_in: ClassVar[str] = "lens.run, lens.generate or the lens's own model"
+    runs_replays: ClassVar[bool] = True
     remote: Remote = False
     weights_elsewhere: str | None = None
 

@@ -124,7 +124,8 @@ def _plain(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: T
     """
     original = implementation(module)
     if original != NAME and has_function_of_its_own(original):
-        return ALL_ATTENTION_FUNCTIONS[original](module, query, key, value, mask, **kwargs)[0]
+        out: Tensor = ALL_ATTENTION_FUNCTIONS[original](module, query, key, value, mask, **kwargs)[0]
+        return out
     needs_eager = kwargs.get("softcap") is not None or _extra_logits(kwargs) is not None
     if not needs_eager and original != "eager":
         return sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0]
@@ -140,7 +141,8 @@ def _plain(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: T
         hide = torch.finfo(query.dtype).min
         mask = torch.zeros(mask.shape, dtype=query.dtype, device=mask.device).masked_fill(~mask, hide)
     kwargs.pop("is_causal")
-    return eager(module, query, key, value, mask, **kwargs)[0]
+    computed: Tensor = eager(module, query, key, value, mask, **kwargs)[0]
+    return computed
 
 
 def has_function_of_its_own(implementation: str) -> bool:

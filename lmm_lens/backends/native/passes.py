@@ -181,7 +181,8 @@ def _same_pictures(prompt: Prompt, kwargs: Mapping[str, Any]) -> bool:
     """Whether a pass without a cache is given the very pictures of a prompt."""
     for name, value in prompt.inputs.items():
         given = kwargs.get(name)
-        both = isinstance(value, Tensor) and isinstance(given, Tensor) and value.is_floating_point()
-        if both and (given.data_ptr() != value.data_ptr() or given.shape != value.shape):
+        if not (isinstance(value, Tensor) and isinstance(given, Tensor) and value.is_floating_point()):
+            continue
+        if given.data_ptr() != value.data_ptr() or given.shape != value.shape:
             return False
     return True

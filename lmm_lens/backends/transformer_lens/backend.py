@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -48,8 +48,8 @@ class TransformerLensBackend(NativeBackend):
         bridge: a TransformerBridge that the user has, taken as it is.
     """
 
-    name = "transformer_lens"
-    runs_replays = False
+    name: ClassVar[str] = "transformer_lens"
+    runs_replays: ClassVar[bool] = False
 
     def __init__(self, adapter: Adapter, bridge: Any = None) -> None:
         super().__init__(adapter)

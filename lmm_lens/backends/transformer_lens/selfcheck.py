@@ -57,7 +57,8 @@ def check_edits_land(bridge: Any, inputs: Mapping[str, Any]) -> None:
 
 def _run(bridge: Any, inputs: Mapping[str, Any], hooks: Hooks) -> Tensor:
     with bridge.hooks(fwd_hooks=hooks):
-        return bridge.original_model(**inputs).logits[..., -1, :].clone()
+        last: Tensor = bridge.original_model(**inputs).logits[..., -1, :]
+        return last.clone()
 
 
 def _row(x: Tensor, site: str) -> Tensor:
