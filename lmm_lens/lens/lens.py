@@ -8,7 +8,6 @@ from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from ..adapters import Adapter, adapter_for
 from ..backends.base import Forward, ForwardPass
