@@ -96,7 +96,7 @@ def test_a_whole_module_does_not_travel(service: Service, client_model: Any) -> 
 
 
 def test_the_service_does_not_start_where_lmm_lens_can_be_imported(model_folder: Path) -> None:
-    repository = Path(__file__).parents[2]
+    repository = Path(__file__).parents[3]
     command = [sys.executable, "-I", "-S", str(SERVER), "--packages", str(repository)]
     ended = subprocess.run(
         [*command, "--model", str(model_folder), "--repo", REPO], capture_output=True, text=True, timeout=60

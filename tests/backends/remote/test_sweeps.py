@@ -131,7 +131,7 @@ def test_another_process_goes_on_with_the_file(
     n_before = len(service.log())
     script.write_text(RESUME.replace("OPTIONS", repr(OPTIONS)))
     command = [sys.executable, str(script), service.url, str(file), str(inputs), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[3])
     assert done.returncode == 0, done.stderr
     assert torch.equal(torch.load(out), undisturbed.per_pair)
     assert n_done(service, n_before) == 2 + 2
