@@ -1,10 +1,18 @@
 # ruff: noqa: E402  (the environment and the import hook come before every import)
-"""Set up before anything of the library is imported: offline, one thread; on request shapes checked at run time."""
+"""Set up before anything of the library is imported: offline, one thread; on request shapes checked at run time.
+
+What is collected: `test_*.py` for tests, and every file, of the library too, for examples in docstrings. A file of
+`tests/` that is no `test_*.py` helps those of its own folder. What helps several folders is in `tests/support`, which
+holds neither and is left out: tests import from there what they need. `tests/test_layout.py` keeps it so.
+"""
 
 import os
 
+import pytest
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+pytest.register_assert_rewrite("tests.support")  # a helper that fails shows both sides, as a test does
 
 from tests.support.torchvision_cpu import load
 
@@ -16,7 +24,6 @@ if os.environ.get("LMM_LENS_CHECK_SHAPES"):  # not always: checked functions hav
     modules = ["kernels", "rows", "spatial", "measures", "sinks", "attention"]
     install_import_hook([f"lmm_lens.core.{name}" for name in modules] + ["lmm_lens.hooks.results"], "beartype.beartype")
 
-import pytest
 import torch
 
 from tests.support.cases import Case, case
@@ -24,7 +31,7 @@ from tests.support.models import FAMILIES
 
 torch.set_num_threads(1)
 
-collect_ignore = ["support"]  # holds no tests
+collect_ignore = ["support"]
 
 
 @pytest.fixture(scope="session")
