@@ -1,5 +1,5 @@
 # ruff: noqa: E402  (the environment and the import hook come before every import)
-"""Set up before anything of the library is imported: offline, one thread; on request shapes checked at run time.
+"""Set up before anything of the library is imported: offline, one thread, shapes checked.
 
 What is collected: `test_*.py` for tests, and every file, of the library too, for examples in docstrings. A file of
 `tests/` that is no `test_*.py` helps those of its own folder. What helps several folders is in `tests/support`, which
@@ -18,11 +18,9 @@ from tests.support.torchvision_cpu import load
 
 load()  # before transformers, which looks for torchvision once
 
-if os.environ.get("LMM_LENS_CHECK_SHAPES"):  # not always: checked functions have no source to send to a server
-    from jaxtyping import install_import_hook
+from tests.support import shapes
 
-    modules = ["kernels", "rows", "spatial", "measures", "sinks", "attention"]
-    install_import_hook([f"lmm_lens.core.{name}" for name in modules] + ["lmm_lens.hooks.results"], "beartype.beartype")
+shapes.install()  # before anything of the library
 
 import torch
 

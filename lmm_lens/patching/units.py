@@ -99,7 +99,7 @@ class Units:
         """The rows of one unit."""
         return self.masks[0 if self.by == "head" else unit]
 
-    def rows_of(self, part: Sequence[int]) -> Bool[Tensor, "copies*batch position"]:
+    def rows_of(self, part: Sequence[int]) -> Bool[Tensor, "copy_and_row position"]:
         """The rows of some units, one copy of the batch a unit."""
         masks = self.masks.expand(len(self.names), -1, -1)[list(part)]
         return masks.flatten(0, 1)

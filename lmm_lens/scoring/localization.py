@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from ..core import spatial
@@ -184,7 +184,7 @@ class MapReader:
 
         at, sinks = self.cells, self.rule.key if self.rule else None
 
-        def read(pattern: Tensor, context: TapContext) -> Float[Tensor, "batch head query rows cols"]:
+        def read(pattern: Tensor, context: TapContext) -> Tensor:  # batch head query rows cols
             cells = cell_keys(at, context, pattern.shape[-1])
             if sinks is not None:
                 sink = context.columns(sinks_of(context, sinks), pattern.shape[-1])

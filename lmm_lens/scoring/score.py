@@ -170,7 +170,7 @@ class Scorer:
         visual, region, cells = prompt.mask("visual"), self.region, self.cells
         sinks = self.rule.key if self.rule else None
 
-        def score(pattern: Tensor, context: TapContext) -> Float[Tensor, "batch head query metric"]:
+        def score(pattern: Tensor, context: TapContext) -> Tensor:  # batch head query metric
             device, n_keys = pattern.device, pattern.shape[-1]
             if context.layer in crossing and pictures is not None:
                 shown = torch.nn.functional.pad(pictures.to(device), (0, n_keys - pictures.shape[1]))

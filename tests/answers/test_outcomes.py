@@ -58,7 +58,7 @@ def test_answers_that_begin_alike_are_refused(byte_lens):
 def test_yes_no_statistics_by_hand():
     # right answers yes, yes, no, no; said yes, no, yes, something else
     marks = torch.tensor([[1], [-1], [-1], [0]])
-    outcomes = Outcomes(torch.zeros(4, 1, 2), torch.zeros(4, 1), torch.zeros(4, 1), marks)
+    outcomes = Outcomes(torch.zeros(4, 1, 2), torch.zeros(4, 1), torch.zeros(4, 1, dtype=torch.long), marks)
     counts = yes_no_counts(outcomes, torch.tensor([1, 1, 0, 0]))
     assert counts[:, 0].tolist() == [[1, 0, 0, 1], [0, 0, 1, 0], [0, 1, 0, 1], [0, 0, 0, 0]]
     scores = yes_no_scores(counts.sum(0), 4)

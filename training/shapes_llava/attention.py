@@ -6,7 +6,6 @@ stage needs the probabilities.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
@@ -56,7 +55,9 @@ class MeteredAttention:
             else:
                 causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
                 causal = bool(causal) and attention_mask is None and q.shape[2] > 1
-                out = F.scaled_dot_product_attention(q, k, v, attention_mask, is_causal=causal, scale=scaling)
+                out = torch.nn.functional.scaled_dot_product_attention(
+                    q, k, v, attention_mask, is_causal=causal, scale=scaling
+                )
         return out.to(query.dtype).transpose(1, 2).contiguous(), None
 
 

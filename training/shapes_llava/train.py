@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -131,7 +130,7 @@ def answer_loss(model: Any, batch: Packed, pixels: Tensor | None) -> Tensor:
             use_cache=False,
         )[0]
         rows = batch.labels != IGNORED
-        return F.cross_entropy(model.lm_head(hidden[rows]).float(), batch.labels[rows])
+        return nn.functional.cross_entropy(model.lm_head(hidden[rows]).float(), batch.labels[rows])
 
 
 def train(model: Any, stage: Stage, seed: int) -> None:
@@ -166,7 +165,7 @@ def train(model: Any, stage: Stage, seed: int) -> None:
             read = probe(seen["features"].float())  # [batch, patch, class]
             fading = 1 - step / stage.probe_steps
             target = patch_classes(scenes).flatten()
-            loss = loss + 0.5 * fading * F.cross_entropy(read.flatten(0, 1), target)
+            loss = loss + 0.5 * fading * nn.functional.cross_entropy(read.flatten(0, 1), target)
         loss.backward()
         if step % 4 == 3:  # prompts without a picture
             streams = [question_stream(None, rng) for _ in range(stage.batch // 2)]
