@@ -13,9 +13,9 @@ order of summation.
 """
 
 from .change import Change
+from .check import UnfitError
 from .engine import Replay
 from .recording import Recording, record
-from .unfit import UnfitError
 from .variants import Edit, Variant
 
 __all__ = ["Change", "Edit", "Recording", "Replay", "UnfitError", "Variant", "record"]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
 
 import torch
 
 from ..errors import ModelError
-
-T = TypeVar("T")
 
 ROWS_ON_CPU, ROWS_ON_GPU = 2048, 16384
 """Rows of all copies together in one batch. A CPU gains nothing beyond; a GPU is filled well before."""
@@ -40,29 +37,51 @@ class Batches:
         self.rows = rows or (ROWS_ON_CPU if device.type == "cpu" else ROWS_ON_GPU)
         self.device, self.on_change = device, on_change
 
-    def run(self, compute: Callable[[int], T], least: int = 1) -> T:
-        """Compute with so many rows a batch; after every failure for want of memory with half of them.
+    def attempts(self, least: int = 1) -> Iterator[Attempt]:
+        """Attempts to compute something, each a context: the first, and after each that ran out of memory another.
+
+            for attempt in batches.attempts(least=n):
+                with attempt:
+                    found = compute(attempt.rows)
 
         Args:
-            compute: given the number of rows; begins anew each time.
             least: a batch of so many rows is the smallest there is.
-
-        Raises:
-            ModelError: even the smallest batch does not fit.
         """
         while True:
-            try:
-                return compute(self.rows)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if self.rows <= least:
-                    raise ModelError(
-                        f"memory ran out on {self.device} even for a single forward of {least} rows: {error}\n"
-                        "  give shorter prompts, a smaller dtype, or a device with more memory"
-                    ) from error
+            attempt = Attempt(self.rows, least, self.device)
+            yield attempt
+            if not attempt.ran_out:
+                return
             # outside the handler, so that the failed batch's tensors are free
             self.rows = max(least, self.rows // 2)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self.on_change(self.rows)
+
+
+class Attempt:
+    """One attempt, which may end for want of memory.
+
+    Attributes:
+        rows: how many one batch may have.
+        ran_out: whether memory ran out.
+
+    Raises:
+        ModelError: when left, if even the smallest batch does not fit.
+    """
+
+    def __init__(self, rows: int, least: int, device: torch.device) -> None:
+        self.rows, self.ran_out = rows, False
+        self._least, self._device = least, device
+
+    def __enter__(self) -> Attempt:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        self.ran_out = error is not None and is_out_of_memory(error)
+        if self.ran_out and self.rows <= self._least:
+            raise ModelError(
+                f"memory ran out on {self._device} even for a single forward of {self._least} rows: {error}\n"
+                "  give shorter prompts, a smaller dtype, or a device with more memory"
+            ) from error
+        return self.ran_out

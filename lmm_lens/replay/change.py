@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..interventions.base import Intervention
-from .unfit import UnfitError
+from .check import UnfitError
 from .variants import Variant
 
 

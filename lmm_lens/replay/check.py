@@ -10,6 +10,10 @@ ROUNDING = {torch.float64: 2e-6, torch.float32: 2e-4, torch.bfloat16: 0.1, torch
 makes of it, which takes its softmax in fp32 even there."""
 
 
+class UnfitError(Exception):
+    """This model, or this prompt, cannot be replayed exactly; the text says why. Never shown to users as an error."""
+
+
 def agree(one: Tensor, other: Tensor) -> bool:
     """Whether logits agree up to rounding in the model's precision."""
     if one.shape != other.shape:

@@ -19,10 +19,9 @@ from ..lens.plan import PlannedRun
 from ..prompts.prompt import Prompt
 from .batches import Batches
 from .change import Change
-from .check import agree
+from .check import UnfitError, agree
 from .engine import Replay
 from .recording import Recording, record, why_not
-from .unfit import UnfitError
 from .variants import Edit, Variant
 from .ways import Way
 from .window import Window
@@ -49,7 +48,8 @@ class Forwards:
         self.lens, self.batches = lens, batches
         self._never = self.reason = why_not(lens)
         self._is_checked = False
-        self._recorded: _Recorded | None = None
+        self._prompt: Prompt | None = None
+        self._recording: Recording | None = None  # of that prompt, if there can be one
         self._each: _Each | None = None
 
     def clean(self, prompt: Prompt) -> Float[Tensor, "batch vocab"]:
@@ -94,7 +94,9 @@ class Forwards:
         rows = torch.stack([edit.rows for variant in variants for edit in variant.edits]).any(0)
         every = [Variant((Edit(0, "resid_pre", rows, recording.calls[0].hidden[row]),)), *variants]
         try:
-            logits = self.batches.run(lambda most: replay.logits(every, most), least=n_queries)
+            for attempt in self.batches.attempts(least=n_queries):
+                with attempt:
+                    logits = replay.logits(every, attempt.rows)
         except (TypeError, IndexError, KeyError, AttributeError, RuntimeError) as error:
             raise UnfitError(f"its layers cannot be run by themselves ({type(error).__name__}: {error})") from error
         if bool(logits.isnan().any()):  # a forward of the model says where they come from
@@ -129,13 +131,14 @@ class Forwards:
     def _record(self, prompt: Prompt) -> Recording | None:
         if self._never:
             return None
-        if self._recorded is None or self._recorded.prompt is not prompt:
-            self._recorded = None  # before the next one takes its memory
+        if self._prompt is not prompt:
+            self._prompt = self._recording = None  # before the next one takes its memory
             try:
-                self._recorded = _Recorded(prompt, record(self.lens, prompt))
+                self._recording = record(self.lens, prompt)
             except UnfitError as why:
-                self.reason, self._recorded = str(why), _Recorded(prompt, None)
-        return self._recorded.recording
+                self.reason = str(why)
+            self._prompt = prompt
+        return self._recording
 
     def _one_by_one(self, prompt: Prompt, interventions: Sequence[Intervention]) -> Float[Tensor, "change batch vocab"]:
         if self._each is None or not self._each.is_of(prompt, interventions):
@@ -144,14 +147,6 @@ class Forwards:
             runs = (run.logits[:, 0].cpu() for job in jobs for run in self.lens.run_all(job))
             self._each = _Each(prompt, tuple(interventions), torch.stack(list(runs)))
         return self._each.logits
-
-
-@dataclass(frozen=True, eq=False)
-class _Recorded:
-    """The last prompt, and its recording; None where it cannot be recorded."""
-
-    prompt: Prompt
-    recording: Recording | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,11 +159,7 @@ class _Each:
 
     def is_of(self, prompt: Prompt, interventions: Sequence[Intervention]) -> bool:
         """Whether it is what these very interventions give on this very prompt."""
-        return (
-            prompt is self.prompt
-            and len(interventions) == len(self.interventions)
-            and all(mine is other for mine, other in zip(self.interventions, interventions, strict=True))
-        )
+        return prompt is self.prompt and [*map(id, interventions)] == [*map(id, self.interventions)]
 
 
 def _way(windows: Sequence[Window], n_queries: int) -> Way:

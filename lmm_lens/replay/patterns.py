@@ -26,7 +26,8 @@ class EvenAttention:
 
     def rows(self, call: AttentionCall, layer: int, rows: Chunk) -> Float[Tensor, "batch head query key"]:
         """Some rows of it in one layer, beside a recorded call of that layer's attention."""
-        return uniform(call.visible(rows))
+        precision = torch.float64 if call.value.dtype == torch.float64 else torch.float32
+        return uniform(call.visible(rows)).to(precision)
 
 
 @dataclass(frozen=True, eq=False)

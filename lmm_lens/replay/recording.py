@@ -17,8 +17,8 @@ from ..backends.native.session import attention_configs, check_runnable
 from ..backends.options import Options
 from ..backends.placement import Shards
 from ..core.attention import AttentionCall
+from .check import UnfitError
 from .unembedding import Unembedding, UnembeddingRecorder
-from .unfit import UnfitError
 
 if TYPE_CHECKING:
     from ..adapters import Layer

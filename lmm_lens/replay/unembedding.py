@@ -12,8 +12,7 @@ from torch.nn.modules import module as hooks
 
 from ..backends.unembedding import finishing
 from ..core.envoys import finish
-from .check import agree
-from .unfit import UnfitError
+from .check import UnfitError, agree
 
 if TYPE_CHECKING:
     from ..adapters import Adapter
