@@ -1,19 +1,4 @@
-"""Hand the activations that nnsight serves to taps: runs inside a trace, here or on a server.
-
-A *part* is a dict of one layer's envoys and of numbers about it, made by `lmm_lens.backends.nnsight.wrap.parts_of`:
-
-    layer, n_heads, d_head     numbers
-    module, attention, z, mlp  envoys: the layer, its attention, its output projection, its feed-forward
-    call                       label of the operation of the attention's forward that calls the attention function
-    values                     label of the operation that gives keys and values, (key, value)
-    scaling, is_causal         of the call, where it does not say
-    from_weights               read the eager weights that the call returns, not the queries and keys it is given
-    is_cross                   whether the keys are not the sequence's
-    keeps                      let the call return the weights as edited, for blocks that read them afterwards
-
-`from_weights` is for servers where the arguments of a call are out of reach: NDIF runs the block in a process of its
-own, and would send the whole attention module along with them.
-"""
+"""Hand the activations that nnsight serves to taps: runs inside a trace, here or on a server."""
 
 from __future__ import annotations
 
@@ -24,6 +9,7 @@ from torch import Tensor
 
 from ..errors import HookError, InterventionError
 from .attention import AttentionCall, FusedAttention
+from .layer_envoys import LayerEnvoys
 from .rows import Chunk
 from .tapping import Tapping
 
@@ -85,39 +71,39 @@ class WeightedAttention:
         rows.scatter_(self.out, total.to(self.out.dtype))
 
 
-def attention_of(part: dict[str, Any], values: dict[int, Tensor]) -> tuple[Any, Any, Tensor | None]:
+def attention_of(envoys: LayerEnvoys, values: dict[int, Tensor]) -> tuple[Any, Any, Tensor | None]:
     """A layer's attention under way: to be read and edited, the operation, and the weights it returned, if any.
 
     Args:
-        part: the layer.
+        envoys: of the layer.
         values: those of cross-attention layers, which compute them once and not again while generating.
     """
-    operations = part["attention"].source
-    operation = getattr(operations, part["call"])
-    if part["from_weights"]:
-        value = values.get(part["layer"])
+    operations = envoys.attention.source
+    operation = getattr(operations, envoys.attention_call)
+    if envoys.from_weights:
+        value = values.get(envoys.layer)
         if value is None:
-            value = getattr(operations, part["values"]).output[1]
-        if part["is_cross"]:
-            values[part["layer"]] = value
+            value = getattr(operations, envoys.cache_update).output[1]
+        if envoys.is_cross:
+            values[envoys.layer] = value
         out, weights = operation.output[:2]
         if weights is None:
             raise HookError(
-                f"layer {part['layer']} returned no attention weights: the model does not run eager attention\n"
+                f"layer {envoys.layer} returned no attention weights: the model does not run eager attention\n"
                 "  the server must let a request choose attn_implementation='eager'"
             )
         weighted = WeightedAttention(weights, value, out)
-        check_rows(part["layer"], weighted, out, weights.shape[2])
+        check_rows(envoys.layer, weighted, out, weights.shape[2])
         return weighted, operation, weights
-    call = call_of(part, operation)
+    call = call_of(envoys, operation)
     out, weights = operation.output[:2]
-    if not part["keeps"]:
-        check_rows(part["layer"], call, out, call.query.shape[2])
+    if not envoys.keeps_weights:
+        check_rows(envoys.layer, call, out, call.query.shape[2])
         return FusedAttention(call, out), operation, weights
     if weights is None:
         weights = call.probabilities(all_rows(out.shape[0], out.shape[1], out.device))
     weighted = WeightedAttention(weights, call.value, out, call)
-    check_rows(part["layer"], weighted, out, weights.shape[2])
+    check_rows(envoys.layer, weighted, out, weights.shape[2])
     return weighted, operation, weights
 
 
@@ -127,7 +113,7 @@ def all_rows(batch: int, n_queries: int, device: torch.device) -> Chunk:
     return Chunk(index, torch.ones_like(index, dtype=torch.bool), batch * n_queries, 0, slice(0, n_queries))
 
 
-def call_of(part: dict[str, Any], operation: Any) -> AttentionCall:
+def call_of(envoys: LayerEnvoys, operation: Any) -> AttentionCall:
     """What a layer's attention function is given."""
     given, options = operation.inputs
     query, key, value, mask = given[1:5]
@@ -137,8 +123,8 @@ def call_of(part: dict[str, Any], operation: Any) -> AttentionCall:
         key,
         value,
         mask,
-        part["scaling"] if scaling is None else scaling,
-        part["is_causal"] if is_causal is None else is_causal,
+        envoys.scaling if scaling is None else scaling,
+        envoys.is_causal if is_causal is None else is_causal,
         options.get("softcap"),
         options.get("s_aux"),
         options.get("position_bias"),
@@ -151,9 +137,9 @@ def check_rows(layer: int, attention: Any, out: Tensor, n_queries: int) -> None:
     rows = Chunk(last, torch.ones_like(last, dtype=torch.bool), out.shape[0], 0, slice(n_queries - 1, n_queries))
     pattern = attention.probabilities(rows, None)
     mine, theirs = attention.read_values(pattern, None), out[:, -1:].to(pattern.dtype)
-    far = (mine - theirs).abs().max() > AGREES * theirs.abs().max() + 1e-6
+    differs = (mine - theirs).abs().max() > AGREES * theirs.abs().max() + 1e-6
     sums = pattern.sum(-1)
-    if bool(far) or bool((sums > 1.01).any()):
+    if bool(differs) or bool((sums > 1.01).any()):
         raise HookError(
             f"the attention of layer {layer} cannot be followed: recomputed from what the model gives, its last row "
             "differs from the model's own\n  this version of transformers computes attention in another way; please "
@@ -168,11 +154,11 @@ def finish(logits: Tensor, cap: float | None, scale: float | None) -> Tensor:
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
-def run_taps(tapping: Tapping, parts: list[dict[str, Any]], n_seen: int) -> None:
+def run_taps(tapping: Tapping, layers: list[LayerEnvoys], n_seen: int) -> None:
     """Pass one forward pass through its taps; with it the model has seen `n_seen` tokens."""
     tapping.fired = set()
-    for part in parts:
-        layer, module = part["layer"], part["module"]
+    for envoys in layers:
+        layer, module = envoys.layer, envoys.module
         sites = [site for site, number in tapping.taps if number == layer]
         if "resid_pre" in sites:
             x = module.input
@@ -180,24 +166,26 @@ def run_taps(tapping: Tapping, parts: list[dict[str, Any]], n_seen: int) -> None
             if new is not x:
                 module.input = new
         if "pattern" in sites:
-            seen, operation, weights = attention_of(part, tapping.values)
+            seen, operation, weights = attention_of(envoys, tapping.values)
             before, tapping.first = seen.out, n_seen - seen.shape[2]
             tapping.attend(layer, seen)
             if seen.out is not before or any(tap.edits for tap in tapping.taps["pattern", layer]):
-                operation.output = (seen.out, seen.weights if part["keeps"] or part["from_weights"] else weights)
+                kept = envoys.keeps_weights or envoys.from_weights
+                operation.output = (seen.out, seen.weights if kept else weights)
         if "z" in sites:
-            x = part["z"].input
-            split = x.unflatten(-1, (part["n_heads"], part["d_head"]))
+            x = envoys.output_projection.input
+            split = x.unflatten(-1, (envoys.n_heads, envoys.d_head))
             new = through(tapping, split, "z", layer, n_seen)
             if new is not split:
-                part["z"].input = new.flatten(-2)
-        for site, name in (("attn_out", "attention"), ("mlp_out", "mlp"), ("resid_post", "module")):
+                envoys.output_projection.input = new.flatten(-2)
+        for site in ("attn_out", "mlp_out", "resid_post"):
             if site in sites:
-                output = part[name].output
+                envoy = envoys.with_output(site)
+                output = envoy.output
                 x = output[0] if isinstance(output, tuple) else output
                 new = through(tapping, x, site, layer, n_seen)
                 if new is not x:
-                    part[name].output = (new, *output[1:]) if isinstance(output, tuple) else new
+                    envoy.output = (new, *output[1:]) if isinstance(output, tuple) else new
 
 
 def through(tapping: Tapping, x: Tensor, site: str, layer: int, n_seen: int) -> Tensor:

@@ -76,7 +76,7 @@ def test_without_a_cache_each_pass_has_all_rows_and_edits_the_right_ones():
 
 
 def traced(lens, prompt, *calls):
-    """A trace in which the face is called: (method, arguments)."""
+    """A trace in which the lens is called: (method, arguments)."""
     with lens.trace(prompt):
         for method, arguments in calls:
             getattr(lens, method)(*arguments)
@@ -197,6 +197,6 @@ def test_what_travels_is_of_where_the_trace_runs():
     for remote, from_weights in (("local", True), (False, False)):
         lens.trace(prompt, remote=remote)
         token = TRAVELLING.set(True)
-        parts = lens.__reduce_ex__(4)[1][0]
+        layers = lens.__reduce_ex__(4)[1][0]
         TRAVELLING.reset(token)
-        assert {part["from_weights"] for part in parts} == {from_weights}
+        assert {envoys.from_weights for envoys in layers} == {from_weights}

@@ -12,6 +12,7 @@ import torch
 
 from ...adapters import Adapter
 from ...core.carried import Carried
+from ...core.layer_envoys import LayerEnvoys
 from ...core.taps import Tap
 from ...core.trace import TraceLens
 from ...errors import HookError, LensError, RemoteError
@@ -20,10 +21,10 @@ from ..base import Continuation, Forward, ForwardPass, PromptOf, Remote, TapsOf
 from ..native.session import check_runnable
 from ..options import Options
 from ..placement import device_of, has_weights
-from .job import JobResult, Request, Target, edited, perform
+from .job import JobResult, JobRun, ModelEnvoys, edited, run_job
 from .traces import NNsightSession, trace_under_way
 from .travel import TRAVELLING
-from .wrap import model_key, target_of, wrapped
+from .wrap import envoys_of_model, model_key, wrapped
 
 
 class NNsightBackend:
@@ -58,11 +59,9 @@ class NNsightBackend:
         self.served_as, self.timeout = served_as, timeout
         self.remote = self._checked_remote(remote)
         self.trace_lens: TraceLens | None = None  # of the last trace
-        self.once = True  # whether the model runs only once in it
-        self.traced: Target | None = None  # what it runs on
         self.has_weights = has_weights(adapter.model)
-        self.targets: dict[bool, Target] = {}
         self.lock = threading.RLock()
+        self._model_envoys: dict[bool, ModelEnvoys] = {}
 
     def __reduce__(self) -> Any:
         """A copy wraps its own model anew: nnsight's wrapping cannot be copied."""
@@ -87,27 +86,26 @@ class NNsightBackend:
         if grad and self.remote:
             raise RemoteError("gradients do not travel: this needs a lens with remote=False")
         with torch.set_grad_enabled(grad):
-            answer = self.perform([self.request(prompt, taps_of, last_only)])[0]
-        assert answer.logits is not None
-        return Forward(answer.logits, answer.tapping)
+            done = self.run_job([self.forward_run(prompt, taps_of, last_only)])[0]
+        assert done.logits is not None
+        return Forward(done.logits, done.tapping)
 
     def forward_all(self, passes: Sequence[ForwardPass]) -> Iterator[Forward]:
         """As in `Backend.forward_all`, in one job; the answers come when all are done."""
-        requests = [replace(self.request(each.prompt, each.taps_of, True), pick=each.tokens) for each in passes]
+        runs = [replace(self.forward_run(each.prompt, each.taps_of, True), tokens=each.tokens) for each in passes]
         with torch.no_grad():
-            for answer in self.perform(requests):
-                assert answer.logits is not None
-                yield Forward(answer.logits, answer.tapping)
+            for done in self.run_job(runs):
+                assert done.logits is not None
+                yield Forward(done.logits, done.tapping)
 
     def generate(self, prompt: Prompt, taps_of: TapsOf, options: Mapping[str, Any]) -> Continuation:
         """As in `Backend.generate`."""
         taps = self.checked(taps_of(prompt))
-        chosen = self.generating(options)
-        request = Request(prompt.inputs, prompt.n_rows, prompt.n_tokens, taps, chosen)
+        run = JobRun(prompt.inputs, prompt.n_rows, prompt.n_tokens, taps, self.generating(options))
         with torch.no_grad():
-            answer = self.perform([request])[0]
-        assert answer.tokens is not None
-        return Continuation(answer.tokens, answer.logits, answer.tapping)
+            done = self.run_job([run])[0]
+        assert done.tokens is not None
+        return Continuation(done.tokens, done.logits, done.tapping)
 
     def generating(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Options of `generate`, as `Options.generating` has them; on a server patterns need the cache."""
@@ -118,15 +116,15 @@ class NNsightBackend:
             )
         return self.options.named(options)
 
-    def request(self, prompt: Prompt, taps_of: TapsOf, last_only: bool) -> Request:
-        """One forward pass as a request."""
+    def forward_run(self, prompt: Prompt, taps_of: TapsOf, last_only: bool) -> JobRun:
+        """One forward pass as a run of a job."""
         keep, last = self.options.keeping(prompt, last_only)
         # the eager weights come with values only where there is a cache to take them from
         inputs = {"use_cache": bool(self.remote), **prompt.inputs, **keep}
-        return Request(inputs, prompt.n_rows, prompt.n_tokens, self.checked(taps_of(prompt)), None, last)
+        return JobRun(inputs, prompt.n_rows, prompt.n_tokens, self.checked(taps_of(prompt)), None, last)
 
-    def perform(self, requests: Sequence[Request]) -> list[JobResult]:
-        """Run requests in one session: one job, where it runs on a server."""
+    def run_job(self, runs: Sequence[JobRun]) -> list[JobResult]:
+        """Do the runs in one session: one job, where it runs on a server."""
         if trace_under_way() is not None:
             raise LensError(
                 "lens.run, lens.generate and what is built on them cannot be called inside a trace\n"
@@ -134,17 +132,16 @@ class NNsightBackend:
             )
         # one session of a model at a time: what its envoys serve belongs to whichever trace is under way
         with self.lock if not self.remote or self.remote == "local" else nullcontext():
-            return perform(self.target, requests, self.transport())
+            return run_job(self.model_envoys, runs, self.transport())
 
     def trace(self, prompt: Prompt, taps_of: TapsOf, remote: Remote | None, options: Mapping[str, Any]) -> Any:
         """A trace for the user's own block, in which the taps act first; see `Lens.trace`."""
         with self.at(remote):
             taps = self.checked(taps_of(prompt))
-            self.once = "max_new_tokens" not in options
-            self.trace_lens, self.traced = self.new_trace_lens(), self.target
-            parts = [part for part in self.target.parts if any(tap.layer == part["layer"] for tap in taps)]
-            envoy = edited(self.envoy, self.target, parts, prompt, taps, not self.once) if taps else self.envoy
-            if not self.once:
+            generates = "max_new_tokens" in options
+            self.trace_lens = self.new_trace_lens(one_pass=not generates)
+            envoy = edited(self.model_envoys, prompt, taps, generates) if taps else self.envoy
+            if generates:
                 options = {"fn": envoy.generate, **self.generating(options)}
             backend = self.transport()
         return envoy.trace(**{**prompt.inputs, **options}, backend=backend)
@@ -159,24 +156,24 @@ class NNsightBackend:
         """As in `Backend.pickled`: on its way to a server a lens is its hook points."""
         if not TRAVELLING.get():
             return None
-        target = self.target if self.traced is None else self.traced
-        return TraceLens, (target.parts, self.envoy, self.once)
+        hook_points = self.trace_lens or self.new_trace_lens()
+        return TraceLens, (hook_points.layers, hook_points.envoy, hook_points.one_pass)
 
     # ------------------------------------------------------------------ what runs where
 
     @property
-    def target(self) -> Target:
+    def model_envoys(self) -> ModelEnvoys:
         """The model as jobs take it, here or on a server."""
-        far = bool(self.remote)
-        if far not in self.targets:
-            self.targets[far] = target_of(self.envoy, self.adapter, from_weights=far)
-        return self.targets[far]
+        from_weights = bool(self.remote)
+        if from_weights not in self._model_envoys:
+            self._model_envoys[from_weights] = envoys_of_model(self.envoy, self.adapter, from_weights)
+        return self._model_envoys[from_weights]
 
-    def new_trace_lens(self) -> TraceLens:
+    def new_trace_lens(self, one_pass: bool = True) -> TraceLens:
         """Hook points by layer and name, for use inside one trace."""
-        return TraceLens(self.target.parts, self.envoy, self.once, None if self.remote else self.pass_under_way)
+        return TraceLens(self.model_envoys.layers, self.envoy, one_pass, None if self.remote else self.pass_under_way)
 
-    def pass_under_way(self, part: dict[str, Any]) -> tuple[Any, int]:
+    def pass_under_way(self, envoys: LayerEnvoys, site: str) -> tuple[Any, int]:
         """Inside a trace, which trace that is, and which pass over a layer comes next or is under way.
 
         Raises:
@@ -188,7 +185,7 @@ class NNsightBackend:
         if mediator().interleaver is not self.envoy.interleaver:
             raise HookError("this trace is of another lens: inside `with a.trace(...)` call a.read and a.write")
         # a step of `tracer.iter` that has just begun is counted by it; from then on, how often the layer ran
-        return mediator, mediator().iteration or mediator().occurrence(f"{part['module'].path}.output")
+        return mediator, mediator().iteration or mediator().occurrence(f"{envoys.module.path}.output")
 
     @contextmanager
     def at(self, remote: Remote | None) -> Iterator[None]:
@@ -234,10 +231,10 @@ class NNsightBackend:
     def checked(self, taps: Sequence[Tap]) -> Sequence[Tap]:
         """The taps; HookError for one at a hook point that the layer does not have."""
         for tap in taps:
-            part = self.target.parts[tap.layer]
-            if tap.site not in part["sites"]:
+            sites = self.model_envoys.layers[tap.layer].sites
+            if tap.site not in sites:
                 kind = type(self.adapter.layers[tap.layer].module).__name__
-                raise HookError(f"layer {tap.layer} ({kind}) has no {tap.site}; it has {', '.join(part['sites'])}")
+                raise HookError(f"layer {tap.layer} ({kind}) has no {tap.site}; it has {', '.join(sites)}")
         return taps
 
     @property

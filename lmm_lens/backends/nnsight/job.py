@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...core.carried import Carried
 from ...core.envoys import finish, run_taps
+from ...core.layer_envoys import LayerEnvoys
 from ...core.packing import pack, slim, unpack
 from ...core.tapping import Found, Tapping
 from ...core.taps import Tap
@@ -24,16 +25,16 @@ from ...prompts.prompt import Prompt
 
 
 @dataclass(frozen=True)
-class Request:
-    """One run of the model.
+class JobRun:
+    """One run of the model, of those that make up a job.
 
     Attributes:
         inputs: the tensors that the model takes.
         n_rows, n_tokens: of the prompt.
         taps: bound to the prompt.
         options: of `generate`; None for one forward pass.
-        last: Int[row], return the logits of this position of each row alone; None for all.
-        pick: Int[row, n], and of these tokens alone; None for all.
+        last: Int[batch], return the logits of this position of each row alone; None for all.
+        tokens: Int[batch, n], and of these tokens alone; None for the whole vocabulary.
     """
 
     inputs: Mapping[str, Any]
@@ -42,7 +43,7 @@ class Request:
     taps: Sequence[Tap]
     options: Mapping[str, Any] | None = None
     last: Tensor | None = None
-    pick: Tensor | None = None
+    tokens: Tensor | None = None
 
 
 @dataclass
@@ -61,39 +62,44 @@ class JobResult:
 
 
 @dataclass
-class Target:
+class ModelEnvoys:
     """The model that a job runs on.
 
     Attributes:
         envoy: its nnsight TransformersModel.
-        parts: its layers, see `lmm_lens.core.envoys`.
-        head: the envoy of its output embedding.
+        layers: its decoder layers.
+        unembedding: the envoy of its output embedding.
         cap, scale: what the model does to the output of that; None for nothing.
     """
 
     envoy: Any
-    parts: list[dict[str, Any]]
-    head: Any
+    layers: list[LayerEnvoys]
+    unembedding: Any
     cap: float | None = None
     scale: float | None = None
 
+    @property
+    def n_heads(self) -> list[int]:
+        """Heads of each layer."""
+        return [envoys.n_heads for envoys in self.layers]
 
-def perform(target: Target, requests: Sequence[Request], backend: Any = None) -> list[JobResult]:
-    """Run the requests one after the other in one session; `TapContext.carried` lives as long as that.
+
+def run_job(model: ModelEnvoys, runs: Sequence[JobRun], backend: Any = None) -> list[JobResult]:
+    """Do the runs one after the other in one session; `TapContext.carried` lives as long as that.
 
     Args:
-        target: the model.
-        requests: the runs.
+        model: what they run on.
+        runs: in order.
         backend: nnsight's backend of the session; None runs it here.
     """
     import nnsight
     from nnsight.intervention.interleaver import OutOfOrderError
 
-    envoy, head, cap, scale = target.envoy, target.head, target.cap, target.scale
+    envoy, unembedding, cap, scale = model.envoy, model.unembedding, model.cap, model.scale
     packed: dict[int, Any] = {}  # what several runs are given goes once
     travels = backend is not None
-    runs = [_plain(target, request, packed if travels else None) for request in requests]
-    n_heads = [part["n_heads"] for part in target.parts]
+    plain_runs = [_plain_values(model, run, packed if travels else None) for run in runs]
+    n_heads = model.n_heads
     try:
         with warnings.catch_warnings():
             # an open-ended loop over the steps of a generation ends with a warning, by design
@@ -101,29 +107,29 @@ def perform(target: Target, requests: Sequence[Request], backend: Any = None) ->
             with envoy.session(backend=backend):
                 carried = Carried()
                 answers = nnsight.save([])
-                for run in runs:
+                for run in plain_runs:
                     tapping = Tapping(n_heads, carried)
                     tapping.start(run["n_rows"], run["taps"])
                     inputs = run["inputs"]
                     if travels:
                         inputs = {name: unpack(value) for name, value in inputs.items()}
-                    parts, last, pick, tokens = run["parts"], run["last"], run["pick"], None
+                    layers, last, chosen, tokens = run["layers"], run["last"], run["tokens"], None
                     steps, done = [], []
                     if run["options"] is None:
                         with envoy.trace(**inputs):
-                            run_taps(tapping, parts, run["n_tokens"])
-                            logits = finish(head.output, cap, scale)
+                            run_taps(tapping, layers, run["n_tokens"])
+                            logits = finish(unembedding.output, cap, scale)
                             if last is not None:
                                 logits = logits[torch.arange(len(last)), last][:, None]
-                            if pick is not None:
-                                logits = logits.gather(2, pick[:, None].to(logits.device))
+                            if chosen is not None:
+                                logits = logits.gather(2, chosen[:, None].to(logits.device))
                             steps.append(logits)
                     else:
                         with envoy.generate(**run["options"]) as tracer:
                             with tracer.invoke(**inputs):
                                 for step in tracer.iter[:]:
-                                    run_taps(tapping, parts, run["n_tokens"] + step)
-                                    logits = head.output[:, -1]
+                                    run_taps(tapping, layers, run["n_tokens"] + step)
+                                    logits = unembedding.output[:, -1]
                                     if bool(logits.isnan().any()):
                                         raise FloatingPointError(
                                             f"NaN in the logits after {run['n_tokens'] + step} tokens"
@@ -137,95 +143,106 @@ def perform(target: Target, requests: Sequence[Request], backend: Any = None) ->
                     found = steps, len(done), tokens, tapping.found()
                     answers.append(slim(found) if travels else found)
     except OutOfOrderError as error:
-        raise HookError(_unfired(target, str(error))) from None
-    return [_answer(request, target, *plain) for request, plain in zip(requests, answers, strict=True)]
+        raise HookError(_unfired(model, str(error))) from None
+    return [_result_of(run, n_heads, *found) for run, found in zip(runs, answers, strict=True)]
 
 
-def _unfired(target: Target, text: str) -> str:
+def _unfired(model: ModelEnvoys, text: str) -> str:
     """What nnsight says of a place that the model did not reach, in our terms."""
-    for part in target.parts:
-        places = {"resid_pre": ("module", ".input"), "z": ("z", ".input"), "attn_out": ("attention", ".output")}
-        places |= {
-            "mlp_out": ("mlp", ".output"),
-            "resid_post": ("module", ".output"),
-            "pattern": ("attention", ".source"),
+    for envoys in model.layers:
+        places = {
+            "resid_pre": (envoys.module, ".input"),
+            "z": (envoys.output_projection, ".input"),
+            "attn_out": (envoys.attention, ".output"),
+            "mlp_out": (envoys.mlp, ".output"),
+            "resid_post": (envoys.module, ".output"),
+            "pattern": (envoys.attention, ".source"),
         }
-        for site, (name, end) in places.items():
-            if name in part and f"'{part[name].path}{end}" in text:
+        for site, (envoy, end) in places.items():
+            if envoy is not None and f"'{envoy.path}{end}" in text:
                 return (
-                    f"{site} of layer {part['layer']} did not fire, so nothing was read or edited there\n"
-                    f"  {part['module'].path} was not run, or not in this way"
+                    f"{site} of layer {envoys.layer} did not fire, so nothing was read or edited there\n"
+                    f"  {envoys.module.path} was not run, or not in this way"
                 )
     return text
 
 
-def edited(
-    envoy: Any, target: Target, parts: list[dict[str, Any]], prompt: Prompt, taps: Sequence[Tap], generates: bool
-) -> Any:
-    """A copy of the envoy whose traces act with the taps before anything else in them."""
+def edited(model: ModelEnvoys, prompt: Prompt, taps: Sequence[Tap], generates: bool) -> Any:
+    """A copy of the model's envoy whose traces act with the taps before anything else in them."""
     from nnsight.intervention.iterator import Iterations
 
-    tapping = Tapping([part["n_heads"] for part in target.parts])
+    envoy = model.envoy
+    tapping = Tapping(model.n_heads)
     tapping.start(prompt.n_rows, taps)
-    parts = [{**part, "keeps": True} for part in parts]
+    layers = [envoys.keeping_weights() for envoys in _tapped(model, taps)]
     n_tokens = prompt.n_tokens
     if generates:
         steps = Iterations()  # what `tracer.iter` is; the tracer of an edit cannot be packed
         with envoy.edit() as (_, copy):
             for step in steps[:]:
-                run_taps(tapping, parts, n_tokens + step)
+                run_taps(tapping, layers, n_tokens + step)
     else:
         with envoy.edit() as (_, copy):
-            run_taps(tapping, parts, n_tokens)
+            run_taps(tapping, layers, n_tokens)
     return copy
 
 
-def _plain(target: Target, request: Request, packed: dict[int, Any] | None) -> dict[str, Any]:
-    """A request as plain values; only the layers that its taps need go along.
+def _tapped(model: ModelEnvoys, taps: Sequence[Tap]) -> list[LayerEnvoys]:
+    """The layers that taps need."""
+    tapped = {tap.layer for tap in taps}
+    return [envoys for envoys in model.layers if envoys.layer in tapped]
+
+
+def _plain_values(model: ModelEnvoys, run: JobRun, packed: dict[int, Any] | None) -> dict[str, Any]:
+    """A run as plain values, for the session's block; only the layers that its taps need go along.
 
     Args:
-        target: the model.
-        request: the run.
+        model: what it runs on.
+        run: the run.
         packed: inputs that are packed already; None where nothing is, and gradients reach the user's own tensors.
     """
-    tapped = {tap.layer for tap in request.taps}
-    inputs = dict(request.inputs)
+    inputs = dict(run.inputs)
     if packed is not None:
         for name, value in inputs.items():
             if id(value) not in packed:
                 packed[id(value)] = pack(value)
             inputs[name] = packed[id(value)]
-    options = dict(request.options) if request.options is not None else None
+    options = dict(run.options) if run.options is not None else None
     return {
         "inputs": inputs,
-        "n_rows": request.n_rows,
-        "n_tokens": request.n_tokens,
-        "taps": list(request.taps),
-        "parts": [part for part in target.parts if part["layer"] in tapped],
+        "n_rows": run.n_rows,
+        "n_tokens": run.n_tokens,
+        "taps": list(run.taps),
+        "layers": _tapped(model, run.taps),
         "options": options,
         "wants_logits": bool(options.pop("output_logits", False)) if options else False,
-        "last": request.last,
-        "pick": request.pick,
+        "last": run.last,
+        "tokens": run.tokens,
     }
 
 
-def _answer(
-    request: Request,
-    target: Target,
+def _result_of(
+    run: JobRun,
+    n_heads: Sequence[int],
     steps: list[Tensor],
     n_steps: int,
     tokens: Tensor | None,
     found: Found,
 ) -> JobResult:
-    tapping = Tapping([part["n_heads"] for part in target.parts])
+    """The result of a run from what its block found.
+
+    Raises:
+        HookError: a hook point was not reached in every step.
+    """
+    tapping = Tapping(n_heads)
     tapping.take_over(found)
-    if request.options is None:
+    if run.options is None:
         return JobResult(tapping, steps[0])
     assert tokens is not None
-    n_new = tokens.shape[1] - request.n_tokens
+    n_new = tokens.shape[1] - run.n_tokens
     if n_steps < n_new:  # a place that is not reached ends nnsight's loop over the steps, without an error
         raise HookError(
             f"a hook point did not fire in step {n_steps} of {n_new}, so nothing was read or edited from there on\n"
-            f"  asked for: {', '.join(sorted({f'{tap.site} of layer {tap.layer}' for tap in request.taps}))}"
+            f"  asked for: {', '.join(sorted({f'{tap.site} of layer {tap.layer}' for tap in run.taps}))}"
         )
-    return JobResult(tapping, torch.stack(steps, 1) if steps else None, tokens[:, request.n_tokens :])
+    return JobResult(tapping, torch.stack(steps, 1) if steps else None, tokens[:, run.n_tokens :])

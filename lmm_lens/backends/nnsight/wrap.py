@@ -19,10 +19,11 @@ from typing import Any
 from torch import nn
 
 from ...adapters import Adapter, Layer
+from ...core.layer_envoys import LayerEnvoys
 from ...errors import HookError, ModelError, RemoteError
 from ..placement import Shards, accelerate_hooks, device_of
 from ..unembedding import finishing
-from .job import Target
+from .job import ModelEnvoys
 
 INTERFACE = "ALL_ATTENTION_FUNCTIONS"  # transformers' registry, from which each attention forward takes its function
 TASK = "image-text-to-text"
@@ -106,18 +107,29 @@ class _NoProcessor:
         raise ModelError("this lens has no processor, so nnsight cannot process text\n  use lens.trace(prompt)")
 
 
-def target_of(envoy: Any, adapter: Adapter, from_weights: bool = False) -> Target:
-    """The model as jobs take it."""
+def envoys_of_model(envoy: Any, adapter: Adapter, from_weights: bool = False) -> ModelEnvoys:
+    """The model as jobs take it.
+
+    Args:
+        envoy: its nnsight TransformersModel.
+        adapter: of the model, or of the one that this is a twin of.
+        from_weights: see `LayerEnvoys`.
+
+    Raises:
+        ModelError: the model has no output embedding.
+        HookError: the source of an attention forward cannot be read.
+    """
     names = {id(module): name for name, module in envoy._module.named_modules()}
     at = {id(module._module): module for module in envoy.modules()}
     head = envoy._module.get_output_embeddings()
     if head is None or id(head) not in names:
         raise ModelError(f"{type(envoy._module).__name__} has no output embedding, so its logits cannot be read")
-    return Target(envoy, parts_of(envoy, adapter, from_weights), at[id(head)], *finishing(envoy._module, adapter))
+    layers = envoys_of_layers(envoy, adapter, from_weights)
+    return ModelEnvoys(envoy, layers, at[id(head)], *finishing(envoy._module, adapter))
 
 
-def parts_of(envoy: Any, adapter: Adapter, from_weights: bool = False) -> list[dict[str, Any]]:
-    """The layers of an adapter's model, or of its twin, as `lmm_lens.core.envoys` takes them."""
+def envoys_of_layers(envoy: Any, adapter: Adapter, from_weights: bool) -> list[LayerEnvoys]:
+    """The layers of an adapter's model, or of its twin; see `envoys_of_model`."""
     twin = {id(module._module): module for module in envoy.modules()}
     at: dict[int, Any] = {
         id(module): twin.get(id(envoy._module.get_submodule(name))) for name, module in adapter.model.named_modules()
@@ -126,41 +138,38 @@ def parts_of(envoy: Any, adapter: Adapter, from_weights: bool = False) -> list[d
     for attention in (layer.attention for layer in adapter.layers if layer.attention is not None):
         if type(attention) not in operations:
             operations[type(attention)] = operations_of(type(attention), at[id(attention)].source.names)
-    return [_part(index, layer, at, operations, from_weights) for index, layer in enumerate(adapter.layers)]
+    return [_envoys_of(index, layer, at, operations, from_weights) for index, layer in enumerate(adapter.layers)]
 
 
-def _part(
+def _envoys_of(
     index: int,
     layer: Layer,
     at: dict[int, Any],
     operations: dict[type[nn.Module], tuple[str | None, str | None]],
     from_weights: bool,
-) -> dict[str, Any]:
-    part: dict[str, Any] = {
-        "layer": index,
-        "n_heads": layer.n_heads,
-        "d_head": layer.d_head,
-        "module": at[id(layer.module)],
-        "from_weights": from_weights,
-        "is_cross": layer.is_cross_attention,
-        "keeps": False,
-        "sites": ["resid_pre", "resid_post"],
-    }
+) -> LayerEnvoys:
+    attention, sites = layer.attention, ["resid_pre", "resid_post"]
+    call, update = operations[type(attention)] if attention is not None else (None, None)
     if layer.mlp is not None:
-        part["mlp"] = at[id(layer.mlp)]
-        part["sites"].append("mlp_out")
-    if layer.attention is not None:
-        call, values = operations[type(layer.attention)]
-        part |= {
-            "attention": at[id(layer.attention)],
-            "z": at[id(layer.output_projection)],
-            "call": call,
-            "values": values,
-            "scaling": getattr(layer.attention, "scaling", None) or layer.d_head**-0.5,
-            "is_causal": getattr(layer.attention, "is_causal", True),
-        }
-        part["sites"] += ["z", "attn_out"] + (["pattern"] if call and (values or not from_weights) else [])
-    return part
+        sites.append("mlp_out")
+    if attention is not None:
+        sites += ["z", "attn_out"] + (["pattern"] if call and (update or not from_weights) else [])
+    return LayerEnvoys(
+        index,
+        layer.n_heads,
+        layer.d_head,
+        tuple(sites),
+        at[id(layer.module)],
+        attention=at[id(attention)] if attention is not None else None,
+        output_projection=at[id(layer.output_projection)] if attention is not None else None,
+        mlp=at[id(layer.mlp)] if layer.mlp is not None else None,
+        attention_call=call or "",
+        cache_update=update or "",
+        scaling=getattr(attention, "scaling", None) or (layer.d_head or 1) ** -0.5,
+        is_causal=getattr(attention, "is_causal", True),
+        is_cross=layer.is_cross_attention,
+        from_weights=from_weights,
+    )
 
 
 def operations_of(attention: type[nn.Module], labels: Sequence[str]) -> tuple[str | None, str | None]:

@@ -20,7 +20,7 @@ def bundled():
 
 
 @pytest.fixture(scope="module")
-def rehearsing():
+def bundled_simulated():
     return Lens.demo(backend="nnsight", remote="local")
 
 
@@ -50,11 +50,11 @@ def test_scores_of_padded_batches_are_the_native_ones(name, query):
 
 @pytest.mark.parametrize("metric", ["nonsink_mass", "nonsink_ratio", "concentration", "localization"])
 @pytest.mark.parametrize("query", ["last", "answer"])
-def test_metrics_of_the_bundled_model_are_the_native_ones(lens, bundled, rehearsing, asked, metric, query):
+def test_metrics_of_the_bundled_model_are_the_native_ones(lens, bundled, bundled_simulated, asked, metric, query):
     prompt, _ = asked
     native = score_heads(lens, prompt, metric, query).per_prompt
     assert native.nan_to_num().abs().max() > 1e-3
-    for each in (bundled, rehearsing):
+    for each in (bundled, bundled_simulated):
         given = score_heads(each, prompt, metric, query).per_prompt
         torch.testing.assert_close(given, native, atol=1e-5, rtol=1e-4, equal_nan=True)
 
@@ -70,10 +70,10 @@ def test_planted_sinks_are_found(name):
         assert mine.positions(layer) == native.positions(layer)
 
 
-def test_sinks_and_means_of_the_bundled_model_are_the_native_ones(lens, bundled, rehearsing, asked):
+def test_sinks_and_means_of_the_bundled_model_are_the_native_ones(lens, bundled, bundled_simulated, asked):
     prompt, examples = asked
     native, means = find_sinks(lens, prompt), head_means(lens, prompt)
-    for each in (bundled, rehearsing):
+    for each in (bundled, bundled_simulated):
         assert find_sinks(each, prompt).dims == native.dims
         mine = head_means(each, prompt)
         assert torch.equal(mine.counts, means.counts)
@@ -102,11 +102,11 @@ def test_patching_grids_are_the_native_ones(name, site, by):
         assert native.per_pair.abs().max() > 1e-3
 
 
-def test_patching_grids_of_the_bundled_model_are_the_native_ones(lens, bundled, rehearsing):
+def test_patching_grids_of_the_bundled_model_are_the_native_ones(lens, bundled, bundled_simulated):
     pairs = shapes.color_pairs(3, seed=1)
     prompts = [lens.prompt([p[i].question for p in pairs], images=[p[i].image for p in pairs]) for i in (0, 1)]
     native = activation_patching(lens, *prompts, site="z", by="head", layers=[1, 2])
-    for each in (bundled, rehearsing):
+    for each in (bundled, bundled_simulated):
         given = activation_patching(each, *prompts, site="z", by="head", layers=[1, 2])
         torch.testing.assert_close(given.per_pair, native.per_pair, atol=1e-3, rtol=1e-3)
     assert native.per_pair.abs().max() > 0.05

@@ -8,8 +8,7 @@ from torch import nn
 
 from lmm_lens import AblateHeads, Knockout, Lens, Read
 from lmm_lens.backends.nnsight.wrap import operations_of
-from lmm_lens.core import envoys as drive
-from lmm_lens.core import trace as trace_lens
+from lmm_lens.core import envoys, trace
 from lmm_lens.errors import HookError
 from tests.support.cases import case
 from tests.support.models import FAMILIES
@@ -24,23 +23,23 @@ def classes(family):
 
 
 def test_labels_are_found_for_the_attention_of_every_family(family):
-    parts = family.on("nnsight")._backend.target.parts
+    layers = family.on("nnsight")._backend.model_envoys.layers
     for layer in family.attending:
-        assert parts[layer]["call"].startswith(CALL)
-        assert parts[layer]["values"].startswith(UPDATE)
-        assert parts[layer]["call"] in parts[layer]["attention"].source.names
-        assert "pattern" in parts[layer]["sites"]
+        assert layers[layer].attention_call.startswith(CALL)
+        assert layers[layer].cache_update.startswith(UPDATE)
+        assert layers[layer].attention_call in layers[layer].attention.source.names
+        assert "pattern" in layers[layer].sites
     for layer in set(range(family.n_layers)) - set(family.attending):
-        assert parts[layer]["sites"] == ["resid_pre", "resid_post", "mlp_out"]
+        assert layers[layer].sites == ("resid_pre", "resid_post", "mlp_out")
 
 
 def test_the_label_is_that_of_the_call_and_not_of_the_choice_of_the_function(family):
     """The operation returns the output [batch, query, head, d_head]; the one before it returns a function."""
     lens = family.on("nnsight")
-    part = lens._backend.target.parts[family.self_attending[0]]
-    shape = (1, family.prompt.n_tokens, part["n_heads"], part["d_head"])
+    layer = lens._backend.model_envoys.layers[family.self_attending[0]]
+    shape = (1, family.prompt.n_tokens, layer.n_heads, layer.d_head)
     with lens.trace(family.prompt):
-        out = getattr(part["attention"].source, part["call"]).output[0].save()
+        out = getattr(layer.attention.source, layer.attention_call).output[0].save()
     assert tuple(out.shape) == shape
 
 
@@ -87,20 +86,21 @@ def test_attention_without_a_source_is_refused_by_name():
 
 def fresh(name="llava", remote=False):
     lens = Lens(case(name).model, backend="nnsight", remote=remote)
-    return lens, lens._backend.target.parts
+    return lens, lens._backend.model_envoys.layers
 
 
-@pytest.mark.parametrize("wrong", ["call", "values"])
+@pytest.mark.parametrize("wrong", ["attention_call", "cache_update"])
 @pytest.mark.parametrize("remote", [False, "local"])
 def test_a_wrong_label_is_an_error_and_never_a_wrong_number(wrong, remote):
     llava = case("llava")
-    lens, parts = fresh(remote=remote)
-    labels = list(parts[1]["attention"].source.names)
-    others = [label for label in labels if label != parts[1][wrong]][:: 3 if remote else 1]  # a job takes a while
+    lens, layers = fresh(remote=remote)
+    labels = list(layers[1].attention.source.names)
+    right_one = getattr(layers[1], wrong)
+    others = [label for label in labels if label != right_one][:: 3 if remote else 1]  # a job takes a while
     used = []
     right = llava.lens.run(llava.prompt, [edit_of("llava", "knockout")], read=["pattern"])
     for label in others:
-        parts[1][wrong] = label
+        setattr(layers[1], wrong, label)
         try:
             run = lens.run(llava.prompt, [edit_of("llava", "knockout")], read=["pattern"])
         except Exception:
@@ -108,7 +108,7 @@ def test_a_wrong_label_is_an_error_and_never_a_wrong_number(wrong, remote):
         used.append(label)  # the same operation under another name, or one that is not used here
         assert (run.logits - right.logits).abs().max() < 1e-4, label
         assert (run.reads["pattern", 1] - right.reads["pattern", 1]).abs().max() < 1e-4, label
-    assert len(used) < len(others) or (wrong == "values" and not remote)
+    assert len(used) < len(others) or (wrong == "cache_update" and not remote)
 
 
 @pytest.mark.parametrize("name", ["llava", "gemma3", "qwen2_5_vl", "mllama"])
@@ -119,10 +119,10 @@ def test_a_call_whose_numbers_mean_something_else_is_an_error(name, call, monkey
     lens, _ = fresh(name)
     layer = family.self_attending[-1]
     patterns = family.lens.run(family.prompt, read=["pattern"]).reads["pattern", layer]
-    right = drive.call_of
+    right = envoys.call_of
 
-    def wrong(part, operation):
-        made = right(part, operation)
+    def wrong(layer, operation):
+        made = right(layer, operation)
         made.scaling = made.scaling * 3
         return made
 
@@ -137,7 +137,7 @@ def test_a_call_whose_numbers_mean_something_else_is_an_error(name, call, monkey
             writing(lens, family.prompt, layer, patterns)
 
     go()
-    for module in (drive, trace_lens):
+    for module in (envoys, trace):
         monkeypatch.setattr(module, "call_of", wrong, raising=False)
     with pytest.raises(HookError, match=f"the attention of layer {layer} cannot be followed"):
         go()

@@ -174,7 +174,7 @@ def test_a_model_in_nnsights_wrapping_can_be_given():
     assert torch.equal(native.tokens, given.tokens)
 
 
-def test_the_face_says_what_it_is():
+def test_the_lens_says_what_it_is():
     assert "backend nnsight" in repr(case("llava").on("nnsight"))
     assert case("llava").on("nnsight").identity == case("llava").lens.identity
     assert case("llava").on("nnsight").device == case("llava").lens.device
@@ -216,7 +216,7 @@ def test_runs_inside_a_trace_are_refused():
 
 
 def test_on_a_server_a_lens_says_what_it_has():
-    trace_lens = TraceLens(case("llava").on("nnsight")._backend.target.parts, None, True)
+    trace_lens = TraceLens(case("llava").on("nnsight")._backend.model_envoys.layers, None, True)
     assert (trace_lens.n_layers, trace_lens.n_heads, trace_lens.d_head) == (3, 4, 16)
     with pytest.raises(AttributeError, match="read and write alone inside a trace that travels, and no 'run'"):
         trace_lens.run(case("llava").prompt)

@@ -154,7 +154,7 @@ def shared_lens(shared_service: Service) -> Lens:
 
 
 @pytest.fixture
-def far(shared_lens: Lens, service: Service, sent: list[Payload]) -> Lens:
+def served(shared_lens: Lens, service: Service, sent: list[Payload]) -> Lens:
     """The bundled model on the session's service. What it sends is audited, and nothing of a test before is left."""
     unfinished(shared_lens).clear()
     return shared_lens

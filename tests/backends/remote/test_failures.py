@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ import nnsight
 import pytest
 import torch
 import websocket
+from nnsight.schema.response import Status
 
 from lmm_lens import Lens
 from lmm_lens.backends.nnsight.remote import ServerBackend
@@ -38,13 +39,28 @@ def fails(pattern: str) -> Iterator[pytest.ExceptionInfo[RemoteError]]:
         assert SECRET not in shown
 
 
+@contextmanager
+def when_running(act: Callable[[], object]) -> Iterator[None]:
+    """Do something soon after a job has told the client that it runs, however long it took to get there."""
+    note = ServerBackend.note
+
+    def noted(self: ServerBackend, response: Any) -> Any:
+        if response.status is Status.RUNNING:
+            threading.Timer(0.2, act).start()
+        return note(self, response)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ServerBackend, "note", noted)
+        yield
+
+
 @pytest.fixture
-def works_again(far: Lens, native: Lens, pair: Any, service: Service, capsys: Any, caplog: Any) -> Iterator[None]:
+def works_again(served: Lens, native: Lens, pair: Any, service: Service, capsys: Any, caplog: Any) -> Iterator[None]:
     """When the test is over the service is healed, and the same lens runs; the key was never printed or logged."""
     yield
     service.fault(None)
-    far._backend.timeout = 600.0
-    same_run(far.run(pair[0]), native.run(pair[0]))
+    served._backend.timeout = 600.0
+    same_run(served.run(pair[0]), native.run(pair[0]))
     assert SECRET not in "".join(capsys.readouterr()) + caplog.text + str(service.log()) + service.errors()
 
 
@@ -90,34 +106,34 @@ KINDS = [("run", kind) for kind in FAULTS] + [
 
 @pytest.mark.parametrize(("call", "kind"), KINDS)
 def test_a_fault_of_the_service(
-    far: Lens, pair: Any, service: Service, works_again: None, kind: str, call: str
+    served: Lens, pair: Any, service: Service, works_again: None, kind: str, call: str
 ) -> None:
     service.fault(kind)
     with fails(FAULTS[kind].replace("{url}", service.url)) as caught:
         if call == "trace":
-            with far.trace(pair[0]):
-                far.read(1, "z").save()
+            with served.trace(pair[0]):
+                served.read(1, "z").save()
         else:
-            getattr(far, call)(pair[0])
+            getattr(served, call)(pair[0])
     if kind == "error":
         assert caught.value.details.startswith("Traceback (most recent call last):")
 
 
-def test_a_key_is_needed(far: Lens, pair: Any, service: Service, works_again: None, monkeypatch: Any) -> None:
+def test_a_key_is_needed(served: Lens, pair: Any, service: Service, works_again: None, monkeypatch: Any) -> None:
     service.fault("needs_key")
-    far.run(pair[0])  # there is one
+    served.run(pair[0])  # there is one
     with monkeypatch.context() as without:
         without.setattr(nnsight.CONFIG.API, "APIKEY", None)
         with fails(r"refused the request: Missing or invalid API key(.|\n)*  no key is set: get one at https://login"):
-            far.run(pair[0])
+            served.run(pair[0])
 
 
 @pytest.mark.parametrize("kind", ["hang", "stall"])
 def test_a_silent_service_is_left_after_the_timeout(
-    far: Lens, pair: Any, service: Service, works_again: None, kind: str
+    served: Lens, pair: Any, service: Service, works_again: None, kind: str
 ) -> None:
     service.fault(kind, times=1, seconds=3)
-    far._backend.timeout = 0.6
+    served._backend.timeout = 0.6
     started = time.monotonic()
     text = {
         "hang": r"^nothing was heard from {url} for 0.6 s \(job \w+, last status RUNNING\)\n"
@@ -125,18 +141,18 @@ def test_a_silent_service_is_left_after_the_timeout(
         "stall": r"^the connection to {url} was lost: sending failed: .*timed out",
     }[kind]
     with fails(text.replace("{url}", service.url)):
-        far.run(pair[0])
+        served.run(pair[0])
     assert 0.5 < time.monotonic() - started < 2.5
 
 
-def test_a_slow_service_is_waited_for(far: Lens, native: Lens, pair: Any, service: Service) -> None:
+def test_a_slow_service_is_waited_for(served: Lens, native: Lens, pair: Any, service: Service) -> None:
     service.fault("slow", seconds=0.7)
-    far._backend.timeout = 5.0
-    same_run(far.run(pair[0]), native.run(pair[0]))
-    far._backend.timeout = 600.0
+    served._backend.timeout = 5.0
+    same_run(served.run(pair[0]), native.run(pair[0]))
+    served._backend.timeout = 600.0
 
 
-def test_a_model_that_is_not_hosted(far: Lens, pair: Any, service: Service, sent: list) -> None:
+def test_a_model_that_is_not_hosted(served: Lens, pair: Any, service: Service, sent: list) -> None:
     lens = Lens.demo("plain", backend="nnsight", remote=service.url)
     with fails(
         r"refused the request: Model lmm-lens/shapes-llava-plain .* is not deployed.*\n"
@@ -157,13 +173,11 @@ def test_a_service_without_any_vision_language_model(pair: Any, text_only: Servi
         lens.run(pair[0])
 
 
-def test_killed_while_running(native: Lens, pair: Any, fresh_service: Service, sent: list) -> None:
+def test_killed_while_running(pair: Any, fresh_service: Service, sent: list) -> None:
     lens = Lens.demo(backend="nnsight", remote=fresh_service.url)
     fresh_service.fault("hang")
-    threading.Timer(0.5, fresh_service.process.kill).start()  # type: ignore[union-attr]
-    with fails(
-        rf"^the connection to {fresh_service.url} was lost \(job \w+, last status RUNNING\): .*\n  nothing that fin"
-    ):
+    lost = rf"^the connection to {fresh_service.url} was lost \(job \w+, last status RUNNING\): .*\n  nothing that fin"
+    with when_running(fresh_service.process.kill), fails(lost):  # type: ignore[union-attr]
         lens.run(pair[0])
     fresh_service.wait()
     with fails("no nnsight server answers"):
@@ -171,7 +185,7 @@ def test_killed_while_running(native: Lens, pair: Any, fresh_service: Service, s
 
 
 def test_an_interrupt_leaves_no_open_socket(
-    far: Lens, pair: Any, service: Service, works_again: None, monkeypatch: Any
+    served: Lens, pair: Any, service: Service, works_again: None, monkeypatch: Any
 ) -> None:
     opened, connect = [], websocket.create_connection
 
@@ -182,10 +196,9 @@ def test_an_interrupt_leaves_no_open_socket(
     monkeypatch.setattr(websocket, "create_connection", remembered)
     service.fault("hang", times=1)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     try:
-        with pytest.raises(KeyboardInterrupt):
-            far.run(pair[0])
+        with when_running(lambda: os.kill(os.getpid(), signal.SIGINT)), pytest.raises(KeyboardInterrupt):
+            served.run(pair[0])
     finally:
         signal.signal(signal.SIGINT, before)
     assert len(opened) == 1
@@ -193,41 +206,41 @@ def test_an_interrupt_leaves_no_open_socket(
     assert opened[0].sock is None
 
 
-def test_the_key_is_in_no_repr_and_in_no_saved_file(far: Lens, pair: Any, tmp_path: Any, works_again: None) -> None:
+def test_the_key_is_in_no_repr_and_in_no_saved_file(served: Lens, pair: Any, tmp_path: Any, works_again: None) -> None:
     from lmm_lens import activation_patching, score_heads
 
-    backend = ServerBackend("a key of a model", far.remote, {}, 1.0)  # type: ignore[arg-type]
+    backend = ServerBackend("a key of a model", served.remote, {}, 1.0)  # type: ignore[arg-type]
     assert backend.api_key == SECRET
-    assert SECRET not in repr(backend) + repr(far) + repr(far.run(pair[0])) + str(far.identity)
-    score_heads(far, pair[0], checkpoint=tmp_path / "scores").save(tmp_path / "saved")
-    activation_patching(far, *pair, layers=[1], checkpoint=tmp_path / "grid").save(tmp_path / "saved_grid")
+    assert SECRET not in repr(backend) + repr(served) + repr(served.run(pair[0])) + str(served.identity)
+    score_heads(served, pair[0], checkpoint=tmp_path / "scores").save(tmp_path / "saved")
+    activation_patching(served, *pair, layers=[1], checkpoint=tmp_path / "grid").save(tmp_path / "saved_grid")
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert len(files) >= 4
     assert not any(SECRET.encode() in file.read_bytes() for file in files)
 
 
 def test_progress_is_shown_while_queued_and_running(
-    far: Lens, pair: Any, service: Service, works_again: None, capsys: Any, monkeypatch: Any
+    served: Lens, pair: Any, service: Service, works_again: None, capsys: Any, monkeypatch: Any
 ) -> None:
     with monkeypatch.context() as loud:
         loud.setattr(nnsight.CONFIG.APP, "REMOTE_LOGGING", True)
         service.fault("slow", seconds=0.5, times=1)
-        far.run(pair[0])
+        served.run(pair[0])
         shown = capsys.readouterr().out
     for text in ("RECEIVED", "QUEUED", "Your job is at position 1 of the queue.", "RUNNING", "COMPLETED"):
         assert text in shown, text
     assert shown.index("QUEUED") < shown.index("RUNNING") < shown.index("COMPLETED")
     assert shown.count("QUEUED") > 1, "it is refreshed while nothing comes"
     assert SECRET not in shown
-    far.run(pair[0])
+    served.run(pair[0])
     assert capsys.readouterr().out == ""
 
 
-def test_nothing_of_a_failed_job_stays(far: Lens, native: Lens, pair: Any, service: Service) -> None:
+def test_nothing_of_a_failed_job_stays(served: Lens, native: Lens, pair: Any, service: Service) -> None:
     from lmm_lens import AblateHeads
 
     service.fault("drop", times=1)
-    with pytest.raises(RemoteError), far.apply(AblateHeads([(1, 2)])):
-        far.run(pair[0])
-    same_run(far.run(pair[0]), native.run(pair[0]))
+    with pytest.raises(RemoteError), served.apply(AblateHeads([(1, 2)])):
+        served.run(pair[0])
+    same_run(served.run(pair[0]), native.run(pair[0]))
     assert torch.is_grad_enabled()

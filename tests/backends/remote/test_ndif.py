@@ -144,8 +144,8 @@ def test_a_trace(remote_lens: Lens, question: Any) -> None:
 
 def test_nested_sources(remote_lens: Lens, question: Any) -> None:
     """lmm-lens needs none; nnsight's own examples use them."""
-    part = remote_lens._backend.target.parts[1]
-    attention, call = part["attention"], part["call"]
+    layer = remote_lens._backend.model_envoys.layers[1]
+    attention, call = layer.attention, layer.attention_call
     try:
         with remote_lens.trace(question):
             names = nnsight.save(list(getattr(attention.source, call).source.names))

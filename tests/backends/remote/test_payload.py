@@ -85,8 +85,8 @@ def test_flattened_patches_of_qwen2_5_vl(refusing: Service, sent: list[Payload],
     assert max(sizes.values()) < MEGABYTE, sizes
 
 
-def test_an_ordinary_picture_is_much_smaller(far: Lens, pair: Any, service: Service) -> None:
-    far.run(pair[0])
+def test_an_ordinary_picture_is_much_smaller(served: Lens, pair: Any, service: Service) -> None:
+    served.run(pair[0])
     assert service.log()[-1]["payload_bytes"] < 50_000
 
 
@@ -94,14 +94,14 @@ def test_an_ordinary_picture_is_much_smaller(far: Lens, pair: Any, service: Serv
 
 
 def test_what_the_service_was_asked_for_is_what_the_client_checked(
-    far: Lens, pair: Any, service: Service, sent: list[Payload]
+    served: Lens, pair: Any, service: Service, sent: list[Payload]
 ) -> None:
     """The list that a payload gives without being run, and what the service's unpickler met, are the same."""
-    with far.apply(AblateHeads([(1, 2)]), VAR(sink_dims="auto", sink_threshold="auto")):
-        far.generate(pair[0], max_new_tokens=2)
-    activation_patching(far, *pair, layers=[1])
-    with far.trace(pair[0]):
-        far.write(1, "pattern", far.read(1, "pattern") * 0.5)
+    with served.apply(AblateHeads([(1, 2)]), VAR(sink_dims="auto", sink_threshold="auto")):
+        served.generate(pair[0], max_new_tokens=2)
+    activation_patching(served, *pair, layers=[1])
+    with served.trace(pair[0]):
+        served.write(1, "pattern", served.read(1, "pattern") * 0.5)
     entries = [entry for entry in service.log()[-len(sent) :] if entry["status"] == "COMPLETED"]
     assert len(entries) == len(sent) >= 5
     for payload, entry in zip(sent, entries, strict=True):
@@ -109,10 +109,10 @@ def test_what_the_service_was_asked_for_is_what_the_client_checked(
 
 
 def test_only_source_travels_and_each_file_that_is_named_gave_some(
-    far: Lens, pair: Any, sent: list[Payload], tmp_path: Path
+    served: Lens, pair: Any, sent: list[Payload], tmp_path: Path
 ) -> None:
     """The paths of the files that functions are in travel, as nnsight sends them for tracebacks, and nothing else."""
-    far.generate(pair[0], [VAR(sink_dims=(5, 77), sink_threshold=5.3, min_nonsink_ratio=0.1)], max_new_tokens=2)
+    served.generate(pair[0], [VAR(sink_dims=(5, 77), sink_threshold=5.3, min_nonsink_ratio=0.1)], max_new_tokens=2)
     payload = sent[-1]
     assert any("def redistribute(" in source for source in payload.sources)
     assert any("def through(" in source for source in payload.sources)
@@ -173,7 +173,7 @@ def test_a_payload_with_our_code_by_name_is_refused() -> None:
         check_payload(pickle.dumps([HeadSet([(1, 2)], 6, 8)]))
 
 
-def test_what_is_sent_is_compressed(far: Lens, pair: Any, sent: list[Payload]) -> None:
-    far.run(pair[0])
+def test_what_is_sent_is_compressed(served: Lens, pair: Any, sent: list[Payload]) -> None:
+    served.run(pair[0])
     assert len(sent[-1].blob) < len(sent[-1].plain) / 2
     assert zstandard.get_frame_parameters(sent[-1].blob).content_size == len(sent[-1].plain)

@@ -99,7 +99,7 @@ def test_the_service_does_not_start_where_lmm_lens_can_be_imported(model_folder:
     repository = Path(__file__).parents[3]
     command = [sys.executable, "-I", "-S", str(SERVER), "--packages", str(repository)]
     ended = subprocess.run(
-        [*command, "--model", str(model_folder), "--repo", REPO], capture_output=True, text=True, timeout=60
+        [*command, "--model", str(model_folder), "--repo", REPO], capture_output=True, text=True, timeout=300
     )
     assert ended.returncode == 1
     assert "lmm_lens can be imported here" in ended.stderr

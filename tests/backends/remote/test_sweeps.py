@@ -26,10 +26,10 @@ def small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def undisturbed(far: Lens, pair: Any, once: dict[str, Any]) -> Any:
+def undisturbed(served: Lens, pair: Any, once: dict[str, Any]) -> Any:
     """The grid of a sweep that lost nothing."""
     if "grid" not in once:
-        once["grid"] = activation_patching(far, *pair, **OPTIONS)
+        once["grid"] = activation_patching(served, *pair, **OPTIONS)
     return once["grid"]
 
 
@@ -74,31 +74,33 @@ def test_killed_in_the_middle_and_started_again(
     same(resumed.per_pair, activation_patching(native, *pair, **OPTIONS).per_pair)
 
 
-def test_refused_again_and_again(far: Lens, pair: Any, undisturbed: Any, service: Service) -> None:
+def test_refused_again_and_again(served: Lens, pair: Any, undisturbed: Any, service: Service) -> None:
     """One job succeeds before each failure."""
     failures = 0
     n_before = len(service.log())
     for after in (3, 3, 3):
         service.fault("drop", after=after)
         with pytest.raises(RemoteError):
-            activation_patching(far, *pair, **OPTIONS)
+            activation_patching(served, *pair, **OPTIONS)
         failures += 1
     service.fault(None)
-    assert torch.equal(activation_patching(far, *pair, **OPTIONS).per_pair, undisturbed.per_pair)
+    assert torch.equal(activation_patching(served, *pair, **OPTIONS).per_pair, undisturbed.per_pair)
     jobs = [entry for entry in service.log()[n_before:] if entry.get("status") == "COMPLETED"]
     assert len(jobs) == 2 * 4 + 4  # two runs of each of four calls, and each of the four jobs once
     assert failures == 3
 
 
-def test_what_is_kept_is_not_taken_for_another_experiment(far: Lens, native: Lens, pair: Any, service: Service) -> None:
+def test_what_is_kept_is_not_taken_for_another_experiment(
+    served: Lens, native: Lens, pair: Any, service: Service
+) -> None:
     service.fault("drop", after=3)
     with pytest.raises(RemoteError):
-        activation_patching(far, *pair, **OPTIONS)
+        activation_patching(served, *pair, **OPTIONS)
     service.fault(None)
     clean, corrupt = pair
     for prompts, options in (((corrupt, clean), OPTIONS), (pair, {**OPTIONS, "site": "mlp_out"})):
         same(
-            activation_patching(far, *prompts, **options).per_pair,
+            activation_patching(served, *prompts, **options).per_pair,
             activation_patching(native, *prompts, **options).per_pair,
         )
 
@@ -119,27 +121,27 @@ torch.save(grid.per_pair, out)
 
 
 def test_another_process_goes_on_with_the_file(
-    far: Lens, pair: Any, undisturbed: Any, service: Service, tmp_path: Path
+    served: Lens, pair: Any, undisturbed: Any, service: Service, tmp_path: Path
 ) -> None:
     """It gets the same tensors: with torchvision, as here, a processor's pixels differ in the last digit."""
     file, script, inputs, out = (tmp_path / name for name in ("grid.ckpt", "resume.py", "inputs.pt", "grid.pt"))
     torch.save([prompt.inputs for prompt in pair], inputs)
     service.fault("drop", after=4)
     with pytest.raises(RemoteError):
-        activation_patching(far, *pair, **OPTIONS, checkpoint=file)
+        activation_patching(served, *pair, **OPTIONS, checkpoint=file)
     service.fault(None)
     n_before = len(service.log())
     script.write_text(RESUME.replace("OPTIONS", repr(OPTIONS)))
     command = [sys.executable, str(script), service.url, str(file), str(inputs), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[3])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[3])
     assert done.returncode == 0, done.stderr
     assert torch.equal(torch.load(out), undisturbed.per_pair)
     assert n_done(service, n_before) == 2 + 2
 
 
-def test_checkpoints_that_do_not_fit(far: Lens, pair: Any, service: Service, tmp_path: Path) -> None:
+def test_checkpoints_that_do_not_fit(served: Lens, pair: Any, service: Service, tmp_path: Path) -> None:
     file = tmp_path / "grid.ckpt"
-    grid = activation_patching(far, *pair, **OPTIONS, checkpoint=file)
+    grid = activation_patching(served, *pair, **OPTIONS, checkpoint=file)
     n_before = len(service.log())
     clean, corrupt = pair
     others = [
@@ -153,22 +155,22 @@ def test_checkpoints_that_do_not_fit(far: Lens, pair: Any, service: Service, tmp
             ScoreError,
             match=rf"'grid.ckpt' belongs to another experiment: it differs in {differs}\n  give another file",
         ):
-            activation_patching(far, *prompts, **options, checkpoint=file)
+            activation_patching(served, *prompts, **options, checkpoint=file)
     with pytest.raises(ScoreError, match=r"another experiment: it differs in model\n"):
         activation_patching(Lens.demo("plain"), *pair, **OPTIONS, checkpoint=file)
     with pytest.raises(ScoreError, match=r"grid.ckpt"):
-        score_heads(far, pair[0], checkpoint=file)
+        score_heads(served, pair[0], checkpoint=file)
     whole = file.read_bytes()
     for damaged in (whole[: len(whole) // 2], whole[:-3], b"", b"not a checkpoint" * 10):
         file.write_bytes(damaged)
         with pytest.raises(ScoreError, match=r"grid.ckpt"):
-            activation_patching(far, *pair, **OPTIONS, checkpoint=file)
+            activation_patching(served, *pair, **OPTIONS, checkpoint=file)
         assert file.read_bytes() == damaged  # left for the user to look at
     with pytest.raises(ScoreError):
-        activation_patching(far, *pair, **OPTIONS, checkpoint=tmp_path / "no such folder" / "grid.ckpt")
+        activation_patching(served, *pair, **OPTIONS, checkpoint=tmp_path / "no such folder" / "grid.ckpt")
     assert len(service.log()) == n_before, "all of that is found out before anything is sent"
     file.write_bytes(whole)
-    assert torch.equal(activation_patching(far, *pair, **OPTIONS, checkpoint=file).per_pair, grid.per_pair)
+    assert torch.equal(activation_patching(served, *pair, **OPTIONS, checkpoint=file).per_pair, grid.per_pair)
     assert [each.name for each in tmp_path.iterdir()] == ["grid.ckpt"]
 
 
@@ -183,29 +185,29 @@ def prompts(pair: Any, batch: Any) -> list[Any]:
 @pytest.mark.parametrize("query", ["last", "answer"])
 @pytest.mark.parametrize("kept", ["lens", "file"])
 def test_scores_go_on_after_a_loss(
-    far: Lens, native: Lens, prompts: list[Any], service: Service, tmp_path: Path, query: str, kept: str
+    served: Lens, native: Lens, prompts: list[Any], service: Service, tmp_path: Path, query: str, kept: str
 ) -> None:
     options = {"metric": "nonsink_mass", "query": query, "interventions": [AblateHeads([(1, 2)])]}
-    expected = score_heads(far, prompts, **options)
+    expected = score_heads(served, prompts, **options)
     checkpoint = tmp_path / "scores.ckpt" if kept == "file" else None
     service.fault("drop", after=2)
     with pytest.raises(RemoteError):
-        score_heads(far, prompts, **options, checkpoint=checkpoint)
+        score_heads(served, prompts, **options, checkpoint=checkpoint)
     service.fault(None)
     n_before = len(service.log())
     if kept == "file":
-        unfinished(far).clear()  # as in a new process
-    given = score_heads(far, prompts, **options, checkpoint=checkpoint)
+        unfinished(served).clear()  # as in a new process
+    given = score_heads(served, prompts, **options, checkpoint=checkpoint)
     assert len(service.log()) - n_before == 1  # the last prompt alone
     assert torch.equal(given.per_prompt, expected.per_prompt)
     same(given.per_prompt, score_heads(native, prompts, **options).per_prompt)
-    assert not unfinished(far)
+    assert not unfinished(served)
 
 
-def test_kept_scores_are_not_taken_for_others(far: Lens, native: Lens, prompts: list[Any], service: Service) -> None:
+def test_kept_scores_are_not_taken_for_others(served: Lens, native: Lens, prompts: list[Any], service: Service) -> None:
     service.fault("drop", after=2)
     with pytest.raises(RemoteError):
-        score_heads(far, prompts)
+        score_heads(served, prompts)
     service.fault(None)
     changed: list[dict[str, Any]] = [
         {"metric": "concentration"},
@@ -214,14 +216,14 @@ def test_kept_scores_are_not_taken_for_others(far: Lens, native: Lens, prompts: 
         {"interventions": [AblateHeads([(1, 3)])]},
     ]
     for options in changed:
-        same(score_heads(far, prompts, **options).values, score_heads(native, prompts, **options).values)
+        same(score_heads(served, prompts, **options).values, score_heads(native, prompts, **options).values)
     backwards = prompts[::-1]
-    same(score_heads(far, backwards).per_prompt, score_heads(native, backwards).per_prompt)
+    same(score_heads(served, backwards).per_prompt, score_heads(native, backwards).per_prompt)
 
 
-def test_a_checkpoint_of_other_scores_is_refused(far: Lens, prompts: list[Any], tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_scores_is_refused(served: Lens, prompts: list[Any], tmp_path: Path) -> None:
     file = tmp_path / "scores.ckpt"
-    score_heads(far, prompts, "nonsink_mass", checkpoint=file)
+    score_heads(served, prompts, "nonsink_mass", checkpoint=file)
     for options, differs in (
         ({"metric": "concentration"}, "metric"),
         ({"metric": "nonsink_mass", "query": "answer"}, "query"),
@@ -229,4 +231,4 @@ def test_a_checkpoint_of_other_scores_is_refused(far: Lens, prompts: list[Any], 
         ({"metric": "nonsink_mass", "sink_threshold": 3.0}, ""),
     ):
         with pytest.raises(ScoreError, match=rf"belongs to another experiment: it differs in .*{differs}"):
-            score_heads(far, prompts, **options, checkpoint=file)
+            score_heads(served, prompts, **options, checkpoint=file)

@@ -76,14 +76,14 @@ def edits(native: Lens, pair: Any) -> dict[str, Intervention]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_intervention_in_a_run_and_in_a_generation(
-    far: Lens, native: Lens, pair: Any, edits: dict[str, Intervention], name: str
+    served: Lens, native: Lens, pair: Any, edits: dict[str, Intervention], name: str
 ) -> None:
     corrupt, edit = pair[1], edits[name]
     plain = native.run(corrupt, logits="last")
-    given, expected = (lens.run(corrupt, [edit], logits="last", read=["resid_post"]) for lens in (far, native))
+    given, expected = (lens.run(corrupt, [edit], logits="last", read=["resid_post"]) for lens in (served, native))
     assert (expected.logits - plain.logits).abs().max() > 1e-3, "the edit has no effect to compare"
     same_run(given, expected)
-    given, expected = (lens.generate(corrupt, [edit], max_new_tokens=3, logits=True) for lens in (far, native))
+    given, expected = (lens.generate(corrupt, [edit], max_new_tokens=3, logits=True) for lens in (served, native))
     same_generation(given, expected)
 
 
@@ -94,58 +94,58 @@ def test_the_list_of_edits_is_whole(edits: dict[str, Intervention]) -> None:
     assert list(edits) == NAMES
 
 
-def test_auto_is_found_out_on_the_service(far: Lens, native: Lens, pair: Any, service: Service) -> None:
+def test_auto_is_found_out_on_the_service(served: Lens, native: Lens, pair: Any, service: Service) -> None:
     n_before = len(service.log())
-    run = far.run(pair[1], [VAR(**AUTO)])
+    run = served.run(pair[1], [VAR(**AUTO)])
     assert len(service.log()) == n_before + 3  # two passes of find_sinks
     assert f"dims={list(find_sinks(native, pair[1]).dims)}" in run.reports[0].intervention
 
 
-def test_several_interventions_and_a_padded_batch(far: Lens, native: Lens, batch: Any) -> None:
+def test_several_interventions_and_a_padded_batch(served: Lens, native: Lens, batch: Any) -> None:
     edits = [AblateHeads(HEADS), Knockout("image", "last", [2, 3]), VAR(**AUTO, min_nonsink_ratio=0.1)]
     for order in (edits, edits[::-1]):
-        same_run(far.run(batch, order, read=["pattern"]), native.run(batch, order, read=["pattern"]))
+        same_run(served.run(batch, order, read=["pattern"]), native.run(batch, order, read=["pattern"]))
 
 
-def test_means_are_summed_up_on_the_service(far: Lens, native: Lens, pair: Any) -> None:
-    given, expected = (head_means(lens, pair) for lens in (far, native))
+def test_means_are_summed_up_on_the_service(served: Lens, native: Lens, pair: Any) -> None:
+    given, expected = (head_means(lens, pair) for lens in (served, native))
     assert torch.equal(given.counts, expected.counts)
     same(given.values, expected.values)
 
 
-def test_apply(far: Lens, native: Lens, pair: Any) -> None:
+def test_apply(served: Lens, native: Lens, pair: Any) -> None:
     edit = AblateHeads(HEADS)
-    with far.apply(edit):
-        given, generated = far.run(pair[0]), far.generate(pair[0], max_new_tokens=2, logits=True)
-        with far.trace(pair[0]):
-            z = far.read(1, "z").save()
+    with served.apply(edit):
+        given, generated = served.run(pair[0]), served.generate(pair[0], max_new_tokens=2, logits=True)
+        with served.trace(pair[0]):
+            z = served.read(1, "z").save()
     same_run(given, native.run(pair[0], [edit]))
     same_generation(generated, native.generate(pair[0], [edit], max_new_tokens=2, logits=True))
     assert z[:, :, 2].abs().max() == 0
-    same_run(far.run(pair[0]), native.run(pair[0]))
+    same_run(served.run(pair[0]), native.run(pair[0]))
 
 
-def test_an_apply_in_which_nothing_runs_is_refused(far: Lens) -> None:
+def test_an_apply_in_which_nothing_runs_is_refused(served: Lens) -> None:
     text = r"did not run inside(.|\n)*call lens.run, lens.generate or lens.trace"
-    with pytest.raises(InterventionError, match=text), far.apply(AblateHeads(HEADS)):
+    with pytest.raises(InterventionError, match=text), served.apply(AblateHeads(HEADS)):
         pass
 
 
 @pytest.mark.parametrize("where", ["url", "local"])
-def test_what_needs_scores_before_the_softmax_is_refused(far: Lens, pair: Any, service: Service, where: str) -> None:
+def test_what_needs_scores_before_the_softmax_is_refused(served: Lens, pair: Any, service: Service, where: str) -> None:
     remote = service.url if where == "url" else "local"
     message = r"scores before the softmax(.|\n)*BoostAttention(.|\n)*remote=False"
-    for call in (far.run, far.generate):
+    for call in (served.run, served.generate):
         with pytest.raises(InterventionError, match=message):
             call(pair[0], [BoostAttention()], remote=remote)
 
 
-def test_gradients_are_refused(far: Lens, pair: Any, service: Service) -> None:
+def test_gradients_are_refused(served: Lens, pair: Any, service: Service) -> None:
     from lmm_lens import attribution_patching
 
     n_before = len(service.log())
     with pytest.raises(RemoteError, match="gradients do not travel: this needs a lens with remote=False"):
-        far.run(pair[0], grad=True)
+        served.run(pair[0], grad=True)
     assert len(service.log()) == n_before
     with pytest.raises(RemoteError, match="gradients do not travel"):
-        attribution_patching(far, *pair)
+        attribution_patching(served, *pair)

@@ -21,9 +21,9 @@ def boxes_for(metric: str, n_rows: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("metric", HEAD_METRICS)
-def test_every_metric_of_the_last_token(far: Lens, native: Lens, batch: Any, service: Service, metric: str) -> None:
+def test_every_metric_of_the_last_token(served: Lens, native: Lens, batch: Any, service: Service, metric: str) -> None:
     options = boxes_for(metric, batch.n_rows)
-    given, expected = (score_heads(lens, batch, metric, **options) for lens in (far, native))
+    given, expected = (score_heads(lens, batch, metric, **options) for lens in (served, native))
     same(given.per_prompt, expected.per_prompt)
     mine, theirs = given.settings, dict(expected.settings)
     assert mine.pop("min_mean_mass", 0) == pytest.approx(theirs.pop("min_mean_mass", 0), abs=1e-6)
@@ -32,15 +32,17 @@ def test_every_metric_of_the_last_token(far: Lens, native: Lens, batch: Any, ser
 
 
 @pytest.mark.parametrize("metric", ["visual_mass", "nonsink_mass", "localization"])
-def test_scores_of_the_answer_under_an_edit(far: Lens, native: Lens, batch: Any, service: Service, metric: str) -> None:
+def test_scores_of_the_answer_under_an_edit(
+    served: Lens, native: Lens, batch: Any, service: Service, metric: str
+) -> None:
     options = {"query": "answer", "interventions": [AblateHeads([(1, 2)])]}
-    given, expected = (score_heads(lens, [batch, batch], metric, **options) for lens in (far, native))
+    given, expected = (score_heads(lens, [batch, batch], metric, **options) for lens in (served, native))
     same(given.per_prompt, expected.per_prompt)
     assert service.log()[-1]["result_bytes"] < SMALL
 
 
-def test_sinks(far: Lens, native: Lens, batch: Any) -> None:
-    given, expected = (find_sinks(lens, [batch]) for lens in (far, native))
+def test_sinks(served: Lens, native: Lens, batch: Any) -> None:
+    given, expected = (find_sinks(lens, [batch]) for lens in (served, native))
     assert (given.dims, given.dims_by_mean) == (expected.dims, expected.dims_by_mean)
     assert given.dims
     same(torch.tensor([given.threshold, *given.margin]), torch.tensor([expected.threshold, *expected.margin]))
@@ -54,10 +56,10 @@ GRIDS = [("resid_pre", "span"), ("resid_pre", "patch"), ("z", "head"), ("pattern
 
 
 @pytest.mark.parametrize(("site", "by"), GRIDS)
-def test_patching_grids(far: Lens, native: Lens, pair: Any, service: Service, site: str, by: str) -> None:
+def test_patching_grids(served: Lens, native: Lens, pair: Any, service: Service, site: str, by: str) -> None:
     n_before = len(service.log())
     given, expected = (
-        activation_patching(lens, *pair, site=site, by=by, layers=[4, 1], rows="all") for lens in (far, native)
+        activation_patching(lens, *pair, site=site, by=by, layers=[4, 1], rows="all") for lens in (served, native)
     )
     same(given.per_pair, expected.per_pair)
     assert given.units == expected.units
@@ -67,33 +69,33 @@ def test_patching_grids(far: Lens, native: Lens, pair: Any, service: Service, si
     assert all(job["result_bytes"] < SMALL for job in jobs)
 
 
-def test_head_patching_of_other_rows_with_given_answers_and_groups(far: Lens, native: Lens, pair: Any) -> None:
+def test_head_patching_of_other_rows_with_given_answers_and_groups(served: Lens, native: Lens, pair: Any) -> None:
     answers = [("red", "blue"), ("green", "red")]
     heads, groups = (
         [
             activation_patching(lens, *pair, site="z", by="head", rows="last", answers=answers, layers=[3])
-            for lens in (far, native)
+            for lens in (served, native)
         ],
         [
             activation_patching(lens, *pair, by="span", groups={"first": [[2, 3], [4, 5]]}, layers=[2])
-            for lens in (far, native)
+            for lens in (served, native)
         ],
     )
     for given, expected in (heads, groups):
         same(given.per_pair, expected.per_pair)
 
 
-def test_results_do_not_grow_with_the_sequence(far: Lens, native: Lens, pair: Any, service: Service) -> None:
+def test_results_do_not_grow_with_the_sequence(served: Lens, native: Lens, pair: Any, service: Service) -> None:
     short = native.prompt("what color is the star?", images=shapes.blank(0))
     long = native.prompt("what color is the star? " * 30, images=shapes.blank(0))
     assert long.n_tokens > 3 * short.n_tokens
     sizes = []
     for prompt in (short, long):
         before = len(service.log())
-        score_heads(far, prompt, "nonsink_mass")
-        score_heads(far, prompt, "localization", query="answer")
+        score_heads(served, prompt, "nonsink_mass")
+        score_heads(served, prompt, "localization", query="answer")
         other = native.prompt(inputs={**prompt.inputs, "pixel_values": prompt.inputs["pixel_values"].flip(-1) * 0.5})
-        activation_patching(far, prompt, other, layers=[2], answers=[("red", "blue")], site="z", by="head")
+        activation_patching(served, prompt, other, layers=[2], answers=[("red", "blue")], site="z", by="head")
         sizes.append([entry["result_bytes"] for entry in service.log()[before:]])
     assert len(sizes[0]) == len(sizes[1])
     for one, other in zip(*sizes, strict=True):
@@ -101,10 +103,10 @@ def test_results_do_not_grow_with_the_sequence(far: Lens, native: Lens, pair: An
         assert max(one, other) < SMALL
 
 
-def test_sinks_come_back_as_one_number_a_token(far: Lens, native: Lens, service: Service) -> None:
+def test_sinks_come_back_as_one_number_a_token(served: Lens, native: Lens, service: Service) -> None:
     sizes = []
     for question in ("what color is the star?", "what color is the star? " * 30):
-        find_sinks(far, native.prompt(question, images=shapes.blank(0)))
+        find_sinks(served, native.prompt(question, images=shapes.blank(0)))
         sizes.append([entry["result_bytes"] for entry in service.log()[-2:]])
     assert max(max(size) for size in sizes) < 2 * SMALL
     assert abs(sizes[0][0] - sizes[1][0]) < 600  # the statistics of dimensions do not know of tokens
@@ -114,11 +116,11 @@ def one_number(x: torch.Tensor, context: TapContext) -> torch.Tensor:
     return x[..., :1]  # a view of everything
 
 
-def test_what_a_function_keeps_is_all_that_comes_back(far: Lens, native: Lens, service: Service) -> None:
+def test_what_a_function_keeps_is_all_that_comes_back(served: Lens, native: Lens, service: Service) -> None:
     prompt = native.prompt("what color is the star? " * 30, images=shapes.blank(0))
-    far.run(prompt, read=[Read("resid_post", rows="last", reduce=one_number)], logits="last")
+    served.run(prompt, read=[Read("resid_post", rows="last", reduce=one_number)], logits="last")
     assert service.log()[-1]["result_bytes"] < SMALL
-    far.run(prompt, read=[Read("resid_post", reduce=one_number)], logits="last")
+    served.run(prompt, read=[Read("resid_post", reduce=one_number)], logits="last")
     assert service.log()[-1]["result_bytes"] < 6 * prompt.n_tokens * 4 + 2 * SMALL
-    far.generate(prompt, max_new_tokens=2, logits=True)
+    served.generate(prompt, max_new_tokens=2, logits=True)
     assert service.log()[-1]["result_bytes"] < SMALL

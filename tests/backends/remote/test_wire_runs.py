@@ -1,4 +1,4 @@
-"""A lens on a service gives the native answer: runs, reads, generations, traces. `far` sends over a real socket."""
+"""A lens on a service gives the native answer: runs, reads, generations, traces. `served` sends over a real socket."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,9 +28,9 @@ class Halve(Intervention):
 HEADS = HeadSet([(1, 2), (3, 4), (4, 0)], n_layers=6, n_heads=8)
 
 
-def test_a_run_and_the_reads_of_all_hook_points(far: Lens, native: Lens, batch: Any, service: Service) -> None:
+def test_a_run_and_the_reads_of_all_hook_points(served: Lens, native: Lens, batch: Any, service: Service) -> None:
     n_before = len(service.log())
-    given, expected = (lens.run(batch, read=list(SITES)) for lens in (far, native))
+    given, expected = (lens.run(batch, read=list(SITES)) for lens in (served, native))
     same_run(given, expected)
     assert len(given.reads) == 6 * len(SITES)
     entry = service.log()[-1]
@@ -40,10 +40,10 @@ def test_a_run_and_the_reads_of_all_hook_points(far: Lens, native: Lens, batch: 
 
 
 @pytest.mark.parametrize("site", SITES)
-def test_some_rows_and_heads_of_a_hook_point(far: Lens, native: Lens, batch: Any, site: str) -> None:
+def test_some_rows_and_heads_of_a_hook_point(served: Lens, native: Lens, batch: Any, site: str) -> None:
     heads = [5, 1] if site in ("pattern", "z") else None
     read = [Read(site, [4, 2], heads=heads, rows="question", name="mine")]
-    same_run(far.run(batch, read=read, logits="last"), native.run(batch, read=read, logits="last"))
+    same_run(served.run(batch, read=read, logits="last"), native.run(batch, read=read, logits="last"))
 
 
 def test_the_remote_of_a_call_goes_before_that_of_the_lens(
@@ -61,12 +61,12 @@ def test_the_remote_of_a_call_goes_before_that_of_the_lens(
     assert lens.remote is False
 
 
-def test_generation_of_several_tokens_from_a_left_padded_batch(far: Lens, native: Lens, batch: Any) -> None:
+def test_generation_of_several_tokens_from_a_left_padded_batch(served: Lens, native: Lens, batch: Any) -> None:
     options = {"read": [Read("z", [3]), Read("pattern", [2], rows="generating")], "eos_token_id": []}
     edits = [AblateHeads(HEADS, rows="after_image")]
     for chosen in ([], edits):
         given, expected = (
-            lens.generate(batch, chosen, max_new_tokens=5, logits=True, **options) for lens in (far, native)
+            lens.generate(batch, chosen, max_new_tokens=5, logits=True, **options) for lens in (served, native)
         )
         assert given.tokens.shape == (3, 5)
         same_generation(given, expected)
@@ -74,13 +74,15 @@ def test_generation_of_several_tokens_from_a_left_padded_batch(far: Lens, native
             same(given.reads[key], value)
 
 
-def test_generation_that_stops_early(far: Lens, native: Lens, batch: Any) -> None:
-    given, expected = (lens.generate(batch, max_new_tokens=20, logits=True) for lens in (far, native))
+def test_generation_that_stops_early(served: Lens, native: Lens, batch: Any) -> None:
+    given, expected = (lens.generate(batch, max_new_tokens=20, logits=True) for lens in (served, native))
     assert expected.tokens.shape[1] < 20, "the model should say its stop token before"
     same_generation(given, expected)
     stop = int(expected.tokens[0, 0])  # at the very first step
     row = native.prompt(inputs={name: value[:1] for name, value in batch.inputs.items()})
-    given, expected = (lens.generate(row, max_new_tokens=4, eos_token_id=stop, logits=True) for lens in (far, native))
+    given, expected = (
+        lens.generate(row, max_new_tokens=4, eos_token_id=stop, logits=True) for lens in (served, native)
+    )
     assert expected.tokens.shape[1] == 1
     same_generation(given, expected)
 
@@ -89,13 +91,13 @@ def test_generation_that_stops_early(far: Lens, native: Lens, batch: Any) -> Non
 
 
 @pytest.mark.parametrize("site", SITES)
-def test_a_trace_reads_and_writes_each_hook_point(far: Lens, native: Lens, batch: Any, site: str) -> None:
+def test_a_trace_reads_and_writes_each_hook_point(served: Lens, native: Lens, batch: Any, site: str) -> None:
     expected = native.run(batch, [Halve(site)], read=[Read(site, [2])])
     original = native.run(batch, read=[Read(site, [2])]).reads[site, 2]
-    with far.trace(batch):
-        value = far.read(2, site).save()
-        far.write(2, site, value * 0.5)
-        logits = far.envoy.output.logits.save()
+    with served.trace(batch):
+        value = served.read(2, site).save()
+        served.write(2, site, value * 0.5)
+        logits = served.envoy.output.logits.save()
     real = batch.mask("all")
     across = value.movedim(2, 1)[real] if site == "pattern" else value[real]
     rows = original.movedim(2, 1) if site == "pattern" else original
@@ -104,28 +106,28 @@ def test_a_trace_reads_and_writes_each_hook_point(far: Lens, native: Lens, batch
     assert (logits[real] - native.run(batch).logits[real]).abs().max() > 1e-2
 
 
-def test_a_trace_uses_the_prompts_masks_and_edits_come_before_the_block(far: Lens, native: Lens, pair: Any) -> None:
+def test_a_trace_uses_the_prompts_masks_and_edits_come_before_the_block(served: Lens, native: Lens, pair: Any) -> None:
     prompt, edits = pair[0], [AblateHeads(HEADS)]
     expected = native.run(prompt, edits, read=["pattern", "z"])
-    with far.trace(prompt, edits):
-        mass = (far.read(3, "pattern")[:, :, -1] * prompt.mask("image")[:, None]).sum(-1).save()
-        z = far.read(3, "z").save()
+    with served.trace(prompt, edits):
+        mass = (served.read(3, "pattern")[:, :, -1] * prompt.mask("image")[:, None]).sum(-1).save()
+        z = served.read(3, "z").save()
     same(mass, (expected.reads["pattern", 3][:, :, -1] * prompt.mask("image")[:, None]).sum(-1))
     same(z, expected.reads["z", 3])
     assert z[:, :, 4].abs().max() == 0
 
 
-def test_a_trace_that_generates(far: Lens, native: Lens, pair: Any) -> None:
+def test_a_trace_that_generates(served: Lens, native: Lens, pair: Any) -> None:
     edits = [AblateHeads(HEADS, rows="after_image")]
     expected = native.generate(pair[0], edits, read=[Read("z", [3], rows="generating")], max_new_tokens=3)
-    with far.trace(pair[0], edits, max_new_tokens=3) as tracer:
+    with served.trace(pair[0], edits, max_new_tokens=3) as tracer:
         steps = nnsight.save([])
         for _ in tracer.iter[:3]:
-            steps.append(far.read(3, "z")[:, -1:])
+            steps.append(served.read(3, "z")[:, -1:])
     same(torch.cat(steps, 1)[:, :2], expected.reads["z", 3][:, :2])
 
 
-def test_nnsights_own_names_work_in_a_trace(far: Lens, native: Lens, pair: Any) -> None:
-    with far.trace(pair[0]):
-        attended = nnsight.save(far.envoy.model.language_model.layers[1].self_attn.output[0])
+def test_nnsights_own_names_work_in_a_trace(served: Lens, native: Lens, pair: Any) -> None:
+    with served.trace(pair[0]):
+        attended = nnsight.save(served.envoy.model.language_model.layers[1].self_attn.output[0])
     same(attended, native.run(pair[0], read=["attn_out"]).reads["attn_out", 1])

@@ -32,9 +32,9 @@ def plogp(x: Tensor) -> Tensor:
     return x * torch.log(x.clamp_min(TEMPERATURE["floor"])) / math.log(2)
 
 
-def test_a_users_function_reduces_on_the_service(far: Lens, native: Lens, batch: Any, sent: list[Payload]) -> None:
+def test_a_users_function_reduces_on_the_service(served: Lens, native: Lens, batch: Any, sent: list[Payload]) -> None:
     read = [Read("pattern", [1, 4], rows="question", reduce=entropy, name="entropy")]
-    same_run(far.run(batch, read=read), native.run(batch, read=read))
+    same_run(served.run(batch, read=read), native.run(batch, read=read))
     assert any("def plogp" in source for source in sent[-1].sources)
     sent.pop().loaded()[1].remove("math")  # the one module more that is asked for
 
@@ -58,13 +58,13 @@ class Sharpen(Intervention):
         return [Tap("pattern", layer, bind_rows("after_image", prompt), sharpen, edits=True) for layer in self.layers]
 
 
-def test_a_users_intervention(far: Lens, native: Lens, pair: Any) -> None:
+def test_a_users_intervention(served: Lens, native: Lens, pair: Any) -> None:
     edits = [Sharpen((1, 2, 3))]
-    given, expected = (lens.run(pair[0], edits, read=["pattern"]) for lens in (far, native))
+    given, expected = (lens.run(pair[0], edits, read=["pattern"]) for lens in (served, native))
     same_run(given, expected)
     same(given.sums, expected.sums)
     assert float(given.sums["sharpened", 2]) > 0.1
-    given, expected = (lens.generate(pair[0], edits, max_new_tokens=3, logits=True) for lens in (far, native))
+    given, expected = (lens.generate(pair[0], edits, max_new_tokens=3, logits=True) for lens in (served, native))
     same_generation(given, expected)
 
 
@@ -81,36 +81,38 @@ def with_a_file(x: Tensor, context: TapContext) -> Tensor:
 
 
 def test_a_function_that_needs_this_library_by_name_is_refused_before_sending(
-    far: Lens, pair: Any, service: Service, sent: list[Payload]
+    served: Lens, pair: Any, service: Service, sent: list[Payload]
 ) -> None:
     n_before = len(service.log())
     with pytest.raises(RemoteError, match=r"does not have lmm-lens: it uses lmm_lens(.|\n)*use torch, plain values"):
-        far.run(pair[0], read=[Read("pattern", reduce=by_name)])
+        served.run(pair[0], read=[Read("pattern", reduce=by_name)])
     with (
         pytest.raises(RemoteError, match=r"does not have lmm-lens: it uses lmm_lens"),
-        far.trace(pair[0]),
+        served.trace(pair[0]),
     ):
         lmm_lens.HeadSet([(1, 2)], 6, 8).save()
     assert len(service.log()) == n_before
     assert sent == []
 
 
-def test_a_function_that_the_service_cannot_load_says_which_module(far: Lens, pair: Any, sent: list[Payload]) -> None:
+def test_a_function_that_the_service_cannot_load_says_which_module(
+    served: Lens, pair: Any, sent: list[Payload]
+) -> None:
     with pytest.raises(RemoteError, match=r"No module named 'pathlib'(.|\n)*could not rebuild what was sent"):
-        far.run(pair[0], read=[Read("z", reduce=with_a_file)])
+        served.run(pair[0], read=[Read("z", reduce=with_a_file)])
     sent.clear()  # it asked for more than the list has: that is the point
 
 
-def test_numpy_works_too(far: Lens, native: Lens, pair: Any, sent: list[Payload]) -> None:
+def test_numpy_works_too(served: Lens, native: Lens, pair: Any, sent: list[Payload]) -> None:
     read = [Read("z", [1], reduce=with_numpy)]
-    same_run(far.run(pair[0], read=read), native.run(pair[0], read=read))
+    same_run(served.run(pair[0], read=read), native.run(pair[0], read=read))
     assert sent.pop().loaded()[1] >= {"numpy"}
 
 
 # ---------------------------------------------------------------------- errors of our own, raised there
 
 
-def test_an_error_raised_there_is_the_one_raised_here(far: Lens, native: Lens, pair: Any) -> None:
+def test_an_error_raised_there_is_the_one_raised_here(served: Lens, native: Lens, pair: Any) -> None:
     from lmm_lens import KnockoutSinks, head_means
     from lmm_lens.errors import InterventionError
 
@@ -121,7 +123,7 @@ def test_an_error_raised_there_is_the_one_raised_here(far: Lens, native: Lens, p
     ]
     for kind, edits in cases:
         texts = []
-        for lens in (native, far):
+        for lens in (native, served):
             with pytest.raises(kind) as caught:
                 lens.run(pair[0], edits)
             assert type(caught.value) is kind
@@ -130,14 +132,23 @@ def test_an_error_raised_there_is_the_one_raised_here(far: Lens, native: Lens, p
         assert texts[0].count("\n") <= 2
 
 
-def test_a_hook_point_that_is_not_there(far: Lens, pair: Any, service: Service) -> None:
+def test_a_hook_point_that_is_not_there(served: Lens, pair: Any, service: Service) -> None:
     n_before = len(service.log())
-    with pytest.raises(HookError, match="layer 9 is out of range: the model has layers 0 to 5"), far.trace(pair[0]):
-        far.read(9, "z").save()
-    with pytest.raises(HookError, match=r"layer 1 has no hook point 'zz'\n  it has: resid_pre"), far.trace(pair[0]):
-        far.read(1, "zz").save()
-    with pytest.raises(HookError, match=r"z of layer 1 is \(2, 45, 8, 16\), given \(2, 45\)"), far.trace(pair[0]):
-        far.write(1, "z", torch.zeros(2, 45))
+    with (
+        pytest.raises(HookError, match="layer 9 is out of range: the model has layers 0 to 5"),
+        served.trace(pair[0]),
+    ):
+        served.read(9, "z").save()
+    with (
+        pytest.raises(HookError, match=r"layer 1 has no hook point 'zz'\n  it has: resid_pre"),
+        served.trace(pair[0]),
+    ):
+        served.read(1, "zz").save()
+    with (
+        pytest.raises(HookError, match=r"z of layer 1 is \(2, 45, 8, 16\), given \(2, 45\)"),
+        served.trace(pair[0]),
+    ):
+        served.write(1, "z", torch.zeros(2, 45))
     assert len(service.log()) == n_before + 3
 
 
@@ -153,19 +164,19 @@ class Broken(Intervention):
         return [Tap("mlp_out", 3, bind_rows("all", prompt), nothing, edits=True)]
 
 
-def test_nan_is_found_in_the_layer_where_it_arises(far: Lens, pair: Any) -> None:
-    for call in (far.run, far.generate):
+def test_nan_is_found_in_the_layer_where_it_arises(served: Lens, pair: Any) -> None:
+    for call in (served.run, served.generate):
         with pytest.raises(ModelError, match="NaN") as caught:
             call(pair[0], [Broken()])
         assert type(caught.value) is ModelError
     with pytest.raises(ModelError, match="NaN in the model's activations under these interventions, first at mlp_out"):
-        far.run(pair[0], [Broken()])
+        served.run(pair[0], [Broken()])
 
 
-# ---------------------------------------------------------------------- a rehearsal, and a lens without weights
+# ---------------------------------------------------------------------- a local simulation, and a lens without weights
 
 
-def test_the_rehearsal_gives_the_same_without_a_service(native: Lens, pair: Any) -> None:
+def test_the_simulation_gives_the_same_without_a_service(native: Lens, pair: Any) -> None:
     lens = Lens.demo(backend="nnsight", remote="local")
     edits = [AblateHeads([(1, 2)]), VAR(sink_dims="auto", sink_threshold="auto", min_nonsink_ratio=0.1), Sharpen((2,))]
     same_run(lens.run(pair[0], edits, read=list(SITES)), native.run(pair[0], edits, read=list(SITES)))
@@ -204,10 +215,10 @@ def test_a_lens_without_weights(
             lens.trace(prompt, remote=remote)
 
 
-def test_where_to_run_must_be_said_in_a_way_that_can_be_understood(native: Lens, far: Lens, pair: Any) -> None:
+def test_where_to_run_must_be_said_in_a_way_that_can_be_understood(native: Lens, served: Lens, pair: Any) -> None:
     for remote in ("ndif", "127.0.0.1:5001", 3):
         with pytest.raises(LensError, match=r"remote is False, True .NDIF., \"local\" or the address of a server"):
-            far.run(pair[0], remote=remote)  # type: ignore[arg-type]
+            served.run(pair[0], remote=remote)  # type: ignore[arg-type]
     with pytest.raises(LensError, match="remote=True needs backend=\"nnsight\", this lens has 'native'"):
         native.run(pair[0], remote=True)
     with pytest.raises(LensError, match="needs backend=\"nnsight\", given backend='native'"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lmm_lens import AblateHeads, Lens, LensError, Read, score_heads
-from lmm_lens.core import envoys as drive
+from lmm_lens.core import envoys
 from lmm_lens.errors import HookError, InterventionError, RemoteError
 from tests.support.cases import SITES, case
 from tests.support.models import FAMILIES
@@ -62,7 +62,7 @@ def test_the_pattern_is_taken_from_the_weights_and_not_from_queries_and_keys(mon
     def refuse(*arguments):
         raise AssertionError("the arguments of a call are out of reach on a server")
 
-    monkeypatch.setattr(drive, "call_of", refuse)
+    monkeypatch.setattr(envoys, "call_of", refuse)
     llava = case("llava")
     case("llava").on("remote").run(llava.prompt, [edit_of("llava", "knockout")], read=["pattern"])
     with pytest.raises(AssertionError):
@@ -90,13 +90,13 @@ def test_the_model_is_switched_to_eager_attention_and_back(monkeypatch):
     assert implementations(mine) == before
 
 
-def test_one_call_can_be_rehearsed():
+def test_one_call_can_be_simulated():
     llava, lens = case("llava"), case("llava").on("nnsight")
     edits = [edit_of("llava", "knockout")]
     plainly = lens.run(llava.prompt, edits).logits
-    rehearsed = lens.run(llava.prompt, edits, remote="local").logits
-    assert not torch.equal(plainly, rehearsed)  # eager weights differ in the last bits
-    assert (plainly - rehearsed).abs().max() < 1e-5
+    in_eager = lens.run(llava.prompt, edits, remote="local").logits
+    assert not torch.equal(plainly, in_eager)  # eager weights differ in the last bits
+    assert (plainly - in_eager).abs().max() < 1e-5
     assert torch.equal(lens.run(llava.prompt, edits).logits, plainly)
     back = case("llava").on("remote").run(llava.prompt, edits, remote=False).logits
     assert torch.equal(back, plainly)
