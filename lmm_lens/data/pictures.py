@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ScoreError
+from ..prompts.sources import size_as_seen
 from .problems import RowError
 from .sample import BoxLike, as_box
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from .sample import Picture
 
 Size = tuple[int, int]
-"""Width and height, in pixels."""
+"""Width and height in pixels, as a person sees the picture."""
 
 
 def folder_of(path: str | os.PathLike[str], what: str = "pictures") -> Path:
@@ -48,11 +49,11 @@ def picture(value: Any, folder: Path) -> tuple[Picture, Size]:
     if isinstance(value, Mapping) and {"bytes", "path"} & set(value):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, Pillow.Image):
-        return value, value.size
+        return value, size_as_seen(value)
     if isinstance(value, (bytes, bytearray)):
         _look(io.BytesIO(value), f"the picture of {len(value)} bytes")
         held = Pillow.open(io.BytesIO(value))
-        return held, held.size
+        return held, size_as_seen(held)
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         raise RowError("no picture", f"expected a picture or its path, given {value!r:.60}")
     if "://" in os.fspath(value):
@@ -78,7 +79,7 @@ def _look(file: Any, name: str) -> Size:
 
     try:
         with Pillow.open(file) as opened:
-            size = opened.size
+            size = size_as_seen(opened)
             opened.verify()
     except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
         why = "its format is unknown" if isinstance(error, UnidentifiedImageError) else str(error)

@@ -9,6 +9,7 @@ from lmm_lens.data import table
 from lmm_lens.data.pictures import picture
 from lmm_lens.data.problems import RowError
 from lmm_lens.errors import ScoreError
+from lmm_lens.prompts.sources import open_image
 from tests.data.builders import png
 
 
@@ -23,6 +24,16 @@ def test_a_picture_is_a_path_an_image_or_the_bytes_of_a_file(tmp_path):
         found, size = picture(value, tmp_path)
         assert size == (7, 5)
         assert found in (path, image) or found.tobytes() == image.tobytes()
+
+
+def test_a_photo_is_as_large_as_prompts_see_it(tmp_path):
+    """Boxes are told in the picture as it is shown, which a camera held upright has turned."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (7, 5)).save(tmp_path / "photo.jpg", exif=exif)
+    raw = (tmp_path / "photo.jpg").read_bytes()
+    for value in ("photo.jpg", raw, Image.open(io.BytesIO(raw))):
+        assert picture(value, tmp_path)[1] == open_image(raw).size == (5, 7)
 
 
 def test_a_path_stays_a_path(tmp_path):

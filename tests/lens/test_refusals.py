@@ -11,7 +11,9 @@ from tests.support.cases import case
 from tests.support.models import IMAGE
 
 PICTURE = Image.new("RGB", (48, 48))
-KINDS = r"a PIL image, a path, a uint8 array \[height, width, 3\] or a uint8 tensor"
+KINDS = (
+    r"a PIL image, a path, bytes, base64, an open file, an array \[height, width, 3\] or a tensor \[3, height, width\]"
+)
 
 
 def refused(message, ask):
@@ -36,10 +38,11 @@ def refused(message, ask):
         ("a", {"image": 1}, f"expected an image, given dict\n.*{KINDS}"),
         ("a", [None], "expected an image, given NoneType"),
         ("a", 7, "expected an image, given int"),
-        ("a", np.zeros((4, 4, 3)), r"expected an image, given ndarray \(4, 4, 3\) of float64"),
-        ("a", np.zeros((4, 4), np.uint8), r"given ndarray \(4, 4\) of uint8"),
+        ("a", np.full((4, 4, 3), -1.0), r"the pixels of ndarray \(4, 4, 3\) of float64 go from -1 to -1"),
+        ("a", np.zeros((4, 4, 5), np.uint8)[:, :, :0], r"ndarray \(4, 4, 0\) of uint8 has no pixel"),
         ("a", np.zeros((3, 4, 4), np.uint8), r"given ndarray \(3, 4, 4\) of uint8"),
-        ("a", torch.zeros(3, 4, 4), r"given Tensor \(3, 4, 4\) of torch.float32"),
+        ("a", torch.zeros(7, 8, 9), r"given Tensor \(7, 8, 9\) of torch.float32"),
+        ("a", "https://x.org/picture.png", "is an address, and nothing is downloaded"),
         ("a", [[PICTURE]], "expected an image, given list"),
         (
             ["a", "b"],
