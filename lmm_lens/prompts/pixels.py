@@ -69,7 +69,7 @@ def _grey(image: Image, name: str, is_inverted: bool) -> UInt8[np.ndarray, "heig
     return np.where(values == clear, np.uint8(255), scaled) if isinstance(clear, int) else scaled
 
 
-def as_bytes(values: np.ndarray, name: str) -> UInt8[np.ndarray, "..."]:
+def as_bytes(values: np.ndarray, name: str) -> UInt8[np.ndarray, " ..."]:
     """Brightness as bytes of 0 to 255, by the range of the numbers.
 
     Bytes are taken as they are, and True is white. Floats are of 0 to 1, or of 0 to 255; wider integers are bytes too
@@ -110,7 +110,7 @@ def as_bytes(values: np.ndarray, name: str) -> UInt8[np.ndarray, "..."]:
     )
 
 
-def _rounded(values: np.ndarray) -> UInt8[np.ndarray, "..."]:
+def _rounded(values: np.ndarray) -> UInt8[np.ndarray, " ..."]:
     import numpy as np
 
     rounded: np.ndarray = np.rint(values).astype(np.uint8)
