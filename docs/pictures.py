@@ -102,7 +102,7 @@ def var(lens: Lens) -> Figure:
     row = torch.tensor([0.30, 0.10, 0.10, 0.20, 0.15, 0.15])
     visual = torch.tensor([False, False, True, True, True, False])
     sink = torch.tensor([True, False, True, False, False, False])
-    after, _, _ = redistribute(
+    after, *_ = redistribute(
         row[None, None, None],
         visual[None],
         sink[None],
