@@ -105,15 +105,16 @@ class AblationOn:
     def changes(self, row: int) -> list[Change]:
         """The ablation of each unit, for the replay of one prompt row."""
         layers = {layer for unit in self.ablation.units for layer, _ in unit}
-        why = "" if self.ablation.mode != "uniform_noncausal" else "its pattern is made in the forward itself"
-        sources = {} if why else {layer: self._source(row, layer) for layer in layers}
+        sources = {layer: self._source(row, layer) for layer in layers}
         return [
-            Change(intervention, why or self._replayed(unit, row, sources))
+            Change(intervention, self._replayed(unit, row, sources))
             for unit, intervention in zip(self.ablation.units, self.interventions, strict=True)
         ]
 
     def _replayed(self, unit: HeadSet, row: int, sources: Mapping[int, Tensor | Pattern | None]) -> Variant | str:
         """One unit's ablation as a replay makes it, or why none can."""
+        if self.ablation.mode == "uniform_noncausal":
+            return "attention to future keys is made in the forward itself"
         if self.ablation.mode == "uniform" and len(unit.by_layer()) > 1:
             return "even attention in several layers at once depends on the layers before"
         return Variant(tuple(Edit(layer, "z", self.rows[row], sources[layer], head) for layer, head in sorted(unit)))
