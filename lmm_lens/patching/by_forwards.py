@@ -101,7 +101,7 @@ class _Repeats:
     def of(self, n: int) -> Prompt:
         """n copies, one after the other: batch row i of copy c is row c * n_rows + i."""
         if n not in self.made:
-            prompt = self.prompt
+            prompt, keys = self.prompt, self.prompt.cross_keys
             self.made[n] = (
                 prompt
                 if n == 1
@@ -112,6 +112,9 @@ class _Repeats:
                     images=prompt.images * n,
                     tokens=prompt.tokens * n,
                     masks={name: torch.cat([mask] * n) for name, mask in prompt.masks.items()},
+                    texts=None if prompt.texts is None else prompt.texts * n,
+                    videos=prompt.videos * n,
+                    cross_keys=None if keys is None else torch.cat([keys] * n),
                 )
             )
         return self.made[n]
