@@ -22,6 +22,7 @@ from ...adapters import Adapter, Layer
 from ...core.layer_envoys import LayerEnvoys
 from ...errors import HookError, ModelError, RemoteError
 from ..placement import Shards, accelerate_hooks, device_of
+from ..twins import twin_of
 from ..unembedding import finishing
 from .job import ModelEnvoys
 
@@ -52,7 +53,7 @@ def wrapped(model: nn.Module, processor: Any) -> Any:
         )
     dispatched = any(accelerate_hooks(module) for module in model.modules())
     if not dispatched:
-        model = copy.deepcopy(model, {id(x): x for x in (*model.parameters(), *model.buffers())})
+        model = twin_of(model, keeps_hooks=True)
     if dispatched and next(model.parameters()).device.type == "meta":
         raise ModelError(
             "nnsight takes inputs to where a model's first weights are, and these are offloaded (on 'meta')\n"
