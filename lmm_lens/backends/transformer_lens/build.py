@@ -20,6 +20,7 @@ from ...errors import ModelError
 from ...prompts.text_config import text_config_of
 from ..native.interface import has_function_of_its_own, implementation_of
 from ..placement import Shards
+from ..sources import READING
 from ..twins import hooked_by_user, twin_of
 from .architectures import Decoder, HookedAttention, make_editable, register, use_hooks
 
@@ -62,6 +63,11 @@ def bridge_of(model: Any, tokenizer: Any = None) -> TransformerBridge:
         )
     if tokenizer is not None and "name_or_path" not in getattr(tokenizer, "init_kwargs", {}):
         tokenizer = None  # TransformerLens opens it again by its name, which one made from nothing does not have
+    with READING:  # TransformerLens and transformers read sources of what they build
+        return _built(model, tokenizer, architecture)
+
+
+def _built(model: Any, tokenizer: Any, architecture: str) -> TransformerBridge:
     register()
     if architecture not in ArchitectureAdapterFactory._adapters:
         ArchitectureAdapterFactory.register_adapter(architecture, Decoder)
