@@ -11,6 +11,7 @@ from ..adapters import Adapter
 from ..errors import LensError, unknown
 from .base import Backend, Remote
 from .native import NativeBackend
+from .requirements import importing
 
 BACKENDS = ("native", "transformer_lens", "nnsight")
 
@@ -33,7 +34,7 @@ def backend_of(
     remote: Remote,
     timeout: float,
 ) -> Backend:
-    """The backend of a name; LensError where it is to run elsewhere and cannot.
+    """The backend of a name; LensError where it is to run elsewhere and cannot, ModelError without its framework.
 
     Args:
         name: one of `BACKENDS`.
@@ -46,13 +47,15 @@ def backend_of(
         timeout: seconds without news from a server after which to give up.
     """
     if name == "nnsight":
-        from .nnsight import NNsightBackend
+        with importing(name):
+            from .nnsight import NNsightBackend
 
         return NNsightBackend(adapter, envoy, served_as, remote, timeout)
     if remote:
         raise LensError(f'remote={remote!r} needs backend="nnsight", given backend={name!r}')
     if name == "transformer_lens":
-        from .transformer_lens import TransformerLensBackend
+        with importing(name):
+            from .transformer_lens import TransformerLensBackend
 
         return TransformerLensBackend(adapter, bridge)
     return NativeBackend(adapter, around)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, StoppingCriteria
+from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 from transformers.generation.stopping_criteria import StopStringCriteria
 
 from ...adapters import Adapter
@@ -21,11 +21,18 @@ from ..placement import device_of
 from .session import NativeSession
 
 
-def _refuse_nan(tokens: Tensor, scores: Tensor) -> Tensor:
-    """A logits processor: greedy decoding would pick some token of NaN logits without a word."""
-    if bool(scores.isnan().any()):
-        raise FloatingPointError(f"NaN in the logits after {tokens.shape[1]} tokens")
-    return scores
+class RefuseNaN(LogitsProcessor):
+    """Greedy decoding would pick some token of NaN logits without a word.
+
+    A class, not a function: transformers asks for the signature of its `__call__` at each step, and Python parses the
+    text of a function's (see `lmm_lens.backends.sources`).
+    """
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """The scores as they are."""
+        if bool(scores.isnan().any()):
+            raise FloatingPointError(f"NaN in the logits after {input_ids.shape[1]} tokens")
+        return scores
 
 
 class Ends(StoppingCriteria):
@@ -109,7 +116,7 @@ class NativeBackend:
         """As in `Backend.generate`."""
         config, beside = self.options.generating(options)
         ids = prompt.inputs["input_ids"]
-        beside["logits_processor"] = [_refuse_nan, *beside.get("logits_processor", ())]
+        beside["logits_processor"] = [RefuseNaN(), *beside.get("logits_processor", ())]
         with torch.no_grad(), self._session(taps_of, prompt, None, None, ends_of(config)) as session:
             beside["stopping_criteria"] = [Ends(config, beside.get("stopping_criteria", ()), session, self.adapter)]
             out = self.model.generate(**prompt.inputs, generation_config=config, **beside)

@@ -110,7 +110,11 @@ def _extra_logits(kwargs: Mapping[str, Any]) -> Tensor | None:
 
 def implementation(module: nn.Module) -> str:
     """The name of the attention function that a module has when nothing is tapped."""
-    config: Any = getattr(module, "config", None)
+    return implementation_of(getattr(module, "config", None))
+
+
+def implementation_of(config: Any) -> str:
+    """The name of the attention function that a config chooses when nothing is tapped."""
     switch = _SWITCHES.get(id(config))
     return switch.original if switch is not None else str(getattr(config, "_attn_implementation", None))
 
@@ -197,6 +201,20 @@ def switched(configs: Iterable[Any]) -> Iterator[None]:
                 if not switch.users:
                     config._attn_implementation_internal = switch.original
                     del _SWITCHES[key]
+
+
+@contextmanager
+def copying(memo: Mapping[int, Any]) -> Iterator[None]:
+    """Inside, a model is copied; the copy's attention is its user's, also where that of the model is tapped now.
+
+    Args:
+        memo: the copies by the ids of their originals, as `copy.deepcopy` notes them.
+    """
+    with _LOCK:
+        yield
+        for key, switch in _SWITCHES.items():
+            if key in memo:
+                memo[key]._attn_implementation_internal = switch.original
 
 
 AttentionInterface.register(NAME, attention)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -24,7 +24,7 @@ from ..placement import device_of, has_weights
 from .job import JobResult, JobRun, ModelEnvoys, edited, run_job
 from .traces import NNsightSession, trace_under_way
 from .travel import TRAVELLING
-from .wrap import envoys_of_model, model_key, wrapped
+from .wrap import envoys_of_model, label_operations, model_key, wrapped
 
 
 class NNsightBackend:
@@ -41,9 +41,9 @@ class NNsightBackend:
         timeout: seconds without news from a server after which to give up.
     """
 
-    name = "nnsight"
-    ways_in = "lens.run, lens.generate or lens.trace"
-    runs_replays = False
+    name: ClassVar[str] = "nnsight"
+    ways_in: ClassVar[str] = "lens.run, lens.generate or lens.trace"
+    runs_replays: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -144,7 +144,9 @@ class NNsightBackend:
             if generates:
                 options = {"fn": envoy.generate, **self.generating(options)}
             backend = self.transport()
-        return envoy.trace(**{**prompt.inputs, **options}, backend=backend)
+        from .blocks import TraceBlock
+
+        return envoy.trace(**{**prompt.inputs, **options}, backend=backend, tracer_cls=TraceBlock)
 
     def session(
         self, taps_of: TapsOf, prompt: Prompt | None = None, prompt_of: PromptOf | None = None
@@ -174,7 +176,9 @@ class NNsightBackend:
         return TraceLens(self.model_envoys.layers, self.envoy, one_pass, None if self.remote else self.pass_under_way)
 
     def pass_under_way(self, envoys: LayerEnvoys, site: str) -> tuple[Any, int]:
-        """Inside a trace, which trace that is, and which pass over a layer comes next or is under way.
+        """Before a hook point is asked for inside a trace: which trace that is, and which pass over the layer it is.
+
+        The operations that the hook point needs are labelled then.
 
         Raises:
             HookError: the trace is of another lens, whose model would answer.
@@ -184,6 +188,8 @@ class NNsightBackend:
             return None, 0
         if mediator().interleaver is not self.envoy.interleaver:
             raise HookError("this trace is of another lens: inside `with a.trace(...)` call a.read and a.write")
+        if site == "pattern":
+            label_operations(envoys)
         # a step of `tracer.iter` that has just begun is counted by it; from then on, how often the layer ran
         return mediator, mediator().iteration or mediator().occurrence(f"{envoys.module.path}.output")
 
@@ -229,12 +235,14 @@ class NNsightBackend:
         )
 
     def checked(self, taps: Sequence[Tap]) -> Sequence[Tap]:
-        """The taps; HookError for one at a hook point that the layer does not have."""
+        """The taps, the operations that they need labelled; HookError for a hook point that the layer does not have."""
         for tap in taps:
-            sites = self.model_envoys.layers[tap.layer].sites
-            if tap.site not in sites:
+            envoys = self.model_envoys.layers[tap.layer]
+            if tap.site not in envoys.sites:
                 kind = type(self.adapter.layers[tap.layer].module).__name__
-                raise HookError(f"layer {tap.layer} ({kind}) has no {tap.site}; it has {', '.join(sites)}")
+                raise HookError(f"layer {tap.layer} ({kind}) has no {tap.site}; it has {', '.join(envoys.sites)}")
+            if tap.site == "pattern":
+                label_operations(envoys)
         return taps
 
     @property

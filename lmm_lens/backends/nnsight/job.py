@@ -6,7 +6,6 @@ the same lines run in this process and on a server.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,8 @@ from ...core.tapping import Found, Tapping
 from ...core.taps import Tap
 from ...errors import HookError
 from ...prompts.prompt import Prompt
+from ..sources import READING
+from .loops import open_ended_loops
 
 
 @dataclass(frozen=True)
@@ -95,53 +96,51 @@ def run_job(model: ModelEnvoys, runs: Sequence[JobRun], backend: Any = None) -> 
     import nnsight
     from nnsight.intervention.interleaver import OutOfOrderError
 
+    from .blocks import SessionBlock, TraceBlock
+
     envoy, unembedding, cap, scale = model.envoy, model.unembedding, model.cap, model.scale
     packed: dict[int, Any] = {}  # what several runs are given goes once
     travels = backend is not None
+    block = None if travels else TraceBlock  # a server has nnsight's own
     plain_runs = [_plain_values(model, run, packed if travels else None) for run in runs]
     n_heads = model.n_heads
     try:
-        with warnings.catch_warnings():
-            # an open-ended loop over the steps of a generation ends with a warning, by design
-            warnings.filterwarnings("ignore", message=".*was never reached", category=UserWarning)
-            with envoy.session(backend=backend):
-                carried = Carried()
-                answers = nnsight.save([])
-                for run in plain_runs:
-                    tapping = Tapping(n_heads, carried)
-                    tapping.start(run["n_rows"], run["taps"])
-                    inputs = run["inputs"]
-                    if travels:
-                        inputs = {name: unpack(value) for name, value in inputs.items()}
-                    layers, last, chosen, tokens = run["layers"], run["last"], run["tokens"], None
-                    steps, done = [], []
-                    if run["options"] is None:
-                        with envoy.trace(**inputs):
-                            run_taps(tapping, layers, run["n_tokens"])
-                            logits = finish(unembedding.output, cap, scale)
-                            if last is not None:
-                                logits = logits[torch.arange(len(last)), last][:, None]
-                            if chosen is not None:
-                                logits = logits.gather(2, chosen[:, None].to(logits.device))
-                            steps.append(logits)
-                    else:
-                        with envoy.generate(**run["options"]) as tracer:
-                            with tracer.invoke(**inputs):
-                                for step in tracer.iter[:]:
-                                    run_taps(tapping, layers, run["n_tokens"] + step)
-                                    logits = unembedding.output[:, -1]
-                                    if bool(logits.isnan().any()):
-                                        raise FloatingPointError(
-                                            f"NaN in the logits after {run['n_tokens'] + step} tokens"
-                                        )
-                                    if run["wants_logits"]:
-                                        steps.append(finish(logits, cap, scale))
-                                    done.append(step)
-                            with tracer.invoke():
-                                tokens = tracer.result
-                    tapping.settle()
-                    found = steps, len(done), tokens, tapping.found()
-                    answers.append(slim(found) if travels else found)
+        with open_ended_loops(), envoy.session(backend=backend, tracer_cls=SessionBlock):
+            carried = Carried()
+            answers = nnsight.save([])
+            for run in plain_runs:
+                tapping = Tapping(n_heads, carried)
+                tapping.start(run["n_rows"], run["taps"])
+                inputs = run["inputs"]
+                if travels:
+                    inputs = {name: unpack(value) for name, value in inputs.items()}
+                layers, last, chosen, tokens = run["layers"], run["last"], run["tokens"], None
+                steps, done = [], []
+                if run["options"] is None:
+                    with envoy.trace(**inputs, tracer_cls=block):
+                        run_taps(tapping, layers, run["n_tokens"])
+                        logits = finish(unembedding.output, cap, scale)
+                        if last is not None:
+                            logits = logits[torch.arange(len(last)), last][:, None]
+                        if chosen is not None:
+                            logits = logits.gather(2, chosen[:, None].to(logits.device))
+                        steps.append(logits)
+                else:
+                    with envoy.generate(**run["options"], tracer_cls=block) as tracer:
+                        with tracer.invoke(**inputs):
+                            for step in tracer.iter[:]:
+                                run_taps(tapping, layers, run["n_tokens"] + step)
+                                logits = unembedding.output[:, -1]
+                                if bool(logits.isnan().any()):
+                                    raise FloatingPointError(f"NaN in the logits after {run['n_tokens'] + step} tokens")
+                                if run["wants_logits"]:
+                                    steps.append(finish(logits, cap, scale))
+                                done.append(step)
+                        with tracer.invoke():
+                            tokens = tracer.result
+                tapping.settle()
+                found = steps, len(done), tokens, tapping.found()
+                answers.append(slim(found) if travels else found)
     except OutOfOrderError as error:
         raise HookError(_unfired(model, str(error))) from None
     return [_result_of(run, n_heads, *found) for run, found in zip(runs, answers, strict=True)]
@@ -176,14 +175,15 @@ def edited(model: ModelEnvoys, prompt: Prompt, taps: Sequence[Tap], generates: b
     tapping.start(prompt.n_rows, taps)
     layers = [envoys.keeping_weights() for envoys in _tapped(model, taps)]
     n_tokens = prompt.n_tokens
-    if generates:
-        steps = Iterations()  # what `tracer.iter` is; the tracer of an edit cannot be packed
-        with envoy.edit() as (_, copy):
-            for step in steps[:]:
-                run_taps(tapping, layers, n_tokens + step)
-    else:
-        with envoy.edit() as (_, copy):
-            run_taps(tapping, layers, n_tokens)
+    with READING:  # the blocks are read here, and run later
+        if generates:
+            steps = Iterations()  # what `tracer.iter` is; the tracer of an edit cannot be packed
+            with envoy.edit() as (_, copy):
+                for step in steps[:]:
+                    run_taps(tapping, layers, n_tokens + step)
+        else:
+            with envoy.edit() as (_, copy):
+                run_taps(tapping, layers, n_tokens)
     return copy
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from ...core.trace import TracePrompt
 from ...errors import RemoteError
 from ...prompts.prompt import Prompt
+from ..sources import READING
 
 SENT = ("lmm_lens.core", "lmm_lens.errors")
 SUBIMPORT = ("cloudpickle.cloudpickle", "subimport")  # imports the module that its argument names
@@ -35,20 +36,21 @@ copyreg.pickle(Prompt, _reduce_prompt)
 
 @contextmanager
 def by_source() -> Iterator[None]:
-    """Inside, what is pickled is meant for a server."""
+    """Inside, what is pickled is meant for a server; one thread at a time, since it is known to the whole process."""
     from cloudpickle import register_pickle_by_value, unregister_pickle_by_value
     from cloudpickle.cloudpickle import list_registry_pickle_by_value
 
-    modules = [importlib.import_module(name) for name in SENT if name not in list_registry_pickle_by_value()]
-    for module in modules:
-        register_pickle_by_value(module)
-    token = TRAVELLING.set(True)
-    try:
-        yield
-    finally:
-        TRAVELLING.reset(token)
+    with READING:  # what is pickled by source is also read and parsed
+        modules = [importlib.import_module(name) for name in SENT if name not in list_registry_pickle_by_value()]
         for module in modules:
-            unregister_pickle_by_value(module)
+            register_pickle_by_value(module)
+        token = TRAVELLING.set(True)
+        try:
+            yield
+        finally:
+            TRAVELLING.reset(token)
+            for module in modules:
+                unregister_pickle_by_value(module)
 
 
 def imports_of(payload: bytes) -> set[tuple[str, str]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import copy
-import inspect
 import json
 import textwrap
 from collections.abc import Sequence
@@ -22,6 +21,9 @@ from ...adapters import Adapter, Layer
 from ...core.layer_envoys import LayerEnvoys
 from ...errors import HookError, ModelError, RemoteError
 from ..placement import Shards, accelerate_hooks, device_of
+from ..requirements import importing
+from ..sources import READING, source_of
+from ..twins import twin_of
 from ..unembedding import finishing
 from .job import ModelEnvoys
 
@@ -39,12 +41,8 @@ def wrapped(model: nn.Module, processor: Any) -> Any:
     Raises:
         ModelError: nnsight is not installed, or cannot wrap the model.
     """
-    try:
+    with importing("nnsight"):
         from nnsight import TransformersModel
-    except (ImportError, AttributeError) as error:
-        raise ModelError(
-            f"the nnsight backend needs nnsight 0.8, which cannot be loaded: {error}\n  pip install 'nnsight>=0.8,<0.9'"
-        ) from error
     if Shards.of(model).group is not None:
         raise ModelError(
             "nnsight 0.8 cannot open a tensor-parallel model with this version of transformers\n"
@@ -52,7 +50,7 @@ def wrapped(model: nn.Module, processor: Any) -> Any:
         )
     dispatched = any(accelerate_hooks(module) for module in model.modules())
     if not dispatched:
-        model = copy.deepcopy(model, {id(x): x for x in (*model.parameters(), *model.buffers())})
+        model = twin_of(model, keeps_hooks=True)
     if dispatched and next(model.parameters()).device.type == "meta":
         raise ModelError(
             "nnsight takes inputs to where a model's first weights are, and these are offloaded (on 'meta')\n"
@@ -60,17 +58,23 @@ def wrapped(model: nn.Module, processor: Any) -> Any:
         )
     # by itself transformers' pipeline moves a model to the first GPU
     device = {} if dispatched else {"device": str(device_of(model.get_input_embeddings(), model))}  # type: ignore[operator]
-    envoy = TransformersModel(model, task=TASK, processor=copy.deepcopy(processor) or _NoProcessor(), **device)
+    with READING:
+        envoy = TransformersModel(model, task=TASK, processor=copy.deepcopy(processor) or _NoProcessor(), **device)
     if envoy.tokenizer is not None:  # a copy, whose side of padding makes nnsight add position ids to left-padded text
         envoy.tokenizer.padding_side = "right"
     return envoy
 
 
 def opened(name: str, processor: Any, **options: Any) -> Any:
-    """A model by name as nnsight opens it for a server: its shape, without weights."""
-    from nnsight import TransformersModel
+    """A model by name as nnsight opens it for a server: its shape, without weights.
 
-    return TransformersModel(name, task=TASK, processor=processor, **options)
+    Raises:
+        ModelError: nnsight is not installed.
+    """
+    with importing("nnsight"):
+        from nnsight import TransformersModel
+
+        return TransformersModel(name, task=TASK, processor=processor, **options)
 
 
 def model_key(envoy: Any, name: str | None) -> str:
@@ -124,8 +128,9 @@ def envoys_of_model(envoy: Any, adapter: Adapter, from_weights: bool = False) ->
     head = envoy._module.get_output_embeddings()
     if head is None or id(head) not in names:
         raise ModelError(f"{type(envoy._module).__name__} has no output embedding, so its logits cannot be read")
-    layers = envoys_of_layers(envoy, adapter, from_weights)
-    return ModelEnvoys(envoy, layers, at[id(head)], *finishing(envoy._module, adapter))
+    with READING:
+        layers = envoys_of_layers(envoy, adapter, from_weights)
+        return ModelEnvoys(envoy, layers, at[id(head)], *finishing(envoy._module, adapter))
 
 
 def envoys_of_layers(envoy: Any, adapter: Adapter, from_weights: bool) -> list[LayerEnvoys]:
@@ -172,6 +177,12 @@ def _envoys_of(
     )
 
 
+def label_operations(envoys: LayerEnvoys) -> None:
+    """Have nnsight read the source of a layer's attention and label its operations, unless it has done so before."""
+    with READING:
+        _ = envoys.attention.source
+
+
 def operations_of(attention: type[nn.Module], labels: Sequence[str]) -> tuple[str | None, str | None]:
     """The labels of the call of the attention function and of the cache's update; None where there is none.
 
@@ -183,7 +194,8 @@ def operations_of(attention: type[nn.Module], labels: Sequence[str]) -> tuple[st
         HookError: there is no source to read.
     """
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(attention.forward))))
+        with READING:
+            tree = ast.parse(textwrap.dedent(source_of(attention.forward)))
     except (OSError, TypeError) as error:
         raise HookError(f"the source of {attention.__name__}.forward cannot be read: {error}") from error
     names = {

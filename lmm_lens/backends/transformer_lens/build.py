@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,9 +18,10 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from ...errors import ModelError
 from ...prompts.text_config import text_config_of
-from ..native.interface import has_function_of_its_own
-from ..placement import Shards, accelerate_hooks
-from ..twins import hooked_by_user
+from ..native.interface import has_function_of_its_own, implementation_of
+from ..placement import Shards
+from ..sources import READING
+from ..twins import hooked_by_user, twin_of
 from .architectures import Decoder, HookedAttention, make_editable, register, use_hooks
 
 CAPTURES = "_output_capturing_hooks_installed"  # where transformers notes that it hooked a model
@@ -48,7 +48,7 @@ def bridge_of(model: Any, tokenizer: Any = None) -> TransformerBridge:
             f"{architecture} is divided among processes (tensor parallel), which a TransformerBridge cannot be\n"
             "  use backend='native', or load it in one process with device_map='auto'"
         )
-    implementation = str(getattr(text_config_of(model.config), "_attn_implementation", None))
+    implementation = implementation_of(text_config_of(model.config))
     if has_function_of_its_own(implementation) and implementation != "flex_attention":
         raise ModelError(
             f"{architecture} has the attention function {implementation!r}, and a TransformerBridge computes its own\n"
@@ -63,6 +63,11 @@ def bridge_of(model: Any, tokenizer: Any = None) -> TransformerBridge:
         )
     if tokenizer is not None and "name_or_path" not in getattr(tokenizer, "init_kwargs", {}):
         tokenizer = None  # TransformerLens opens it again by its name, which one made from nothing does not have
+    with READING:  # TransformerLens and transformers read sources of what they build
+        return _built(model, tokenizer, architecture)
+
+
+def _built(model: Any, tokenizer: Any, architecture: str) -> TransformerBridge:
     register()
     if architecture not in ArchitectureAdapterFactory._adapters:
         ArchitectureAdapterFactory.register_adapter(architecture, Decoder)
@@ -103,27 +108,9 @@ def _editable(adapter: Any) -> None:
         make_editable(adapter)
 
 
-TORCH_HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
-"""Where torch keeps the hooks of a module."""
-
-
 def _twin(model: Any) -> Any:
-    """A copy of a model that shares every weight, without the hooks of torch that stand on it."""
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
-    for module in model.modules():
-        memo |= {id(getattr(module, name)): OrderedDict() for name in TORCH_HOOKS}
-        for hook in accelerate_hooks(module):  # where accelerate keeps weights that are away between calls
-            kept = getattr(hook, "weights_map", None)
-            memo[id(kept)] = kept
-    twin = copy.deepcopy(model, memo)
+    """The copy of a model that is built over."""
+    twin = twin_of(model, keeps_hooks=False)
     for module in twin.modules():
         if getattr(module, CAPTURES, False):
             setattr(module, CAPTURES, False)

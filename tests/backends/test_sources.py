@@ -1,0 +1,212 @@
+# ruff: noqa: RET504  (a trace's block binds names; it cannot return)
+"""Lenses made and run in several threads at once: one thread at a time reads sources, and each gives its answer."""
+
+import ast
+import gc
+import inspect
+import linecache
+import logging
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from nnsight.intervention.source import FORWARD_CACHE
+from nnsight.tracing.globals import BLOCKS, SOURCES
+
+from lmm_lens import Knockout, Lens
+from lmm_lens.backends.nnsight.loops import open_ended_loops
+from lmm_lens.backends.sources import source_of
+from tests.support.cases import case
+
+KINDS = {
+    "native": {},
+    "transformer_lens": {"backend": "transformer_lens"},
+    "nnsight": {"backend": "nnsight"},
+    "remote": {"backend": "nnsight", "remote": "local"},
+}
+EDITS = [Knockout("image", "question")]
+
+
+def lens_on(kind):
+    return Lens(case("llava").model, **KINDS[kind])
+
+
+def traced(lens, prompt):
+    with lens.trace(prompt, EDITS):
+        lens.read(0, "pattern")
+        out = lens.read(2, "resid_post").save()
+    return out
+
+
+def everything(kind):
+    """What a lens made here and now gives: logits of a run, of a generation, and what a trace reads."""
+    llava, lens = case("llava"), lens_on(kind)
+    found = [lens.run(llava.prompt, EDITS).logits]
+    found.append(lens.generate(llava.prompt, EDITS, max_new_tokens=2, logits=True, eos_token_id=[]).logits)
+    return [*found, traced(lens, llava.prompt)] if kind in ("nnsight", "remote") else found
+
+
+def together(work, kinds):
+    """What each thread gives, all of which begin at the same moment."""
+    start = threading.Barrier(len(kinds))
+
+    def waited(kind):
+        start.wait()
+        return work(kind)
+
+    with ThreadPoolExecutor(len(kinds)) as pool:
+        return list(pool.map(waited, kinds))
+
+
+@pytest.fixture
+def unread():
+    """Nothing that linecache or nnsight has read is known any more, as in a process that begins."""
+    assert case("llava").prompt  # made before: transformers reads sources when it makes a model
+    for cache in (linecache.cache, FORWARD_CACHE, SOURCES, BLOCKS):
+        cache.clear()
+
+
+@pytest.fixture
+def hurried():
+    """Threads take turns as often as they can, also within a garbage collection, of which there are many."""
+
+    def give_way(phase, info):
+        time.sleep(0)
+
+    interval, threshold = sys.getswitchinterval(), gc.get_threshold()
+    gc.callbacks.append(give_way)
+    gc.set_threshold(100)
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+    gc.set_threshold(*threshold)
+    gc.callbacks.remove(give_way)
+
+
+def stack_of(thread):
+    frame = sys._current_frames().get(thread)
+    return "".join(traceback.format_stack(frame)) if frame is not None else "gone"
+
+
+@pytest.fixture
+def readers(monkeypatch):
+    """How often each thread read or parsed sources; an error as soon as two do it at once."""
+    inside, counts = Counter(), Counter()
+
+    def watched(function):
+        def watch(*args, **kwargs):
+            me = threading.get_ident()
+            inside[me] += 1
+            try:
+                time.sleep(1e-3)  # long enough for another thread to come in
+                others = [thread for thread, depth in inside.items() if depth and thread != me]
+                assert not others, f"{function.__name__} while another thread is here:\n{stack_of(others[0])}"
+                counts[me] += 1
+                return function(*args, **kwargs)
+            finally:
+                inside[me] -= 1
+
+        return watch
+
+    for module, name in ((ast, "parse"), (inspect, "getsourcelines")):
+        monkeypatch.setattr(module, name, watched(getattr(module, name)))
+    return counts
+
+
+def test_one_thread_at_a_time_reads_sources(unread, readers):
+    together(everything, ["nnsight", "remote", "nnsight", "transformer_lens"])
+    assert len(readers) >= 3, "each lens of nnsight reads"
+    assert sum(readers.values()) > 20
+
+
+@pytest.mark.parametrize(
+    "threads", [["nnsight"] * 8, ["remote"] * 3, list(KINDS) * 2], ids=["here", "as on a server", "all kinds"]
+)
+def test_lenses_made_and_run_in_many_threads_give_their_answers(threads, unread, hurried):
+    expected = {kind: everything(kind) for kind in set(threads)}
+    for cache in (linecache.cache, FORWARD_CACHE, SOURCES, BLOCKS):
+        cache.clear()
+    for kind, given in zip(threads, together(everything, threads), strict=True):
+        for one, other in zip(given, expected[kind], strict=True):
+            assert (one - other).abs().max() < 1e-4, kind
+
+
+def test_the_models_parts_are_found_in_many_threads(unread, hurried):
+    """Quicker than whole runs, so tried more often."""
+    for _ in range(3):
+        for cache in (linecache.cache, FORWARD_CACHE):
+            cache.clear()
+        labels = together(lambda kind: lens_on(kind)._backend.model_envoys.layers, ["nnsight"] * 8)
+        assert len({(layer.attention_call, layer.cache_update) for layers in labels for layer in layers}) == 1
+
+
+def test_bridges_made_at_once_leave_logging_and_warnings_as_they_were():
+    logger = logging.getLogger("transformer_lens")
+    before = logger.level, list(warnings.filters)
+    together(lens_on, ["transformer_lens"] * 3)
+    assert (logger.level, list(warnings.filters)) == before
+
+
+def test_a_lens_within_a_trace_of_another_thread_reads_in_its_turn(unread, readers):
+    """A hook point that is asked for first inside a block has its operations labelled there."""
+    llava, lenses = case("llava"), [lens_on("nnsight") for _ in range(3)]
+
+    def read(number):
+        with lenses[number].trace(llava.prompt):
+            patterns = [lenses[number].read(layer, "pattern") for layer in range(3)]
+            total = sum(pattern.detach().sum() for pattern in patterns).save()
+        return total
+
+    totals = together(read, range(3))
+    assert len(readers) == 3
+    assert all(abs(float(total) - float(totals[0])) < 1e-3 for total in totals)
+
+
+def test_the_source_of_a_decorated_function_is_that_of_the_innermost():
+    from functools import wraps
+
+    def inner(x):
+        return x + 1
+
+    @wraps(inner)
+    def outer(x):
+        return inner(x)
+
+    assert "x + 1" in source_of(outer)
+    with pytest.raises(TypeError):
+        source_of(print)
+
+
+# ---------------------------------------------------------------------- the warning of open-ended loops
+
+
+def never_reached():
+    warnings.warn("'model.layers.0.input.i5' was never reached: the loop asked for a step", stacklevel=1)
+
+
+def test_the_warning_is_silent_until_the_last_loop_has_ended():
+    before = list(warnings.filters)
+    first, second = open_ended_loops(), open_ended_loops()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)  # as `catch_warnings` of two threads, which would bring the warning back here
+    never_reached()
+    second.__exit__(None, None, None)
+    assert list(warnings.filters) == before
+    with pytest.raises(UserWarning, match="was never reached"):
+        never_reached()
+
+
+def test_a_filter_of_the_users_own_stays():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*was never reached", category=UserWarning)
+        before = list(warnings.filters)
+        with open_ended_loops():
+            pass
+        assert list(warnings.filters) == before
+        never_reached()
