@@ -51,16 +51,16 @@ def everything(kind):
     return [*found, traced(lens, llava.prompt)] if kind in ("nnsight", "remote") else found
 
 
-def together(work, kinds):
-    """What each thread gives, all of which begin at the same moment."""
-    start = threading.Barrier(len(kinds))
+def together(work, items):
+    """What each thread makes of its item; all begin at the same moment."""
+    start = threading.Barrier(len(items))
 
-    def waited(kind):
+    def waited(item):
         start.wait()
-        return work(kind)
+        return work(item)
 
-    with ThreadPoolExecutor(len(kinds)) as pool:
-        return list(pool.map(waited, kinds))
+    with ThreadPoolExecutor(len(items)) as pool:
+        return list(pool.map(waited, items))
 
 
 @pytest.fixture
@@ -136,13 +136,14 @@ def test_lenses_made_and_run_in_many_threads_give_their_answers(threads, unread,
             assert (one - other).abs().max() < 1e-4, kind
 
 
-def test_the_models_parts_are_found_in_many_threads(unread, hurried):
-    """Quicker than whole runs, so tried more often."""
-    for _ in range(3):
+def test_operations_are_labelled_in_many_threads(unread, hurried):
+    """The first thing that a new lens does."""
+    for _ in range(4):
+        lenses = [lens_on("nnsight") for _ in range(8)]
         for cache in (linecache.cache, FORWARD_CACHE):
             cache.clear()
-        labels = together(lambda kind: lens_on(kind)._backend.model_envoys.layers, ["nnsight"] * 8)
-        assert len({(layer.attention_call, layer.cache_update) for layers in labels for layer in layers}) == 1
+        labelled = together(lambda lens: lens._backend.model_envoys.layers, lenses)
+        assert len({(layer.attention_call, layer.cache_update) for layers in labelled for layer in layers}) == 1
 
 
 def test_bridges_made_at_once_leave_logging_and_warnings_as_they_were():
