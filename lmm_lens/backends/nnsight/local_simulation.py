@@ -10,7 +10,7 @@ from nnsight.schema.request import RequestModel
 from .travel import by_source, check_payload
 
 
-class CheckedSimulation(LocalSimulationBackend):
+class CheckedSimulation(LocalSimulationBackend):  # type: ignore[misc]  # nnsight has no types
     """nnsight's simulation with what a server adds: a check of the payload, and eager attention as asked for."""
 
     def __call__(self, tracer: Any) -> None:

@@ -26,7 +26,7 @@ EXPECTED = ("was never reached", "warnings.warn(expected)")  # how an open-ended
 WAKE_SECONDS = 0.2  # how often the display is refreshed while nothing comes
 
 
-class ServerBackend(RemoteBackend):
+class ServerBackend(RemoteBackend):  # type: ignore[misc]  # nnsight has no types
     """nnsight's remote backend with a deadline, a check of the payload, and errors to act on.
 
     Args:
@@ -46,7 +46,7 @@ class ServerBackend(RemoteBackend):
 
     def _serialize(self, tracer: Any) -> bytes:
         with by_source():
-            blob = super()._serialize(tracer)
+            blob: bytes = super()._serialize(tracer)
         check_payload(_plain(blob) if self.compress else blob)
         return blob
 
@@ -133,7 +133,8 @@ class ServerBackend(RemoteBackend):
                 raise self._lost(str(error)) from None
             if not message:
                 raise self._lost("the server closed it")
-            return message
+            heard_of: str | bytes = message
+            return heard_of
 
     def _lost(self, why: str) -> RemoteError:
         return RemoteError(
@@ -152,7 +153,7 @@ class ServerBackend(RemoteBackend):
         elif any(part in response.description for part in EXPECTED):
             return False
         try:
-            return self.note(response)
+            return bool(self.note(response))
         except NNsightRemoteError as error:
             raise self._failed(self._clean(str(error))) from None
 
@@ -166,7 +167,8 @@ class ServerBackend(RemoteBackend):
         if isinstance(ours, type) and issubclass(ours, LensError):
             return ours(message)
         if name.endswith("OutOfOrderError"):
-            return OutOfOrderError(message)
+            raised: Exception = OutOfOrderError(message)
+            return raised
         if name == "FloatingPointError":
             return errors.ModelError(message)
         advice = "the server's own words are in the error's `details`"

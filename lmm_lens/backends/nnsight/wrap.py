@@ -97,7 +97,7 @@ def model_key(envoy: Any, name: str | None) -> str:
 
     if envoy.repo_id == name and not Path(name).exists():
         try:  # asks the Hub for the name's right spelling
-            return envoy.to_model_key()
+            return str(envoy.to_model_key())
         except Exception:  # where there is no network, any of several HTTP libraries'; the name is taken as it is
             pass
     key = {"repo_id": name, "revision": envoy.revision, "task": TASK}
