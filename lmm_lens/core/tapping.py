@@ -88,6 +88,11 @@ class Course:
         for tap in sorted(taps, key=lambda tap: not tap.edits):  # reads see what edits left
             self.taps.setdefault((tap.site, tap.layer), []).append(tap)
 
+    def note_ends(self, ids: Tensor, ends: Tensor) -> None:
+        """Of several batch rows, those whose last token, Int[batch, token], ends them are only padded from here on."""
+        if self.n_rows > 1 and len(ends) and len(ids) == self.n_rows:
+            self.end(torch.isin(ids[:, -1].cpu(), ends))
+
     def end(self, rows: Tensor) -> None:
         """Note which batch rows have ended by now, Bool[batch], on the CPU; what has ended does not begin again."""
         ended = rows if self.ended is None else rows | self.ended

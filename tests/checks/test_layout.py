@@ -75,7 +75,7 @@ def hooks_of(model):
 
 
 def test_families_without_a_grid_are_those_that_are_left_out():
-    assert [name for name in EVERY if not lens_of(name).adapter.has_grid] == WITHOUT_GRID
+    assert sorted(name for name in EVERY if not lens_of(name).adapter.has_grid) == sorted(WITHOUT_GRID)
 
 
 @pytest.mark.parametrize("name", WITH_GRID)

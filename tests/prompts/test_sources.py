@@ -9,30 +9,12 @@ import pytest
 from PIL import Image
 from transformers.image_utils import load_image
 
-from lmm_lens.errors import PromptError
 from lmm_lens.prompts import media
 from lmm_lens.prompts.sources import open_image, size_as_seen
-
-COLOURS = np.random.default_rng(1).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-PICTURE = Image.fromarray(COLOURS)
-
-
-def saved(image=PICTURE, kind="PNG", **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
+from tests.support.picture_files import COLOURS, PICTURE, refused, saved
 
 DATA = saved()
 TEXT = base64.b64encode(DATA).decode()
-
-
-def refused(message, ask):
-    with pytest.raises(PromptError, match=message) as caught:
-        ask()
-    assert len(str(caught.value).splitlines()) <= 3
-    assert max(map(len, str(caught.value).splitlines())) < 400
-    return str(caught.value)
 
 
 WAYS = {

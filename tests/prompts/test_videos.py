@@ -12,7 +12,7 @@ from PIL import Image
 from lmm_lens.errors import PromptError
 from lmm_lens.prompts import media, videos
 from lmm_lens.prompts.videos import open_video
-from tests.prompts.test_sources import refused, saved
+from tests.support.picture_files import refused, saved
 
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (90, 90, 90)]
 FRAMES = [Image.new("RGB", (64, 48), colour) for colour in COLOURS]

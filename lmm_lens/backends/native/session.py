@@ -199,8 +199,8 @@ class NativeSession:
             self._connect()
 
     def _after_pass(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self._entered is None or self._entered != (module, threading.get_ident()):
-            return
+        if self._entered is None or self._entered != (module, threading.get_ident()) or not self._is_innermost():
+            return  # not where it came in, or a run of another session inside this pass
         under_way, self._under_way, self._entered = self._under_way, None, None
         if under_way is None or output is None:  # an exception is on its way
             return

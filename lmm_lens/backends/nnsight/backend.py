@@ -19,7 +19,7 @@ from ...errors import HookError, LensError, RemoteError
 from ...prompts.prompt import Prompt
 from ..base import Continuation, Forward, ForwardPass, PromptOf, Remote, TapsOf
 from ..native.session import check_runnable
-from ..options import Options
+from ..options import Options, ends_of
 from ..placement import device_of, has_weights
 from .job import JobResult, JobRun, ModelEnvoys, edited, run_job
 from .traces import NNsightSession, trace_under_way
@@ -101,7 +101,8 @@ class NNsightBackend:
     def generate(self, prompt: Prompt, taps_of: TapsOf, options: Mapping[str, Any]) -> Continuation:
         """As in `Backend.generate`."""
         taps = self.checked(taps_of(prompt))
-        run = JobRun(prompt.inputs, prompt.n_rows, prompt.n_tokens, taps, self.generating(options))
+        ends = ends_of(self.options.generating(options)[0])
+        run = JobRun(prompt.inputs, prompt.n_rows, prompt.n_tokens, taps, self.generating(options), ends=ends)
         with torch.no_grad():
             done = self.run_job([run])[0]
         assert done.tokens is not None

@@ -36,6 +36,7 @@ class JobRun:
         options: of `generate`; None for one forward pass.
         last: Int[batch], return the logits of this position of each row alone; None for all.
         tokens: Int[batch, n], and of these tokens alone; None for the whole vocabulary.
+        ends: token ids that end a batch row while generating.
     """
 
     inputs: Mapping[str, Any]
@@ -45,6 +46,7 @@ class JobRun:
     options: Mapping[str, Any] | None = None
     last: Tensor | None = None
     tokens: Tensor | None = None
+    ends: Sequence[int] = ()
 
 
 @dataclass
@@ -69,12 +71,14 @@ class ModelEnvoys:
     Attributes:
         envoy: its nnsight TransformersModel.
         layers: its decoder layers.
+        embedding: the envoy of its input embedding.
         unembedding: the envoy of its output embedding.
         cap, scale: what the model does to the output of that; None for nothing.
     """
 
     envoy: Any
     layers: list[LayerEnvoys]
+    embedding: Any
     unembedding: Any
     cap: float | None = None
     scale: float | None = None
@@ -99,6 +103,7 @@ def run_job(model: ModelEnvoys, runs: Sequence[JobRun], backend: Any = None) -> 
     from .blocks import SessionBlock, TraceBlock
 
     envoy, unembedding, cap, scale = model.envoy, model.unembedding, model.cap, model.scale
+    embedding = model.embedding
     packed: dict[int, Any] = {}  # what several runs are given goes once
     travels = backend is not None
     block = None if travels else TraceBlock  # a server has nnsight's own
@@ -129,6 +134,8 @@ def run_job(model: ModelEnvoys, runs: Sequence[JobRun], backend: Any = None) -> 
                     with envoy.generate(**run["options"], tracer_cls=block) as tracer:
                         with tracer.invoke(**inputs):
                             for step in tracer.iter[:]:
+                                if step and run["ends"] is not None:
+                                    tapping.course.note_ends(embedding.input, run["ends"])
                                 run_taps(tapping, layers, run["n_tokens"] + step)
                                 logits = unembedding.output[:, -1]
                                 if bool(logits.isnan().any()):
@@ -218,6 +225,7 @@ def _plain_values(model: ModelEnvoys, run: JobRun, packed: dict[int, Any] | None
         "wants_logits": bool(options.pop("output_logits", False)) if options else False,
         "last": run.last,
         "tokens": run.tokens,
+        "ends": torch.tensor(run.ends) if run.n_rows > 1 and run.ends and run.taps else None,
     }
 
 

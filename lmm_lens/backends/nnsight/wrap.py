@@ -130,7 +130,8 @@ def envoys_of_model(envoy: Any, adapter: Adapter, from_weights: bool = False) ->
         raise ModelError(f"{type(envoy._module).__name__} has no output embedding, so its logits cannot be read")
     with READING:
         layers = envoys_of_layers(envoy, adapter, from_weights)
-        return ModelEnvoys(envoy, layers, at[id(head)], *finishing(envoy._module, adapter))
+        embedding = at[id(envoy._module.get_input_embeddings())]
+        return ModelEnvoys(envoy, layers, embedding, at[id(head)], *finishing(envoy._module, adapter))
 
 
 def envoys_of_layers(envoy: Any, adapter: Adapter, from_weights: bool) -> list[LayerEnvoys]:
