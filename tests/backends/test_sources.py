@@ -15,12 +15,13 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from nnsight.intervention.source import FORWARD_CACHE
+from nnsight.intervention import source
 from nnsight.tracing.globals import BLOCKS, SOURCES
 
-from lmm_lens import Knockout, Lens
+from lmm_lens import Knockout, Lens, Read
 from lmm_lens.backends.nnsight.loops import open_ended_loops
-from lmm_lens.backends.sources import source_of
+from lmm_lens.backends.requirements import REQUIREMENTS, importing
+from lmm_lens.backends.sources import READING, source_of
 from tests.support.cases import case
 
 KINDS = {
@@ -67,7 +68,7 @@ def together(work, items):
 def unread():
     """Nothing that linecache or nnsight has read is known any more, as in a process that begins."""
     assert case("llava").prompt  # made before: transformers reads sources when it makes a model
-    for cache in (linecache.cache, FORWARD_CACHE, SOURCES, BLOCKS):
+    for cache in (linecache.cache, source.FORWARD_CACHE, SOURCES, BLOCKS):
         cache.clear()
 
 
@@ -95,7 +96,7 @@ def stack_of(thread):
 
 @pytest.fixture
 def readers(monkeypatch):
-    """How often each thread read or parsed sources; an error as soon as two do it at once."""
+    """How often each thread read, parsed or rewrote sources; an error as soon as two do it at once."""
     inside, counts = Counter(), Counter()
 
     def watched(function):
@@ -113,7 +114,7 @@ def readers(monkeypatch):
 
         return watch
 
-    for module, name in ((ast, "parse"), (inspect, "getsourcelines")):
+    for module, name in ((ast, "parse"), (inspect, "getsourcelines"), (source, "instrument")):
         monkeypatch.setattr(module, name, watched(getattr(module, name)))
     return counts
 
@@ -129,7 +130,7 @@ def test_one_thread_at_a_time_reads_sources(unread, readers):
 )
 def test_lenses_made_and_run_in_many_threads_give_their_answers(threads, unread, hurried):
     expected = {kind: everything(kind) for kind in set(threads)}
-    for cache in (linecache.cache, FORWARD_CACHE, SOURCES, BLOCKS):
+    for cache in (linecache.cache, source.FORWARD_CACHE, SOURCES, BLOCKS):
         cache.clear()
     for kind, given in zip(threads, together(everything, threads), strict=True):
         for one, other in zip(given, expected[kind], strict=True):
@@ -140,7 +141,7 @@ def test_operations_are_labelled_in_many_threads(unread, hurried):
     """The first thing that a new lens does."""
     for _ in range(4):
         lenses = [lens_on("nnsight") for _ in range(8)]
-        for cache in (linecache.cache, FORWARD_CACHE):
+        for cache in (linecache.cache, source.FORWARD_CACHE):
             cache.clear()
         labelled = together(lambda lens: lens._backend.model_envoys.layers, lenses)
         assert len({(layer.attention_call, layer.cache_update) for layers in labelled for layer in layers}) == 1
@@ -153,19 +154,50 @@ def test_bridges_made_at_once_leave_logging_and_warnings_as_they_were():
     assert (logger.level, list(warnings.filters)) == before
 
 
-def test_a_lens_within_a_trace_of_another_thread_reads_in_its_turn(unread, readers):
-    """A hook point that is asked for first inside a block has its operations labelled there."""
+@pytest.mark.parametrize("edits", [[], EDITS], ids=["plain", "edited"])
+def test_traces_of_many_threads_read_in_turn(edits, unread, readers):
+    """The block, that of the edits, and operations of layers that a hook point is asked of for the first time."""
     llava, lenses = case("llava"), [lens_on("nnsight") for _ in range(3)]
+    for lens in lenses:
+        assert lens._backend.model_envoys
+    readers.clear()
 
-    def read(number):
-        with lenses[number].trace(llava.prompt):
-            patterns = [lenses[number].read(layer, "pattern") for layer in range(3)]
-            total = sum(pattern.detach().sum() for pattern in patterns).save()
-        return total
+    def read(lens):
+        with lens.trace(llava.prompt, edits):
+            total = sum(lens.read(layer, "pattern").detach().sum() for layer in range(3)).save()
+        return float(total)
 
-    totals = together(read, range(3))
+    totals = together(read, lenses)
     assert len(readers) == 3
-    assert all(abs(float(total) - float(totals[0])) < 1e-3 for total in totals)
+    assert totals == pytest.approx([totals[0]] * 3)
+
+
+def test_runs_of_many_threads_label_in_turn(unread, readers):
+    """A layer whose pattern is read for the first time; the first layer was labelled with the model."""
+    llava, lenses = case("llava"), [lens_on("nnsight") for _ in range(3)]
+    for lens in lenses:
+        lens.run(llava.prompt, read=[Read("pattern", [0])])
+    readers.clear()
+    together(lambda lens: lens.run(llava.prompt, read=["pattern"]), lenses)
+    assert len(readers) == 3
+
+
+def is_held():
+    """Whether the lock is taken, as another thread sees it."""
+    with ThreadPoolExecutor(1) as pool:
+        free = pool.submit(lambda: READING.acquire(blocking=False) and (READING.release() or True)).result()
+    return not free
+
+
+def test_the_lock_is_held_where_sources_are_read_and_frameworks_imported(monkeypatch):
+    seen = []
+    monkeypatch.setattr(inspect, "getsource", lambda function: seen.append(is_held()) or "")
+    source_of(lambda: None)
+    for backend in REQUIREMENTS:
+        with importing(backend):
+            seen.append(is_held())
+    assert seen == [True] * 3
+    assert not is_held()
 
 
 def test_the_source_of_a_decorated_function_is_that_of_the_innermost():
