@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor
 
 from ..backends.base import Backend
+from ..backends.requirements import importing
 from ..core.trace import TraceLens
 from ..errors import HookError, LensError, PromptError
 from ..hooks.points import Reader
@@ -51,7 +52,8 @@ class TransformerLensMethods(_OnBackend):
 
     def bridge_inputs(self, prompt: Prompt) -> dict[str, Any]:
         """The prompt's tensors, pictures included, as `bridge(...)`, `bridge.run_with_hooks` and others take them."""
-        from .bridge_calls import bridge_inputs
+        with importing("transformer_lens"):
+            from .bridge_calls import bridge_inputs
 
         return bridge_inputs(prompt)
 
@@ -68,9 +70,10 @@ class TransformerLensMethods(_OnBackend):
         Raises:
             LensError: the lens has another backend.
         """
+        lens = self._bridged()
         from .bridge_calls import run_with_cache
 
-        return run_with_cache(self._lens(), prompt, interventions, **options)
+        return run_with_cache(lens, prompt, interventions, **options)
 
     def run_with_hooks(self, prompt: Prompt, interventions: Sequence[Intervention] = (), **options: Any) -> Any:
         """TransformerLens's `run_with_hooks` on a prompt: its logits under `fwd_hooks=[(name, function), ...]`.
@@ -78,9 +81,10 @@ class TransformerLensMethods(_OnBackend):
         Raises:
             LensError: the lens has another backend.
         """
+        lens = self._bridged()
         from .bridge_calls import run_with_hooks
 
-        return run_with_hooks(self._lens(), prompt, interventions, **options)
+        return run_with_hooks(lens, prompt, interventions, **options)
 
     def fwd_hooks(self, prompt: Prompt, interventions: Sequence[Intervention]) -> list[tuple[str, Any]]:
         """Interventions on a prompt as TransformerLens hooks, for `lens.bridge.run_with_hooks`.
@@ -88,9 +92,10 @@ class TransformerLensMethods(_OnBackend):
         Raises:
             LensError: the lens has another backend.
         """
+        lens = self._bridged()
         from .bridge_calls import fwd_hooks
 
-        return fwd_hooks(self._lens(), prompt, interventions)
+        return fwd_hooks(lens, prompt, interventions)
 
     def patching_model(self, prompt: Prompt) -> PatchingModel:
         """A stand-in for the model that `transformer_lens.patching` can patch: the prompt's pictures are bound to it.
@@ -98,9 +103,15 @@ class TransformerLensMethods(_OnBackend):
         Raises:
             LensError: the lens has another backend.
         """
+        lens = self._bridged()
         from .bridge_patching import PatchingModel
 
-        return PatchingModel(self._lens(), prompt)
+        return PatchingModel(lens, prompt)
+
+    def _bridged(self) -> Lens:
+        """The lens, if it has a bridge; else TransformerLens may be missing, and its absence not be the mistake."""
+        assert self.bridge is not None
+        return self._lens()
 
 
 class NNsightMethods(_OnBackend):
