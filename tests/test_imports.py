@@ -47,7 +47,7 @@ def refused(call):
 NATIVE = """
 import lmm_lens
 tell("import lmm_lens")
-from lmm_lens import AblateHeads, Lens, score_heads
+from lmm_lens import AblateHeads, Lens, activation_patching, head_effects, score_heads
 from lmm_lens.bundled import shapes
 lens, example = Lens.demo(), shapes.examples(1)[0]
 prompt = lens.prompt(example.question, images=example.image)
@@ -57,6 +57,11 @@ lens.generate(prompt, max_new_tokens=2)
 tell("lens.generate")
 scores = score_heads(lens, prompt)
 tell("score_heads")
+head_effects(lens, [prompt], heads=scores.top(2), answers=[("red", "blue")])
+tell("head_effects")
+blank = lens.prompt(example.question, images=shapes.blank(0))
+activation_patching(lens, prompt, blank, layers=[1], answers=[("red", "blue")])
+tell("activation_patching")
 """
 BRIDGE = """
 from lmm_lens import AblateHeads, Lens
@@ -98,6 +103,8 @@ def test_native_work_imports_none_of_them(tmp_path):
         "lens.run": [],
         "lens.generate": [],
         "score_heads": [],
+        "head_effects": [],
+        "activation_patching": [],
     }
 
 
@@ -116,7 +123,6 @@ def test_native_work_needs_none_of_them_and_what_needs_one_says_so(tmp_path):
     told["trace"] = refused(lambda: lens.trace(prompt))
     told["matplotlib"] = refused(scores.plot)
     told["pandas"] = refused(scores.to_pandas)
-    from lmm_lens import head_effects
     told["ray"] = refused(lambda: head_effects(lens, [prompt], ray=2))
     """
     told = fresh(NATIVE + textwrap.dedent(code), tmp_path, tuple(HEAVY))

@@ -47,7 +47,7 @@ class ServerBackend(RemoteBackend):  # type: ignore[misc]  # nnsight has no type
     def _serialize(self, tracer: Any) -> bytes:
         with by_source():
             blob: bytes = super()._serialize(tracer)
-        check_payload(_plain(blob) if self.compress else blob)
+        check_payload(_decompressed(blob) if self.compress else blob)
         return blob
 
     def request(self, request: RequestModel, tracer: Any) -> Any:
@@ -223,7 +223,7 @@ def _raised(line: str) -> bool:
     return bool(name) and name.replace(".", "").replace("_", "").isalnum() and not line.startswith((" ", "Traceback"))
 
 
-def _plain(blob: bytes) -> bytes:
+def _decompressed(blob: bytes) -> bytes:
     import zstandard
 
     return zstandard.ZstdDecompressor().decompress(blob)
