@@ -115,7 +115,7 @@ def text_only(model_folder: Path) -> Iterator[Service]:
 
 
 @contextmanager
-def patience(service: Service, seconds: float = 60) -> Iterator[None]:
+def patience(service: Service, seconds: float = 300) -> Iterator[None]:
     """nnsight waits for ever; a service that is gone makes the test that waits for it fail."""
     end = threading.Timer(seconds, service.kill)
     end.start()
