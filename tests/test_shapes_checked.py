@@ -3,7 +3,6 @@
 import ast
 import importlib
 import inspect
-import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from jaxtyping import TypeCheckError
 
 from lmm_lens.core.kernels import mass
-from tests.support.shapes import CHECKED, has_shape
+from tests.support.shapes import CHECKED, KINDS, has_shape
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"lmm_lens": ROOT / "lmm_lens", "lmm_lens.adapters": ROOT / "adapters"}
@@ -52,7 +51,7 @@ def annotations(node: ast.AST) -> list[ast.expr]:
 def names_shapes(hint: ast.expr, module: ModuleType) -> bool:
     """Whether an annotation has a shape in it, written out or by the name of a type that has."""
     return any(
-        (isinstance(part, ast.Subscript) and re.fullmatch(r"\w+\[Tensor, '[^']*'\]", ast.unparse(part)))
+        (isinstance(part, ast.Subscript) and ast.unparse(part.value) in KINDS)
         or (isinstance(part, ast.Name) and has_shape(vars(module).get(part.id)))
         for part in ast.walk(hint)
     )

@@ -21,10 +21,13 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 import jaxtyping
+import numpy
 import torch
 from beartype import beartype
 
 LIBRARY, PICKLER = "lmm_lens", "nnsight.intervention.serialization"
+KINDS = {kind.__name__: kind for kind in vars(jaxtyping).values() if isinstance(kind, type(jaxtyping.AbstractDtype))}
+"""jaxtyping's types of arrays by name: Float, Int, ..."""
 CHECKED: dict[FunctionType, FunctionType] = {}
 """Every wrapper that was made, and what is inside."""
 
@@ -117,10 +120,8 @@ def resolved(hints: dict[str, Any], function: Any, module: ModuleType) -> dict[s
         try:
             found[name] = eval(text, {}, Names(vars(module))) if isinstance(text, str) else hint
         except (AttributeError, TypeError):  # asked of what stands for anything
-            if "[Tensor" in text:
-                raise TypeError(
-                    f"{function.__qualname__} of {module.__name__}: {name}: {text} is not checked"
-                ) from None
+            if any(f"{kind}[" in text for kind in KINDS):
+                raise TypeError(f"{function.__qualname__} of {module.__name__}: {name}: {text} is unchecked") from None
     return found
 
 
@@ -130,7 +131,8 @@ class Names(dict[str, Any]):
     def __missing__(self, name: str) -> Any:
         if hasattr(builtins, name):
             return getattr(builtins, name)
-        return torch.Tensor if name == "Tensor" else getattr(jaxtyping, name, Any)
+        arrays = {"Tensor": torch.Tensor, "np": numpy, "numpy": numpy}
+        return arrays.get(name) or KINDS.get(name, Any)
 
 
 def has_shape(hint: Any) -> bool:
