@@ -79,6 +79,7 @@ class ServerBackend(RemoteBackend):  # type: ignore[misc]  # nnsight has no type
                     raise self._lost(f"what came back cannot be read: {type(error).__name__}: {first}") from None
         finally:
             connection.close()
+            connection.shutdown()  # close() leaves the socket open where the server has hung up
 
     # ------------------------------------------------------------------ the socket
 

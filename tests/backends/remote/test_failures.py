@@ -106,9 +106,11 @@ KINDS = [("run", kind) for kind in FAULTS] + [
 
 @pytest.mark.parametrize(("call", "kind"), KINDS)
 def test_a_fault_of_the_service(
-    served: Lens, pair: Any, service: Service, works_again: None, kind: str, call: str
+    served: Lens, pair: Any, service: Service, works_again: None, kind: str, call: str, monkeypatch: Any
 ) -> None:
     service.fault(kind)
+    opened, connect = [], ServerBackend._connect
+    monkeypatch.setattr(ServerBackend, "_connect", lambda self: opened.append(connect(self)) or opened[-1])
     with fails(FAULTS[kind].replace("{url}", service.url)) as caught:
         if call == "trace":
             with served.trace(pair[0]):
@@ -117,6 +119,7 @@ def test_a_fault_of_the_service(
             getattr(served, call)(pair[0])
     if kind == "error":
         assert caught.value.details.startswith("Traceback (most recent call last):")
+    assert [connection.sock for connection in opened] == [None], "the socket is closed, whoever hung up"
 
 
 def test_a_key_is_needed(served: Lens, pair: Any, service: Service, works_again: None, monkeypatch: Any) -> None:
