@@ -140,6 +140,12 @@ def test_what_it_imports_is_public(page):
             assert is_public(module, name), f"from {module} import {name}"
 
 
+def test_the_table_of_a_folder_lists_all_of_its_files():
+    folder = ROOT / "lmm_lens" / "backends" / "nnsight"
+    listed = re.findall(r"^\| `(\w+\.py)` \|", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(path.name for path in folder.glob("*.py") if path.name != "__init__.py")
+
+
 def test_every_public_name_is_on_a_page_of_the_reference():
     pages = "".join(page.read_text(encoding="utf-8") for page in (DOCS / "reference").glob("*.md"))
     shown = {name.rpartition(".")[2] for name in re.findall(r"^::: (\S+)$", pages, re.MULTILINE)}
