@@ -21,6 +21,7 @@ class Gemma4(Adapter):
     takes_videos = True
     model_types = ("gemma4",)
     has_grid = True
+    entries = {"image": "pixel_values", "video": "num_frames_per_video"}
 
     @property
     def pooled(self) -> int:

@@ -20,6 +20,7 @@ class LlavaOnevision(AnyRes):
 
     family = "llava_onevision"
     takes_videos = True
+    entries = {"image": "image_sizes", "video": "pixel_values_videos"}
     model_types = ("llava_onevision",)
 
     @property

@@ -22,6 +22,7 @@ class Pixtral(Adapter):
 
     family = "pixtral"
     has_grid = True
+    entries = {"image": "image_sizes"}
 
     @property
     def edge(self) -> int:
