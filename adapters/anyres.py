@@ -60,7 +60,7 @@ class AnyRes(Adapter):
     """What the families of this layout share. Pixels are those of the original picture, for tensors alone too."""
 
     has_grid = True
-    entries = {"image": "image_sizes"}
+    images_in = "image_sizes"
 
     @property
     def packing(self) -> dict[str, Any]:

@@ -39,8 +39,10 @@ class Adapter:
     """Whether tokens are mapped to pixels."""
     takes_videos: ClassVar[bool] = False
     """Whether videos are understood."""
-    entries: ClassVar[Mapping[str, str]] = {}
-    """The input that has one entry for each "image" or "video" of a batch, where there is one."""
+    images_in: ClassVar[str] = ""
+    """The input that has one entry for each picture of a batch, where there is one."""
+    videos_in: ClassVar[str] = ""
+    """The same for videos."""
     has_bridge: ClassVar[bool] = True
     """Whether a TransformerBridge of the family runs."""
 
@@ -195,7 +197,7 @@ class Adapter:
 
     def n_given(self, kind: str, inputs: Mapping[str, Any]) -> int | None:
         """How many pictures or videos the tensors of a batch hold; None where they do not tell."""
-        entries = inputs.get(self.entries.get(kind, ""))
+        entries = inputs.get(self.images_in if kind == "image" else self.videos_in)
         return len(entries) if isinstance(entries, Tensor) else None
 
     def n_found(self, kind: str, spans: Sequence[Sequence[Span]]) -> int | None:

@@ -20,7 +20,8 @@ class LlavaOnevision(AnyRes):
 
     family = "llava_onevision"
     takes_videos = True
-    entries = {"image": "image_sizes", "video": "pixel_values_videos"}
+    images_in = "image_sizes"
+    videos_in = "pixel_values_videos"
     model_types = ("llava_onevision",)
 
     @property

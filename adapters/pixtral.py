@@ -22,7 +22,7 @@ class Pixtral(Adapter):
 
     family = "pixtral"
     has_grid = True
-    entries = {"image": "image_sizes"}
+    images_in = "image_sizes"
 
     @property
     def edge(self) -> int:

@@ -12,9 +12,9 @@ from PIL import Image
 
 from lmm_lens import Lens
 from lmm_lens.comparisons import blank_images
-from tests.prompts.files import refused, saved
 from tests.support.evidence import picture
 from tests.support.families import lens_of
+from tests.support.picture_files import refused, saved
 
 EACH = "{% for m in messages %}"
 QWEN = (
@@ -229,7 +229,10 @@ def test_a_conversation_can_be_asked_again_with_other_pictures():
     ("messages", "message"),
     [
         ([{"role": "user"}], "message 0 .user. says nothing: its content is None"),
-        ([user(image()), {"role": "assistant", "content": ""}], "message 1 .assistant. says nothing: its content is ''"),
+        (
+            [user(image()), {"role": "assistant", "content": ""}],
+            "message 1 .assistant. says nothing: its content is ''",
+        ),
         ([{"content": "hm"}], "expected messages like {'role': 'user', 'content': .*}, message 0 is {'content'"),
         ([user(words("a")), "b"], "expected messages like .*, message 1 is 'b'"),
         (

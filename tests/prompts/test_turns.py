@@ -24,7 +24,8 @@ EACH = "{% for m in messages %}"
 TEMPLATES = {
     # name: the template; what closes the question; what opens the answer; what closes the answer; the next question
     "vicuna": (
-        f"{EACH}{{{{ m['role'].upper() }}}}: {IN_PARTS} {{% endfor %}}{{% if add_generation_prompt %}}ASSISTANT:{{% endif %}}",
+        f"{EACH}{{{{ m['role'].upper() }}}}: {IN_PARTS} {{% endfor %}}"
+        "{% if add_generation_prompt %}ASSISTANT:{% endif %}",
         (" ", "ASSISTANT: ", " ", "USER: "),
     ),
     "chatml": (
@@ -38,7 +39,8 @@ TEMPLATES = {
         ("<|im_end|>\n", "<|im_start|>assistant\n", "<|im_end|>\n", "<|im_start|>user\n"),
     ),
     "llama 3": (
-        f"{{{{ bos_token }}}}{EACH}<|start_header_id|>{{{{ m['role'] }}}}<|end_header_id|>\n\n{IN_PARTS}<|eot_id|>{{% endfor %}}"
+        f"{{{{ bos_token }}}}{EACH}<|start_header_id|>{{{{ m['role'] }}}}<|end_header_id|>\n\n"
+        f"{IN_PARTS}<|eot_id|>{{% endfor %}}"
         "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}",
         (
             "<|eot_id|>",
@@ -48,7 +50,7 @@ TEMPLATES = {
         ),
     ),
     "gemma": (
-        "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n"
+        f"{{{{ bos_token }}}}{EACH}<start_of_turn>{{{{ 'model' if m['role'] == 'assistant' else m['role'] }}}}\n"
         f"{IN_PARTS}<end_of_turn>\n{{% endfor %}}{{% if add_generation_prompt %}}<start_of_turn>model\n{{% endif %}}",
         ("<end_of_turn>\n", "<start_of_turn>model\n", "<end_of_turn>\n", "<start_of_turn>user\n"),
     ),
@@ -69,12 +71,15 @@ TEMPLATES = {
         ("<|end|>\n", "<|assistant|>\n", "<|end|>\n", "<|user|>\n"),
     ),
     "alpaca, which opens no answer by itself": (
-        f"{EACH}{{% if m['role'] == 'user' %}}{{{{ '### Instruction:\n' }}}}{{% else %}}{{{{ '### Response:\n' }}}}{{% endif %}}"
+        f"{EACH}{{{{ '### Instruction:\n' if m['role'] == 'user' else '### Response:\n' }}}}"
         f"{IN_PARTS}{{{{ '\n\n' }}}}{{% endfor %}}",
         ("\n\n", "### Response:\n", "\n\n", "### Instruction:\n"),
     ),
 }
-MISTRAL = f"<s>{EACH}{{% if m['role'] == 'user' %}}[INST] {IN_PARTS} [/INST]{{% else %}} {IN_PARTS}</s>{{% endif %}}{{% endfor %}}"
+MISTRAL = (
+    f"<s>{EACH}{{% if m['role'] == 'user' %}}[INST] {IN_PARTS} [/INST]{{% else %}} {IN_PARTS}</s>{{% endif %}}"
+    "{% endfor %}"
+)
 
 
 def merging() -> PreTrainedTokenizerFast:
@@ -185,7 +190,7 @@ def test_a_question_without_an_opened_answer_is_all_question(name, tokenizer):
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_an_opened_answer_is_the_answer_turn(name, tokenizer):
-    template, (closes, opens, *_) = TEMPLATES[name]
+    template, (closes, *_) = TEMPLATES[name]
     chat = [{"role": "user", "content": [{"type": "text", "text": "what color?"}]}]
     chat = (
         chat
