@@ -39,9 +39,9 @@ class Adapter:
     """Whether tokens are mapped to pixels."""
     takes_videos: ClassVar[bool] = False
     """Whether videos are understood."""
-    images_in: ClassVar[str] = ""
-    """The input that has one entry for each picture of a batch, where there is one."""
-    videos_in: ClassVar[str] = ""
+    images_in: ClassVar[tuple[str, ...]] = ()
+    """The inputs that have one entry for each picture of a batch."""
+    videos_in: ClassVar[tuple[str, ...]] = ()
     """The same for videos."""
     has_bridge: ClassVar[bool] = True
     """Whether a TransformerBridge of the family runs."""
@@ -188,17 +188,18 @@ class Adapter:
         Raises:
             PromptError: they do not match.
         """
-        given, found = self.n_given(kind, inputs), self.n_found(kind, spans)
-        if given is not None and found is not None and given != found:
-            raise PromptError(
-                f"the tensors hold {given} {kind}{'s' * (given != 1)}, but the text has the tokens of {found}\n"
-                f"  process text and {kind}s together, with the model's own processor"
-            )
+        found = self.n_found(kind, spans)
+        for name, given in self.n_given(kind, inputs).items():
+            if found is not None and given != found:
+                raise PromptError(
+                    f"{name} holds {given} {kind}{'s' * (given != 1)}, but the text has the tokens of {found}\n"
+                    f"  process text and {kind}s together, with the model's own processor"
+                )
 
-    def n_given(self, kind: str, inputs: Mapping[str, Any]) -> int | None:
-        """How many pictures or videos the tensors of a batch hold; None where they do not tell."""
-        entries = inputs.get(self.images_in if kind == "image" else self.videos_in)
-        return len(entries) if isinstance(entries, Tensor) else None
+    def n_given(self, kind: str, inputs: Mapping[str, Any]) -> dict[str, int]:
+        """How many pictures or videos of a batch each tensor holds that tells."""
+        names = self.images_in if kind == "image" else self.videos_in
+        return {name: len(inputs[name]) for name in names if isinstance(inputs.get(name), Tensor)}
 
     def n_found(self, kind: str, spans: Sequence[Sequence[Span]]) -> int | None:
         """How many the text has tokens of; None where it is not known which tokens are of which."""

@@ -31,10 +31,12 @@ class Idefics2(Adapter):
     def marker_ids(self) -> frozenset[int]:
         return self.ids_of(getattr(self.processor, "fake_image_token", ""))
 
-    def n_given(self, kind: str, inputs: Mapping[str, Any]) -> int | None:
+    def n_given(self, kind: str, inputs: Mapping[str, Any]) -> dict[str, int]:
         """Rows with fewer pictures are filled up with zeros."""
         pixels = inputs.get("pixel_values")
-        return n_real(pixels.flatten(0, 1).flatten(1)) if kind == "image" and isinstance(pixels, Tensor) else None
+        if kind != "image" or not isinstance(pixels, Tensor):
+            return {}
+        return {"pixel_values": n_real(pixels.flatten(0, 1).flatten(1))}
 
     def n_found(self, kind: str, spans: Sequence[Sequence[Span]]) -> int:
         """Every quarter is an entry of its own."""
