@@ -178,8 +178,9 @@ class Adapter:
             spans.append(tuple(sorted(found, key=lambda span: span.positions)))
             n_pictures += _count(own, [span.image for span in found])
             n_clips += _count(films, [span.video for span in found])
-        self.check_count("image", inputs, spans)
-        self.check_count("video", inputs, spans)
+        if any(span.kind != "marker" for row in spans for span in row):
+            self.check_count("image", inputs, spans)
+            self.check_count("video", inputs, spans)
         return spans
 
     def check_count(self, kind: str, inputs: Mapping[str, Any], spans: Sequence[Sequence[Span]]) -> None:

@@ -15,7 +15,7 @@ PER_TOKEN = ("token_type_ids", "mm_token_type_ids")
 
 
 def tensors_of(inputs: Any, dtypes: Sequence[torch.dtype]) -> dict[str, Any]:
-    """The inputs with arrays and lists of numbers as tensors; whatever else there is stays as it is.
+    """The inputs with arrays and lists of numbers as tensors, whole numbers of 64 bits; anything else stays as it is.
 
     Args:
         inputs: a mapping, such as a processor's BatchFeature.
@@ -37,11 +37,9 @@ def tensors_of(inputs: Any, dtypes: Sequence[torch.dtype]) -> dict[str, Any]:
             "  give input_ids and pixel_values; or call the model yourself, inside lens.apply(...), to edit it"
         )
     ids = made.get("input_ids")
-    if isinstance(ids, Tensor) and ids.dtype in (torch.int8, torch.uint8, torch.int16, torch.uint16, torch.uint32):
-        ids = made["input_ids"] = ids.long()
     for name in PER_TOKEN:
         types = made.get(name)
-        if isinstance(types, Tensor) and isinstance(ids, Tensor) and types.shape != ids.shape:
+        if isinstance(types, Tensor) and isinstance(ids, Tensor) and ids.ndim == 2 and types.shape != ids.shape:
             raise PromptError(
                 f"{name} must be [batch, position] like input_ids {tuple(ids.shape)}, given {tuple(types.shape)}\n"
                 "  process text and pictures together, with the model's own processor"
@@ -56,6 +54,8 @@ def tensors_of(inputs: Any, dtypes: Sequence[torch.dtype]) -> dict[str, Any]:
                 f"expected {name} as floats, as processors make them, given {value.dtype}\n"
                 "  give the pictures themselves to lens.prompt(text, images=...), or to the processor"
             )
+        elif not value.is_floating_point() and value.dtype != torch.bool:
+            made[name] = value.long()  # as processors count; models mix it with their own
     return made
 
 
