@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress, pairwise
@@ -60,6 +61,7 @@ class AnyRes(Adapter):
     """What the families of this layout share. Pixels are those of the original picture, for tensors alone too."""
 
     has_grid = True
+    images_in = ("image_sizes", "pixel_values")
 
     @property
     def packing(self) -> dict[str, Any]:
@@ -89,6 +91,12 @@ class AnyRes(Adapter):
     def share(self) -> float:
         """How much of a crop its patches cover: SigLIP sees 378 of 384 pixels."""
         return self.side * int(self.config.vision_config.patch_size) / self.edge
+
+    def n_given(self, kind: str, inputs: Mapping[str, Any]) -> dict[str, int]:
+        """Pixels may also come as all crops of all pictures in one row."""
+        given = super().n_given(kind, inputs)
+        in_one_row = "pixel_values" in given and inputs["pixel_values"].ndim != 5
+        return {name: n for name, n in given.items() if not (in_one_row and name == "pixel_values")}
 
     def images(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         known: Any = row.inputs.get("image_sizes")

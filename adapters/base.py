@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from lmm_lens.errors import ModelError
+from lmm_lens.errors import ModelError, PromptError
 from lmm_lens.prompts.family import Clip, Picture
 from lmm_lens.prompts.spans import Span, runs
 from lmm_lens.prompts.text_config import text_config_of
+from lmm_lens.prompts.turns import Turns
 
 from .row import BatchRow, TokenRun
 from .walker import Layer, find_layers
@@ -38,6 +39,10 @@ class Adapter:
     """Whether tokens are mapped to pixels."""
     takes_videos: ClassVar[bool] = False
     """Whether videos are understood."""
+    images_in: ClassVar[tuple[str, ...]] = ()
+    """The inputs that have one entry for each picture of a batch."""
+    videos_in: ClassVar[tuple[str, ...]] = ()
+    """The same for videos."""
     has_bridge: ClassVar[bool] = True
     """Whether a TransformerBridge of the family runs."""
 
@@ -108,23 +113,20 @@ class Adapter:
         """The processor's tokenizer; None without a processor."""
         return getattr(self.processor, "tokenizer", self.processor)
 
-    @cached_property
-    def answer_turn(self) -> list[int]:
-        """The token ids with which the chat template opens the answer turn; empty where there is no template.
+    @property
+    def turns(self) -> Turns:
+        """What the chat template writes around questions and answers, by the template that the processor has now."""
+        template = getattr(self.processor, "chat_template", None)
+        known = self.__dict__.get("_turns")
+        if known is None or known[0] != template:
+            known = self.__dict__["_turns"] = (template, Turns.of(self.processor, self.tokenizer))
+        turns: Turns = known[1]
+        return turns
 
-        Found by rendering a conversation with and without them, so that no template is known by name.
-        """
-        if getattr(self.processor, "chat_template", None) is None:
-            return []
-        chat = [{"role": "user", "content": [{"type": "text", "text": "x"}]}]
-        rendered = (
-            self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=open_answer)
-            for open_answer in (True, False)
-        )
-        opened, plain = (self.tokenizer(text)["input_ids"] for text in rendered)
-        pairs = enumerate(zip(opened, plain, strict=False))
-        shared = next((i for i, (a, b) in pairs if a != b), min(len(opened), len(plain)))
-        return list(opened[shared:])
+    @property
+    def answer_turn(self) -> list[int]:
+        """The token ids with which the chat template opens the answer turn; empty where there is no template."""
+        return list(self.turns.ids)
 
     @property
     def video_slot(self) -> str | None:
@@ -176,7 +178,34 @@ class Adapter:
             spans.append(tuple(sorted(found, key=lambda span: span.positions)))
             n_pictures += _count(own, [span.image for span in found])
             n_clips += _count(films, [span.video for span in found])
+        if any(span.kind != "marker" for row in spans for span in row):
+            self.check_count("image", inputs, spans)
+            self.check_count("video", inputs, spans)
         return spans
+
+    def check_count(self, kind: str, inputs: Mapping[str, Any], spans: Sequence[Sequence[Span]]) -> None:
+        """Refuse tensors of more or fewer pictures or videos than the text has tokens of, where that is known.
+
+        Raises:
+            PromptError: they do not match.
+        """
+        found = self.n_found(kind, spans)
+        for name, given in self.n_given(kind, inputs).items():
+            if found is not None and given != found:
+                raise PromptError(
+                    f"{name} holds {given} {kind}{'s' * (given != 1)}, but the text has the tokens of {found}\n"
+                    f"  process text and {kind}s together, with the model's own processor"
+                )
+
+    def n_given(self, kind: str, inputs: Mapping[str, Any]) -> dict[str, int]:
+        """How many pictures or videos of a batch each tensor holds that tells."""
+        names = self.images_in if kind == "image" else self.videos_in
+        return {name: len(inputs[name]) for name in names if isinstance(inputs.get(name), Tensor)}
+
+    def n_found(self, kind: str, spans: Sequence[Sequence[Span]]) -> int | None:
+        """How many the text has tokens of; None where it is not known which tokens are of which."""
+        sources = [{span.source for span in row if span.kind == kind} for row in spans]
+        return None if any(None in row for row in sources) else sum(map(len, sources))
 
     def row_spans(self, row: BatchRow) -> list[Span]:
         """The visual runs and markers of one batch row, in any order."""

@@ -21,6 +21,7 @@ class Blip2(Adapter):
 
     family = "blip-2"
     model_types = ("blip-2",)
+    images_in = ("pixel_values",)
 
     @property
     def image_token_id(self) -> int | None:

@@ -6,6 +6,7 @@ pictures, so that without pictures every square counts as one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil, floor, isqrt
 
 from lmm_lens.errors import PromptError
@@ -53,6 +54,10 @@ class Gemma3(Square):
             Span("image", square.positions, image, tile, square.grid, region)
             for square, (image, tile, region) in zip(squares, parts, strict=True)
         ]
+
+    def n_found(self, kind: str, spans: Sequence[Sequence[Span]]) -> int:
+        """Every crop is an entry of its own."""
+        return sum(span.kind == kind for row in spans for span in row)
 
     def _parts(self, image: int, size: Size) -> list[tuple[int, int, Box]]:
         names = ("min_crop_size", "max_num_crops", "min_ratio_to_activate")

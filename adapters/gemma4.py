@@ -21,6 +21,8 @@ class Gemma4(Adapter):
     takes_videos = True
     model_types = ("gemma4",)
     has_grid = True
+    images_in = ("image_position_ids", "pixel_values")
+    videos_in = ("num_frames_per_video",)
 
     @property
     def pooled(self) -> int:

@@ -14,6 +14,8 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any, ClassVar, Literal
 
+from torch import Tensor
+
 from lmm_lens.errors import PromptError
 from lmm_lens.prompts.family import Clip, Picture
 from lmm_lens.prompts.spans import Box, Span, runs
@@ -90,6 +92,13 @@ class GridThw(Adapter):
             if n_found < n_given:
                 raise PromptError(
                     f"{kind}_grid_thw has {n_given} entries, but the text has tokens of {n_found} {kind}s only\n"
+                    "  process text and pictures together, with the model's own processor"
+                )
+            name = "pixel_values" if kind == "image" else "pixel_values_videos"
+            n_patches = sum(int(t * h * w) for t, h, w in inputs.get(f"{kind}_grid_thw", ()))
+            if n_patches and isinstance(inputs.get(name), Tensor) and len(inputs[name]) != n_patches:
+                raise PromptError(
+                    f"{name} has {len(inputs[name])} patches, but {kind}_grid_thw tells of {n_patches}\n"
                     "  process text and pictures together, with the model's own processor"
                 )
         return spans

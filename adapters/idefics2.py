@@ -6,11 +6,17 @@ With image splitting a picture makes five runs: its four quarters (tiles 1 to 4)
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
 from lmm_lens.errors import PromptError
 from lmm_lens.prompts.spans import Span
 
 from .base import Adapter
 from .row import BatchRow, TokenRun
+from .tiles import n_real
 
 TILES = (1, 2, 3, 4, 0)
 
@@ -24,6 +30,17 @@ class Idefics2(Adapter):
     @property
     def marker_ids(self) -> frozenset[int]:
         return self.ids_of(getattr(self.processor, "fake_image_token", ""))
+
+    def n_given(self, kind: str, inputs: Mapping[str, Any]) -> dict[str, int]:
+        """Rows with fewer pictures are filled up with zeros."""
+        pixels = inputs.get("pixel_values")
+        if kind != "image" or not isinstance(pixels, Tensor):
+            return {}
+        return {"pixel_values": n_real(pixels.flatten(0, 1).flatten(1))}
+
+    def n_found(self, kind: str, spans: Sequence[Sequence[Span]]) -> int:
+        """Every quarter is an entry of its own."""
+        return sum(span.kind == kind for row in spans for span in row)
 
     def images(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         latents = self.config.perceiver_config.resampler_n_latents

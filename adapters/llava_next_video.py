@@ -14,6 +14,8 @@ class LlavaNextVideo(AnyRes):
 
     family = "llava_next_video"
     takes_videos = True
+    images_in = ("image_sizes", "pixel_values")
+    videos_in = ("pixel_values_videos",)
     model_types = ("llava_next_video",)
 
     def videos(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:

@@ -20,6 +20,8 @@ class LlavaOnevision(AnyRes):
 
     family = "llava_onevision"
     takes_videos = True
+    images_in = ("image_sizes", "pixel_values")
+    videos_in = ("pixel_values_videos",)
     model_types = ("llava_onevision",)
 
     @property

@@ -35,6 +35,11 @@ class Mllama(Adapter):
             )
         return [Span("image", (position,), index) for index, position in enumerate(slots)]
 
+    def n_given(self, kind: str, inputs: Mapping[str, Any]) -> dict[str, int]:
+        """Shape 0 pads rows that have fewer pictures."""
+        shapes = inputs.get("aspect_ratio_ids")
+        return {"aspect_ratio_ids": int((shapes > 0).sum())} if kind == "image" and isinstance(shapes, Tensor) else {}
+
     def cross_keys(self, inputs: Mapping[str, Any]) -> Tensor | None:
         """Which keys of the cross-attention layers are of a picture's tiles, not padding: Bool[batch, key]."""
         shown, shapes = inputs.get("aspect_ratio_mask"), inputs.get("aspect_ratio_ids")

@@ -22,6 +22,7 @@ class Pixtral(Adapter):
 
     family = "pixtral"
     has_grid = True
+    images_in = ("image_sizes", "pixel_values")
 
     @property
     def edge(self) -> int:

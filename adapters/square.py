@@ -16,6 +16,7 @@ class Square(Adapter):
     """What the square families share: the grid, and which part of a picture it covers."""
 
     has_grid = True
+    images_in = ("pixel_values",)
 
     @property
     def lead(self) -> int:

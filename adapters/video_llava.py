@@ -17,6 +17,8 @@ class VideoLlava(Llava):
 
     family = "video_llava"
     takes_videos = True
+    images_in = ("pixel_values_images",)
+    videos_in = ("pixel_values_videos",)
     model_types = ("video_llava",)
 
     def arranged(self, pictures: list[list[Any]]) -> Any:

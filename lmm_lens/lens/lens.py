@@ -20,6 +20,7 @@ from ..hooks.points import ModelShape, Reader
 from ..hooks.results import Generation, Run
 from ..interventions.base import Intervention
 from ..prompts import build as prompting
+from ..prompts.chat import Messages
 from ..prompts.prompt import Prompt
 from ..sinks import SinkReport, find_sinks
 from .applied import Applied, NothingApplied, applied_to, blocks_of
@@ -190,21 +191,28 @@ class Lens(TransformerLensMethods, NNsightMethods):
 
     def prompt(
         self,
-        text: str | Sequence[str] | None = None,
+        text: str | Sequence[str] | Messages | Sequence[Messages] | None = None,
         images: Any = None,
         *,
         videos: Any = None,
         inputs: Mapping[str, Any] | None = None,
         template: bool = True,
     ) -> Prompt:
-        """A prompt from text and pictures, or from processed tensors.
+        """A prompt from text and pictures, from a conversation, or from processed tensors.
 
         Args:
             text: one text or a batch. Pictures come before the text unless it holds the processor's image placeholder.
+                Or a conversation, or a batch of them: messages {"role": ..., "content": ...}, whose content is words or
+                a list of parts {"type": "text", "text": ...}, {"type": "image", "image": ...}, as Hugging Face and
+                OpenAI write them. A last message of the assistant is an answer begun, which `generate` goes on with.
             images: for one text an image or a list of images; for a batch a list with an image, a list, or None a row.
-                An image is a PIL image, a path, a uint8 array [height, width, 3] or tensor [3, height, width].
-            videos: given as `images` are; a video is a list of images or a uint8 array [frame, height, width, 3].
-            inputs: instead of text, the tensors that the model takes, from your own processing.
+                An image is a PIL image, a path, the bytes of a file, base64, a `data:` URL, an open file, an array
+                [height, width, 3] or a tensor [3, height, width] of 0 to 255 or of 0 to 1. The model sees it as a
+                person would: upright as its EXIF tag says, on white where it is transparent, 16 bits scaled to 8.
+                Nothing is downloaded. For a conversation, what its image parts without a picture show, in order.
+            videos: given as `images` are; a video is a list of images, an array [frame, height, width, 3], an animated
+                picture, or a film, which needs a decoder (`pip install lmm-lens[video]`). Every frame is seen.
+            inputs: instead of text, what your own processor made: tensors, arrays or lists.
             template: put the text into the model's chat format, with the answer turn opened; False takes it as it is.
 
         Raises:
@@ -215,7 +223,7 @@ class Lens(TransformerLensMethods, NNsightMethods):
         if inputs is not None:
             if images is not None or videos is not None:
                 raise PromptError("images and videos cannot be added to inputs that are processed already")
-            return prompting.from_tensors(self.adapter, inputs, self.device)
+            return prompting.from_inputs(self.adapter, inputs, self.device)
         assert text is not None
         return prompting.from_text(self.adapter, text, images, videos, template, self.device)
 

@@ -6,7 +6,6 @@ word; here that is an error.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,10 +15,15 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..errors import PromptError
-from . import media
+from . import chat, media
 from .family import Clip, Family, Picture
 from .prompt import Prompt, annotate
+from .sources import open_image
+from .spans import Span
+from .tensors import holds_pixels, tensors_of
 from .text_config import text_config_of
+from .turns import decoder
+from .videos import open_video
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,33 +31,79 @@ if TYPE_CHECKING:
 
 def from_text(
     adapter: Family,
-    text: str | Sequence[str],
+    text: Any,
     images: Any,
     videos: Any,
     template: bool,
     device: torch.device,
 ) -> Prompt:
-    """A prompt from one text or a batch of them; `Lens.prompt` documents the arguments."""
+    """A prompt from a text or a conversation, or a batch of either; `Lens.prompt` documents the arguments."""
     if adapter.processor is None:
         raise PromptError(
             "text was given, but this lens has no processor\n"
             "  load one with Lens(model, processor), or give tensors with lens.prompt(inputs=...)"
         )
+    if chat.are_messages(text):
+        return _from_messages(adapter, text, images, videos, template, device)
     texts = [text] if isinstance(text, str) else list(text) if isinstance(text, Sequence) else []
     if not texts or not all(isinstance(t, str) and t.strip() for t in texts):
         raise PromptError(f"expected a text or a list of texts, none of them empty, given {text!r}")
     batched = not isinstance(text, str)
     pictures = media.rows_of_images(images, len(texts), batched)
     clips = media.rows_of_videos(videos, len(texts), batched)
+    _check_videos(adapter, clips)
+    rendered = [
+        render(adapter, row_text, len(row_images), template, len(row_clips))
+        for row_text, row_images, row_clips in zip(texts, pictures, clips, strict=True)
+    ]
+    prompt = _processed(adapter, rendered, pictures, clips, device)
+    return replace(prompt, texts=tuple(texts), template=template)
+
+
+def _from_messages(
+    adapter: Family, messages: Any, images: Any, videos: Any, template: bool, device: torch.device
+) -> Prompt:
+    """A prompt from messages. Its text is what the template makes of them, which `template=False` takes as it is."""
+    name = type(adapter.processor).__name__
+    if not template:
+        raise PromptError(
+            "messages are put into the model's chat format, so template=False cannot be kept\n  give the text instead"
+        )
+    if getattr(adapter.processor, "chat_template", None) is None:
+        raise PromptError(
+            f"{name} has no chat template, so it cannot put messages into the model's chat format\n"
+            "  set processor.chat_template, or give the text that the model should read"
+        )
+    batched = not isinstance(messages[0], Mapping)
+    chats = [chat.read(adapter, each) for each in (messages if batched else [messages])]
+    sources: dict[str, list[list[Any]]] = {}
+    for kind, others in (("image", images), ("video", videos)):
+        rows = media.listed_by_row(others, len(chats), batched, kind)
+        sources[kind] = [each.filled(kind, row) for each, row in zip(chats, rows, strict=True)]
+    pictures = [[open_image(image) for image in row] for row in sources["image"]]
+    clips = [[open_video(film) for film in row] for row in sources["video"]]
+    _check_videos(adapter, clips)
+    rendered = [chat.rendered(adapter, each.messages) for each in chats]
+    prompt = _processed(adapter, rendered, pictures, clips, device)
+    return replace(prompt, texts=tuple(rendered), template=False)
+
+
+def _check_videos(adapter: Family, clips: Sequence[Sequence[Any]]) -> None:
     if any(clips) and adapter.video_slot is None:
         raise PromptError(
             f"videos were given, but {type(adapter.processor).__name__} of family {adapter.family} takes none\n"
             "  give some of their frames as images"
         )
-    rendered = [
-        render(adapter, row_text, len(row_images), template, len(row_clips))
-        for row_text, row_images, row_clips in zip(texts, pictures, clips, strict=True)
-    ]
+
+
+def _processed(
+    adapter: Family,
+    rendered: Sequence[str],
+    pictures: list[list[Image]],
+    clips: list[list[list[Image]]],
+    device: torch.device,
+) -> Prompt:
+    """What the model's own processor makes of texts with slots, pictures and videos."""
     bos = adapter.tokenizer.bos_token
     special: dict[str, Any] = {}
     if bos and any(row.startswith(bos) for row in rendered):  # the tokenizer must not add a second one
@@ -64,16 +114,17 @@ def from_text(
         special["do_sample_frames"] = False  # the frames given are the frames seen
     images = adapter.arranged(pictures) if any(pictures) else None
     try:
-        inputs = adapter.processor(text=rendered, images=images, padding=len(texts) > 1, return_tensors="pt", **special)
+        inputs = adapter.processor(
+            text=list(rendered), images=images, padding=len(rendered) > 1, return_tensors="pt", **special
+        )
     except ZeroDivisionError as error:  # of a picture so thin that a part of it has no pixel
         sizes = [picture.size for row in pictures for picture in row]
         raise PromptError(
             f"{type(adapter.processor).__name__} cannot process pictures of {sizes}: {error}\n  make them less thin"
         ) from error
     dtype = adapter.model.dtype  # processors do not know the model's, and some towers do not cast
-    inputs = {n: v.to(dtype) if isinstance(v, Tensor) and _holds_pixels(n, v) else v for n, v in inputs.items()}
-    prompt = from_tensors(adapter, inputs, device, pictures, clips)
-    return replace(prompt, texts=tuple(texts), template=template)
+    inputs = {n: v.to(dtype) if isinstance(v, Tensor) and holds_pixels(n, v) else v for n, v in inputs.items()}
+    return from_tensors(adapter, inputs, device, pictures, clips)
 
 
 def render(adapter: Family, text: str, n_images: int, template: bool, n_videos: int = 0) -> str:
@@ -85,7 +136,7 @@ def render(adapter: Family, text: str, n_images: int, template: bool, n_videos: 
     slots = {"image": adapter.image_slot or "", "video": adapter.video_slot or ""}
     given = {"image": n_images, "video": n_videos}
     missing = ""  # slots that the text lacks, which come before it
-    parts: list[dict[str, str]] = []
+    parts: list[chat.Part] = []
     for kind, slot in slots.items():
         n_slots = text.count(slot) if slot else 0
         if n_slots and n_slots != given[kind]:
@@ -101,41 +152,18 @@ def render(adapter: Family, text: str, n_images: int, template: bool, n_videos: 
         bos = adapter.tokenizer.bos_token or ""
         start = bos if bos and text.startswith(bos) else ""
         return f"{start}{missing}{text.removeprefix(start)}"
-    named = {slot: kind for kind, slot in slots.items() if slot}
-    pieces = re.split("(" + "|".join(re.escape(slot) for slot in named) + ")", text) if named else [text]
-    for piece in pieces:
-        if piece in named:
-            parts.append({"type": named[piece]})
-        elif piece.strip():
-            parts.append({"type": "text", "text": piece.strip()})
-    _check_order(adapter, parts, slots)
-    return _templated(adapter, parts)
+    return chat.rendered(adapter, [chat.Message("user", (*parts, *chat.split(adapter, text.strip())))])
 
 
-def _templated(adapter: Family, parts: list[dict[str, str]]) -> str:
-    chat = [{"role": "user", "content": parts}]
-    return str(adapter.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+def from_inputs(adapter: Family, inputs: Any, device: torch.device) -> Prompt:
+    """A prompt from what the user's own processor made.
 
-
-def _check_order(adapter: Family, parts: list[dict[str, str]], slots: Mapping[str, str]) -> None:
-    """PromptError where a chat template moves pictures past words, as those of LLaVA put all pictures first."""
-    texts = [part["text"] for part in parts if part["type"] == "text"]
-    marks = iter(f"(text {index})" for index in range(len(texts)))  # words may also be the template's own
-    marked = [{"type": "text", "text": next(marks)} if part["type"] == "text" else part for part in parts]
-    rendered, n_before = _templated(adapter, marked), 0
-    for part in marked:
-        if part["type"] != "text":
-            n_before += 1
-            continue
-        start = rendered.find(part["text"])
-        n_shown = sum(rendered.count(slot, 0, max(start, 0)) for slot in slots.values() if slot)
-        if start >= 0 and n_shown != n_before:
-            name, words = type(adapter.processor).__name__, texts[int(part["text"][6:-1])]
-            raise PromptError(
-                f"the chat template of {name} moves pictures past words: {n_before} stand before {words!r} in the "
-                f"text, {n_shown} in the prompt it makes\n"
-                "  give template=False and the chat format in the text, or leave the slots out: pictures come first"
-            )
+    Raises:
+        PromptError: as in `tensors_of` and `from_tensors`.
+    """
+    model = adapter.model
+    own = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
+    return from_tensors(adapter, tensors_of(inputs, [model.dtype, *own]), device)
 
 
 def from_tensors(
@@ -149,16 +177,17 @@ def from_tensors(
     # labels are for training: the model would compute a loss of all positions, whatever logits were asked for
     inputs = {name: value for name, value in dict(inputs).items() if value is not None and name != "labels"}
     ids = inputs.get("input_ids")
-    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
         raise PromptError(
             "expected inputs with input_ids, an integer tensor [batch, position]\n"
             f"  given {sorted(inputs)}, input_ids {tuple(ids.shape) if isinstance(ids, Tensor) else ids}"
         )
     mask = inputs.get("attention_mask", torch.ones_like(ids))
-    if mask.shape != ids.shape:
-        raise PromptError(
-            f"attention_mask must be [batch, position] like input_ids {tuple(ids.shape)}, given {tuple(mask.shape)}"
-        )
+    if not isinstance(mask, Tensor) or mask.shape != ids.shape:
+        given = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise PromptError(f"attention_mask must be [batch, position] like input_ids {tuple(ids.shape)}, given {given}")
+    if bool((mask < 0).any()):
+        raise PromptError("attention_mask must be 1 for tokens and 0 for padding, given negative numbers")
     real = (mask != 0).cpu()
     if not bool(real.any(1).all()):
         raise PromptError(f"batch rows {(~real.any(1)).nonzero().flatten().tolist()} hold padding only")
@@ -171,7 +200,7 @@ def from_tensors(
         ]
     spans = adapter.spans(rows, inputs, sizes, clip_sizes)
     _check_pixels(adapter, inputs, spans)
-    answer_turn = [_ends_with(row, real[i], adapter.answer_turn) for i, row in enumerate(rows)]
+    answer_turn = [_n_answer(adapter, row, real[i], spans[i]) for i, row in enumerate(rows)]
     return Prompt(
         inputs={k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()},
         spans=tuple(spans),
@@ -201,10 +230,10 @@ def from_call(adapter: Family, kwargs: Mapping[str, Any], device: torch.device) 
     return from_tensors(adapter, tensors, device)
 
 
-def _check_pixels(adapter: Family, inputs: Mapping[str, Any], spans: Sequence[Sequence[Any]]) -> None:
+def _check_pixels(adapter: Family, inputs: Mapping[str, Any], spans: Sequence[Sequence[Span]]) -> None:
     """Placeholders without pixels, or pixels without placeholders, would be answered without the image."""
     n_visual = sum(len(span) for row in spans for span in row if span.kind != "marker")
-    pixels = [name for name, value in inputs.items() if _holds_pixels(name, value)]
+    pixels = [name for name, value in inputs.items() if holds_pixels(name, value)]
     if n_visual and not pixels:
         raise PromptError(
             f"the text has {n_visual} image tokens but no pixels were given: the model would answer without the image\n"
@@ -216,13 +245,6 @@ def _check_pixels(adapter: Family, inputs: Mapping[str, Any], spans: Sequence[Se
             "so the model would not look at them\n"
             "  put a slot in the text, or use a processor that does"
         )
-
-
-def _holds_pixels(name: str, value: Any) -> bool:
-    if name == "mm_encoder_outputs":
-        return True
-    is_float = isinstance(value, Tensor) and value.is_floating_point()
-    return is_float and ("pixel" in name or value.ndim > 2) and "mask" not in name
 
 
 def _token_texts(adapter: Family, ids: Sequence[int]) -> tuple[str, ...]:
@@ -241,7 +263,10 @@ def _bos(adapter: Family, ids: Int[Tensor, "batch position"], real: Bool[Tensor,
     return found & (found.cumsum(1) == 1)  # the first: not always the first token (PaliGemma's follows the image)
 
 
-def _ends_with(ids: Sequence[int], real: Bool[Tensor, " position"], turn: Sequence[int]) -> int:
-    """How many of a row's last tokens open the answer turn: all of `turn` or none."""
-    tokens = [id_ for id_, keep in zip(ids, real.tolist(), strict=True) if keep]
-    return len(turn) if turn and tokens[-len(turn) :] == list(turn) else 0
+def _n_answer(adapter: Family, ids: Sequence[int], real: Bool[Tensor, " position"], spans: Sequence[Span]) -> int:
+    """How many of a row's last tokens are the answer turn; 0 without a picture, where no mask asks for it."""
+    visual = [span.positions[-1] for span in spans if span.kind != "marker"]
+    if not visual or adapter.tokenizer is None:
+        return 0
+    after = range(max(visual) + 1, len(ids))
+    return adapter.turns.n_answer([ids[i] for i in after if real[i]], decoder(adapter.tokenizer))

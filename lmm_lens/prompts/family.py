@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from .spans import Span
+from .turns import Turns
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Family(Protocol):
     @property
     def video_slot(self) -> str | None: ...
     @property
-    def answer_turn(self) -> list[int]: ...
+    def turns(self) -> Turns: ...
 
     def standing(self, kind: str) -> str: ...
     def arranged(self, pictures: list[list[Any]]) -> Any: ...

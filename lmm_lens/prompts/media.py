@@ -15,14 +15,21 @@ if TYPE_CHECKING:
 
 def rows_of_images(images: Any, n_rows: int, batched: bool) -> list[list[Image]]:
     """Any way of giving pictures, as one list a batch row."""
-    rows = _per_row(images, n_rows, "image", 4) if batched else [images]
-    return [[open_image(image) for image in _several(row, 4) or _one(row)] for row in rows]
+    return [[open_image(image) for image in row] for row in listed_by_row(images, n_rows, batched, "image")]
 
 
 def rows_of_videos(videos: Any, n_rows: int, batched: bool) -> list[list[list[Image]]]:
     """Any way of giving videos, as one list of videos a batch row; a video is a list of its frames."""
-    rows = _per_row(videos, n_rows, "video", 5) if batched else [videos]
-    return [[open_video(film) for film in _films(row)] for row in rows]
+    return [[open_video(film) for film in row] for row in listed_by_row(videos, n_rows, batched, "video")]
+
+
+def listed_by_row(given: Any, n_rows: int, batched: bool, kind: str) -> list[list[Any]]:
+    """What was given of pictures or videos, unopened, as one list a batch row."""
+    n_axes = 4 if kind == "image" else 5
+    rows = _per_row(given, n_rows, kind, n_axes) if batched else [given]
+    if kind == "video":
+        return [_films(row) for row in rows]
+    return [_several(row, n_axes) or _one(row) for row in rows]
 
 
 def _films(row: Any) -> list[Any]:

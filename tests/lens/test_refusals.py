@@ -67,7 +67,7 @@ def test_a_file_that_is_not_there_is_named(lens, tmp_path):
         ({}, r"expected inputs with input_ids, an integer tensor \[batch, position\]\n  given \[\], input_ids None"),
         ({"input_ids": torch.tensor([1, 2])}, r"given \['input_ids'\], input_ids \(2,\)"),
         ({"input_ids": torch.ones(1, 2)}, "an integer tensor"),
-        ({"input_ids": [[1, 2]]}, "an integer tensor"),
+        ({"input_ids": [[1.5, 2]]}, "an integer tensor"),
         (
             {"input_ids": torch.tensor([[1, *[IMAGE] * 16, 2]])},
             "16 image tokens but no pixels were given: the model would answer without the image\n.*pixel_values",

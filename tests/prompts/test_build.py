@@ -206,3 +206,39 @@ def test_a_notebook_shows_the_picture_with_its_patch_grid(lens, images):
     assert "[image 0: 36 tokens, 6 x 6, at 2 to 37]" in html
     assert "position 38" in html
     assert "<unk>" not in html  # escaped
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("USER: <image> what color is the circle? ASSISTANT: red is", "what color is the circle ?"),
+        ("USER: <image> what color is the circle? ASSISTANT: red </s>", "what color is the circle ?"),
+        (
+            "USER: <image> what color? ASSISTANT: red </s> USER: is the star? ASSISTANT: red is",
+            "what color ? ASSISTANT: red </s> USER: is the star ?",
+        ),
+        ("USER: <image> what color? ASSISTANT: red </s> USER: what?", "what color ? ASSISTANT: red </s> USER: what ?"),
+        ("USER: <image> what color?", "what color ?"),
+    ],
+)
+def test_an_answer_begun_is_no_question(lens, images, text, expected):
+    prompt = lens.prompt(text, images=images[0], template=False)
+    assert " ".join(prompt.tokens[0][i] for i in where(prompt, "question")) == expected
+    tensors = lens.prompt(inputs=prompt.inputs)
+    assert where(tensors, "question") == where(prompt, "question")
+
+
+def test_rows_of_a_batch_may_have_begun_their_answers_or_not(lens, images):
+    texts = ["USER: <image> what color? ASSISTANT: red", "USER: <image> what color is the circle? ASSISTANT:"]
+    prompt = lens.prompt(texts, images=images[:2], template=False)
+    shown = [" ".join(prompt.tokens[row][i] for i in where(prompt, "question", row)) for row in (0, 1)]
+    assert shown == ["what color ?", "what color is the circle ?"]
+
+
+def test_a_template_set_later_is_the_template(images):
+    lens = Lens.demo()
+    prompt = lens.prompt("USER: <image> what color? ASSISTANT: red", images=images[0], template=False)
+    assert len(where(prompt, "question")) == 3
+    lens.processor.chat_template = lens.processor.chat_template.replace("ASSISTANT:", "star:")
+    again = lens.prompt("USER: <image> what color? ASSISTANT: red", images=images[0], template=False)
+    assert len(where(again, "question")) == 5
