@@ -104,6 +104,6 @@ def check_same_model(what: str, saved: Mapping[str, Any], lens: Mapping[str, Any
 
 def _said(model: Mapping[str, Any], differing: Sequence[str]) -> str:
     """The class and size of a model and the ingredients that differ, digests cut short."""
-    size = f"{model.get('model')} {model.get('n_layers')} x {model.get('n_heads')}"
+    size = " x ".join(str(model[name]) for name in SHAPE[1:] if name in model)
     parts = [f"{name} {shortened(model.get(name))}" for name in differing if name not in SHAPE]
-    return ", ".join([size, *parts])
+    return ", ".join([f"{model.get('model', 'unknown')} {size}".strip(), *parts])

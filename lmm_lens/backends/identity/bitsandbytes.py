@@ -22,12 +22,16 @@ UNDO = ("packing_format_for_cpu", "original_")  # what a weight keeps to be pack
 
 def is_in(module: nn.Module) -> bool:
     """Whether it is a module of bitsandbytes."""
-    return package_of(type(module)) == "bitsandbytes"
+    return _is_its(type(module))
 
 
 def is_quantised(tensor: Tensor) -> bool:
     """Whether it is a weight of bitsandbytes."""
-    return package_of(type(tensor)) == "bitsandbytes"
+    return _is_its(type(tensor))
+
+
+def _is_its(kind: type) -> bool:
+    return any(package_of(base) == "bitsandbytes" for base in kind.__mro__)
 
 
 def kind_of(weight: Any) -> str:

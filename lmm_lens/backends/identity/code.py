@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .modules import Part
-from .values import LIBRARIES, is_known, name_of, package_of
+from .values import LIBRARIES, is_known, module_of, name_of, package_of
 
 PLACING = ("accelerate", "nnsight", "transformers.distributed", "torch.distributed", "torch._dynamo")
 """Modules whose forwards and hooks only say where a model computes, or how."""
@@ -76,7 +76,7 @@ def _origin(function: Any) -> str:
     while isinstance(function, functools.partial):
         function = function.func
     function = getattr(function, "__func__", function)
-    return str((function if isinstance(function, types.FunctionType) else type(function)).__module__)
+    return module_of(function if isinstance(function, types.FunctionType) else type(function))
 
 
 def hooks_of(parts: list[Part]) -> list[Any]:

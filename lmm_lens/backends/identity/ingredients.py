@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from ..native.interface import own_attention
+from ..native.interface import implementation_of
 from .code import code_of, hooks_of
 from .modules import Part, adapters_of, parts_of, structure_of
 from .processors import chat_template_of, processor_of
@@ -38,56 +38,51 @@ def identity_of(model: nn.Module, processor: Any, elsewhere: str | None = None) 
     Raises:
         ModelError: the weights have no values, or none that can be read.
     """
-    model = _inner(model)
     parts = parts_of(model)
+    inner: Any = next(part.module for part in parts if not part.is_wrapper)
     paths = {id(part.module): part.path for part in parts}
-    configs, attention = _configs_of(parts)
+    held = _configs_of(parts)
+    digests = {path: digest_of_value(_entries(config)) for path, config in held.items()}
+    configs = list(dict.fromkeys(digests.values()))
+    which = {path: configs.index(digest) for path, digest in digests.items()}  # else where configs stand would be lost
     adapters, hooks, code = adapters_of(parts), hooks_of(parts), code_of(parts)
-    generation = getattr(model, "generation_config", None)
+    generation = getattr(inner, "generation_config", None)
     return {
         "recorded_as": RECORDED_AS,
-        "model": type(model).__name__,
+        "model": type(inner).__name__,
         "weights": elsewhere or digest_of_value(weights_of(model, parts)),
         "dtype": dtype_of(parts),
-        "modules": digest_of_value(structure_of(parts)),
+        "modules": digest_of_value([structure_of(parts), which]),
         "code": digest_of_value(code, paths) if code else "none",
         "hooks": f"{len(hooks)}: {digest_of_value(hooks, paths)}" if hooks else "none",
         "adapters": f"{_named(adapters)}: {digest_of_value(adapters)}" if adapters else "none",
-        "attention": attention,
-        "config": digest_of_value([_entries(getattr(model, "config", None)), configs]),
+        "attention": _attention_of(held),
+        "config": digest_of_value([_entries(getattr(inner, "config", None)), configs]),
         "generation_config": "none" if generation is None else digest_of_value(_entries(generation)),
         "processor": processor_of(processor),
         "chat_template": chat_template_of(processor),
     }
 
 
-def _inner(model: Any) -> Any:
-    """The model inside a PeftModel that only passes calls on; prompt tuning puts tokens before them."""
-    configs = getattr(model, "peft_config", None)
-    if not hasattr(model, "get_base_model") or not isinstance(configs, Mapping):
-        return model
-    adds_tokens = any(getattr(config, "is_prompt_learning", False) for config in configs.values())
-    return model if adds_tokens else _inner(model.get_base_model())
-
-
-def _configs_of(parts: list[Part]) -> tuple[dict[str, str], str]:
-    """A digest of each module's configs, and the attention functions: as in "sdpa", or all of them and a digest."""
-    held = {
+def _configs_of(parts: list[Part]) -> dict[str, Any]:
+    """The configs that modules hold, by path."""
+    return {
         f"{part.path}.{name}": value
         for part in parts
         for name, value in vars(part.module).items()
         if hasattr(value, "to_dict") and hasattr(value, "model_type") and not isinstance(value, type)
     }
-    digests = {id(config): digest_of_value(_entries(config)) for config in held.values()}
-    names = {path: str(own_attention(config)) for path, config in held.items()}
+
+
+def _attention_of(configs: Mapping[str, Any]) -> str:
+    """The attention functions that configs name: as in "sdpa", or all of them and a digest of which is where."""
+    names = {path: implementation_of(config) for path, config in configs.items()}
     used = sorted(set(names.values()))
     registries = (AttentionInterface(), AttentionMaskInterface())
     functions = {name: [registry.get(name) for registry in registries] for name in used}
     own = {name: given for name, given in functions.items() if not all(f is None or is_known(f) for f in given)}
-    attention = ", ".join(used)
-    if len(used) > 1 or own:
-        attention += f": {digest_of_value([names, own])}"
-    return {path: digests[id(config)] for path, config in held.items()}, attention
+    digest = f": {digest_of_value([names, own])}" if len(used) > 1 or own else ""
+    return ", ".join(used) + digest
 
 
 def _entries(config: Any) -> Any:

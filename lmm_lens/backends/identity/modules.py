@@ -16,12 +16,14 @@ from .bytecode import names_in
 from .values import name_of, package_of
 
 WRAPPERS = {
-    "OptimizedModule": "_orig_mod",  # torch.compile
-    "DistributedDataParallel": "module",
-    "DataParallel": "module",
-    "CheckpointWrapper": "_checkpoint_wrapped_module",
+    ("torch", "OptimizedModule"): "_orig_mod",  # torch.compile
+    ("torch", "DistributedDataParallel"): "module",
+    ("torch", "DataParallel"): "module",
+    ("torch", "CheckpointWrapper"): "_checkpoint_wrapped_module",
+    ("peft", "PeftModel"): "base_model",
+    ("peft", "BaseTuner"): "model",
 }
-"""Classes of torch around a module that leave its answers as they are, and where in them it is."""
+"""Packages and classes around a module that only pass calls on, and where in them it is."""
 NOT_SETTINGS = {
     *("training", "gradient_checkpointing", "loss_type", "name_or_path", "hf_device_map", "all_tied_weights_keys"),
 }
@@ -56,17 +58,24 @@ def parts_of(model: nn.Module) -> list[Part]:
 
 
 def _walk(module: nn.Module, path: str, name: str, above: tuple[nn.Module, ...]) -> Iterator[Part]:
-    kind = type(module).__name__ if package_of(type(module)) == "torch" else ""
-    if kind == "FullyShardedDataParallel":
+    kinds = [(package_of(base), base.__name__) for base in type(module).__mro__]
+    if ("torch", "FullyShardedDataParallel") in kinds:
         raise ModelError(
             f"the weights of {path or 'the model'} are glued together and cut by FullyShardedDataParallel, "
             "so they cannot be read one by one\n  shard the model with torch.distributed.fsdp.fully_shard"
         )
-    inside = WRAPPERS.get(kind)
+    inside = None if _adds_tokens(module) else next((WRAPPERS[kind] for kind in kinds if kind in WRAPPERS), None)
     yield Part(path, name, module, inside is not None)
     for key, child in module._modules.items():
         if child is not None and all(child is not other for other in (module, *above)):
             yield from _walk(child, path if key == inside else _join(path, key), _join(name, key), (*above, module))
+
+
+def _adds_tokens(module: nn.Module) -> bool:
+    """Whether it is PEFT's prompt tuning or one of its kind, which puts tokens before a sequence."""
+    configs = getattr(module, "peft_config", None)
+    values = configs.values() if isinstance(configs, Mapping) else ()
+    return any(getattr(config, "is_prompt_learning", False) for config in values)
 
 
 def _join(path: str, key: str) -> str:
@@ -115,8 +124,7 @@ class Run(NamedTuple):
             function = getattr(kind, name, None)
             while hasattr(function, "__wrapped__"):
                 function = function.__wrapped__
-            is_code = isinstance(function, types.FunctionType) and _id_of(function) not in _OF_EVERY_MODULE
-            if is_code and name not in done:
+            if isinstance(function, types.FunctionType) and function not in _OF_EVERY_MODULE and name not in done:
                 names = names_in(function.__code__)
                 writes |= names.written
                 todo += names.read
@@ -124,11 +132,7 @@ class Run(NamedTuple):
         return cls(frozenset(writes), "training" in done)
 
 
-def _id_of(function: Any) -> tuple[str, str]:
-    return package_of(function), function.__qualname__
-
-
-_OF_EVERY_MODULE = {_id_of(value) for value in vars(nn.Module).values() if hasattr(value, "__qualname__")}
+_OF_EVERY_MODULE = {value for value in vars(nn.Module).values() if isinstance(value, types.FunctionType)}
 
 
 def is_passing(name: str, run: Run) -> bool:

@@ -7,7 +7,15 @@ from typing import Any
 from .values import digest_of_value, is_known, name_of
 
 NOT_SETTINGS = {
-    *("name_or_path", "init_kwargs", "init_inputs", "vocab_file", "tokenizer_file", "special_tokens_map_file"),
+    *(
+        "name_or_path",
+        "init_kwargs",
+        "init_inputs",
+        "files_loaded",
+        "vocab_file",
+        "tokenizer_file",
+        "special_tokens_map_file",
+    ),
     *("padding_side", "deprecation_warnings", "verbose", "processor_class", "chat_template"),
 }
 """Where it was loaded from, what it has said, the side of padding, on which no answer depends, what is told apart."""
@@ -33,7 +41,16 @@ def _settings(part: Any) -> Any:
     }
     if callable(getattr(part, "get_vocab", None)):
         about["vocabulary"] = _vocabulary(part)
-    return [name_of(type(part)) if is_known(type(part)) else type(part), about]
+    return [_class_of(part), about]
+
+
+def _class_of(part: Any) -> Any:
+    """The class, and of one that is no library's the code.
+
+    A processor of transformers is there with torchvision and without, as the same processor; pictures that it scales
+    differ in the last bits.
+    """
+    return name_of(type(part)).removesuffix("Pil").removesuffix("Fast") if is_known(type(part)) else type(part)
 
 
 def _is_part(value: Any) -> bool:

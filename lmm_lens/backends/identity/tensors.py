@@ -84,7 +84,10 @@ def _pieces(tensor: Tensor) -> Iterator[Tensor]:
     if not tensor.numel():
         return
     if tensor.is_contiguous():
-        flat = tensor.reshape(-1).view(torch.uint8)
+        flat = tensor.reshape(-1)
+        if flat.stride(0) != 1:  # of a single entry no stride is wrong, but `view` minds
+            flat = flat.repeat(1)
+        flat = flat.view(torch.uint8)
         yield from [flat] if flat.device.type == "cpu" else flat.split(PIECE)
         return
     while len(tensor) == 1:  # what cannot be contiguous has a dimension that is longer

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from .bytecode import names_in
 
 LIBRARIES = frozenset(("torch", "transformers", "peft", "bitsandbytes", "torchao", "optimum", "accelerate", "lmm_lens"))
-"""Packages whose code may change with their versions, which are recorded beside a run; of others the version counts."""
+"""Packages whose code is told by name alone, since every version changes it; of other packages the version counts."""
 DEPTH = 20
 
 
@@ -49,15 +49,21 @@ def digest_of_value(value: Any, modules: Mapping[int, str] | None = None) -> str
     return xxhash.xxh3_128_hexdigest(text_of(value, modules).encode("utf-8", "surrogatepass"))
 
 
+def module_of(thing: Any) -> str:
+    """The module that a function or class is written in; what `functools.wraps` copies from another does not count."""
+    written = thing.__globals__.get("__name__") if isinstance(thing, types.FunctionType) else None
+    return str(written or getattr(thing, "__module__", None) or "")
+
+
 def package_of(thing: Any) -> str:
-    """The package that a function or class comes from."""
-    return str(getattr(thing, "__module__", None) or "").partition(".")[0]
+    """The package that a function or class is written in."""
+    return module_of(thing).partition(".")[0]
 
 
 def name_of(thing: Any) -> str:
     """The package and the qualified name of a function or class; where in a package it stands changes with versions."""
     package = package_of(thing)
-    name = f"{package}:{getattr(thing, '__qualname__', type(thing).__qualname__)}"
+    name = f"{package}:{thing.__qualname__}"
     return f"{name} {_version(package)}" if package not in LIBRARIES and is_known(thing) else name
 
 
@@ -76,7 +82,7 @@ def is_known(thing: Any) -> bool:
     package = package_of(thing)
     if package in LIBRARIES or package in sys.stdlib_module_names or package == "builtins":
         return package != "__main__"
-    file = getattr(sys.modules.get(str(thing.__module__)), "__file__", None)
+    file = getattr(sys.modules.get(module_of(thing)), "__file__", None)
     return file is not None and not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
 
 
@@ -135,7 +141,7 @@ class _Describer:
             return self._function(value)
         if isinstance(value, type):
             return self._class(value)
-        if callable(value) and hasattr(value, "__qualname__"):  # of C
+        if callable(value) and hasattr(value, "__qualname__") and hasattr(value, "__module__"):  # of C
             return name_of(value)
         if isinstance(value, nn.Module):
             held = {**value._parameters, **value._buffers, **value._modules}

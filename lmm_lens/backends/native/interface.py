@@ -178,13 +178,6 @@ class _Switch:
 _SWITCHES: dict[int, _Switch] = {}
 
 
-def own_attention(config: Any) -> str | None:
-    """The attention implementation that the user's config names, also while it is switched to ours."""
-    with _LOCK:
-        switch = _SWITCHES.get(id(config))
-        return switch.original if switch is not None else getattr(config, "_attn_implementation", None)
-
-
 @contextmanager
 def switched(configs: Iterable[Any]) -> Iterator[None]:
     """Route the attention of these text configs through `attention`, and put their own back at the end.
