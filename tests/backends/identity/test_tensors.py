@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lmm_lens.backends.identity import tensors
 from lmm_lens.backends.identity.tensors import digest_of
 from lmm_lens.errors import ModelError
-from tests.backends.native import pretend
+from tests.support import pretend
 
 DTYPES = [
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32),
