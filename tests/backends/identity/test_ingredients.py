@@ -295,7 +295,8 @@ def test_inside_apply_it_is_the_users_own(own):
     with own.lens.apply(AblateHeads([(1, 1)], mode="uniform")):
         with torch.no_grad():
             own.model(**prompt.inputs)
-        assert own.model.config.text_config._attn_implementation == "lmm_lens", "nothing was switched, nothing tested"
+        switched = own.model.config.text_config._attn_implementation
+        assert switched.startswith("lmm_lens"), "nothing was switched, so nothing was tested"
         assert any(module._forward_pre_hooks for module in own.model.modules())
         assert own.lens.identity == before
     assert own.lens.identity == before
@@ -412,7 +413,7 @@ def test_it_says_what_kind_of_numbers_the_weights_are(own):
     assert own.lens.identity["dtype"] == "bfloat16, float32"
 
 
-@pytest.mark.filterwarnings("ignore:.*gradient checkpointing")
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")
 def test_what_has_no_part_in_an_answer_does_not_count(own):
     before = own.lens.identity
     own.model.requires_grad_(False)
