@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from lmm_lens.backends.identity import identity_of
 from lmm_lens.bundled import shapes
-from lmm_lens.errors import ModelError
 
 
 def found() -> dict[str, Any]:
@@ -32,12 +31,7 @@ def found() -> dict[str, Any]:
             weight.to_local()[3, 4] += 1
     edited = identity_of(model, None)
     replicated = identity_of(DistributedDataParallel(copy.deepcopy(shapes.load()[0])), None)
-    try:
-        identity_of(FullyShardedDataParallel(copy.deepcopy(shapes.load()[0])), None)
-        glued = "nothing"
-    except ModelError as error:
-        glued = str(error)
-    return {"sharded": whole, "edited": edited, "replicated": replicated, "glued": glued}
+    return {"sharded": whole, "edited": edited, "replicated": replicated}
 
 
 if __name__ == "__main__":

@@ -10,10 +10,12 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from lmm_lens import Lens, score_heads
 from lmm_lens.backends.identity import differences, identity_of
 from lmm_lens.bundled import shapes
+from lmm_lens.errors import ModelError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -335,5 +337,12 @@ def test_a_model_that_is_sharded_among_processes_is_the_whole_one(tmp_path):
     for each in found:
         assert each["sharded"] == each["replicated"] == before
         assert differences(each["edited"], before) == ["weights"]
-        assert "glued together and cut by FullyShardedDataParallel" in each["glued"]
     assert found[0] == found[1]
+
+
+def test_weights_that_fsdp1_has_glued_together_are_refused():
+    wrapper = FullyShardedDataParallel.__new__(FullyShardedDataParallel)  # as it is made where there is a GPU
+    nn.Module.__init__(wrapper)
+    wrapper.add_module("_fsdp_wrapped_module", model_of_ones_own())
+    with pytest.raises(ModelError, match=r"of the model are glued together and cut by Fully(?s:.*)fully_shard"):
+        identity_of(wrapper, None)
