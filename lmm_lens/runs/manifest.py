@@ -84,7 +84,7 @@ class Manifest:
                         "  give another folder, or delete this one"
                     )
                 differing = identity.differences(theirs, ours)
-                fields += f"; of the model {identity.in_words(differing)}" * bool(differing)
+                fields += f"; of the model {identity.in_words(differing)}" if differing else ""
             raise ScoreError(
                 f"the run folder {name!r} belongs to another run: {fields}\n"
                 f"  {'; '.join(found)}\n  give another folder, or delete this one"

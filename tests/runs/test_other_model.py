@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from lmm_lens import VAR, AblateHeads, Lens
+from lmm_lens import AblateHeads, Knockout, Lens
 from lmm_lens.bundled import shapes
 from lmm_lens.errors import ScoreError
 from lmm_lens.runs import RunFolder
@@ -78,7 +78,7 @@ def test_what_an_enclosing_block_applies_makes_it_another_experiment(own, tmp_pa
         own.run(prompt)
         assert "it differs in applied\n" in refused(begun, tmp_path / "x", own)
         begun(tmp_path / "y", own)
-    for others in (AblateHeads([(1, 2)]), VAR(sink_dims=(3,), sink_threshold=1.0, min_visual_mass=0.0)):
+    for others in (AblateHeads([(1, 2)]), Knockout("image", "last")):
         with own.apply(others):
             own.run(prompt)
             assert "it differs in applied\n" in refused(begun, tmp_path / "y", own)

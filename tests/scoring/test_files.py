@@ -178,8 +178,8 @@ def test_scores_that_an_earlier_version_made_are_refused_where_a_lens_is_given(l
     old = {"model": "LlavaForConditionalGeneration", "n_layers": 6, "n_heads": 8, "weights": "0123456789abcdef"}
     dataclasses.replace(scores, model=old).save(tmp_path / "old")
     assert refused(tmp_path / "old", lens=lens) == (
-        "'old' was made by another version of lmm-lens, which told models apart in another way, so its model is not known"
-        "\n  compute it again, or load it without a lens"
+        "'old' was made by another version of lmm-lens, which told models apart in another way, so its model is not "
+        "known\n  compute it again, or load it without a lens"
     )
     dataclasses.replace(scores, model={}).save(tmp_path / "nothing")
     assert "'nothing' does not say which model it was made with" in refused(tmp_path / "nothing", lens=lens)
