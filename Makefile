@@ -47,6 +47,7 @@ bench: browser
 	$(BIN)/python -m benchmarks.bridge
 	$(BIN)/python -m benchmarks.envoy
 	$(BIN)/python -m benchmarks.spans
+	$(BIN)/python -m benchmarks.identity
 	$(BIN)/python -m benchmarks.sweeps
 	$(BIN)/python -m benchmarks.cluster
 	$(BIN)/python -m benchmarks.viewer

@@ -6,8 +6,6 @@ computed and, where its weights are kept elsewhere, fetches them for each call; 
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,30 +25,14 @@ def device_of(module: nn.Module, model: nn.Module) -> torch.device:
     return next((torch.device(where) for where in found if where is not None), device)
 
 
-def weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every entry of the state dict in the order of names, fetched one by one where accelerate keeps it elsewhere."""
-    for name, weight in sorted(model.state_dict().items()):
-        weight = _fetch(model, name) if weight.device.type == "meta" else weight
-        yield name, weight.full_tensor() if hasattr(weight, "full_tensor") else weight
-
-
-def digest_of(model: nn.Module) -> str:
-    """Tells a model from others of its shape: a digest of a sample of its weights."""
-    digest = hashlib.sha256()
-    for name, weight in weights(model):
-        digest.update(f"{name}{tuple(weight.shape)}".encode())
-        step = max(1, weight.numel() // 16)
-        digest.update(str(weight.flatten()[::step][:16].double().tolist()).encode())
-    return digest.hexdigest()[:16]
-
-
 def has_weights(model: nn.Module) -> bool:
     """Whether there are any, here or kept elsewhere by accelerate."""
     on_meta = all(parameter.device.type == "meta" for parameter in model.parameters())
     return not on_meta or any(accelerate_hooks(module) for module in model.modules())
 
 
-def _fetch(model: nn.Module, name: str) -> Tensor:
+def fetched(model: nn.Module, name: str) -> Tensor:
+    """A weight that accelerate keeps elsewhere, by its name in the state dict; ModelError where nobody keeps it."""
     path = name.split(".")
     for cut in reversed(range(len(path))):  # a hook may also keep the weights of the modules below its own
         for hook in accelerate_hooks(model.get_submodule(".".join(path[:cut]))):

@@ -20,7 +20,7 @@ from ..interventions.means import HeadMeans
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike
 from ..runs import RayLike, RunFolder, Store, stream
-from ..runs.checkpoint import fingerprint
+from ..runs.checkpoint import applied_in, fingerprint
 from .ablations import Ablation, Partner, described, units_of
 from .scores import KIND, HeadEffects
 from .work import Answers, Items, MakeEffectsWork, key_of, origin_of
@@ -86,6 +86,7 @@ def head_effects(
     ablated = Ablation(units_of(lens, heads), ablation, rows, reference)
     about = {
         "model": lens.identity,
+        **applied_in(lens),
         "ablation": ablation,
         "rows": rows if isinstance(rows, str) else fingerprint(rows),
         "units": [[list(head) for head in unit] for unit in ablated.units],
@@ -106,6 +107,7 @@ def head_effects(
             device=lens.device.type,
             origin=origin_of(lens) if ray is not None else None,
             folder=opened,
+            model=about["model"],
         )
         store = stream(
             items,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..answers.contrast import AnswerLike
 from ..answers.outcomes import Goal, Outcomes, answers_at, goal_of, goal_of_texts
+from ..backends.identity import differences, in_words
 from ..data import Sample
 from ..errors import LensError, ScoreError
 from ..prompts.prompt import Prompt
@@ -110,6 +111,7 @@ class MakeEffectsWork:
         device: the kind of device it is on, which a worker must have too.
         origin: opens it elsewhere.
         folder: where a smaller batch is noted; does not travel.
+        model: the model's identity, which a worker's must have.
     """
 
     ablation: Ablation
@@ -118,6 +120,7 @@ class MakeEffectsWork:
     device: str
     origin: Callable[[], Lens] | None = None
     folder: RunFolder | None = None
+    model: Mapping[str, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "lens": None, "folder": None}
@@ -131,6 +134,12 @@ class MakeEffectsWork:
                     f"the model is on {self.device} here and on {self.lens.device.type} in a Ray worker, which would "
                     "be slow and give other last bits\n"
                     "  give each worker its share: ray=RayCluster(workers=2, num_gpus=1)"
+                )
+            differing = [] if self.model is None else differences(self.model, self.lens.identity)
+            if differing:
+                raise LensError(
+                    f"a Ray worker has opened another model than the one here: {in_words(differing)}\n"
+                    "  it opens the model by name: save the changed one and open that, or sweep without ray"
                 )
         on_change = (lambda rows: None) if self.folder is None else self._note
         return EffectsWork(self.lens, self.ablation, Batches(self.rows_per_pass, self.lens.device, on_change))

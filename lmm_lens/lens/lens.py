@@ -12,8 +12,8 @@ import torch
 from ..adapters import Adapter, adapter_for
 from ..backends.base import Forward, ForwardPass
 from ..backends.holders import framework_of, unwrapped
+from ..backends.identity import identity_of
 from ..backends.options import Options
-from ..backends.placement import digest_of
 from ..backends.table import backend_of, check_backend
 from ..errors import LensError, ModelError, PromptError, unknown
 from ..hooks.points import ModelShape, Reader
@@ -171,14 +171,22 @@ class Lens(TransformerLensMethods, NNsightMethods):
         """Where inputs go."""
         return self._backend.device
 
-    @cached_property
+    @property
     def identity(self) -> dict[str, Any]:
-        """What tells this model from another: class, shape, and a digest of a sample of its weights."""
+        """What tells this model, as it is now, from any other: a digest of each ingredient of its answers.
+
+        The weights and buffers to the last bit, the modules and their settings, code and hooks that are not the
+        library's, adapters, attention implementation, configs, processor and chat template. The same in another
+        process and on another device. Reads all weights each time, about a second for ten billion bytes.
+
+        Raises:
+            ModelError: the weights have no values, as on the meta device.
+        """
         return {
-            "model": type(self.model).__name__,
+            **identity_of(self.model, self.processor, self._backend.weights_elsewhere),
             "n_layers": self.n_layers,
             "n_heads": self.n_heads,
-            "weights": self._backend.weights_elsewhere or digest_of(self.model),
+            "family": self.adapter.family,
         }
 
     def __repr__(self) -> str:

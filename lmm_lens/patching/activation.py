@@ -120,7 +120,7 @@ def activation_patching(
         clean_ld=pair.clean_ld.float(),
         corrupt_ld=pair.corrupt_ld.float(),
         answers=pair.texts,
-        model=lens.identity,
+        model=finished.model,
         how=how,
     )
 

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from ..backends.identity import differences, in_words, is_comparable
 from ..errors import ScoreError
 from ..prompts.prompt import Prompt
 from . import files
@@ -29,6 +30,11 @@ class Identified(Protocol):
     @property
     def identity(self) -> dict[str, Any]:
         """What tells its model from another."""
+        ...
+
+    @property
+    def applied(self) -> tuple[Any, ...]:
+        """What an enclosing `apply` puts into every run."""
         ...
 
 
@@ -52,6 +58,9 @@ class Checkpoint:
 
     Raises:
         ScoreError: the file belongs to another experiment, or is damaged, or its folder does not exist.
+
+    Attributes:
+        model: the identity of the lens's model when the experiment began.
     """
 
     def __init__(
@@ -59,7 +68,8 @@ class Checkpoint:
     ) -> None:
         self.lens, self.kind = lens, f"unfinished {kind}"
         self.path = None if path is None else Path(path)
-        self.about = {"of": {**about, "model": lens.identity}}
+        self.model = lens.identity  # reads all weights, so nobody is to ask twice
+        self.about = {"of": {**about, **applied_in(lens), "model": self.model}}
         self.key = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()
         self.parts: dict[str, Tensor] = unfinished(lens).setdefault(self.key, {})
         if self.path is not None and not self.path.parent.is_dir():
@@ -71,7 +81,8 @@ class Checkpoint:
         parts, about = files.read(path, self.kind, None, ("of",))
         if about["of"] != json.loads(json.dumps(self.about["of"])):
             theirs, mine = about["of"], self.about["of"]
-            differ = sorted(name for name in {*theirs, *mine} if theirs.get(name) != mine.get(name))
+            differ = sorted(name for name in {*theirs, *mine} - {"model"} if theirs.get(name) != mine.get(name))
+            differ += _model_differs(theirs.get("model", {}), mine["model"])
             raise ScoreError(
                 f"the checkpoint {path.name!r} belongs to another experiment: it differs in {', '.join(differ)}\n"
                 "  give another file, or delete this one"
@@ -95,6 +106,18 @@ class Checkpoint:
     def finish(self) -> None:
         """Forget the parts that were kept with the lens; a file stays."""
         unfinished(self.lens).pop(self.key, None)
+
+
+def applied_in(lens: Identified) -> dict[str, Any]:
+    """What an experiment is made under beside its arguments, where a `with lens.apply(...)` stands around it."""
+    return {"applied": [fingerprint(each) for each in lens.applied]} if lens.applied else {}
+
+
+def _model_differs(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
+    if not is_comparable(theirs):
+        return ["the model, which another version of lmm-lens recorded in another way"]
+    found = differences(theirs, mine)
+    return [f"the model ({in_words(found)})"] if found else []
 
 
 def digest(*things: Prompt | Tensor | None) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ..backends.identity import AROUND, differences, in_words, is_comparable, not_comparable, shortened
 from ..errors import ScoreError
 
 KEY = "lmm_lens"
+SHAPE = ("model", "n_layers", "n_heads")
+"""What identities have said of a model in every version."""
 
 
 def write(path: str | os.PathLike[str], kind: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -76,11 +79,31 @@ def read(
 
 def check_model(path: str | os.PathLike[str], saved: Mapping[str, Any], lens: Mapping[str, Any]) -> None:
     """ScoreError unless a result's model is the lens's; both are identities as in `Lens.identity`."""
-    if dict(saved) != dict(lens):
+    check_same_model(repr(Path(path).name), saved, lens, "compute it again, or load it without a lens")
+
+
+def check_same_model(what: str, saved: Mapping[str, Any], lens: Mapping[str, Any], otherwise: str = "") -> None:
+    """ScoreError unless two identities are the same, with what differs.
+
+    Args:
+        what: was made with the first.
+        saved: the first.
+        lens: the lens's.
+        otherwise: what to do where the first cannot be compared.
+    """
+    found = differences(saved, lens) if is_comparable(saved) else [x for x in SHAPE if saved.get(x, lens[x]) != lens[x]]
+    if not found and not is_comparable(saved):
+        raise ScoreError(f"{what} {not_comparable(saved)}" + f"\n  {otherwise}" * bool(otherwise))
+    if found:
+        made = "the same weights, but" if set(found) <= AROUND else "another model:"
         raise ScoreError(
-            f"{Path(path).name!r} was made with another model\n  made with: {_said(saved)}\n  lens:      {_said(lens)}"
+            f"{what} was made with {made} {in_words(found)}\n"
+            f"  made with: {_said(saved, found)}\n  lens:      {_said(lens, found)}"
         )
 
 
-def _said(model: Mapping[str, Any]) -> str:
-    return f"{model.get('model')} {model.get('n_layers')} x {model.get('n_heads')}, weights {model.get('weights')}"
+def _said(model: Mapping[str, Any], differing: Sequence[str]) -> str:
+    """The class and size of a model and the ingredients that differ, digests cut short."""
+    size = " x ".join(str(model[name]) for name in SHAPE[1:] if name in model)
+    parts = [f"{name} {shortened(model.get(name))}" for name in differing if name not in SHAPE]
+    return ", ".join([f"{model.get('model', 'unknown')} {size}".strip(), *parts])

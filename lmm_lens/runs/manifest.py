@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ..backends import identity
 from ..errors import ScoreError
 from ..warnings import warn
 from . import disk
@@ -74,9 +75,18 @@ class Manifest:
         """
         found = differences({"kind": self.kind, **self.about}, {"kind": mine.kind, **mine.about})
         if found:
+            theirs, ours = self.about.get("model"), mine.about.get("model")
+            fields = f"it differs in {len(found)} field{'s' * (len(found) > 1)}"
+            if isinstance(ours, Mapping) and isinstance(theirs, Mapping) and identity.is_comparable(ours):
+                if not identity.is_comparable(theirs):
+                    raise ScoreError(
+                        f"the run folder {name!r} {identity.not_comparable(theirs)}\n"
+                        "  give another folder, or delete this one"
+                    )
+                differing = identity.differences(theirs, ours)
+                fields += f"; of the model {identity.in_words(differing)}" if differing else ""
             raise ScoreError(
-                f"the run folder {name!r} belongs to another run: it differs in {len(found)} "
-                f"field{'s' * (len(found) > 1)}\n"
+                f"the run folder {name!r} belongs to another run: {fields}\n"
                 f"  {'; '.join(found)}\n  give another folder, or delete this one"
             )
         (now,) = mine.versions

@@ -102,12 +102,13 @@ def score_heads(
         "interventions": [fingerprint(intervention) for intervention in interventions],
     }
     finished = Checkpoint(lens, "head scores", about, checkpoint) if checkpoint or lens.remote else None
+    model = lens.identity if finished is None else finished.model
     parts = score_parts(lens, prompts, chosen, query, boxes, relevant, rule, interventions, progress, finished)
     if finished is not None:
         finished.finish()
     per_prompt, found = chosen.combine(*parts) if chosen.combine else (parts[0], {})
     settings = {"sink_dims": list(rule.dims), "sink_threshold": rule.threshold, "sinks": rule.source} if rule else {}
-    return HeadScores(metric, query, per_prompt, lens.identity, settings | found)
+    return HeadScores(metric, query, per_prompt, model, settings | found)
 
 
 def score_parts(

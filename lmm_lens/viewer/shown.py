@@ -14,6 +14,7 @@ from ..hooks.heads import HeadSet
 from ..hooks.results import Run
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike
+from ..runs.files import check_same_model
 from ..scoring import HEAD_METRICS, HeadScores
 from ..sinks import SinkRule
 from .masses import Map, maps_of
@@ -173,12 +174,13 @@ def _check_run_options(queries: RowsLike, layers: Sequence[int] | None) -> None:
 def _map_of_scores(scores: HeadScores, lens: Lens, attention: ShownAttention) -> Map:
     """The mean scores as a map, the same for every query; ScoreError for those of another model."""
     expected = (lens.n_layers, lens.n_heads)
-    other_weights = scores.model.get("weights", lens.identity["weights"]) != lens.identity["weights"]
-    if tuple(scores.values.shape) != expected or other_weights:
+    if tuple(scores.values.shape) != expected:
         raise ScoreError(
             f"these scores of {scores.values.shape[0]} x {scores.values.shape[1]} heads are of another model\n"
             f"  scores: {scores.model.get('model', 'unknown')}, lens: {lens!r}"
         )
+    if scores.model:  # scores that people made themselves say nothing
+        check_same_model("this map of scores", scores.model, lens.identity)
     metric = HEAD_METRICS.get(scores.metric)
     n = f"{scores.n_prompts} prompt{'s' if scores.n_prompts > 1 else ''}"
     chosen = scores.values.float().cpu()[list(attention.layers)][:, list(attention.heads)]

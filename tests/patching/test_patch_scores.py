@@ -216,7 +216,8 @@ def test_files_and_folders_that_are_not_there_are_named(tmp_path):
 def test_scores_of_another_model_are_refused_where_a_lens_is_given(lens, path, tmp_path):
     text = refused(PatchScores.load, path, lens=lens)
     assert text.startswith(
-        "'effects.safetensors' was made with another model\n  made with: Some 7 x 3, weights 00\n  lens: "
+        "'effects.safetensors' was made with another model: the model's class, the number of layers and the number of "
+        "heads differ\n  made with: Some 7 x 3\n  lens: "
     )
     made(model=lens.identity).save(tmp_path / "own")
     assert PatchScores.load(tmp_path / "own", lens=lens).n_pairs == 3

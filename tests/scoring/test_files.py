@@ -1,6 +1,7 @@
 """Scores in files: bit for bit, nothing executable, and no half file taken for a whole one."""
 
 import copy
+import dataclasses
 import json
 import pickle
 import stat
@@ -158,9 +159,34 @@ def test_scores_of_another_model_are_refused_where_a_lens_is_given(lens, path):
     with torch.no_grad():
         other.lm_head.weight.mul_(1.01)
     text = refused(path, lens=Lens(other, lens.processor))
-    assert "was made with another model" in text
-    assert "made with: LlavaForConditionalGeneration 6 x 8, weights " + lens.identity["weights"] in text
+    assert "was made with another model: the weights differ\n" in text
+    mine, others = lens.identity["weights"][:8], Lens(other, lens.processor).identity["weights"][:8]
+    assert f"made with: LlavaForConditionalGeneration 6 x 8, weights {mine}\n" in text
+    assert text.endswith(f"lens:      LlavaForConditionalGeneration 6 x 8, weights {others}")
     assert HeadScores.load(path).n_prompts == 7  # without a lens nothing is compared
+
+
+def test_scores_made_with_another_processor_are_refused_and_it_is_named(lens, path):
+    processor = copy.deepcopy(lens.processor)
+    processor.image_processor.image_mean = [0.4, 0.5, 0.5]
+    text = refused(path, lens=Lens(lens.model, processor))
+    assert "was made with the same weights, but the processor differs\n" in text
+    assert "6 x 8, processor LlavaProcessor " in text
+
+
+def test_scores_that_an_earlier_version_made_are_refused_where_a_lens_is_given(lens, scores, tmp_path):
+    old = {"model": "LlavaForConditionalGeneration", "n_layers": 6, "n_heads": 8, "weights": "0123456789abcdef"}
+    dataclasses.replace(scores, model=old).save(tmp_path / "old")
+    assert refused(tmp_path / "old", lens=lens) == (
+        "'old' was made by another version of lmm-lens, which told models apart in another way, so its model is not "
+        "known\n  compute it again, or load it without a lens"
+    )
+    dataclasses.replace(scores, model={}).save(tmp_path / "nothing")
+    assert "'nothing' does not say which model it was made with" in refused(tmp_path / "nothing", lens=lens)
+    dataclasses.replace(scores, model={**old, "n_layers": 7}).save(tmp_path / "other")
+    assert "was made with another model: the number of layers differs" in refused(tmp_path / "other", lens=lens)
+    for name in ("old", "nothing", "other"):
+        assert HeadScores.load(tmp_path / name).n_prompts == 7
 
 
 def test_the_same_weights_loaded_again_are_the_same_model(path):

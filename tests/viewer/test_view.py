@@ -109,7 +109,8 @@ def test_scores_of_another_model_are_refused(lens, asked):
     )
     refused(
         ScoreError,
-        f"these scores of 6 x 8 heads are of another model\n  scores: Llava, lens: {lens!r}",
+        "this map of scores was made with another model: the model's class differs\n"
+        "  made with: Llava\n  lens:      LlavaForConditionalGeneration 6 x 8",
         asked,
         others,
         lens=lens,
