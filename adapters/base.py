@@ -7,6 +7,7 @@ entry-point group `lmm_lens.adapters`.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
@@ -65,6 +66,7 @@ class Adapter:
                 "  for a text-only model use TransformerLens or nnsight directly"
             )
         self.layers: tuple[Layer, ...] = self.find_layers()
+        self._modules = list(model.modules())
 
     @classmethod
     def variant(cls, model: Any) -> type[Adapter]:
@@ -74,6 +76,14 @@ class Adapter:
     def find_layers(self) -> tuple[Layer, ...]:
         """The decoder layers; override for a model whose parts have unusual names."""
         return find_layers(self.model)
+
+    def look_again(self) -> None:
+        """Find the layers anew where modules of the model were exchanged: an adapter put in, a layer replaced."""
+        modules = list(self.model.modules())
+        if len(modules) == len(self._modules) and all(map(operator.is_, modules, self._modules)):
+            return
+        self.layers, self._modules = self.find_layers(), modules
+        self.__dict__.pop("runs_alone", None)
 
     @cached_property
     def runs_alone(self) -> tuple[Any, ...]:

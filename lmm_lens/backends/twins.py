@@ -8,18 +8,21 @@ the model is looked at before each run, and a twin that has gone stale is made a
 from __future__ import annotations
 
 import copy
+import operator
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..prompts.text_config import text_config_of
+from .identity.modules import Run, is_passing
 from .native.interface import copying, implementation_of
 from .placement import accelerate_hooks
 
-Structure = tuple[Any, ...]
-
+PLAIN = (bool, int, float, str, torch.dtype, type(None))
 OURS = ("lmm_lens.", "transformers.", "accelerate.", "nnsight.", "transformer_lens.")
 """Whose hooks stand on a model without its user having put them there."""
 ADAPTER_STATE = ("_active_adapter", "_disable_adapters", "merged_adapters", "scaling")
@@ -61,21 +64,61 @@ def twin_of(model: nn.Module, keeps_hooks: bool) -> Any:
     return twin
 
 
+class Structure:
+    """What a model is made of; two are equal if nothing was exchanged or set anew between them.
+
+    Holds what it compares, so that nothing new can come to stand where something old has been freed.
+    """
+
+    def __init__(self, parts: Iterator[Any]) -> None:
+        self.parts = list(parts)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Structure) or len(self.parts) != len(other.parts):
+            return False
+        return all(
+            one is two or (isinstance(one, PLAIN) and type(one) is type(two) and one == two)
+            for one, two in zip(self.parts, other.parts, strict=True)
+        )
+
+    def has_modules_of(self, other: Structure) -> bool:
+        """Whether both are made of the very same modules."""
+        own, others = ([part for part in each.parts if isinstance(part, nn.Module)] for each in (self, other))
+        return len(own) == len(others) and all(map(operator.is_, own, others))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 def structure_of(model: nn.Module) -> Structure:
-    """What a copy that shares the weights has of a model, by identity: two are equal if nothing was exchanged."""
-    parts: list[Any] = []
+    """What a copy that shares the weights has of a model: its modules and their settings, tensors, hooks, configs."""
+    return Structure(_parts_of(model))
+
+
+def _parts_of(model: nn.Module) -> Iterator[Any]:
     for module in model.modules():
         own = vars(module)
-        parts += (id(module), module.training, id(own.get("forward")))
-        parts += (id(tensor) for tensor in own["_parameters"].values())
-        parts += (id(tensor) for tensor in own["_buffers"].values())
-        parts += (id(hook) for hook in _hooks(module))
+        yield from (module, own.get("forward"))
+        yield from own["_parameters"].values()
+        yield from own["_buffers"].values()
+        yield from _hooks(module)
+        run = _run_of(type(module))
+        for name, value in own.items():
+            if isinstance(value, (*PLAIN, torch.Tensor)) and (name == "training" or not is_passing(name, run)):
+                yield from (name, value)
         if "_active_adapter" in own:
-            parts += (repr(own.get(name)) for name in ADAPTER_STATE)
+            yield from (repr(own.get(name)) for name in ADAPTER_STATE)
     config: Any = getattr(model, "config", None)
     if config is not None:
-        parts.append(implementation_of(text_config_of(config)))
-    return tuple(parts)
+        yield implementation_of(text_config_of(config))
+        yield repr(config.to_dict())
+    generation: Any = getattr(model, "generation_config", None)
+    if generation is not None:
+        yield repr(generation.to_dict())
+
+
+@lru_cache
+def _run_of(kind: type[nn.Module]) -> Run:
+    return Run.of(kind)
 
 
 def hooked_by_user(model: nn.Module) -> list[str]:

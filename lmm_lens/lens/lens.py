@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Literal
 
 import torch
 
-from ..adapters import Adapter, adapter_for
+from ..adapters import Adapter, Layer, adapter_for
 from ..backends.base import Forward, ForwardPass
 from ..backends.holders import framework_of, unwrapped
 from ..backends.identity import identity_of
@@ -85,6 +85,7 @@ class Lens(TransformerLensMethods, NNsightMethods):
             remote=remote,
             timeout=timeout,
         )
+        self._shape: tuple[tuple[Layer, ...], ModelShape] | None = None  # and of which layers
         self.origin: Callable[[], Lens] | None = None  # opens the same lens in another process
 
     @classmethod
@@ -151,10 +152,13 @@ class Lens(TransformerLensMethods, NNsightMethods):
         """Size of one head's output; the largest, where layers differ."""
         return max(self.shape.d_head)
 
-    @cached_property
+    @property
     def shape(self) -> ModelShape:
         """Layers, heads of each and head sizes."""
-        return ModelShape.of(self.adapter)
+        layers = self.adapter.layers
+        if self._shape is None or self._shape[0] is not layers:
+            self._shape = layers, ModelShape.of(self.adapter)
+        return self._shape[1]
 
     @property
     def backend(self) -> str:
@@ -373,6 +377,7 @@ class Lens(TransformerLensMethods, NNsightMethods):
             return find_sinks(self, prompt)
 
     def _plan_of(self, interventions: Intervention | Sequence[Intervention], read: Sequence[Reader | str] = ()) -> Plan:
+        self.adapter.look_again()
         return Plan(self.shape, self._sinks_on, interventions, read)
 
     def _plan(self, prompt: Prompt, interventions: Sequence[Intervention], read: Sequence[Reader | str]) -> Plan:

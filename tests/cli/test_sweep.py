@@ -1,11 +1,12 @@
 """`lmm-lens sweep`: its numbers are those of `head_effects`, it goes on where it was, and it refuses what it must."""
 
-import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -206,30 +207,23 @@ def test_an_interrupted_sweep_goes_on_and_ends_with_the_same_numbers(cli, config
     np.testing.assert_array_equal(continued.per_prompt, whole.per_prompt)
 
 
-def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(config, tmp_path, capfd):
+def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(config, tmp_path):
     path = config(heads="all", rows="all", data={"kind": "shapes", "n": 300})
-    child = os.fork()
-    if not child:
-        from lmm_lens.cli import main
-
-        sys.argv = ["lmm-lens", "sweep", str(path)]
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            main()
-        except SystemExit as end:
-            sys.stdout.flush()
-            os._exit(end.code)
-        os._exit(99)
-    patience = time.monotonic() + 60
-    while not (tmp_path / "out" / "effects" / "manifest.json").exists() and time.monotonic() < patience:
-        time.sleep(0.05)
-    time.sleep(1.5)
-    os.kill(child, signal.SIGINT)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 130
-    said = capfd.readouterr().out
+    folder = tmp_path / "out" / "effects"
+    command = [Path(sys.executable).with_name("lmm-lens"), "sweep", path]
+    sweep = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # a fork of this one may not load in threads
+    try:
+        while not (folder / "manifest.json").exists() and sweep.poll() is None:
+            time.sleep(0.05)
+        time.sleep(1.5)  # in the middle of its prompts, some hundred by then on an idle machine
+        sweep.send_signal(signal.SIGINT)
+        said, _ = sweep.communicate()
+    finally:
+        sweep.kill()
+        sweep.wait()
+    assert sweep.returncode == 130
     assert f"go on with: lmm-lens sweep {tmp_path / 'out' / 'config.yaml'}" in said
-    left = RunFolder.open(tmp_path / "out" / "effects")
+    left = RunFolder.open(folder)
     assert left.n_items < 300
     assert not left.finished
 

@@ -145,6 +145,7 @@ class NativeBackend:
         carried: Carried | None,
         ends: Sequence[int] | None = None,
     ) -> NativeSession:
+        self.adapter.look_again()
         if ends is None:
             ends = ends_of(self.options.defaults) if prompt_of is not None else ()
         return NativeSession(

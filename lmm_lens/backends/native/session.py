@@ -36,11 +36,25 @@ def check_runnable(model: nn.Module) -> None:
     """ModelError for a model that cannot run as it is: it is being trained, or has no weights."""
     if model.training:
         raise ModelError("the model is in training mode, so dropout would change its answers\n  call model.eval()")
+    for name, module in model.named_modules():
+        if module.training and _differs_in_training(module):
+            raise ModelError(
+                f"{name} ({type(module).__name__}) is in training mode, so its answers would not be the model's\n"
+                "  call model.eval()"
+            )
     if not has_weights(model):
         raise ModelError(
             f"the weights of {type(model).__name__} are on the meta device: it has a shape and no values\n"
             "  load them: from_pretrained(name), with device_map='auto' where they do not fit on one device"
         )
+
+
+def _differs_in_training(module: nn.Module) -> bool:
+    """Whether a module drops out, or takes the statistics of a batch."""
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        return True
+    rates = (value for name, value in vars(module).items() if "dropout" in name and isinstance(value, float))
+    return isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 or any(rate > 0 for rate in rates)
 
 
 def attention_configs(model: nn.Module, layers: Sequence[Layer], chosen: Sequence[int]) -> list[Any]:

@@ -15,12 +15,13 @@ from ...core.carried import Carried
 from ...core.layer_envoys import LayerEnvoys
 from ...core.taps import Tap
 from ...core.trace import TraceLens
-from ...errors import HookError, LensError, RemoteError
+from ...errors import HookError, LensError, ModelError, RemoteError
 from ...prompts.prompt import Prompt
 from ..base import Continuation, Forward, ForwardPass, PromptOf, Remote, TapsOf
 from ..native.session import check_runnable
 from ..options import Options, ends_of
 from ..placement import device_of, has_weights
+from ..twins import structure_of
 from .job import JobResult, JobRun, ModelEnvoys, edited, run_job
 from .traces import NNsightSession, trace_under_way
 from .travel import TRAVELLING
@@ -54,14 +55,47 @@ class NNsightBackend:
         timeout: float = 600.0,
     ) -> None:
         self.adapter = adapter
-        self.envoy = wrapped(adapter.model, adapter.processor) if envoy is None else envoy
-        self.options = Options(self.envoy._module)
         self.served_as, self.timeout = served_as, timeout
         self.remote = self._checked_remote(remote)
         self.trace_lens: TraceLens | None = None  # of the last trace
         self.has_weights = has_weights(adapter.model)
         self.lock = threading.RLock()
+        self._given = envoy
+        self._wrap()
+
+    def _wrap(self) -> None:
+        self._structure = structure_of(self.adapter.model)
+        self._envoy = wrapped(self.adapter.model, self.adapter.processor) if self._given is None else self._given
+        self.options = Options(self._envoy._module)
         self._model_envoys: dict[bool, ModelEnvoys] = {}
+
+    @property
+    def envoy(self) -> Any:
+        """The model in nnsight's wrapping; wrapped anew where the user's model is no longer what was wrapped."""
+        if trace_under_way() is None:
+            self.renew()
+        return self._envoy
+
+    def renew(self) -> None:
+        """Before a run, wrap the model anew where it is no longer what was wrapped.
+
+        Raises:
+            ModelError: its user has wrapped it, and then exchanged modules in it.
+        """
+        with self.lock:
+            structure = structure_of(self.adapter.model)
+            if structure == self._structure:
+                return
+            if self._envoy._module is not self.adapter.model:
+                self.adapter.look_again()
+                self._wrap()
+            elif structure.has_modules_of(self._structure):  # the rest nnsight's wrapping has from the model itself
+                self._structure = structure
+            else:
+                raise ModelError(
+                    "modules of the model were exchanged after nnsight had wrapped it, and its envoys have the old ones"
+                    "\n  load the model anew, change it, and then make the lens"
+                )
 
     def __reduce__(self) -> Any:
         """A copy wraps its own model anew: nnsight's wrapping cannot be copied."""
@@ -85,6 +119,7 @@ class NNsightBackend:
             raise LensError("what runs carry from one to the next lives in one job here: use forward_all")
         if grad and self.remote:
             raise RemoteError("gradients do not travel: this needs a lens with remote=False")
+        self.renew()
         with torch.set_grad_enabled(grad):
             done = self.run_job([self.forward_run(prompt, taps_of, last_only)])[0]
         assert done.logits is not None
@@ -92,6 +127,7 @@ class NNsightBackend:
 
     def forward_all(self, passes: Sequence[ForwardPass]) -> Iterator[Forward]:
         """As in `Backend.forward_all`, in one job; the answers come when all are done."""
+        self.renew()
         runs = [replace(self.forward_run(each.prompt, each.taps_of, True), tokens=each.tokens) for each in passes]
         with torch.no_grad():
             for done in self.run_job(runs):
@@ -100,6 +136,7 @@ class NNsightBackend:
 
     def generate(self, prompt: Prompt, taps_of: TapsOf, options: Mapping[str, Any]) -> Continuation:
         """As in `Backend.generate`."""
+        self.renew()
         taps = self.checked(taps_of(prompt))
         ends = ends_of(self.options.generating(options)[0])
         run = JobRun(prompt.inputs, prompt.n_rows, prompt.n_tokens, taps, self.generating(options), ends=ends)
@@ -137,11 +174,12 @@ class NNsightBackend:
 
     def trace(self, prompt: Prompt, taps_of: TapsOf, remote: Remote | None, options: Mapping[str, Any]) -> Any:
         """A trace for the user's own block, in which the taps act first; see `Lens.trace`."""
+        self.renew()
         with self.at(remote):
             taps = self.checked(taps_of(prompt))
             generates = "max_new_tokens" in options
             self.trace_lens = self.new_trace_lens(one_pass=not generates)
-            envoy = edited(self.model_envoys, prompt, taps, generates) if taps else self.envoy
+            envoy = edited(self.model_envoys, prompt, taps, generates) if taps else self._envoy
             if generates:
                 options = {"fn": envoy.generate, **self.generating(options)}
             backend = self.transport()
@@ -153,7 +191,8 @@ class NNsightBackend:
         self, taps_of: TapsOf, prompt: Prompt | None = None, prompt_of: PromptOf | None = None
     ) -> NNsightSession:
         """For `Lens.apply`."""
-        return NNsightSession(self.adapter.model, self.envoy)
+        self.renew()
+        return NNsightSession(self.adapter.model, self._envoy)
 
     def pickled(self) -> tuple[Any, ...] | None:
         """As in `Backend.pickled`: on its way to a server a lens is its hook points."""
@@ -169,12 +208,12 @@ class NNsightBackend:
         """The model as jobs take it, here or on a server."""
         from_weights = bool(self.remote)
         if from_weights not in self._model_envoys:
-            self._model_envoys[from_weights] = envoys_of_model(self.envoy, self.adapter, from_weights)
+            self._model_envoys[from_weights] = envoys_of_model(self._envoy, self.adapter, from_weights)
         return self._model_envoys[from_weights]
 
     def new_trace_lens(self, one_pass: bool = True) -> TraceLens:
         """Hook points by layer and name, for use inside one trace."""
-        return TraceLens(self.model_envoys.layers, self.envoy, one_pass, None if self.remote else self.pass_under_way)
+        return TraceLens(self.model_envoys.layers, self._envoy, one_pass, None if self.remote else self.pass_under_way)
 
     def pass_under_way(self, envoys: LayerEnvoys, site: str) -> tuple[Any, int]:
         """Before a hook point is asked for inside a trace: which trace that is, and which pass over the layer it is.
@@ -187,7 +226,7 @@ class NNsightBackend:
         mediator = trace_under_way()
         if mediator is None:  # nnsight says so
             return None, 0
-        if mediator().interleaver is not self.envoy.interleaver:
+        if mediator().interleaver is not self._envoy.interleaver:
             raise HookError("this trace is of another lens: inside `with a.trace(...)` call a.read and a.write")
         if site == "pattern":
             label_operations(envoys)
@@ -213,18 +252,18 @@ class NNsightBackend:
                     "  give remote=... to the call, or open the lens with remote=False"
                 )
             check_runnable(self.adapter.model)
-            check_runnable(self.envoy._module)
+            check_runnable(self._envoy._module)
         if not self.remote:
             return None
         if self.remote == "local":
             from .local_simulation import CheckedSimulation
 
-            return CheckedSimulation(self.envoy)
+            return CheckedSimulation(self._envoy)
         from .remote import ServerBackend
 
         address = None if self.remote is True else str(self.remote)
-        env = {**self.envoy._remoteable_get_env(), "attn_implementation": "eager"}
-        return ServerBackend(model_key(self.envoy, self.served_as), address, env, self.timeout)
+        env = {**self._envoy._remoteable_get_env(), "attn_implementation": "eager"}
+        return ServerBackend(model_key(self._envoy, self.served_as), address, env, self.timeout)
 
     @staticmethod
     def _checked_remote(remote: Remote) -> Remote:
@@ -251,7 +290,7 @@ class NNsightBackend:
         """Where the prompt's tensors go."""
         if not self.has_weights:
             return torch.device("cpu")
-        return device_of(self.envoy._module.get_input_embeddings(), self.envoy._module)
+        return device_of(self._envoy._module.get_input_embeddings(), self._envoy._module)
 
     @property
     def weights_elsewhere(self) -> str | None:

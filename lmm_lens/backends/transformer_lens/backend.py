@@ -19,7 +19,7 @@ from ...prompts.prompt import Prompt
 from ..base import PromptOf, TapsOf
 from ..native.backend import NativeBackend
 from ..native.interface import listener_of
-from ..native.session import NativeSession
+from ..native.session import NativeSession, check_runnable
 from ..twins import structure_of
 from .build import bridge_of
 from .selfcheck import check_edits_land
@@ -76,6 +76,7 @@ class TransformerLensBackend(NativeBackend):
                     "switched, ...), and the bridge has hooks that a new one would not have\n"
                     "  take them off with lens.bridge.reset_hooks(), or make a new lens"
                 )
+            self.adapter.look_again()
             self._build()
         return self._bridge
 
@@ -96,6 +97,7 @@ class TransformerLensBackend(NativeBackend):
             HookError: an edit at some hook point does not reach the logits of this bridge.
             ModelError: the model does not run inside a bridge.
         """
+        check_runnable(self.adapter.model)
         bridge = self.bridge
         has_picture = prompt is not None and bool(prompt.mask("visual").any())
         # not inside an apply block, whose edits would reach the probes
