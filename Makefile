@@ -11,7 +11,10 @@ CHROMIUM := $(BIN)/python -m tests.support.chromium
 # A command whose output matters only if it fails.
 quietly = { $(1); } > $(LOG) 2>&1 || { cat $(LOG); exit 1; }
 
-.PHONY: demo test lint bench study notebooks docs readme model browser clean
+# beside everything else, and not in it: these packages speak of themselves as soon as they are there
+CONTAINERS := $(VENV)/containers
+
+.PHONY: demo test containers lint bench study notebooks docs readme model browser clean
 
 demo: $(STAMP)
 	$(BIN)/lmm-lens demo
@@ -21,6 +24,10 @@ test: browser
 	@set --; $(CHROMIUM) || { set -- -m "not browser"; \
 		echo "NO BROWSER: the tests of pages are left out; '$(BIN)/playwright install chromium' gets one without root"; }; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5 "$$@"
+
+# What people hold their models in: PEFT, torchao, bitsandbytes, quanto, torch.compile, sharding.
+containers: $(CONTAINERS)/.installed
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CONTAINERS) $(BIN)/python -m pytest -q -n 2 --durations=5 tests/containers
 
 # mypy sees the packages where an installation has them: the adapters inside the library
 lint: $(STAMP)
@@ -71,6 +78,10 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 	@# beside a CPU build of torch its operators do not load; tests take its transforms alone
 	@test -d $(VENV)/torchvision || \
 		$(call quietly,$(BIN)/pip install --no-deps $(CONSTRAINTS) --target $(VENV)/torchvision torchvision)
+	@touch $@
+
+$(CONTAINERS)/.installed: $(STAMP)
+	@$(call quietly,$(BIN)/pip install --no-deps $(CONSTRAINTS) --target $(CONTAINERS) peft torchao bitsandbytes optimum-quanto ninja)
 	@touch $@
 
 # The browser that is there, whosever it is; else, for root on Debian or Ubuntu, theirs.

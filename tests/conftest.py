@@ -6,6 +6,7 @@ What is collected: `test_*.py` for tests, and every file, of the library too, fo
 holds neither and is left out: tests import from there what they need. `tests/test_layout.py` keeps it so.
 """
 
+import importlib.util
 import os
 
 import pytest
@@ -29,7 +30,8 @@ from tests.support.models import FAMILIES
 
 torch.set_num_threads(1)
 
-collect_ignore = ["support"]
+# `make containers` installs what tests/containers needs, and collects it
+collect_ignore = ["support"] if importlib.util.find_spec("peft") else ["support", "containers"]
 
 
 @pytest.fixture(scope="session")

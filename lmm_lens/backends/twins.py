@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import ModelError
 from ..prompts.text_config import text_config_of
 from .identity.modules import Run, is_passing
 from .native.interface import copying, implementation_of
@@ -46,11 +47,17 @@ def twin_of(model: nn.Module, keeps_hooks: bool) -> Any:
     Args:
         model: what is copied.
         keeps_hooks: whether hooks of torch that its user has put on it stand on the copy too.
+
+    Raises:
+        ModelError: it cannot be copied.
     """
+    check_copyable(model)
     memo: dict[int, Any] = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     hooks = [(getattr(module, name), OrderedDict[int, Any]()) for module in model.modules() for name in TORCH_HOOKS]
     memo |= {id(mine): copied for mine, copied in hooks}
     for module in model.modules():
+        for tensor in _eight_bits(module):
+            memo[id(tensor)] = tensor
         for hook in accelerate_hooks(module):  # where accelerate keeps weights that are away between calls
             kept = getattr(hook, "weights_map", None)
             memo[id(kept)] = kept
@@ -62,6 +69,24 @@ def twin_of(model: nn.Module, keeps_hooks: bool) -> Any:
                 if not (getattr(hook, "__module__", None) or "").startswith("lmm_lens."):
                     copied[key] = copy.deepcopy(hook, memo)
     return twin
+
+
+def check_copyable(model: nn.Module) -> None:
+    """ModelError for a model whose weights cannot be shared with a copy."""
+    if any(base.__name__ == "FSDPModule" for module in model.modules() for base in type(module).__mro__):
+        raise ModelError(
+            f"{type(model).__name__} is divided by fully_shard, and so cannot be copied, and another framework's "
+            "modules stand on a copy\n  use backend='native'"
+        )
+
+
+def _eight_bits(module: Any) -> list[torch.Tensor]:
+    """What an 8-bit layer of bitsandbytes computes with, which its first run would take away from the weight."""
+    if not hasattr(module, "init_8bit_state"):
+        return []
+    if getattr(module.weight, "CB", None) is not None:
+        module.init_8bit_state()
+    return [tensor for tensor in (module.state.CB, module.state.SCB) if tensor is not None]
 
 
 class Structure:

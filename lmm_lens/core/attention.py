@@ -7,6 +7,7 @@ probabilities. So no [layer, head, query, key] tensor ever exists.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -134,6 +135,11 @@ def dense_mask(mask: Any, n_queries: int, n_keys: int) -> Tensor | None:
 
     batch, heads, _, _ = mask.shape
     return create_mask(mask.mask_mod, batch, heads, n_queries, n_keys, device=mask.kv_num_blocks.device)
+
+
+def extra_logits(options: Mapping[str, Any]) -> Tensor | None:
+    """A learned logit for each head that takes part in the softmax and holds no value, by its two names."""
+    return options.get("s_aux") if options.get("s_aux") is not None else options.get("sinks")
 
 
 class FusedAttention:

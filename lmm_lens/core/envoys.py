@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import HookError, InterventionError
-from .attention import AttentionCall, FusedAttention
+from .attention import AttentionCall, FusedAttention, dense_mask, extra_logits
 from .layer_envoys import LayerEnvoys
 from .rows import Chunk
 from .tapping import Tapping
@@ -122,11 +122,11 @@ def call_of(envoys: LayerEnvoys, operation: Any) -> AttentionCall:
         query,
         key,
         value,
-        mask,
+        dense_mask(mask, query.shape[2], key.shape[2]),
         envoys.scaling if scaling is None else scaling,
         envoys.is_causal if is_causal is None else is_causal,
         options.get("softcap"),
-        options.get("s_aux"),
+        extra_logits(options),
         options.get("position_bias"),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ...core.attention import AttentionCall, dense_mask
+from ...core.attention import AttentionCall, dense_mask, extra_logits
 from ...errors import HookError
 
 _LOCK = threading.Lock()
@@ -94,18 +94,13 @@ def attention(
     listener: Any = listener_of(module)
     if listener is None:
         return _plain(module, *arguments, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs), None
-    special = kwargs.get("softcap"), _extra_logits(kwargs), kwargs.get("position_bias")
+    special = kwargs.get("softcap"), extra_logits(kwargs), kwargs.get("position_bias")
     seen = dense_mask(attention_mask, query.shape[2], key.shape[2])
     call = AttentionCall(query, key, value, seen, scaling, causal, *special)
     if listener.replaces:
         return listener.compute(module, call), None
     out = _plain(module, *arguments, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs)
     return listener.attend(module, call, out), None
-
-
-def _extra_logits(kwargs: Mapping[str, Any]) -> Tensor | None:
-    """A learned logit for each head that takes part in the softmax and holds no value, by its two names."""
-    return kwargs.get("s_aux") if kwargs.get("s_aux") is not None else kwargs.get("sinks")
 
 
 def implementation(module: nn.Module) -> str:
@@ -130,7 +125,7 @@ def _plain(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: T
     if original != NAME and has_function_of_its_own(original):
         out: Tensor = ALL_ATTENTION_FUNCTIONS[original](module, query, key, value, mask, **kwargs)[0]
         return out
-    needs_eager = kwargs.get("softcap") is not None or _extra_logits(kwargs) is not None
+    needs_eager = kwargs.get("softcap") is not None or extra_logits(kwargs) is not None
     if not needs_eager and original != "eager":
         return sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0]
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)

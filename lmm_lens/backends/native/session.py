@@ -50,8 +50,8 @@ def check_runnable(model: nn.Module) -> None:
 
 
 def _differs_in_training(module: nn.Module) -> bool:
-    """Whether a module drops out, or takes the statistics of a batch."""
-    if isinstance(module, nn.modules.batchnorm._NormBase):
+    """Whether a module drops out, takes the statistics of a batch, or computes with other kernels."""
+    if isinstance(module, nn.modules.batchnorm._NormBase) or type(module).__module__.startswith("bitsandbytes."):
         return True
     rates = (value for name, value in vars(module).items() if "dropout" in name and isinstance(value, float))
     return isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 or any(rate > 0 for rate in rates)

@@ -56,7 +56,7 @@ class NNsightBackend:
     ) -> None:
         self.adapter = adapter
         self.served_as, self.timeout = served_as, timeout
-        self.remote = self._checked_remote(remote)
+        self.remote = self._opened_for = self._checked_remote(remote)
         self.trace_lens: TraceLens | None = None  # of the last trace
         self.has_weights = has_weights(adapter.model)
         self.lock = threading.RLock()
@@ -246,7 +246,7 @@ class NNsightBackend:
     def transport(self) -> Any:
         """nnsight's backend for one job; None runs it here."""
         if not self.remote or self.remote == "local":
-            if not self.has_weights:
+            if not self.has_weights and self._opened_for:
                 raise LensError(
                     "this lens was opened for a server and has no weights here\n"
                     "  give remote=... to the call, or open the lens with remote=False"

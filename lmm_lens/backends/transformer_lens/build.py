@@ -21,7 +21,7 @@ from ...prompts.text_config import text_config_of
 from ..native.interface import has_function_of_its_own, implementation_of
 from ..placement import Shards
 from ..sources import READING
-from ..twins import hooked_by_user, twin_of
+from ..twins import check_copyable, hooked_by_user, twin_of
 from .architectures import Decoder, HookedAttention, make_editable, register, use_hooks
 
 CAPTURES = "_output_capturing_hooks_installed"  # where transformers notes that it hooked a model
@@ -54,6 +54,7 @@ def bridge_of(model: Any, tokenizer: Any = None) -> TransformerBridge:
             f"{architecture} has the attention function {implementation!r}, and a TransformerBridge computes its own\n"
             "  use backend='native' or 'nnsight', which run the model's, or load it with attn_implementation='eager'"
         )
+    check_copyable(model)
     hooked = hooked_by_user(model)
     if hooked:
         raise ModelError(

@@ -320,9 +320,9 @@ def said(process: subprocess.Popen) -> dict:
 
 
 def test_another_process_finds_the_same():
-    from tests.backends.identity.hooked import identities
+    from tests.containers.hooked import identities
 
-    script = "-c import json; from tests.backends.identity.hooked import identities; print(json.dumps(identities()))"
+    script = "-c import json; from tests.containers.hooked import identities; print(json.dumps(identities()))"
     found = [said(process) for process in [started(script, seed=seed) for seed in (0, 1)]]
     here = json.loads(json.dumps(identities()))
     assert found[0] == found[1] == here
@@ -331,7 +331,7 @@ def test_another_process_finds_the_same():
 
 def test_a_model_that_is_sharded_among_processes_is_the_whole_one(tmp_path):
     meeting = str(tmp_path / "meeting")
-    processes = [started("-m tests.backends.identity.sharded", meeting, str(rank), "2") for rank in range(2)]
+    processes = [started("-m tests.containers.sharded", meeting, str(rank), "2") for rank in range(2)]
     found = [said(process) for process in processes]
     before = json.loads(json.dumps(identity_of(shapes.load()[0], None)))
     for each in found:
