@@ -39,8 +39,8 @@ def build(device: torch.device) -> hf.LlavaForConditionalGeneration:
     )
     with torch.device("meta"):
         config = hf.LlavaConfig(text_config=text, vision_config=hf.CLIPVisionConfig(num_hidden_layers=12))
-        model = hf.LlavaForConditionalGeneration(config)
-    model = model.bfloat16().to_empty(device=device).eval()
+        shape = hf.LlavaForConditionalGeneration(config)
+    model: hf.LlavaForConditionalGeneration = shape.bfloat16().to_empty(device=device).eval()
     for tensor in bytes_of(model):
         tensor.random_()  # written, for memory that was never written is read from one page
     return model
@@ -68,7 +68,7 @@ def by_hashlib(model: torch.nn.Module) -> None:
     """The digest that Python itself has."""
     found = hashlib.sha256()
     for tensor in bytes_of(model):
-        found.update(tensor.numpy())
+        found.update(tensor.numpy().data)
 
 
 def main() -> None:

@@ -126,7 +126,8 @@ def _parts_of(model: nn.Module) -> Iterator[Any]:
         yield from own["_parameters"].values()
         yield from own["_buffers"].values()
         yield from _hooks(module)
-        run = _run_of(type(module))
+        kind: Any = type(module)
+        run = _run_of(kind)
         for name, value in own.items():
             if isinstance(value, (*PLAIN, torch.Tensor)) and (name == "training" or not is_passing(name, run)):
                 yield from (name, value)
@@ -142,7 +143,7 @@ def _parts_of(model: nn.Module) -> Iterator[Any]:
 
 
 @lru_cache
-def _run_of(kind: type[nn.Module]) -> Run:
+def _run_of(kind: Any) -> Run:
     return Run.of(kind)
 
 

@@ -166,6 +166,11 @@ class Lens(TransformerLensMethods, NNsightMethods):
         return self._backend.name
 
     @property
+    def runs_replays(self) -> bool:
+        """Whether a recorded forward's layers can be run again by themselves, which makes sweeps fast."""
+        return self._backend.runs_replays
+
+    @property
     def remote(self) -> bool | str:
         """Where the model runs: False here, True on NDIF, or the address of a server."""
         return self._backend.remote

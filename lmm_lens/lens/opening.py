@@ -128,7 +128,7 @@ def _open_processor(names: tuple[str, ...], options: Mapping[str, Any]) -> tuple
 
 
 def _has_processor(name: str, places: Mapping[str, Any]) -> bool:
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     quiet = ("gated_repo", "missing_entries", "connection_errors")
     where: dict[str, Any] = {key: value for key, value in places.items() if key in HUB}

@@ -75,7 +75,7 @@ class Recording:
 
 def why_not(lens: Lens) -> str:
     """Why nothing of a lens can be replayed, as far as can be said before a forward; empty for nothing known."""
-    if lens.backend != "native":
+    if not lens.runs_replays:
         return f"backend {lens.backend!r} goes through its own hook points"
     if Shards.of(lens.model).group is not None:
         return "the model is divided among processes"

@@ -85,7 +85,7 @@ class ByHand:
             return self.logits()
 
     def generated(self, heads: Heads, n: int) -> list[int]:
-        """Greedy tokens while the heads are ablated behind the image, each step from the beginning and without cache."""
+        """Greedy tokens, the heads ablated behind the image; each step from the beginning, without cache."""
         after = int(self.visual.nonzero().max()) + 1
 
         def edit(layer: int, head: int, z: Tensor) -> Tensor:

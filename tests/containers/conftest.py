@@ -3,11 +3,10 @@
 They warn and print as soon as they are there, of each other and of torch, so nothing else is tested beside them.
 """
 
+import importlib
 import warnings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    import bitsandbytes
-    import optimum.quanto
-    import peft
-    import torchao  # noqa: F401
+    for package in ("bitsandbytes", "optimum.quanto", "peft", "torchao"):
+        importlib.import_module(package)

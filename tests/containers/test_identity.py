@@ -16,6 +16,7 @@ from lmm_lens import Lens, score_heads
 from lmm_lens.backends.identity import differences, identity_of
 from lmm_lens.bundled import shapes
 from lmm_lens.errors import ModelError
+from tests.containers.held import group
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -341,8 +342,6 @@ def test_a_model_that_is_sharded_among_processes_is_the_whole_one(tmp_path):
 
 
 def test_weights_that_fsdp1_has_glued_together_are_refused():
-    wrapper = FullyShardedDataParallel.__new__(FullyShardedDataParallel)  # as it is made where there is a GPU
-    nn.Module.__init__(wrapper)
-    wrapper.add_module("_fsdp_wrapped_module", model_of_ones_own())
+    wrapper = FullyShardedDataParallel(model_of_ones_own(), process_group=group(), device_id=torch.device("cpu"))
     with pytest.raises(ModelError, match=r"of the model are glued together and cut by Fully(?s:.*)fully_shard"):
         identity_of(wrapper, None)

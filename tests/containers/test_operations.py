@@ -22,6 +22,11 @@ def prompts_of(lens: Lens) -> tuple[Any, Any]:
     return lens.prompt(one.question, images=one.image), lens.prompt(other.question, images=other.image)
 
 
+def run(given: Any, processor: Any, backend: str) -> None:
+    lens = Lens(given, processor, backend)
+    lens.run(prompts_of(lens)[0])
+
+
 def agree(found: torch.Tensor, expected: torch.Tensor, held: Held) -> None:
     torch.testing.assert_close(found.float(), expected.float(), atol=held.tolerance, rtol=0)
 
@@ -33,8 +38,7 @@ def test_the_answer_by_hand_or_a_refusal(held: Held, backend: str):
     processor = shapes.load()[1]
     if backend in held.refused:
         with pytest.raises(LensError, match=held.refused[backend]) as refusal:
-            lens = Lens(given, processor, backend)
-            lens.run(prompts_of(lens)[0])
+            run(given, processor, backend)
         assert len(str(refusal.value).splitlines()) > 1, "a refusal says what to do"
         return
     lens = Lens(given, processor, backend)
@@ -52,7 +56,9 @@ def test_the_answer_by_hand_or_a_refusal(held: Held, backend: str):
 
     mass = hand.visual_mass()
     assert mass.max() > 0.3
-    torch.testing.assert_close(score_heads(lens, [prompt]).values.float(), mass, atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        score_heads(lens, [prompt]).values.float(), mass, atol=max(2e-3, held.tolerance / 5), rtol=0
+    )
 
     moved = hand.redistributed(DIM, TAU, 0.6, range(1, 6))
     assert (moved - before).abs().max() > 5 * min(held.tolerance, 0.02)

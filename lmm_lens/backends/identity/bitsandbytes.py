@@ -64,12 +64,13 @@ def digest_of(model: nn.Module, module: Any, name: str, tensor: Any) -> str:
 
 def _as_run(module: Any, data: Tensor, state: Any) -> tuple[Tensor, Any]:
     """A 4-bit weight as the processor takes it, which it is from its first run on."""
-    pack = getattr(sys.modules["bitsandbytes.functional"], "_convert_weight_packed_for_cpu", None)
+    pack: Any = getattr(sys.modules["bitsandbytes.functional"], "_convert_weight_packed_for_cpu", None)
     is_packed = pack is None or getattr(state, "packing_format_for_cpu", False)
     if is_packed or data.device.type != "cpu" or not getattr(module, "support_avx512bf16_for_cpu", False):
         return data, state
     with suppress(AssertionError, RuntimeError):  # of a shape that cannot be packed, and so not be run there
-        return pack(data, copy.copy(state))
+        packed, state_of_packed = pack(data, copy.copy(state))
+        return packed, state_of_packed
     return data, state
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .modules import Part
+from .modules import Part, own_class
 from .values import LIBRARIES, is_known, module_of, name_of, package_of
 
 PLACING = ("accelerate", "nnsight", "transformers.distributed", "torch.distributed", "torch._dynamo")
@@ -29,7 +29,8 @@ def code_of(parts: list[Part]) -> dict[str, Any]:
     for path, _, module, is_wrapper in parts:
         replaced = {} if is_wrapper else _replaced_in(module)
         found |= {f"{path}.{name}": function for name, function in replaced.items()}
-    classes = {kind for part in parts for kind in type(part.module).__mro__ if kind not in nn.Module.__mro__}
+    classes = {kind for part in parts for kind in own_class(type(part.module)).__mro__}
+    classes -= set(nn.Module.__mro__)
     for kind in classes:
         for name, value in vars(kind).items():
             function = _function_of(value)

@@ -10,7 +10,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from ..native.interface import implementation_of
 from .code import code_of, hooks_of
-from .modules import Part, adapters_of, parts_of, structure_of
+from .modules import Part, adapters_of, own_class, parts_of, structure_of
 from .processors import chat_template_of, processor_of
 from .values import digest_of_value, is_known
 from .weights import dtype_of, weights_of
@@ -49,7 +49,7 @@ def identity_of(model: nn.Module, processor: Any, elsewhere: str | None = None) 
     generation = getattr(inner, "generation_config", None)
     return {
         "recorded_as": RECORDED_AS,
-        "model": type(inner).__name__,
+        "model": own_class(type(inner)).__name__,
         "weights": elsewhere or digest_of_value(weights_of(model, parts)),
         "dtype": dtype_of(parts),
         "modules": digest_of_value([structure_of(parts), which]),

@@ -92,11 +92,11 @@ def structure_of(parts: list[Part]) -> dict[str, Any]:
         settings = {} if is_adapter(module) else _settings_of(module, run)
         if module.training != parts[0].module.training and run.asks_for_training:
             settings["training"] = module.training
-        found[path] = [name_of(_own_class(type(module))), settings]
+        found[path] = [name_of(own_class(type(module))), settings]
     return found
 
 
-def _own_class(kind: type) -> type:
+def own_class(kind: type) -> type:
     """A module's class without what fully_shard mixes into it."""
     return next((base for base in kind.__mro__ if not str(base.__module__).startswith("torch.distributed")), kind)
 
@@ -121,7 +121,7 @@ class Run(NamedTuple):
         todo, done, writes = ["forward", "prepare_inputs_for_generation"], set[str](), set[str]()
         while todo:
             name = todo.pop()
-            function = getattr(kind, name, None)
+            function: Any = getattr(kind, name, None)
             while hasattr(function, "__wrapped__"):
                 function = function.__wrapped__
             if isinstance(function, types.FunctionType) and function not in _OF_EVERY_MODULE and name not in done:

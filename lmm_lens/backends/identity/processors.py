@@ -59,7 +59,7 @@ def _is_part(value: Any) -> bool:
 
 
 def _vocabulary(tokenizer: Any) -> Any:
-    fast = getattr(tokenizer, "backend_tokenizer", None)
+    fast: Any = getattr(tokenizer, "backend_tokenizer", None)
     special = getattr(tokenizer, "special_tokens_map", None)
     if hasattr(fast, "to_str"):
         text = fast.to_str()

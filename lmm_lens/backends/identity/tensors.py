@@ -73,7 +73,7 @@ def _parts(tensor: Tensor) -> tuple[Any, dict[str, Tensor]] | None:
         scales = {"scales": tensor.q_per_channel_scales(), "zeros": tensor.q_per_channel_zero_points()}
         return [str(tensor.qscheme()), tensor.q_per_channel_axis()], {"values": tensor.int_repr(), **scales}
     if hasattr(type(tensor), "__tensor_flatten__"):
-        names, about = tensor.__tensor_flatten__()
+        names, about = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
         return about, {name: getattr(tensor, name) for name in names if getattr(tensor, name) is not None}
     return None
 
