@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import html
 import re
+import runpy
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import raised
 
-RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 BENCHMARKS = ("attention_tap", "interventions", "bridge", "envoy", "spans", "viewer")
 """The order in which they are shown; others follow by name."""
 
@@ -136,6 +139,19 @@ def _message(text: str) -> str:
     return first + "".join(f"<span>{line.strip()}</span>" for line in advice)
 
 
+def containers() -> str:
+    """What people hold models in, as `make containers` tries it."""
+    found = runpy.run_path(str(ROOT / "tests" / "containers" / "held.py"))
+    backends: Sequence[str] = found["BACKENDS"]
+
+    def cells(held: Any) -> Iterable[str]:
+        yield from (f"{held.name}", f"`{held.code}`")
+        yield from ("no" if backend in held.refused else "yes" for backend in backends)
+        yield held.advice
+
+    return rows(("held in", "as in", *backends, "where not"), map(cells, found["HELD"]))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "families": families,
     "masks": masks,
@@ -148,4 +164,5 @@ TABLES: dict[str, Callable[[], str]] = {
     "tasks": tasks,
     "benchmarks": benchmarks,
     "errors": errors,
+    "containers": containers,
 }

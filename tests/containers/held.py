@@ -23,6 +23,7 @@ class Held:
         make: gives what is handed to `Lens`, and the Hugging Face model that runs, to put hooks on by hand.
         refused: by backend, how the refusal begins.
         tolerance: of logits, which are of order ten; other kernels round otherwise.
+        advice: what the documentation says where it is refused.
     """
 
     name: str
@@ -30,13 +31,11 @@ class Held:
     make: Callable[[], tuple[Any, Any]]
     refused: dict[str, str] = field(default_factory=dict)
     tolerance: float = 2e-3
-
-    def says(self, backend: str) -> str:
-        """What the documentation says of a backend."""
-        return self.refused.get(backend, "")
+    advice: str = ""
 
 
 HELD: list[Held] = []
+VIRTUAL = "virtual tokens shift every position: use LoRA or IA3, or give `model.get_base_model()`"
 
 
 def held(name: str, code: str, **options: Any) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
@@ -173,6 +172,7 @@ def _() -> Any:
     "LoRA that drops out",
     "get_peft_model(model, LoraConfig(lora_dropout=0.1)), in training mode",
     refused=everywhere(r".*lora_dropout.* is in training mode"),
+    advice="call `model.eval()`",
 )
 def _() -> Any:
     from peft import get_peft_model
@@ -185,6 +185,7 @@ def _() -> Any:
     "prompt tuning",
     "get_peft_model(model, PromptTuningConfig(...))",
     refused=everywhere(r"the adapter 'default' \(PROMPT_TUNING\) puts virtual tokens before the sequence"),
+    advice=VIRTUAL,
 )
 def _() -> Any:
     from peft import PromptTuningConfig, get_peft_model
@@ -197,6 +198,7 @@ def _() -> Any:
     "prefix tuning",
     "get_peft_model(model, PrefixTuningConfig(...))",
     refused=everywhere(r"the adapter 'default' \(PREFIX_TUNING\) puts virtual tokens before the sequence"),
+    advice=VIRTUAL,
 )
 def _() -> Any:
     from peft import PrefixTuningConfig, get_peft_model
@@ -386,7 +388,12 @@ def _() -> Any:
     return nn.parallel.DistributedDataParallel(model, process_group=group()), model
 
 
-@held("FSDP1", "FullyShardedDataParallel(model)", refused=everywhere("FSDP1 gathers a layer's weights only inside"))
+@held(
+    "FSDP1",
+    "FullyShardedDataParallel(model)",
+    refused=everywhere("FSDP1 gathers a layer's weights only inside"),
+    advice="use `fully_shard` (FSDP2)",
+)
 def _() -> Any:
     import torch
     from torch.distributed.fsdp import FullyShardedDataParallel
@@ -399,6 +406,7 @@ def _() -> Any:
     "FSDP2",
     "fully_shard(model)",
     refused=dict.fromkeys(BACKENDS[1:], "FSDPLlavaForConditionalGeneration is divided by fully_shard"),
+    advice="another framework's modules stand on a copy, and a sharded model has none",
 )
 def _() -> Any:
     from torch.distributed.device_mesh import init_device_mesh
@@ -423,11 +431,17 @@ def group() -> Any:
     "without weights",
     'with torch.device("meta"): ...',
     refused=everywhere("the weights of LlavaForConditionalGeneration are on the meta device"),
+    advice="load the weights; to a server a lens is opened with `remote=...`",
 )
 def _() -> Any:
     return plain().to("meta")
 
 
-@held("in training mode", "model.train()", refused=everywhere("the model is in training mode, so dropout would"))
+@held(
+    "in training mode",
+    "model.train()",
+    refused=everywhere("the model is in training mode, so dropout would"),
+    advice="call `model.eval()`",
+)
 def _() -> Any:
     return plain().train()
