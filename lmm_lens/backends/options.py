@@ -99,11 +99,10 @@ class Options:
         config, beside = self.generating(options)
         names = {"do_sample", "num_beams", "max_new_tokens", "pad_token_id", *options} - {*BESIDE, "generation_config"}
         if options.get("generation_config") is not None:
-            names |= set(config.to_diff_dict()) - {"transformers_version"}
+            names |= set(config.to_diff_dict()) - {"transformers_version", "return_dict_in_generate"}
         if not config.do_sample:
             names |= {"temperature", "top_p", "top_k"}
-        if config.max_new_tokens is None:
-            names.discard("max_new_tokens")
+        names -= {name for name in ("max_new_tokens", "num_beams", "pad_token_id") if getattr(config, name) is None}
         return {**{name: getattr(config, name) for name in sorted(names)}, **beside}
 
     @staticmethod

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
-from transformers.generation.stopping_criteria import StopStringCriteria
+from transformers import LogitsProcessor
 
 from ...adapters import Adapter
 from ...core.carried import Carried
 from ...errors import HookError, LensError
 from ...prompts.prompt import Prompt
 from ..base import Continuation, Forward, ForwardPass, PromptOf, Remote, TapsOf
+from ..ends import Ends
 from ..options import Options, ends_of
 from ..placement import device_of
 from .session import NativeSession
@@ -33,38 +33,6 @@ class RefuseNaN(LogitsProcessor):
         if bool(scores.isnan().any()):
             raise FloatingPointError(f"NaN in the logits after {input_ids.shape[1]} tokens")
         return scores
-
-
-class Ends(StoppingCriteria):
-    """The user's stopping criteria and stop strings, overheard, so that rows that have ended are known.
-
-    Args:
-        config: of the generation; its stop strings are taken over from it.
-        criteria: the user's.
-        session: is told which rows have ended.
-        adapter: its tokenizer reads the stop strings.
-
-    Raises:
-        LensError: there are stop strings and no tokenizer.
-    """
-
-    def __init__(
-        self, config: GenerationConfig, criteria: Iterable[Any], session: NativeSession, adapter: Adapter
-    ) -> None:
-        self.criteria, self.session = list(criteria), session
-        if config.stop_strings is not None:
-            if adapter.tokenizer is None:
-                raise LensError("stop_strings need a tokenizer, and this lens has no processor: give eos_token_id")
-            self.criteria.append(StopStringCriteria(adapter.tokenizer, config.stop_strings))
-            config.stop_strings = None
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        done = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        for each in self.criteria:
-            done = done | torch.as_tensor(each(input_ids, scores, **kwargs), device=done.device)
-        if self.criteria and len(done) > 1:
-            self.session.passes.ended = done.cpu()
-        return done
 
 
 class NativeBackend:
@@ -118,7 +86,7 @@ class NativeBackend:
         ids = prompt.inputs["input_ids"]
         beside["logits_processor"] = [RefuseNaN(), *beside.get("logits_processor", ())]
         with torch.no_grad(), self._session(taps_of, prompt, None, None, ends_of(config)) as session:
-            beside["stopping_criteria"] = [Ends(config, beside.get("stopping_criteria", ()), session, self.adapter)]
+            beside["stopping_criteria"] = [Ends(config, beside.get("stopping_criteria", ()), self.adapter, session.end)]
             out = self.model.generate(**prompt.inputs, generation_config=config, **beside)
         new = out.sequences
         given = ids.repeat_interleave(len(new) // len(ids), 0)

@@ -130,6 +130,10 @@ class NativeSession:
 
     # ------------------------------------------------------------------ opening and closing
 
+    def end(self, rows: Tensor) -> None:
+        """Note which batch rows of the given prompt have ended for another reason than a token, Bool[batch]."""
+        self.passes.ended = rows
+
     @uninterrupted
     def __enter__(self) -> NativeSession:
         GUARD.open()

@@ -18,11 +18,12 @@ from ...core.trace import TraceLens
 from ...errors import HookError, LensError, ModelError, RemoteError
 from ...prompts.prompt import Prompt
 from ..base import Continuation, Forward, ForwardPass, PromptOf, Remote, TapsOf
+from ..ends import Ends
 from ..native.session import check_runnable
-from ..options import Options, ends_of
+from ..options import BESIDE, Options, ends_of
 from ..placement import device_of, has_weights
 from ..twins import structure_of
-from .job import JobResult, JobRun, ModelEnvoys, edited, run_job
+from .job import JobResult, JobRun, ModelEnvoys, Stopped, edited, run_job
 from .traces import NNsightSession, trace_under_way
 from .travel import TRAVELLING
 from .wrap import envoys_of_model, label_operations, model_key, wrapped
@@ -138,8 +139,15 @@ class NNsightBackend:
         """As in `Backend.generate`."""
         self.renew()
         taps = self.checked(taps_of(prompt))
-        ends = ends_of(self.options.generating(options)[0])
-        run = JobRun(prompt.inputs, prompt.n_rows, prompt.n_tokens, taps, self.generating(options), ends=ends)
+        config, beside = self.options.generating(options)
+        ends, settings, stopped = ends_of(config), self.generating(options), None
+        if "stopping_criteria" in beside or config.stop_strings is not None:
+            stopped = Stopped()
+            settings["stopping_criteria"] = [
+                Ends(config, beside.get("stopping_criteria", ()), self.adapter, stopped.note)
+            ]
+            settings["stop_strings"] = None  # read by the criterion
+        run = JobRun(prompt.inputs, prompt.n_rows, prompt.n_tokens, taps, settings, ends=ends, stopped=stopped)
         with torch.no_grad():
             done = self.run_job([run])[0]
         assert done.tokens is not None
@@ -152,7 +160,13 @@ class NNsightBackend:
                 "use_cache=False does not travel: a server's attention weights are read beside the values in the cache"
                 "\n  leave it out, or use a lens with remote=False"
             )
-        return self.options.named(options)
+        named = self.options.named(options)
+        kept = sorted({*BESIDE, "stop_strings"} & named.keys())
+        if self.remote and kept:
+            raise RemoteError(
+                f"{kept[0]} does not travel to a server\n  end rows with eos_token_id, or use a lens with remote=False"
+            )
+        return named
 
     def forward_run(self, prompt: Prompt, taps_of: TapsOf, last_only: bool) -> JobRun:
         """One forward pass as a run of a job."""

@@ -25,6 +25,17 @@ from ..sources import READING
 from .loops import open_ended_loops
 
 
+@dataclass
+class Stopped:
+    """Which batch rows have ended for another reason than a token, Bool[batch]; None for none."""
+
+    rows: Tensor | None = None
+
+    def note(self, rows: Tensor) -> None:
+        """They have ended by now."""
+        self.rows = rows
+
+
 @dataclass(frozen=True)
 class JobRun:
     """One run of the model, of those that make up a job.
@@ -37,6 +48,7 @@ class JobRun:
         last: Int[batch], return the logits of this position of each row alone; None for all.
         tokens: Int[batch, n], and of these tokens alone; None for the whole vocabulary.
         ends: token ids that end a batch row while generating.
+        stopped: what else ends one, here; None for nothing.
     """
 
     inputs: Mapping[str, Any]
@@ -47,6 +59,7 @@ class JobRun:
     last: Tensor | None = None
     tokens: Tensor | None = None
     ends: Sequence[int] = ()
+    stopped: Stopped | None = None
 
 
 @dataclass
@@ -135,7 +148,9 @@ def run_job(model: ModelEnvoys, runs: Sequence[JobRun], backend: Any = None) -> 
                         with tracer.invoke(**inputs):
                             for step in tracer.iter[:]:
                                 if step and run["ends"] is not None:
-                                    tapping.course.note_ends(embedding.input, run["ends"])
+                                    tapping.course.note_ends(embedding.input, run["ends"])  # waits for this step
+                                    if run["stopped"] is not None and run["stopped"].rows is not None:
+                                        tapping.course.end(run["stopped"].rows)
                                 run_taps(tapping, layers, run["n_tokens"] + step)
                                 logits = unembedding.output[:, -1]
                                 if bool(logits.isnan().any()):
@@ -215,6 +230,7 @@ def _plain_values(model: ModelEnvoys, run: JobRun, packed: dict[int, Any] | None
                 packed[id(value)] = pack(value)
             inputs[name] = packed[id(value)]
     options = dict(run.options) if run.options is not None else None
+    may_end = bool(run.ends) or run.stopped is not None
     return {
         "inputs": inputs,
         "n_rows": run.n_rows,
@@ -225,7 +241,8 @@ def _plain_values(model: ModelEnvoys, run: JobRun, packed: dict[int, Any] | None
         "wants_logits": bool(options.pop("output_logits", False)) if options else False,
         "last": run.last,
         "tokens": run.tokens,
-        "ends": torch.tensor(run.ends) if run.n_rows > 1 and run.ends and run.taps else None,
+        "ends": torch.tensor(run.ends, dtype=torch.long) if run.n_rows > 1 and may_end and run.taps else None,
+        "stopped": run.stopped,
     }
 
 
