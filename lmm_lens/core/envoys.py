@@ -142,8 +142,8 @@ def check_rows(layer: int, attention: Any, out: Tensor, n_queries: int) -> None:
     if bool(differs) or bool((sums > 1.01).any()):
         raise HookError(
             f"the attention of layer {layer} cannot be followed: recomputed from what the model gives, its last row "
-            "differs from the model's own\n  z, attn_out and the residual stream can be read and edited; for the pattern "
-            "load the model with attn_implementation='sdpa' or 'eager'"
+            "differs from the model's own\n  z, attn_out and the residual stream can be read and edited; for the "
+            "pattern load the model with attn_implementation='sdpa' or 'eager'"
         )
 
 
