@@ -235,12 +235,21 @@ class HeadEffects:
         """Read effects back; with a lens, they must be of its model.
 
         Raises:
-            ScoreError: no such file, a truncated one, one of another kind, or of another model.
+            ScoreError: no such file, a truncated, damaged or changed one, one of another kind, or of another model.
         """
         tensors, about = files.read(path, KIND, TENSORS, ("metric", "ids", "about"))
-        if lens is not None:
-            files.check_model(path, about["about"]["model"], lens.identity)
-        return cls._of(tensors, about["ids"], _units_in(about["about"]), about["about"], about["metric"])
+        with files.understood(path, KIND):
+            of = dict(about["about"])
+            units = _units_in(of)
+            each = {"prompt": len(about["ids"]), "1 + unit": 1 + len(units)}
+            for name in ("log_sum", "said", "marks"):
+                files.check_numbers(path, name, tensors[name], each)
+            files.check_numbers(path, "logits", tensors["logits"], {**each, "answer": 2})
+            for name in ("is_yes", "way"):
+                files.check_numbers(path, name, tensors[name], {"prompt": len(about["ids"])})
+            if lens is not None:
+                files.check_model(path, of["model"], lens.identity)
+            return cls._of(tensors, about["ids"], units, of, about["metric"])
 
     def _tensors(self) -> dict[str, Tensor]:
         """The outcomes, [prompt, 1 + unit]: of the plain forward first."""

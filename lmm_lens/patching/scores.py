@@ -181,16 +181,24 @@ class PatchScores:
             lens: if given, the scores must be of its model.
 
         Raises:
-            ScoreError: no such file, a truncated one, one of another kind, or scores of another model.
+            ScoreError: no such file, a truncated, damaged or changed one, one of another kind, or scores of another
+                model.
         """
         tensors, about = files.read(path, "patch scores", TENSORS, LABELS)
-        labels: dict[str, Any] = {name: about[name] for name in LABELS}
-        for name in ("layers", "units"):
-            labels[name] = tuple(labels[name])
-        labels["answers"] = tuple((correct, incorrect) for correct, incorrect in labels["answers"])
-        if lens is not None:
-            files.check_model(path, labels["model"], lens.identity)
-        return cls(**labels | tensors)
+        with files.understood(path, "patch scores"):
+            labels: dict[str, Any] = {name: about[name] for name in LABELS}
+            for name in ("layers", "units"):
+                labels[name] = tuple(labels[name])
+            labels["answers"] = tuple((correct, incorrect) for correct, incorrect in labels["answers"])
+            labels["model"] = dict(labels["model"])
+            pairs = {"pair": len(labels["answers"])}
+            shape = {**pairs, "layer": len(labels["layers"]), "unit": len(labels["units"])}
+            files.check_numbers(path, "per_pair", tensors["per_pair"], shape)
+            for name in TENSORS[1:]:
+                files.check_numbers(path, name, tensors[name], pairs)
+            if lens is not None:
+                files.check_model(path, labels["model"], lens.identity)
+            return cls(**labels | tensors)
 
     def __repr__(self) -> str:
         scope = f" at rows {self.rows!r}" if self.rows else ""

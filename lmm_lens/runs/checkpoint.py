@@ -99,9 +99,7 @@ class Checkpoint:
         """Add finished parts; when this returns they are on disk, whole or not at all."""
         self.parts.update(parts)
         if self.path is not None:
-            new = self.path.with_name(f".{self.path.name}.new")
-            files.write(new, self.kind, self.parts, self.about)
-            os.replace(new, self.path)
+            files.write(self.path, self.kind, self.parts, self.about)
 
     def finish(self) -> None:
         """Forget the parts that were kept with the lens; a file stays."""

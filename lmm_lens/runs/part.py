@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..errors import ScoreError
@@ -55,11 +52,7 @@ class RunPart:
 
     def to_bytes(self) -> bytes:
         """The file."""
-        from safetensors.torch import save
-
-        body = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
-        about = {"format": f"lmm-lens {KIND} 1", "first": self.first, "keys": self.keys, "sha256": _sum(self)}
-        return save(body, {files.KEY: json.dumps(about)})
+        return files.packed(KIND, self.tensors, {"first": self.first, "keys": self.keys})
 
 
 def read(path: Path) -> RunPart:
@@ -69,13 +62,11 @@ def read(path: Path) -> RunPart:
         DamagedError: the file is not what was written.
     """
     try:
-        tensors, about = files.read(path, KIND, None, ("first", "keys", "sha256"))
-        part = RunPart(int(about["first"]), tuple(about["keys"]), dict(sorted(tensors.items())))
-    except (ScoreError, TypeError, ValueError) as error:
+        tensors, about = files.read(path, KIND, None, ("first", "keys"))
+        with files.understood(path, "parts of a run"):
+            return RunPart(int(about["first"]), tuple(about["keys"]), tensors)
+    except ScoreError as error:
         raise disk.DamagedError(str(error).splitlines()[0]) from error
-    if about["sha256"] != _sum(part):
-        raise disk.DamagedError(f"{path.name!r} does not have the checksum it was written with")
-    return part
 
 
 def file_name(at: range) -> str:
@@ -94,11 +85,3 @@ def layout(tensors: Mapping[str, Tensor]) -> Layout:
 
 def in_words(found: Layout) -> str:
     return ", ".join(f"{name} {what}" for name, what in found.items()) or "nothing"
-
-
-def _sum(part: RunPart) -> str:
-    """Of everything that must come back: which items, their keys, and every bit of their numbers."""
-    found = hashlib.sha256(disk.canonical([part.first, part.keys, part.layout]).encode())
-    for _, tensor in sorted(part.tensors.items()):
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..hooks.heads import HeadSet, ranked
 from ..runs import files
 from ..statistics.resampling import bootstrap_interval
-from .metrics import HEAD_METRICS
+from .metrics import HEAD_METRICS, head_metric
 
 if TYPE_CHECKING:
     import pandas
@@ -113,12 +113,18 @@ class HeadScores:
             lens: if given, the scores must be of its model.
 
         Raises:
-            ScoreError: no such file, a truncated one, one of another kind, or scores of another model.
+            ScoreError: no such file, a truncated, damaged or changed one, one of another kind, or scores of another
+                model.
         """
         tensors, about = files.read(path, KIND, ("per_prompt",), ("metric", "query", "model", "settings"))
-        if lens is not None:
-            files.check_model(path, about["model"], lens.identity)
-        return cls(about["metric"], about["query"], tensors["per_prompt"], about["model"], about["settings"])
+        with files.understood(path, KIND):
+            model, per_prompt = dict(about["model"]), tensors["per_prompt"]
+            shape = {"prompt": None, "layer": model.get("n_layers"), "head": model.get("n_heads")}
+            files.check_numbers(path, "per_prompt", per_prompt, shape)
+            head_metric(about["metric"])
+            if lens is not None:
+                files.check_model(path, model, lens.identity)
+            return cls(about["metric"], about["query"], per_prompt, model, dict(about["settings"]))
 
     def __repr__(self) -> str:
         n_layers, n_heads = self.values.shape

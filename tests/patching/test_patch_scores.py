@@ -174,7 +174,7 @@ def test_the_file_is_a_json_header_and_the_numbers(path):
     header = json.loads(data[8 : 8 + length])
     assert set(header) == {"__metadata__", "per_pair", "clean_ld", "corrupt_ld"}
     about = json.loads(header["__metadata__"]["lmm_lens"])
-    assert about["format"] == "lmm-lens patch scores 1"
+    assert about["format"] == "lmm-lens patch scores 2"
     assert about["units"] == ["0", "1", "2"]
 
 
@@ -199,10 +199,10 @@ def test_a_pickle_is_refused_and_not_executed(tmp_path):
 def test_files_of_another_kind_are_refused(tmp_path):
     expected = "holds no patch scores: expected a file written by their own save()"
     assert expected in refused(PatchScores.load, shapes.checkpoint() / "model.safetensors")
-    for about in ("[1]", "{}", '{"format": "lmm-lens head scores 1"}'):
+    for about in ("[1]", "{}", '{"format": "lmm-lens head scores 2"}'):
         save_file({"per_pair": torch.zeros(1)}, tmp_path / "x", {"lmm_lens": about})
         assert refused(PatchScores.load, tmp_path / "x") == f"'x' {expected}"
-    save_file({"per_pair": torch.zeros(1)}, tmp_path / "x", {"lmm_lens": '{"format": "lmm-lens patch scores 1"}'})
+    save_file({"per_pair": torch.zeros(1)}, tmp_path / "x", {"lmm_lens": '{"format": "lmm-lens patch scores 2"}'})
     assert refused(PatchScores.load, tmp_path / "x") == f"'x' {expected}"  # the rest is missing
     save_file({"per_pair": torch.zeros(1)}, tmp_path / "x", {"lmm_lens": "{"})
     assert "is truncated" in refused(PatchScores.load, tmp_path / "x")

@@ -15,7 +15,7 @@ from lmm_lens import HeadScores, Lens, score_heads
 from lmm_lens.bundled import shapes
 from lmm_lens.errors import ScoreError
 
-FORMAT = "lmm-lens head scores 1"
+FORMAT = "lmm-lens head scores 2"
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,7 @@ def test_the_file_is_a_json_header_and_the_numbers(scores, path):
     assert end - begin == scores.per_prompt.numel() * 4
     assert data[-(end - begin) :] == scores.per_prompt.numpy().tobytes()
     about = json.loads(head["__metadata__"]["lmm_lens"])
+    assert len(about.pop("sha256")) == 64
     assert about == {
         "format": FORMAT,
         "metric": "nonsink_mass",
