@@ -30,6 +30,8 @@ class Layer:
         n_heads: query heads, 0 without attention.
         d_head: size of one head's output.
         is_cross_attention: whether the keys are not the sequence but the vision tower's output.
+        sdpa_in: the module whose forward calls torch's `scaled_dot_product_attention`, where attention does not go
+            through the attention functions of transformers.
     """
 
     module: nn.Module
@@ -39,6 +41,7 @@ class Layer:
     n_heads: int
     d_head: int
     is_cross_attention: bool = False
+    sdpa_in: nn.Module | None = None
 
 
 def find_layers(model: nn.Module) -> tuple[Layer, ...]:
@@ -56,7 +59,7 @@ def find_layers(model: nn.Module) -> tuple[Layer, ...]:
         raise ModelError(
             f"no decoder layers were found in {type(model).__name__}\n"
             "  expected a module list whose members hold attention with a layer_idx and an output projection\n"
-            "  write an adapter that overrides `layers` to name them"
+            "  write an adapter that overrides `find_layers` to name them"
         )
     return tuple(_parts(layer) for layer in max(candidates, key=len))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from ..errors import PromptError
 
 PER_TOKEN = ("token_type_ids", "mm_token_type_ids")
 """Inputs of one number a token, beside the mask."""
+NESTS = (dict, list, tuple)
+"""What remote code takes tensors in; subclasses of these (ModelOutput, ...) stay as they are."""
 
 
 def tensors_of(inputs: Any, dtypes: Sequence[torch.dtype]) -> dict[str, Any]:
@@ -45,10 +47,12 @@ def tensors_of(inputs: Any, dtypes: Sequence[torch.dtype]) -> dict[str, Any]:
                 "  process text and pictures together, with the model's own processor"
             )
     for name, value in made.items():
-        if not isinstance(value, Tensor):
-            continue
         if holds_pixels(name, value):
-            made[name] = value if value.dtype in dtypes else value.to(dtypes[0])
+            made[name] = mapped(
+                value, lambda x: x if x.dtype in dtypes or not holds_pixels("pixels", x) else x.to(dtypes[0])
+            )
+        elif not isinstance(value, Tensor):
+            continue
         elif "pixel_values" in name:
             raise PromptError(
                 f"expected {name} as floats, as processors make them, given {value.dtype}\n"
@@ -60,11 +64,31 @@ def tensors_of(inputs: Any, dtypes: Sequence[torch.dtype]) -> dict[str, Any]:
 
 
 def holds_pixels(name: str, value: Any) -> bool:
-    """Whether an input is what the model sees: pixels, or features of them."""
+    """Whether an input is what the model sees: pixels, or features of them; also in lists and dictionaries."""
     if name == "mm_encoder_outputs":
         return True
+    if type(value) in NESTS:
+        return any(holds_pixels(name, each) for each in tensors_in(value))
     is_float = isinstance(value, Tensor) and value.is_floating_point()
     return is_float and ("pixel" in name or value.ndim > 2) and "mask" not in name
+
+
+def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A value with each tensor in it changed, in lists and dictionaries too; anything else as it is."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if type(value) is dict:
+        return {name: mapped(each, change) for name, each in value.items()}
+    return type(value)(mapped(each, change) for each in value) if type(value) in (list, tuple) else value
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """A tensor itself, or the tensors in lists and dictionaries, in their order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif type(value) in NESTS:
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from tensors_in(each)
 
 
 def _as_tensor(name: str, value: Any) -> Any:

@@ -79,7 +79,13 @@ def why_not(lens: Lens) -> str:
         return f"backend {lens.backend!r} goes through its own hook points"
     if Shards.of(lens.model).group is not None:
         return "the model is divided among processes"
+    if any(layer.sdpa_in is not None for layer in lens.adapter.layers):
+        return "its layers call torch's attention themselves"
     return "an enclosing lens.apply(...) edits every forward" if lens.applied else ""
+
+
+def _without_cache(prompt: Prompt) -> dict[str, Any]:
+    return {name: value for name, value in prompt.inputs.items() if name != "use_cache"}
 
 
 def record(lens: Lens, prompt: Prompt) -> Recording:
@@ -97,7 +103,7 @@ def record(lens: Lens, prompt: Prompt) -> Recording:
     check_runnable(model)
     keep, kept = Options(model).keeping(prompt, last_only=True)  # not those of every position, with every word
     with torch.no_grad(), _Recorder(model, layers) as recorder:
-        out = model(**{"use_cache": False, **prompt.inputs, **keep})
+        out = lens.adapter.forward(_without_cache(prompt), use_cache=False, **keep)
     rows, last = torch.arange(prompt.n_rows), prompt.mask("last").int().argmax(1)
     calls, logits = recorder.finished(), out.logits[rows, kept]
     unembedding = recorder.unembedding.finished(model, recorder.out[rows, last], logits, lens.adapter)

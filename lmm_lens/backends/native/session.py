@@ -13,6 +13,7 @@ import inspect
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from ..placement import Shards, has_weights
 from . import interface
 from .passes import Pass, Passes
 from .row_check import RowCheck
+from .sdpa import overheard
 
 
 def check_runnable(model: nn.Module) -> None:
@@ -184,8 +186,14 @@ class NativeSession:
     def _install(self) -> None:
         """Hook the modules that taps need, each with its undoing on `_hooks`."""
         patterned = [layer for site, layer in self.tapping.taps if site == "pattern"]
-        if patterned:
-            self._hooks.enter_context(interface.switched(attention_configs(self.model, self.layers, patterned)))
+        by_interface = [layer for layer in patterned if self.layers[layer].sdpa_in is None]
+        if by_interface:
+            self._hooks.enter_context(interface.switched(attention_configs(self.model, self.layers, by_interface)))
+        for layer in patterned:
+            parts = self.layers[layer]
+            if parts.sdpa_in is not None:
+                assert parts.attention is not None
+                self._hooks.enter_context(overheard(parts.sdpa_in, partial(self._overheard, parts.attention)))
         for site, layer in self.tapping.taps:
             if site != "pattern":
                 self._hooks.callback(self._hook(site, layer).remove)
@@ -264,6 +272,10 @@ class NativeSession:
         if site in ("resid_pre", "z"):
             return module.register_forward_pre_hook(before, with_kwargs=True)
         return module.register_forward_hook(after)
+
+    def _overheard(self, attention: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
+        """As `attend`, of a layer that calls the kernel itself."""
+        return self.attend(attention, call, out) if self._is_acting() else out
 
     def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
         """Called by the attention function of transformers; an edit of the pattern reaches `out` in its linear form."""

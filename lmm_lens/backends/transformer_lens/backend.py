@@ -80,6 +80,12 @@ class TransformerLensBackend(NativeBackend):
             self._build()
         return self._bridge
 
+    def _call(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
+        return self.model(**inputs, **options)
+
+    def _generate(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
+        return self.model.generate(**inputs, **options)
+
     def _session(
         self,
         taps_of: TapsOf,
