@@ -86,7 +86,7 @@ class Calls:
     def own_ways(self) -> tuple[str, ...]:
         """What of its class only this adapter knows, and other frameworks therefore cannot do."""
         ways = [name for name in ("forward", "generate") if getattr(type(self), name) is not getattr(Calls, name)]
-        return (*ways, *(["sdpa_in"] if any(layer.sdpa_in is not None for layer in self.layers) else []))
+        return (*ways, *(["attends_in"] if any(layer.attends_in is not None for layer in self.layers) else []))
 
     @cached_property
     def runs_alone(self) -> tuple[Any, ...]:

@@ -30,8 +30,8 @@ class Layer:
         n_heads: query heads, 0 without attention.
         d_head: size of one head's output.
         is_cross_attention: whether the keys are not the sequence but the vision tower's output.
-        sdpa_in: the module whose forward calls torch's `scaled_dot_product_attention`, where attention does not go
-            through the attention functions of transformers.
+        attends_in: the module whose forward computes attention by torch's `scaled_dot_product_attention` or `softmax`,
+            where it does not go through the attention functions of transformers.
     """
 
     module: nn.Module
@@ -41,7 +41,7 @@ class Layer:
     n_heads: int
     d_head: int
     is_cross_attention: bool = False
-    sdpa_in: nn.Module | None = None
+    attends_in: nn.Module | None = None
 
 
 def find_layers(model: nn.Module) -> tuple[Layer, ...]:

@@ -79,8 +79,8 @@ def why_not(lens: Lens) -> str:
         return f"backend {lens.backend!r} goes through its own hook points"
     if Shards.of(lens.model).group is not None:
         return "the model is divided among processes"
-    if any(layer.sdpa_in is not None for layer in lens.adapter.layers):
-        return "its layers call torch's attention themselves"
+    if any(layer.attends_in is not None for layer in lens.adapter.layers):
+        return "its layers compute attention in their own forward"
     return "an enclosing lens.apply(...) edits every forward" if lens.applied else ""
 
 
