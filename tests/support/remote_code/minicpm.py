@@ -100,9 +100,9 @@ def model() -> MiniCPMV:
 def inputs(n_rows: int = 1) -> dict[str, Any]:
     """The first row has two pictures, the second one, and padding before its words."""
     run = [UNKNOWN] * N_QUERIES
-    rows = [[1, 5, 10, *run, 11, 10, *run, 11, 7, 8], [0, 0, 0, 0, 0, 0, 0, 1, 5, 10, *run, 11, 8, 9]]
-    bounds = [torch.tensor([[3, 9], [11, 17]]), torch.tensor([[10, 16]])]
-    ids = torch.tensor([rows[0][:19], rows[1][:19]][:n_rows])
+    rows = [[1, 5, 10, *run, 11, 10, *run, 11, 7, 8], [0] * 8 + [1, 5, 10, *run, 11, 8, 9]]
+    bounds = [torch.tensor([[3, 9], [11, 17]]), torch.tensor([[11, 17]])]
+    ids = torch.tensor(rows[:n_rows])
     images = pictures(3, 2)
     return {
         "input_ids": ids,

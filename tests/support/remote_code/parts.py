@@ -60,3 +60,30 @@ class Tokenizer:
 
 def pictures(n: int, seed: int = 0) -> Tensor:
     return torch.randn(n, 3, EDGE, EDGE, generator=torch.Generator().manual_seed(seed))
+
+
+def rotated(x: Tensor, positions: Tensor) -> Tensor:
+    """Rotary embedding of [batch, head, position, width], at positions [batch, position]."""
+    half = x.shape[-1] // 2
+    angles = positions[:, None, :, None].float() * 100.0 ** -(torch.arange(half) / half)
+    one, two = x[..., :half], x[..., half:]
+    return torch.cat([one * angles.cos() - two * angles.sin(), two * angles.cos() + one * angles.sin()], -1)
+
+
+def bias(mask: Tensor | None, n_queries: int, n_keys: int) -> Tensor:
+    """What is added to the scores, [batch | 1, 1, query, key]: the lowest number where a key lies ahead or is padding."""
+    seen = torch.ones(n_queries, n_keys).tril(n_keys - n_queries).bool()[None, None]
+    if mask is not None:
+        seen = seen & mask[:, None, None, :n_keys].bool()
+    return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+
+
+class Norm(nn.Module):
+    """Root mean square normalisation."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5)
