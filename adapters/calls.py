@@ -44,11 +44,11 @@ class Calls:
         ids: Tensor = inputs["input_ids"]
         return ids
 
-    def forward(self, inputs: Mapping[str, Any], **options: Any) -> Any:
-        """Call the model; override where the class takes its inputs in another way."""
+    def forward(self, inputs: dict[str, Any], **options: Any) -> Any:
+        """Call the model; override where the class takes its inputs, a copy of the prompt's, in another way."""
         return self.model(**inputs, **options)
 
-    def generate(self, inputs: Mapping[str, Any], **options: Any) -> Any:
+    def generate(self, inputs: dict[str, Any], **options: Any) -> Any:
         """Have the model generate; override where the class does it under another name, or with other arguments."""
         return self.model.generate(**inputs, **options)
 

@@ -43,6 +43,19 @@ class Layer:
     is_cross_attention: bool = False
     attends_in: nn.Module | None = None
 
+    @classmethod
+    def fused(cls, block: nn.Module, output_projection: nn.Module, mlp: nn.Module, config: Any) -> Layer:
+        """A layer without an attention module, which computes attention in its own forward.
+
+        Args:
+            block: the layer.
+            output_projection: W_O.
+            mlp: what gives the feed-forward part's output.
+            config: says how many heads there are.
+        """
+        n_heads, width = config.num_attention_heads, int(output_projection.in_features)  # type: ignore[arg-type]
+        return cls(block, output_projection, output_projection, mlp, n_heads, width // n_heads, attends_in=block)
+
 
 def find_layers(model: nn.Module) -> tuple[Layer, ...]:
     """The decoder layers in order.

@@ -82,6 +82,11 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return type(value)(mapped(each, change) for each in value) if type(value) in (list, tuple) else value
 
 
+def fresh(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs for one call: remote code writes into ids and ranges, which the next call needs unchanged."""
+    return {k: mapped(v, lambda x: x if x.is_floating_point() else x.clone()) for k, v in inputs.items()}
+
+
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """A tensor itself, or the tensors in lists and dictionaries, in their order."""
     if isinstance(value, Tensor):

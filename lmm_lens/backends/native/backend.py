@@ -15,7 +15,7 @@ from ...adapters import Adapter
 from ...core.carried import Carried
 from ...errors import HookError, LensError
 from ...prompts.prompt import Prompt
-from ...prompts.tensors import mapped
+from ...prompts.tensors import fresh
 from ..base import Continuation, Forward, ForwardPass, PromptOf, Remote, TapsOf
 from ..options import Options, ends_of, new_tokens
 from ..placement import device_of
@@ -68,11 +68,6 @@ class Ends(StoppingCriteria):
         return done
 
 
-def _fresh(prompt: Prompt) -> dict[str, Any]:
-    """A prompt's inputs for one call: remote code writes into ids and ranges, which the next call needs unchanged."""
-    return {k: mapped(v, lambda x: x if x.is_floating_point() else x.clone()) for k, v in prompt.inputs.items()}
-
-
 class NativeBackend:
     """The reference backend and the fast one.
 
@@ -103,7 +98,7 @@ class NativeBackend:
     ) -> Forward:
         """As in `Backend.forward`."""
         keep, last = self.options.keeping(prompt, last_only)
-        inputs = _fresh(prompt)
+        inputs = fresh(prompt.inputs)
         options = {name: value for name, value in {"use_cache": False, **keep}.items() if name not in inputs}
         with torch.set_grad_enabled(grad), self._session(taps_of, prompt, None, carried) as session:
             logits = self._call(inputs, options).logits
@@ -127,7 +122,7 @@ class NativeBackend:
         beside["logits_processor"] = [RefuseNaN(), *beside.get("logits_processor", ())]
         with torch.no_grad(), self._session(taps_of, prompt, None, None, self._ends(config)) as session:
             beside["stopping_criteria"] = [Ends(config, beside.get("stopping_criteria", ()), session, self.adapter)]
-            out = self._generate(_fresh(prompt), {"generation_config": config, **beside})
+            out = self._generate(fresh(prompt.inputs), {"generation_config": config, **beside})
         new = new_tokens(out.sequences, ids)
         if session.tapping.taps and session.n_passes != new.shape[1]:
             raise HookError(

@@ -48,7 +48,12 @@ class Tokenizer:
         return [WORDS.get(each, f"w{each}") for each in ids] if isinstance(ids, list) else WORDS.get(ids, f"w{ids}")
 
     def convert_tokens_to_ids(self, tokens: str | list[str]) -> int | list[int]:
-        known = {word: id_ for id_, word in WORDS.items()} | {"<|im_end|>": 2, "<|endoftext|>": 3, "<im_patch>": 90}
+        known = {word: id_ for id_, word in WORDS.items()} | {
+            "<|im_end|>": 2,
+            "<|endoftext|>": 3,
+            "<im_patch>": 90,
+            "<im_col>": 92,
+        }
         return [known[each] for each in tokens] if isinstance(tokens, list) else known[tokens]
 
     def batch_decode(self, rows: Tensor, skip_special_tokens: bool = False) -> list[str]:
