@@ -163,7 +163,7 @@ class Passes:
             raise PromptError(
                 f"the model was given {under_way.length} tokens and runs {length}: it expands its placeholders in its "
                 "own forward, so that no position of the prompt is where its tokens are\n"
-                "  give token ids in which each visual token stands by itself, as they run, to lens.prompt(inputs=...), "
+                "  give token ids in which each visual token stands by itself, as they run, to lens.prompt(inputs=...) "
                 "or an adapter whose `expanded` gives them: Lens(model, adapter=...)"
             )
 

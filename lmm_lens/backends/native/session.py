@@ -29,9 +29,9 @@ from ..base import PromptOf, TapsOf
 from ..interrupts import GUARD, uninterrupted
 from ..placement import Shards, has_weights
 from . import interface
+from .own_attention import overheard
 from .passes import Pass, Passes
 from .row_check import RowCheck
-from .own_attention import overheard
 
 
 def check_runnable(model: nn.Module) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from ...adapters import Adapter

@@ -103,8 +103,7 @@ def _minicpm(model: Any, inputs: dict[str, Any]) -> Tensor:
 
 
 def _phi(model: Any, inputs: dict[str, Any]) -> Tensor:
-    ids, mask = inputs["input_ids"].clone(), inputs["attention_mask"]  # which it writes into
-    return model(**{**inputs, "input_ids": ids}, position_ids=(mask.cumsum(1) - 1).clamp_min(0)).logits
+    return model(**{**inputs, "input_ids": inputs["input_ids"].clone()}).logits  # it writes into them
 
 
 def _span(*bounds: tuple[int, int]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""MiniCPM-V: `llm`, `vpm` and `resampler`; one dictionary of inputs, in which `image_bound` says where pictures stand."""
+"""MiniCPM-V: `llm`, `vpm`, `resampler`; one dictionary of inputs, in which `image_bound` says where pictures stand."""
 
 from __future__ import annotations
 

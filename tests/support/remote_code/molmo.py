@@ -195,7 +195,7 @@ def model() -> MolmoForCausalLM:
 
 
 def inputs(n_rows: int = 1) -> dict[str, Any]:
-    """A picture of two crops a row, with a column token after each; the second row has padding (-1) before its words."""
+    """A picture of two crops a row, a column token after each; the second row has padding (-1) before its words."""
     crop = [*[IM_PATCH] * N_PATCHES, IM_COL]
     ids = torch.tensor([[1, 5, *crop, *crop, 7, 8, 9], [-1, -1, 1, *crop, *crop, 8, 9]][:n_rows])
     starts = torch.tensor([[2, 7], [3, 8]])[:n_rows]

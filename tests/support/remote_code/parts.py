@@ -7,7 +7,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-WORDS = {1: "<s>", 2: "</s>", 5: "user", 6: ":", 7: "what", 8: "?", 9: "answer"}
+WORDS = {
+    0: "<unk>",
+    1: "<s>",
+    2: "<|im_end|>",
+    3: "<|endoftext|>",
+    5: "user",
+    6: ":",
+    7: "what",
+    8: "?",
+    9: "answer",
+    90: "<im_patch>",
+    92: "<im_col>",
+}
 LANGUAGE = {
     "vocab_size": 100,
     "hidden_size": 32,
@@ -48,13 +60,8 @@ class Tokenizer:
         return [WORDS.get(each, f"w{each}") for each in ids] if isinstance(ids, list) else WORDS.get(ids, f"w{ids}")
 
     def convert_tokens_to_ids(self, tokens: str | list[str]) -> int | list[int]:
-        known = {word: id_ for id_, word in WORDS.items()} | {
-            "<|im_end|>": 2,
-            "<|endoftext|>": 3,
-            "<im_patch>": 90,
-            "<im_col>": 92,
-        }
-        return [known[each] for each in tokens] if isinstance(tokens, list) else known[tokens]
+        known = {word: id_ for id_, word in WORDS.items()}
+        return [known.get(each, 0) for each in tokens] if isinstance(tokens, list) else known.get(tokens, 0)
 
     def batch_decode(self, rows: Tensor, skip_special_tokens: bool = False) -> list[str]:
         return [" ".join(self.convert_ids_to_tokens([int(x) for x in row])) for row in rows]
@@ -76,7 +83,7 @@ def rotated(x: Tensor, positions: Tensor) -> Tensor:
 
 
 def bias(mask: Tensor | None, n_queries: int, n_keys: int) -> Tensor:
-    """What is added to the scores, [batch | 1, 1, query, key]: the lowest number where a key lies ahead or is padding."""
+    """Added to the scores, [batch | 1, 1, query, key]: the lowest number where a key lies ahead or is padding."""
     seen = torch.ones(n_queries, n_keys).tril(n_keys - n_queries).bool()[None, None]
     if mask is not None:
         seen = seen & mask[:, None, None, :n_keys].bool()
