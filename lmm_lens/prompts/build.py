@@ -236,7 +236,8 @@ def from_call(adapter: Family, kwargs: Mapping[str, Any], device: torch.device) 
 def _check_pixels(adapter: Family, inputs: Mapping[str, Any], spans: Sequence[Sequence[Span]]) -> None:
     """Placeholders without pixels, or pixels without placeholders, would be answered without the image."""
     n_visual = sum(len(span) for row in spans for span in row if span.kind != "marker")
-    pixels = [name for name, value in inputs.items() if holds_pixels(name, value)]
+    given = {name: value for name, value in inputs.items() if not isinstance(value, Tensor) or value.numel()}
+    pixels = [name for name, value in given.items() if holds_pixels(name, value)]
     if n_visual and not pixels:
         raise PromptError(
             f"the text has {n_visual} image tokens but no pixels were given: the model would answer without the image\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -74,12 +75,16 @@ def holds_pixels(name: str, value: Any) -> bool:
 
 
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A value with each tensor in it changed, in lists and dictionaries too; anything else as it is."""
+    """A value with each tensor in it changed, in lists and dictionaries too; itself where nothing is changed."""
     if isinstance(value, Tensor):
         return change(value)
-    if type(value) is dict:
-        return {name: mapped(each, change) for name, each in value.items()}
-    return type(value)(mapped(each, change) for each in value) if type(value) in (list, tuple) else value
+    if type(value) not in NESTS:
+        return value
+    old = list(value.values() if isinstance(value, dict) else value)
+    new = [mapped(each, change) for each in old]
+    if all(map(operator.is_, old, new)):
+        return value
+    return dict(zip(value, new, strict=True)) if isinstance(value, dict) else type(value)(new)
 
 
 def fresh(inputs: Mapping[str, Any]) -> dict[str, Any]:

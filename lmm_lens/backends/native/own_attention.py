@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -81,16 +81,16 @@ def _call(
 @contextmanager
 def overheard(module: nn.Module, session: NativeSession, layer: int) -> Iterator[None]:
     """Inside, the attention that a module computes goes through the taps of a session, in whichever thread it runs."""
-    running: dict[int, TorchFunctionMode] = {}
+    running: dict[int, ExitStack] = {}
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> None:
-        mode = running[threading.get_ident()] = OwnAttention(session, layer)
-        mode.__enter__()  # type: ignore[no-untyped-call]
+        running[threading.get_ident()] = stack = ExitStack()
+        stack.enter_context(OwnAttention(session, layer))
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        mode = running.pop(threading.get_ident(), None)
-        if mode is not None:
-            mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        stack = running.pop(threading.get_ident(), None)
+        if stack is not None:
+            stack.close()
 
     hooks = module.register_forward_pre_hook(before), module.register_forward_hook(after, always_call=True)
     try:
