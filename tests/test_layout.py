@@ -33,6 +33,7 @@ SHARED_BACKENDS = {
     ("transformer_lens", "native.backend"): "a bridge runs as a native model does, through other hooks",
     ("transformer_lens", "native.session"): "a bridge runs as a native model does, through other hooks",
     ("transformer_lens", "native.interface"): "an apply block around a run of the bridge",
+    ("identity", "native.interface"): "which attention function a model has where a lens has put its own in its place",
     ("nnsight", "native.session"): "a model in training mode is refused in the same words",
 }
 

@@ -253,6 +253,7 @@ def _result_of(
     if n_steps < n_new:  # a place that is not reached ends nnsight's loop over the steps, without an error
         raise HookError(
             f"a hook point did not fire in step {n_steps} of {n_new}, so nothing was read or edited from there on\n"
-            f"  asked for: {', '.join(sorted({f'{tap.site} of layer {tap.layer}' for tap in run.taps}))}"
+            f"  asked for: {', '.join(sorted({f'{tap.site} of layer {tap.layer}' for tap in run.taps}))}\n"
+            "  if the model's class embeds words and pictures apart, give one row at a time, or use backend='native'"
         )
     return JobResult(tapping, torch.stack(steps, 1) if steps else None, tokens)

@@ -7,6 +7,7 @@ import torch
 
 from lmm_lens import VAR, AblateHeads, Lens, score_heads
 from lmm_lens.adapters import Adapter
+from lmm_lens.errors import HookError
 from tests.support.remote_code import internvl
 from tests.support.remote_code.cases import case
 from tests.support.remote_code.parts import Tokenizer
@@ -48,8 +49,7 @@ def test_runs_scores_and_edits_are_the_native_ones(name, n_rows):
     assert torch.allclose(one, other, atol=1e-5)
 
 
-@pytest.mark.parametrize("n_rows", [1, 2])
-@pytest.mark.parametrize("name", ["internvl", "Vila"])
+@pytest.mark.parametrize(("name", "n_rows"), [("internvl", 1), ("internvl", 2), ("Vila", 1)])
 def test_generations_are_the_native_ones(name, n_rows):
     native, nnsight = lenses(name)
     prompt = native.prompt(inputs=inputs_of(name, n_rows, generates=True))
@@ -59,3 +59,12 @@ def test_generations_are_the_native_ones(name, n_rows):
         assert one.tokens.shape == (n_rows, 4)
         assert [r.n_edits for r in one.reports] == [r.n_edits for r in other.reports]
         assert torch.allclose(one.logits, other.logits, atol=1e-4)
+
+
+def test_a_batch_of_a_class_that_embeds_more_than_once_a_step_is_refused_where_it_would_be_edited():
+    native, nnsight = lenses("Vila")
+    prompt = native.prompt(inputs=inputs_of("Vila", 2))
+    plain = nnsight.generate(prompt, max_new_tokens=4)
+    assert plain.tokens.tolist() == native.generate(prompt, max_new_tokens=4).tokens.tolist()
+    with pytest.raises(HookError, match=r"did not fire in step 1 of 4(.|\n)*give one row at a time, or use backend"):
+        nnsight.generate(prompt, EDIT, max_new_tokens=4)
