@@ -88,8 +88,17 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def fresh(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Inputs for one call: remote code writes into ids and ranges, which the next call needs unchanged."""
-    return {k: mapped(v, lambda x: x if x.is_floating_point() else x.clone()) for k, v in inputs.items()}
+    """Inputs for one call: remote code writes into ids, and takes pictures out of lists, that the next call needs."""
+    return {name: _copied(value) for name, value in inputs.items()}
+
+
+def _copied(value: Any) -> Any:
+    """Lists, dictionaries and whole numbers as copies; pixels, by which passes are told apart, themselves."""
+    if isinstance(value, Tensor):
+        return value if value.is_floating_point() else value.clone()
+    if type(value) is dict:
+        return {name: _copied(each) for name, each in value.items()}
+    return type(value)(map(_copied, value)) if type(value) in (list, tuple) else value
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
