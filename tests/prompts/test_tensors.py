@@ -149,7 +149,10 @@ def test_inputs_of_one_call_can_be_written_into():
         "bounds": [torch.ones(1, 2).long()],
         "pixels": torch.zeros(1, 3, 4),
     }
+    inputs["media"] = {"image": [inputs["pixels"]]}
     one = fresh(inputs)
+    one["media"]["image"].pop()
+    assert len(inputs["media"]["image"]) == 1
     one["input_ids"] += 1
     one["bounds"][0] += 1
     assert int(inputs["input_ids"].sum()) == 0
