@@ -138,7 +138,7 @@ class NNsightBackend:
         """As in `Backend.generate`."""
         self.renew()
         taps = self.checked(taps_of(prompt))
-        ends = ends_of(self.options.generating(options)[0])
+        ends = [*ends_of(self.options.generating(options)[0]), *self.adapter.ends]
         run = JobRun(prompt.inputs, prompt.n_rows, prompt.n_tokens, taps, self.generating(options), ends=ends)
         with torch.no_grad():
             done = self.run_job([run])[0]
