@@ -9,8 +9,23 @@ from lmm_lens.prompts.family import Clip, Picture
 
 from .base import Adapter
 from .generic import Generic
+from .hd import HD
 from .registry import adapter_for, families
-from .row import BatchRow, TokenRun
+from .row import BatchRow, TokenRun, marked
+from .square import Square
 from .walker import Layer
 
-__all__ = ["Adapter", "BatchRow", "Clip", "Generic", "Layer", "Picture", "TokenRun", "adapter_for", "families"]
+__all__ = [
+    "HD",
+    "Adapter",
+    "BatchRow",
+    "Clip",
+    "Generic",
+    "Layer",
+    "Picture",
+    "Square",
+    "TokenRun",
+    "adapter_for",
+    "families",
+    "marked",
+]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -20,11 +19,12 @@ from lmm_lens.prompts.spans import Span, runs
 from lmm_lens.prompts.text_config import text_config_of
 from lmm_lens.prompts.turns import Turns
 
+from .calls import Calls
 from .row import BatchRow, TokenRun
 from .walker import Layer, find_layers
 
 
-class Adapter:
+class Adapter(Calls):
     """One model family. Subclasses override class attributes and, where the layout is known, `images` and `videos`.
 
     Args:
@@ -48,7 +48,7 @@ class Adapter:
     """Whether a TransformerBridge of the family runs."""
 
     def __init__(self, model: Any, processor: Any = None) -> None:
-        self.model: Any = model
+        self.model = model
         self.processor = processor
         self.config: Any = model.config
         if getattr(self.config, "is_encoder_decoder", False) or getattr(
@@ -63,9 +63,10 @@ class Adapter:
             raise ModelError(
                 f"{type(model).__name__} ({self.config.model_type}) has no image token, so it has no visual tokens\n"
                 "  expected a multimodal model whose config names image_token_id (or image_token_index)\n"
-                "  for a text-only model use TransformerLens or nnsight directly"
+                "  for remote code give an adapter that names it, Lens(model, adapter=...); for a text-only model use "
+                "TransformerLens or nnsight directly"
             )
-        self.layers: tuple[Layer, ...] = self.find_layers()
+        self.layers = self.find_layers()
         self._modules = list(model.modules())
 
     @classmethod
@@ -85,17 +86,6 @@ class Adapter:
         self.layers, self._modules = self.find_layers(), modules
         self.__dict__.pop("runs_alone", None)
 
-    @cached_property
-    def runs_alone(self) -> tuple[Any, ...]:
-        """Models inside the model that `generate` may run by themselves, from embeddings, as remote code does."""
-        return tuple(
-            module
-            for module in self.model.modules()
-            if module is not self.model
-            and callable(getattr(module, "generate", None))
-            and any(part is self.layers[0].module for part in module.modules())
-        )
-
     @property
     def image_token_id(self) -> int | None:
         """The id of the tokens that image features replace."""
@@ -114,7 +104,7 @@ class Adapter:
     def image_slot(self) -> str | None:
         """The text that marks a picture's place in a prompt, before it is expanded; None without a processor."""
         token = getattr(self.processor, "image_token", None)
-        if token is None and self.processor is not None:
+        if token is None and self.processor is not None and (self.image_token_id or 0) >= 0:
             token = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
         return token if token is None or isinstance(token, str) else token.content
 

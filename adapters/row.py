@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from lmm_lens.errors import PromptError
 from lmm_lens.prompts.family import Clip, Picture
 
@@ -33,6 +35,21 @@ def equal_parts(run: TokenRun, size: int, kind: str, what: str) -> list[TokenRun
             f"  process text and {several} with the model's own processor"
         )
     return [run[start : start + size] for start in range(0, len(run), size)]
+
+
+def marked(ids: Tensor, bounds: Any, token: int) -> Tensor:
+    """A copy of token ids with the same id at some ranges of positions, for classes that are told where pictures stand.
+
+    Args:
+        ids: Int[batch, position].
+        bounds: of each batch row its ranges, as (start, stop).
+        token: the id to put there.
+    """
+    made = ids.clone()
+    for row, ranges in zip(made, bounds, strict=True):
+        for start, stop in ranges:
+            row[start:stop] = token
+    return made
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ class Layer:
         n_heads: query heads, 0 without attention.
         d_head: size of one head's output.
         is_cross_attention: whether the keys are not the sequence but the vision tower's output.
+        attends_in: the module whose forward computes attention by torch's `scaled_dot_product_attention` or `softmax`,
+            where it does not go through the attention functions of transformers.
     """
 
     module: nn.Module
@@ -39,6 +41,20 @@ class Layer:
     n_heads: int
     d_head: int
     is_cross_attention: bool = False
+    attends_in: nn.Module | None = None
+
+    @classmethod
+    def fused(cls, block: nn.Module, output_projection: nn.Module, mlp: nn.Module, config: Any) -> Layer:
+        """A layer without an attention module, which computes attention in its own forward.
+
+        Args:
+            block: the layer.
+            output_projection: W_O.
+            mlp: what gives the feed-forward part's output.
+            config: says how many heads there are.
+        """
+        n_heads, width = config.num_attention_heads, int(output_projection.in_features)  # type: ignore[arg-type]
+        return cls(block, output_projection, output_projection, mlp, n_heads, width // n_heads, attends_in=block)
 
 
 def find_layers(model: nn.Module) -> tuple[Layer, ...]:
@@ -56,7 +72,7 @@ def find_layers(model: nn.Module) -> tuple[Layer, ...]:
         raise ModelError(
             f"no decoder layers were found in {type(model).__name__}\n"
             "  expected a module list whose members hold attention with a layer_idx and an output projection\n"
-            "  write an adapter that overrides `layers` to name them"
+            "  write an adapter that overrides `find_layers` to name them"
         )
     return tuple(_parts(layer) for layer in max(candidates, key=len))
 

@@ -130,3 +130,14 @@ def ends_of(config: GenerationConfig) -> list[int]:
     """The token ids that end a row."""
     eos = config.eos_token_id
     return [] if eos is None else [int(eos)] if isinstance(eos, int) else [int(each) for each in eos]
+
+
+def new_tokens(sequences: Int[Tensor, "batch position"], ids: Int[Tensor, "prompt given"]) -> Int[Tensor, "batch new"]:
+    """The tokens that were made, of what `generate` returned.
+
+    A class that goes on from embeddings tells these alone; others repeat the ids that they were given, perhaps with
+    another number where a negative one stood for a picture.
+    """
+    n, given = ids.shape[1], ids.to(sequences.device).repeat_interleave(len(sequences) // len(ids), 0)
+    repeats = sequences.shape[1] >= n and bool(((sequences[:, :n] == given) | (given < 0)).all())
+    return sequences[:, n:] if repeats else sequences

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ..adapters import Adapter
-from ..errors import LensError, unknown
+from ..errors import LensError, ModelError, unknown
 from .base import Backend, Remote
 from .native import NativeBackend
 from .requirements import importing
@@ -46,6 +46,11 @@ def backend_of(
         remote: where to run.
         timeout: seconds without news from a server after which to give up.
     """
+    if name != "native" and adapter.own_ways:
+        raise ModelError(
+            f"{type(adapter.model).__name__} is called as {type(adapter).__name__} says it "
+            f"({', '.join(adapter.own_ways)}), which {name} does not do\n  use backend='native'"
+        )
     if name == "nnsight":
         with importing(name):
             from .nnsight import NNsightBackend

@@ -20,7 +20,7 @@ from .family import Clip, Family, Picture
 from .prompt import Prompt, annotate
 from .sources import open_image
 from .spans import Span
-from .tensors import holds_pixels, tensors_of
+from .tensors import NESTS, holds_pixels, mapped, tensors_of
 from .text_config import text_config_of
 from .turns import decoder
 from .videos import open_video
@@ -188,10 +188,12 @@ def from_tensors(
         raise PromptError(f"attention_mask must be [batch, position] like input_ids {tuple(ids.shape)}, given {given}")
     if bool((mask < 0).any()):
         raise PromptError("attention_mask must be 1 for tokens and 0 for padding, given negative numbers")
-    real = (mask != 0).cpu()
+    there = {name: mapped(value, lambda x: x.to(device)) for name, value in inputs.items()}
+    running, is_real = adapter.sequence(there)
+    ids, real = running.cpu(), is_real.cpu()
     if not bool(real.any(1).all()):
         raise PromptError(f"batch rows {(~real.any(1)).nonzero().flatten().tolist()} hold padding only")
-    rows = ids.cpu().tolist()
+    rows = ids.tolist()
     sizes = clip_sizes = None
     if pictures is not None:
         sizes = [[Picture(i, image.size) for i, image in enumerate(row)] for row in pictures]
@@ -202,13 +204,13 @@ def from_tensors(
     _check_pixels(adapter, inputs, spans)
     answer_turn = [_n_answer(adapter, row, real[i], spans[i]) for i, row in enumerate(rows)]
     return Prompt(
-        inputs={k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()},
+        inputs=there,
         spans=tuple(spans),
         images=tuple(tuple(row) for row in pictures) if pictures is not None else ((),) * len(rows),
         tokens=tuple(_token_texts(adapter, row) for row in rows),
         videos=tuple(tuple(tuple(film) for film in row) for row in clips) if clips is not None else (),
         cross_keys=adapter.cross_keys(inputs),
-        masks=annotate(spans, real, _bos(adapter, ids.cpu(), real), answer_turn),
+        masks=annotate(spans, real, _bos(adapter, ids, real), answer_turn),
     )
 
 
@@ -223,7 +225,8 @@ def from_call(adapter: Family, kwargs: Mapping[str, Any], device: torch.device) 
             "inside lens.apply the model must be called with input_ids, by which its visual tokens are found\n"
             f"  given {sorted(k for k, v in kwargs.items() if v is not None)}"
         )
-    tensors = {k: v for k, v in kwargs.items() if isinstance(v, Tensor) or k == "mm_encoder_outputs"}
+    own = {k: v for k, v in kwargs.items() if k != "past_key_values" and v is not None}
+    tensors = {k: v for k, v in own.items() if isinstance(v, (Tensor, *NESTS)) or k == "mm_encoder_outputs"}
     mask = tensors.get("attention_mask")
     if mask is not None and mask.shape != tensors["input_ids"].shape:
         del tensors["attention_mask"]
@@ -233,7 +236,8 @@ def from_call(adapter: Family, kwargs: Mapping[str, Any], device: torch.device) 
 def _check_pixels(adapter: Family, inputs: Mapping[str, Any], spans: Sequence[Sequence[Span]]) -> None:
     """Placeholders without pixels, or pixels without placeholders, would be answered without the image."""
     n_visual = sum(len(span) for row in spans for span in row if span.kind != "marker")
-    pixels = [name for name, value in inputs.items() if holds_pixels(name, value)]
+    given = {name: value for name, value in inputs.items() if not isinstance(value, Tensor) or value.numel()}
+    pixels = [name for name, value in given.items() if holds_pixels(name, value)]
     if n_visual and not pixels:
         raise PromptError(
             f"the text has {n_visual} image tokens but no pixels were given: the model would answer without the image\n"
@@ -250,9 +254,10 @@ def _check_pixels(adapter: Family, inputs: Mapping[str, Any], spans: Sequence[Se
 def _token_texts(adapter: Family, ids: Sequence[int]) -> tuple[str, ...]:
     if adapter.processor is None:
         return tuple(f"#{id_}" for id_ in ids)
-    tokens = adapter.tokenizer.convert_ids_to_tokens(list(ids))
+    tokens = adapter.tokenizer.convert_ids_to_tokens([max(id_, 0) for id_ in ids])
     # byte-level and sentencepiece vocabularies write a leading space as one of these
-    return tuple(str(token).replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\\n").strip() or "␣" for token in tokens)
+    texts = (str(token).replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\\n").strip() or "␣" for token in tokens)
+    return tuple(text if id_ >= 0 else f"#{id_}" for text, id_ in zip(texts, ids, strict=True))
 
 
 def _bos(adapter: Family, ids: Int[Tensor, "batch position"], real: Bool[Tensor, "batch position"]) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from ..errors import PromptError
 
 PER_TOKEN = ("token_type_ids", "mm_token_type_ids")
 """Inputs of one number a token, beside the mask."""
+NESTS = (dict, list, tuple)
+"""What remote code takes tensors in; subclasses of these (ModelOutput, ...) stay as they are."""
 
 
 def tensors_of(inputs: Any, dtypes: Sequence[torch.dtype]) -> dict[str, Any]:
@@ -45,10 +48,12 @@ def tensors_of(inputs: Any, dtypes: Sequence[torch.dtype]) -> dict[str, Any]:
                 "  process text and pictures together, with the model's own processor"
             )
     for name, value in made.items():
-        if not isinstance(value, Tensor):
-            continue
         if holds_pixels(name, value):
-            made[name] = value if value.dtype in dtypes else value.to(dtypes[0])
+            made[name] = mapped(
+                value, lambda x: x if x.dtype in dtypes or not holds_pixels("pixels", x) else x.to(dtypes[0])
+            )
+        elif not isinstance(value, Tensor):
+            continue
         elif "pixel_values" in name:
             raise PromptError(
                 f"expected {name} as floats, as processors make them, given {value.dtype}\n"
@@ -60,11 +65,49 @@ def tensors_of(inputs: Any, dtypes: Sequence[torch.dtype]) -> dict[str, Any]:
 
 
 def holds_pixels(name: str, value: Any) -> bool:
-    """Whether an input is what the model sees: pixels, or features of them."""
+    """Whether an input is what the model sees: pixels, or features of them; also in lists and dictionaries."""
     if name == "mm_encoder_outputs":
         return True
+    if type(value) in NESTS:
+        return any(holds_pixels(name, each) for each in tensors_in(value))
     is_float = isinstance(value, Tensor) and value.is_floating_point()
     return is_float and ("pixel" in name or value.ndim > 2) and "mask" not in name
+
+
+def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A value with each tensor in it changed, in lists and dictionaries too; itself where nothing is changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if type(value) not in NESTS:
+        return value
+    old = list(value.values() if isinstance(value, dict) else value)
+    new = [mapped(each, change) for each in old]
+    if all(map(operator.is_, old, new)):
+        return value
+    return dict(zip(value, new, strict=True)) if isinstance(value, dict) else type(value)(new)
+
+
+def fresh(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs for one call: remote code writes into ids, and takes pictures out of lists, that the next call needs."""
+    return {name: _copied(value) for name, value in inputs.items()}
+
+
+def _copied(value: Any) -> Any:
+    """Lists, dictionaries and whole numbers as copies; pixels, by which passes are told apart, themselves."""
+    if isinstance(value, Tensor):
+        return value if value.is_floating_point() else value.clone()
+    if type(value) is dict:
+        return {name: _copied(each) for name, each in value.items()}
+    return type(value)(map(_copied, value)) if type(value) in (list, tuple) else value
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """A tensor itself, or the tensors in lists and dictionaries, in their order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif type(value) in NESTS:
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from tensors_in(each)
 
 
 def _as_tensor(name: str, value: Any) -> Any:

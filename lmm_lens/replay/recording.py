@@ -17,6 +17,7 @@ from ..backends.native.session import attention_configs, check_runnable
 from ..backends.options import Options
 from ..backends.placement import Shards
 from ..core.attention import AttentionCall
+from ..prompts.tensors import fresh
 from .check import UnfitError
 from .unembedding import Unembedding, UnembeddingRecorder
 
@@ -79,6 +80,8 @@ def why_not(lens: Lens) -> str:
         return f"backend {lens.backend!r} goes through its own hook points"
     if Shards.of(lens.model).group is not None:
         return "the model is divided among processes"
+    if any(layer.attends_in is not None for layer in lens.adapter.layers):
+        return "its layers compute attention in their own forward"
     return "an enclosing lens.apply(...) edits every forward" if lens.applied else ""
 
 
@@ -95,9 +98,11 @@ def record(lens: Lens, prompt: Prompt) -> Recording:
     if why:
         raise UnfitError(why)
     check_runnable(model)
+    inputs = fresh(prompt.inputs)
     keep, kept = Options(model).keeping(prompt, last_only=True)  # not those of every position, with every word
+    options = {name: value for name, value in {"use_cache": False, **keep}.items() if name not in inputs}
     with torch.no_grad(), _Recorder(model, layers) as recorder:
-        out = model(**{"use_cache": False, **prompt.inputs, **keep})
+        out = lens.adapter.forward(inputs, **options)
     rows, last = torch.arange(prompt.n_rows), prompt.mask("last").int().argmax(1)
     calls, logits = recorder.finished(), out.logits[rows, kept]
     unembedding = recorder.unembedding.finished(model, recorder.out[rows, last], logits, lens.adapter)

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..backends.identity import differences, in_words, is_comparable
 from ..errors import ScoreError
 from ..prompts.prompt import Prompt
+from ..prompts.tensors import tensors_in
 from . import files
 
 
@@ -125,9 +126,9 @@ def digest(*things: Prompt | Tensor | None) -> str:
         named = sorted(thing.inputs.items()) if isinstance(thing, Prompt) else [("", thing)]
         for name, value in named:
             found.update(name.encode())
-            if isinstance(value, Tensor):
-                found.update(f"{value.dtype}{tuple(value.shape)}".encode())
-                found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            for tensor in tensors_in(value):
+                found.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+                found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]
 
 

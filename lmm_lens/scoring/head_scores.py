@@ -119,11 +119,11 @@ class HeadScores:
         tensors, about = files.read(path, KIND, ("per_prompt",), ("metric", "query", "model", "settings"))
         with files.understood(path, KIND):
             model, per_prompt = dict(about["model"]), tensors["per_prompt"]
+            if lens is not None:
+                files.check_model(path, model, lens.identity)
             shape = {"prompt": None, "layer": model.get("n_layers"), "head": model.get("n_heads")}
             files.check_numbers(path, "per_prompt", per_prompt, shape)
             head_metric(about["metric"])
-            if lens is not None:
-                files.check_model(path, model, lens.identity)
             return cls(about["metric"], about["query"], per_prompt, model, dict(about["settings"]))
 
     def __repr__(self) -> str:

@@ -6,6 +6,7 @@ import torch
 from transformers import BatchFeature
 
 from lmm_lens import Lens
+from lmm_lens.prompts.tensors import fresh, holds_pixels, mapped, tensors_in, tensors_of
 from tests.support.cases import case
 from tests.support.evidence import picture
 from tests.support.families import lens_of
@@ -120,3 +121,40 @@ def test_labels_are_left_out():
     llava = case("llava")
     prompt = llava.lens.prompt(inputs=llava.inputs | {"labels": np.zeros(3)})
     assert "labels" not in prompt.inputs
+
+
+def test_tensors_in_lists_and_dictionaries_are_found_and_changed():
+    media = {"image": [torch.zeros(3, 4, 4), (torch.ones(3, 2, 2), "x")], "none": None}
+    assert [tuple(x.shape) for x in tensors_in(media)] == [(3, 4, 4), (3, 2, 2)]
+    doubled = mapped(media, lambda x: x + 1)
+    assert [float(x.max()) for x in tensors_in(doubled)] == [1, 2]
+    assert doubled["image"][1][1] == "x"
+    assert doubled["none"] is None
+    assert float(media["image"][0].max()) == 0
+    assert mapped(media, lambda x: x) is media
+    assert holds_pixels("media", media)
+    assert not holds_pixels("image_bound", [torch.zeros(2, 2).long()])
+
+
+def test_pixels_in_a_dictionary_are_brought_to_the_models_dtype():
+    given = {"input_ids": [[1, 2]], "media": {"image": [torch.zeros(3, 4, 4).double()]}}
+    made = tensors_of(given, [torch.float32])
+    assert made["media"]["image"][0].dtype == torch.float32
+    assert given["media"]["image"][0].dtype == torch.float64
+
+
+def test_inputs_of_one_call_can_be_written_into():
+    inputs = {
+        "input_ids": torch.zeros(1, 2).long(),
+        "bounds": [torch.ones(1, 2).long()],
+        "pixels": torch.zeros(1, 3, 4),
+    }
+    inputs["media"] = {"image": [inputs["pixels"]]}
+    one = fresh(inputs)
+    one["media"]["image"].pop()
+    assert len(inputs["media"]["image"]) == 1
+    one["input_ids"] += 1
+    one["bounds"][0] += 1
+    assert int(inputs["input_ids"].sum()) == 0
+    assert int(inputs["bounds"][0].sum()) == 2
+    assert one["pixels"] is inputs["pixels"]

@@ -186,7 +186,10 @@ def test_scores_that_an_earlier_version_made_are_refused_where_a_lens_is_given(l
     assert "'nothing' does not say which model it was made with" in refused(tmp_path / "nothing", lens=lens)
     dataclasses.replace(scores, model={**old, "n_layers": 7}).save(tmp_path / "other")
     assert "was made with another model: the number of layers differs" in refused(tmp_path / "other", lens=lens)
-    for name in ("old", "nothing", "other"):
+    assert refused(tmp_path / "other") == (
+        "per_prompt in 'other' has the shape [7, 6, 8], expected [prompt, layer 7, head 8]"
+    )
+    for name in ("old", "nothing"):
         assert HeadScores.load(tmp_path / name).n_prompts == 7
 
 

@@ -8,15 +8,16 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import LogitsProcessor
+from transformers import GenerationConfig, LogitsProcessor
 
 from ...adapters import Adapter
 from ...core.carried import Carried
 from ...errors import HookError, LensError
 from ...prompts.prompt import Prompt
+from ...prompts.tensors import fresh
 from ..base import Continuation, Forward, ForwardPass, PromptOf, Remote, TapsOf
 from ..ends import Ends
-from ..options import Options, ends_of
+from ..options import Options, ends_of, new_tokens
 from ..placement import device_of
 from .session import NativeSession
 
@@ -65,8 +66,10 @@ class NativeBackend:
     ) -> Forward:
         """As in `Backend.forward`."""
         keep, last = self.options.keeping(prompt, last_only)
+        inputs = fresh(prompt.inputs)
+        options = {name: value for name, value in {"use_cache": False, **keep}.items() if name not in inputs}
         with torch.set_grad_enabled(grad), self._session(taps_of, prompt, None, carried) as session:
-            logits = self.model(**{"use_cache": False, **prompt.inputs, **keep}).logits
+            logits = self._call(inputs, options).logits
         if last is not None:
             logits = logits[torch.arange(prompt.n_rows), last][:, None]
         return Forward(logits, session.tapping)
@@ -85,19 +88,25 @@ class NativeBackend:
         config, beside = self.options.generating(options)
         ids = prompt.inputs["input_ids"]
         beside["logits_processor"] = [RefuseNaN(), *beside.get("logits_processor", ())]
-        with torch.no_grad(), self._session(taps_of, prompt, None, None, ends_of(config)) as session:
+        with torch.no_grad(), self._session(taps_of, prompt, None, None, self._ends(config)) as session:
             beside["stopping_criteria"] = [Ends(config, beside.get("stopping_criteria", ()), self.adapter, session.end)]
-            out = self.model.generate(**prompt.inputs, generation_config=config, **beside)
-        new = out.sequences
-        given = ids.repeat_interleave(len(new) // len(ids), 0)
-        if new.shape[1] >= prompt.n_tokens and torch.equal(new[:, : prompt.n_tokens], given):
-            new = new[:, prompt.n_tokens :]  # else it went on from embeddings, and tells the new ones alone
+            out = self._generate(fresh(prompt.inputs), {"generation_config": config, **beside})
+        new = new_tokens(out.sequences, ids)
         if session.tapping.taps and session.n_passes != new.shape[1]:
             raise HookError(
                 f"{new.shape[1]} tokens were generated, but {session.n_passes} passes were seen, so some were neither "
                 f"read nor edited\n  generate of {type(self.model).__name__} runs another model than its own forward"
             )
         return Continuation(new, None if out.logits is None else torch.stack(out.logits, 1), session.tapping)
+
+    def _call(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
+        return self.adapter.forward(inputs, **options)
+
+    def _generate(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
+        return self.adapter.generate(inputs, **options)
+
+    def _ends(self, config: GenerationConfig) -> list[int]:
+        return [*ends_of(config), *self.adapter.ends]
 
     def session(
         self, taps_of: TapsOf, prompt: Prompt | None = None, prompt_of: PromptOf | None = None
@@ -115,7 +124,7 @@ class NativeBackend:
     ) -> NativeSession:
         self.adapter.look_again()
         if ends is None:
-            ends = ends_of(self.options.defaults) if prompt_of is not None else ()
+            ends = self._ends(self.options.defaults) if prompt_of is not None else ()
         return NativeSession(
             self.model,
             self.adapter.layers,

@@ -7,7 +7,7 @@ each prompt goes on where it was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -18,6 +18,7 @@ from torch import Tensor
 from ...core.tapping import Course, Tapping
 from ...errors import InterventionError, PromptError
 from ...prompts.prompt import Prompt
+from ...prompts.tensors import tensors_in
 from ..base import PromptOf, TapsOf
 
 
@@ -28,14 +29,14 @@ class Under:
     Attributes:
         prompt: what runs.
         course: its taps.
-        cache: a weak reference to the cache that its passes have; None before the first, and without a cache.
+        cache: gives the cache that its next pass has; None before the first, and without a cache.
         next: where its next pass begins.
         n_passes: how many it had.
     """
 
     prompt: Prompt
     course: Course
-    cache: ref[Any] | None = None
+    cache: Callable[[], Any] | None = None
     next: int = 0
     n_passes: int = 0
 
@@ -47,7 +48,7 @@ class Pass:
     Attributes:
         of: the prompt that it is of.
         first: absolute position of its first token.
-        length: of its tokens.
+        length: of its tokens, as they run; 0 where it is not known.
     """
 
     of: Under
@@ -100,16 +101,14 @@ class Passes:
             InterventionError: it goes on with a sequence that was not seen here.
         """
         cache = kwargs.get("past_key_values")
-        tokens = kwargs.get("input_ids") if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
-        length = tokens.shape[1] if isinstance(tokens, Tensor) else 0
-        first = int(cache.get_seq_length()) if cache is not None else 0
+        first = _length_of(cache)
         under = self._of_given(kwargs, cache, first) if self._only is not None else self._of_any(kwargs, cache, first)
         if under is None:
             return None
         self.tapping.course, self.tapping.first, self.tapping.fired = under.course, first, set()
         if first:
             self._note_ends(under, kwargs.get("input_ids"))
-        return Pass(under, first, length)
+        return Pass(under, first, _n_running(under, kwargs, first))
 
     def _of_given(self, kwargs: Mapping[str, Any], cache: Any, first: int) -> Under | None:
         under = self._only
@@ -119,17 +118,17 @@ class Passes:
         if under.n_passes and not _same_pictures(under.prompt, kwargs):
             return None
         if cache is not None:
-            under.cache = ref(cache)
+            under.cache = _reference_to(cache)
         return under
 
     def _of_any(self, kwargs: Mapping[str, Any], cache: Any, first: int) -> Under:
         if first == 0:
             assert self.prompt_of is not None
             under = self.begin(self.prompt_of(kwargs))
-            if cache is not None:
+            if _is_object(cache):
                 self._by_cache[cache] = under
             return under
-        known = self._by_cache.get(cache)
+        known = self._by_cache.get(cache) if _is_object(cache) else None
         if known is None or known.next != first:
             raise InterventionError(
                 f"the model was called with a cache of {first} tokens that were not seen here\n"
@@ -150,11 +149,10 @@ class Passes:
         """The pass has ended, and gave this."""
         self.n += 1
         cache = getattr(output, "past_key_values", None)
-        if cache is not None and done.first == 0:  # the model may have made it itself
-            if self._only is None:
-                self._by_cache[cache] = done.of
-            else:
-                done.of.cache = ref(cache)
+        if self._only is not None and cache is not None and (done.first == 0 or not _is_object(cache)):
+            done.of.cache = _reference_to(cache)  # the model may have made it itself
+        elif _is_object(cache) and done.first == 0:
+            self._by_cache[cache] = done.of
         done.of.n_passes += 1
         done.of.next = done.first + done.length
 
@@ -165,7 +163,8 @@ class Passes:
             raise PromptError(
                 f"the model was given {under_way.length} tokens and runs {length}: it expands its placeholders in its "
                 "own forward, so that no position of the prompt is where its tokens are\n"
-                "  give token ids in which each visual token stands by itself, as they run: lens.prompt(inputs=...)"
+                "  give token ids in which each visual token stands by itself, as they run, to lens.prompt(inputs=...) "
+                "or an adapter whose `expanded` gives them: Lens(model, adapter=...)"
             )
 
     def settle(self) -> None:
@@ -177,12 +176,39 @@ class Passes:
         self.tapping.settle()
 
 
+def _is_object(cache: Any) -> bool:
+    """Whether it is a cache of transformers, the same one in all passes; not lists of keys and values, as older code
+    keeps them and makes anew in each."""
+    return cache is not None and hasattr(cache, "get_seq_length")
+
+
+def _length_of(cache: Any) -> int:
+    """How many tokens a cache holds."""
+    if not cache and not _is_object(cache):
+        return 0
+    return int(cache.get_seq_length()) if _is_object(cache) else int(cache[0][0].shape[-2])
+
+
+def _reference_to(cache: Any) -> Callable[[], Any]:
+    """Gives a cache, without keeping one of transformers alive."""
+    return ref(cache) if _is_object(cache) else lambda: cache
+
+
+def _n_running(under: Under, kwargs: Mapping[str, Any], first: int) -> int:
+    """How many tokens the layers run in a pass that is given this; 0 where that cannot be told."""
+    if not first and not under.n_passes:
+        return under.prompt.n_tokens
+    ids, embeds = (x if isinstance(x := kwargs.get(name), Tensor) else None for name in ("input_ids", "inputs_embeds"))
+    if ids is None:
+        return 0 if embeds is None else embeds.shape[1]
+    # without a cache the whole prompt comes again, with its placeholders
+    return ids.shape[1] + (0 if first else under.prompt.n_tokens - under.prompt.inputs["input_ids"].shape[1])
+
+
 def _same_pictures(prompt: Prompt, kwargs: Mapping[str, Any]) -> bool:
     """Whether a pass without a cache is given the very pictures of a prompt."""
     for name, value in prompt.inputs.items():
-        given = kwargs.get(name)
-        if not (isinstance(value, Tensor) and isinstance(given, Tensor) and value.is_floating_point()):
-            continue
-        if given.data_ptr() != value.data_ptr() or given.shape != value.shape:
-            return False
+        for own, given in zip(tensors_in(value), tensors_in(kwargs.get(name)), strict=False):
+            if own.is_floating_point() and (given.data_ptr() != own.data_ptr() or given.shape != own.shape):
+                return False
     return True

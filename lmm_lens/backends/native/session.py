@@ -21,6 +21,7 @@ from ...adapters import Layer
 from ...core.attention import AttentionCall, FusedAttention
 from ...core.carried import Carried
 from ...core.tapping import Tapping
+from ...core.whole_pattern import WholePattern
 from ...errors import HookError, InterventionError, ModelError
 from ...prompts.prompt import Prompt
 from .. import holders
@@ -28,6 +29,7 @@ from ..base import PromptOf, TapsOf
 from ..interrupts import GUARD, uninterrupted
 from ..placement import Shards, has_weights
 from . import interface
+from .own_attention import overheard
 from .passes import Pass, Passes
 from .row_check import RowCheck
 
@@ -171,7 +173,8 @@ class NativeSession:
     def _is_innermost(self) -> bool:
         return interface.listener_of(self.model) is self
 
-    def _is_acting(self) -> bool:
+    def is_acting(self) -> bool:
+        """Whether a pass of its own is under way, and no other session is inside it."""
         return self._under_way is not None and self._is_innermost()
 
     @uninterrupted
@@ -188,8 +191,13 @@ class NativeSession:
     def _install(self) -> None:
         """Hook the modules that taps need, each with its undoing on `_hooks`."""
         patterned = [layer for site, layer in self.tapping.taps if site == "pattern"]
-        if patterned:
-            self._hooks.enter_context(interface.switched(attention_configs(self.model, self.layers, patterned)))
+        by_interface = [layer for layer in patterned if self.layers[layer].attends_in is None]
+        if by_interface:
+            self._hooks.enter_context(interface.switched(attention_configs(self.model, self.layers, by_interface)))
+        for layer in patterned:
+            parts = self.layers[layer]
+            if parts.attends_in is not None:
+                self._hooks.enter_context(overheard(parts.attends_in, self, layer))
         for site, layer in self.tapping.taps:
             if site != "pattern":
                 self._hooks.callback(self._hook(site, layer).remove)
@@ -254,20 +262,26 @@ class NativeSession:
             return self._shards.own(z, -1, x.shape[-1])
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
-            if kwargs is None or not self._is_acting():  # as in _before_pass
+            if kwargs is None or not self.is_acting():  # as in _before_pass
                 return None
             if args:
                 return (tapped(args[0]), *args[1:]), kwargs
             return args, {**kwargs, "hidden_states": tapped(kwargs["hidden_states"])}
 
         def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            if not self._is_acting():
+            if not self.is_acting():
                 return None
             return (tapped(output[0]), *output[1:]) if isinstance(output, tuple) else tapped(output)
 
         if site in ("resid_pre", "z"):
             return module.register_forward_pre_hook(before, with_kwargs=True)
         return module.register_forward_hook(after)
+
+    def attend_whole(self, layer: int, pattern: WholePattern) -> None:
+        """As `attend`, of a layer that has all of its pattern; an edit is what the layer goes on with."""
+        if ("pattern", layer) in self.tapping.taps:
+            self.passes.check_length(self._under_way, pattern.shape[2])
+            self.tapping.attend(layer, pattern)
 
     def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
         """Called by the attention function of transformers; an edit of the pattern reaches `out` in its linear form."""

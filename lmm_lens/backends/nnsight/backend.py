@@ -140,7 +140,7 @@ class NNsightBackend:
         self.renew()
         taps = self.checked(taps_of(prompt))
         config, beside = self.options.generating(options)
-        ends, settings, stopped = ends_of(config), self.generating(options), None
+        ends, settings, stopped = [*ends_of(config), *self.adapter.ends], self.generating(options), None
         if "stopping_criteria" in beside or config.stop_strings is not None:
             stopped = Stopped()
             settings["stopping_criteria"] = [

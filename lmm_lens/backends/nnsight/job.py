@@ -21,6 +21,7 @@ from ...core.tapping import Found, Tapping
 from ...core.taps import Tap
 from ...errors import HookError
 from ...prompts.prompt import Prompt
+from ..options import new_tokens
 from ..sources import READING
 from .loops import open_ended_loops
 
@@ -264,10 +265,12 @@ def _result_of(
     if run.options is None:
         return JobResult(tapping, steps[0])
     assert tokens is not None
-    n_new = tokens.shape[1] - run.n_tokens
+    tokens = new_tokens(tokens, run.inputs["input_ids"])
+    n_new = tokens.shape[1]
     if n_steps < n_new:  # a place that is not reached ends nnsight's loop over the steps, without an error
         raise HookError(
             f"a hook point did not fire in step {n_steps} of {n_new}, so nothing was read or edited from there on\n"
-            f"  asked for: {', '.join(sorted({f'{tap.site} of layer {tap.layer}' for tap in run.taps}))}"
+            f"  asked for: {', '.join(sorted({f'{tap.site} of layer {tap.layer}' for tap in run.taps}))}\n"
+            "  if the model's class embeds words and pictures apart, give one row at a time, or use backend='native'"
         )
-    return JobResult(tapping, torch.stack(steps, 1) if steps else None, tokens[:, run.n_tokens :])
+    return JobResult(tapping, torch.stack(steps, 1) if steps else None, tokens)

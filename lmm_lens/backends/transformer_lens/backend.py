@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from ...adapters import Adapter
 from ...core.carried import Carried
-from ...core.rows import Chunk
 from ...core.tapping import Tapping
-from ...core.taps import HIDDEN
+from ...core.whole_pattern import WholePattern
 from ...errors import HookError, ModelError
 from ...prompts.prompt import Prompt
 from ..base import PromptOf, TapsOf
@@ -80,6 +78,12 @@ class TransformerLensBackend(NativeBackend):
             self._build()
         return self._bridge
 
+    def _call(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
+        return self.model(**inputs, **options)
+
+    def _generate(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
+        return self.model.generate(**inputs, **options)
+
     def _session(
         self,
         taps_of: TapsOf,
@@ -124,7 +128,7 @@ class BridgeSession(NativeSession):
         self.bridge = bridge
 
     def _install(self) -> None:
-        hooks = bridge_hooks(self.bridge, self.tapping, lambda site, layer, length: self._is_acting())
+        hooks = bridge_hooks(self.bridge, self.tapping, lambda site, layer, length: self.is_acting())
         if hooks:
             self._hooks.enter_context(self.bridge.hooks(fwd_hooks=hooks))
 
@@ -152,7 +156,7 @@ def bridge_hooks(bridge: Any, tapping: Tapping, begin: Callable[[str, int, int],
         before = scores.pop(layer, None)
         if not begin("pattern", layer, pattern.shape[2]):
             return None
-        whole = BridgePattern(pattern, before)
+        whole = WholePattern(pattern, before)
         tapping.attend(layer, whole)
         return whole.pattern
 
@@ -167,50 +171,3 @@ def bridge_hooks(bridge: Any, tapping: Tapping, begin: Callable[[str, int, int],
         else:
             hooks.append((name, partial(on_rows, site, layer)))
     return hooks
-
-
-class BridgePattern:
-    """One layer's attention as a whole pattern [batch, head, query, key], edited where it stands.
-
-    Args:
-        pattern: after the softmax.
-        scores: before it, hidden keys at the lowest number; None where the bridge gives none.
-    """
-
-    def __init__(self, pattern: Tensor, scores: Tensor | None) -> None:
-        self.pattern, self._before = pattern, scores
-        self.shape: tuple[int, int, int, int] = (*pattern.shape,)
-        self.device = pattern.device
-        self._is_ours = False
-
-    def probabilities(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
-        """Some rows and heads of the pattern, in fp32 or better."""
-        return _cut(self.pattern, rows, heads)
-
-    def scores(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
-        """The same before the softmax."""
-        if self._before is None:
-            raise HookError("this bridge gives no attention scores before the softmax, which this intervention needs")
-        return _cut(self._before, rows, heads)
-
-    def visible(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
-        """Which keys these rows can see."""
-        return self.scores(rows, heads) > HIDDEN
-
-    def put(self, pattern: Tensor, original: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> None:
-        """Put edited rows in the place of the original ones, in a copy of the pattern."""
-        if not self._is_ours:
-            self.pattern, self._is_ours = self.pattern.clone(), True
-        by_row = self.pattern.transpose(1, 2)  # batch query head key, a view
-        edited = pattern.transpose(1, 2).to(self.pattern.dtype)
-        if heads is not None:
-            whole = rows.gather(by_row).clone()
-            whole[:, :, list(heads)] = edited
-            edited = whole
-        rows.scatter_(by_row, edited)
-
-
-def _cut(x: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
-    chosen = rows.gather(x, dim=2)
-    chosen = chosen if heads is None else chosen[:, list(heads)]
-    return chosen.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,57 @@
+"""One layer's attention where all of its pattern is there, and edits of it are what the model goes on with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import HookError
+from .rows import Chunk
+from .taps import HIDDEN
+
+
+class WholePattern:
+    """One layer's attention as a whole pattern [batch, head, query, key], edited where it stands.
+
+    Args:
+        pattern: after the softmax.
+        scores: before it, hidden keys at the lowest number; None where they are not known.
+    """
+
+    def __init__(self, pattern: Tensor, scores: Tensor | None) -> None:
+        self.pattern, self._before = pattern, scores
+        self.shape: tuple[int, int, int, int] = (*pattern.shape,)
+        self.device = pattern.device
+        self._is_ours = False
+
+    def probabilities(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
+        """Some rows and heads of the pattern, in fp32 or better."""
+        return _cut(self.pattern, rows, heads)
+
+    def scores(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
+        """The same before the softmax."""
+        if self._before is None:
+            raise HookError("no attention scores before the softmax are known here, which this intervention needs")
+        return _cut(self._before, rows, heads)
+
+    def visible(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
+        """Which keys these rows can see."""
+        return self.scores(rows, heads) > HIDDEN
+
+    def put(self, pattern: Tensor, original: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> None:
+        """Put edited rows in the place of the original ones, in a copy of the pattern."""
+        if not self._is_ours:
+            self.pattern, self._is_ours = self.pattern.clone(), True
+        by_row = self.pattern.transpose(1, 2)  # batch query head key, a view
+        edited = pattern.transpose(1, 2).to(self.pattern.dtype)
+        if heads is not None:
+            whole = rows.gather(by_row).clone()
+            whole[:, :, list(heads)] = edited
+            edited = whole
+        rows.scatter_(by_row, edited)
+
+
+def _cut(x: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
+    chosen = rows.gather(x, dim=2)
+    chosen = chosen if heads is None else chosen[:, list(heads)]
+    return chosen.to(torch.promote_types(x.dtype, torch.float32))
