@@ -239,7 +239,7 @@ class HeadEffects:
         """
         tensors, about = files.read(path, KIND, TENSORS, ("metric", "ids", "about"))
         with files.understood(path, KIND):
-            of = dict(about["about"])
+            of = {**about["about"], "model": dict(about["about"]["model"])}
             units = _units_in(of)
             each = {"prompt": len(about["ids"]), "1 + unit": 1 + len(units)}
             for name in ("log_sum", "said", "marks"):

@@ -117,9 +117,18 @@ def understood(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
     """Inside, what a header says is made use of: what it cannot mean is a ScoreError."""
     try:
         yield
-    except LensError:
+    except ScoreError:
         raise
-    except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
+    except (
+        AttributeError,
+        IndexError,
+        KeyError,
+        LensError,
+        OverflowError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise ScoreError(
             f"{Path(path).name!r} holds {kind} that do not fit together: {type(error).__name__} {_short(error)}\n"
             f"  compute the {kind} again and save anew"
