@@ -89,6 +89,7 @@ def sweep(
         str | None, typer.Option(help='How many local workers, an address, or "{workers: 8, num_gpus: 1}".')
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything else that is drawn.")] = None,
+    changed: Annotated[str | None, typer.Option(help="Rows that changed since: refuse, or recompute.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder; an unfinished sweep there is continued.")] = None,
 ) -> None:
     """Ablate every head, or some, on a data set: what each does to the answers, with statistics and a report."""

@@ -76,6 +76,7 @@ def _sweep(
         reference=reference,
         folder=folder,
         ray=ray_of(config.ray),
+        changed=config.changed,
         progress=True,
     )
 

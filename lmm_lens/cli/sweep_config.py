@@ -61,6 +61,8 @@ class SweepConfig:
         ray: None, a number of local workers, the address of a cluster, or the fields of a `RayCluster`, as in
             {workers: 8, num_gpus: 1, address: auto}.
         seed: of everything else that is drawn.
+        changed: what to do with rows that are not what they were when the folder got their results: "refuse", or
+            "recompute".
         out: the folder.
 
     Raises:
@@ -80,10 +82,11 @@ class SweepConfig:
     controls: Controls = field(default_factory=Controls)
     ray: Any = None
     seed: int = 0
+    changed: str = "refuse"
     out: str = "lmm-lens-sweep"
 
     def __post_init__(self) -> None:
-        for name in ("model", "dtype", "backend", "ablation", "rows", "metric", "out"):
+        for name in ("model", "dtype", "backend", "ablation", "rows", "metric", "changed", "out"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value:
                 raise LensError(f"{name} must be a text, given {value!r}")

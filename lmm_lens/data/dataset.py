@@ -64,8 +64,8 @@ class DataSet:
         about = {"name": self.name, **self._describe(), "on_bad": self.on_bad}
         return about | {name: value for name, value in chosen.items() if value is not None}
 
-    def __iter__(self) -> Iterator[Sample]:
-        """The samples.
+    def rows(self) -> Iterator[Sample | Bad]:
+        """The samples, and in their places the rows that give none.
 
         Raises:
             ScoreError: a bad row with on_bad="refuse", rows that are all bad, or no rows at all.
@@ -82,11 +82,16 @@ class DataSet:
                 raise ScoreError(f'{item}\n  correct the row, or leave rows like it out with on_bad="skip"')
             else:
                 problems.add(item)
+                yield item
         if problems.count and not given:
             reasons = ", ".join(f"{reason} {count}" for reason, count in problems.by_reason.items())
             raise ScoreError(f"every row of {self.name!r} is bad: {reasons}\n  {problems.first[0]}")
         if not given:
             raise ScoreError(f"data set {self.name!r} has no rows")
+
+    def __iter__(self) -> Iterator[Sample]:
+        """The samples alone; see `rows`."""
+        return (item for item in self.rows() if isinstance(item, Sample))
 
     def _items(self) -> Iterator[Sample | Bad]:
         """Every row in order, an id that comes again being bad."""

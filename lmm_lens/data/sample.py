@@ -7,9 +7,11 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import xxhash
 
 from ..errors import ScoreError
 
@@ -65,17 +67,19 @@ class Sample:
 
     @cached_property
     def key(self) -> str:
-        """16 hex digits that tell samples apart, the same on every machine.
+        """16 hex digits that tell samples apart, the same on every machine: of all fields, see `digests`."""
+        return _digest([self.id, self.digests])
 
-        Of all fields; a picture counts by the name and size in bytes of its file, or by its pixels.
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """16 hex digits of each thing that a sample is: its question, answers, pictures, boxes and labels.
 
-        Raises:
-            ScoreError: the file of a picture is gone.
+        A picture counts by every byte of its file, or by its pixels; one whose file is gone is told by that.
         """
-        texts = [self.id, self.question, self.answer, self.wrong, self.group, self.category]
-        pictures = [_identity(picture) for picture in self.images]
-        described = json.dumps([texts, pictures, self.boxes], ensure_ascii=False)
-        return hashlib.sha256(described.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        pictures = {"picture": _digest([_identity(picture) for picture in self.images])} if self.images else {}
+        boxes = {"boxes": _digest(self.boxes)} if self.boxes else {}
+        answers, labels = _digest([self.answer, self.wrong]), _digest([self.group, self.category])
+        return {"question": _digest(self.question), "answers": answers, **pictures, **boxes, "labels": labels}
 
     def prompt(self, lens: Lens) -> Prompt:
         """The prompt that asks it.
@@ -111,10 +115,28 @@ def as_box(given: Sequence[Any]) -> BoxLike:
     return x0, y0, x1, y1
 
 
+def _digest(value: Any) -> str:
+    described = json.dumps(value, ensure_ascii=False)
+    return hashlib.sha256(described.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 def _identity(picture: Picture) -> list[Any]:
-    if isinstance(picture, (str, os.PathLike)):
+    if not isinstance(picture, (str, os.PathLike)):
         try:
-            return [Path(picture).name, Path(picture).stat().st_size]
-        except OSError as error:
-            raise ScoreError(f"the picture {os.fspath(picture)!r} is gone: {error.strerror}") from error
-    return [picture.mode, *picture.size, hashlib.sha256(picture.tobytes()).hexdigest()]
+            return [picture.mode, *picture.size, xxhash.xxh3_128_hexdigest(picture.tobytes())]
+        except OSError as error:  # of a file that is cut short, which the prompt will say better
+            return ["unreadable", str(error)]
+    try:
+        found = Path(picture).stat()
+        return [Path(picture).name, _bytes_of(Path(picture), found.st_ino, found.st_size, found.st_ctime_ns)]
+    except OSError as error:
+        return ["gone", str(error.strerror)]
+
+
+@lru_cache(maxsize=64)  # questions about one picture follow each other
+def _bytes_of(path: Path, inode: int, n_bytes: int, changed: int) -> str:
+    found = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            found.update(piece)
+    return found.hexdigest()

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..answers.outcomes import ANSWER_METRICS, YES_NO, Outcomes, answer_metric, yes_no_counts, yes_no_scores
+from ..data.problems import Bad, Problems
 from ..errors import ScoreError, unknown
 from ..hooks.heads import HeadSet, ranked
 from ..replay.ways import Way
@@ -41,6 +42,7 @@ class HeadEffects:
         is_yes: Int[prompt], 1 where the right answer is yes, 0 where it is no, -1 elsewhere.
         ways: Int[prompt], how the ablated forwards were computed, numbers of `lmm_lens.replay.ways.Way`.
         ids: the prompts' names.
+        left_out: the rows that could not be used, name to what is wrong with them.
         about: the model, the ablation, the rows and what else the numbers depend on.
     """
 
@@ -52,12 +54,24 @@ class HeadEffects:
     ways: Int[Tensor, " prompt"]
     ids: tuple[str, ...]
     about: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of_store(cls, store: Store, units: tuple[HeadSet, ...], about: Mapping[str, Any], metric: str) -> HeadEffects:
-        """What a run has finished so far."""
-        ids = tuple(key.rpartition("\t")[0] for part in store.parts() for key in part.keys)
-        return cls._of(store.tensors(), ids, units, about, metric)
+        """What a run has finished so far.
+
+        Raises:
+            ScoreError: every row was left out.
+        """
+        ids = [key.rpartition("\t")[0] for part in store.parts() for key in part.keys]
+        numbers = [index for at in store.ranges for index in at]
+        tensors, notes = store.tensors(), store.notes()
+        left_out = {name: notes[index] for name, index in zip(ids, numbers, strict=True) if index in notes}
+        if len(left_out) == len(ids):
+            raise ScoreError(f"no prompt can be used: {problems_of(left_out)}")
+        used = tensors["way"] != Way.LEFT_OUT
+        ids = [name for name, is_used in zip(ids, used.tolist(), strict=True) if is_used]
+        return cls._of({name: rows[used] for name, rows in tensors.items()}, ids, units, about, metric, left_out)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], metric: str = "log_prob") -> HeadEffects:
@@ -79,6 +93,7 @@ class HeadEffects:
         units: tuple[HeadSet, ...],
         about: Mapping[str, Any],
         metric: str,
+        left_out: Mapping[str, str],
     ) -> HeadEffects:
         answer_metric(metric)
         everything = Outcomes.from_tensors(tensors)
@@ -91,6 +106,7 @@ class HeadEffects:
             ways=tensors["way"],
             ids=tuple(ids),
             about=about,
+            left_out=left_out,
         )
 
     # ------------------------------------------------------------------ numbers
@@ -114,6 +130,11 @@ class HeadEffects:
     def n_prompts(self) -> int:
         """How many prompts."""
         return len(self.ids)
+
+    @property
+    def problems(self) -> Problems:
+        """The rows that were left out, counted by what is wrong with them."""
+        return problems_of(self.left_out)
 
     @cached_property
     def clean(self) -> Float[Tensor, " prompt"]:
@@ -213,8 +234,9 @@ class HeadEffects:
     @property
     def how(self) -> str:
         """How the ablated forwards were computed, in words."""
-        counted = torch.bincount(self.ways, minlength=len(Way)).tolist()
-        parts = [f"{n} prompts: {way.words}" for way, n in zip(Way, counted, strict=True) if n]
+        ways = [way for way in Way if way != Way.LEFT_OUT]
+        counted = torch.bincount(self.ways, minlength=len(ways)).tolist()
+        parts = [f"{n} prompts: {way.words}" for way, n in zip(ways, counted, strict=True) if n]
         return "; ".join(parts)
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -228,7 +250,8 @@ class HeadEffects:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file: the numbers, and everything else as JSON in its header."""
         tensors = {**self._tensors(), "is_yes": self.is_yes, "way": self.ways}
-        files.write(path, KIND, tensors, {"metric": self.metric, "ids": list(self.ids), "about": dict(self.about)})
+        about = {"metric": self.metric, "ids": list(self.ids), "about": dict(self.about)}
+        files.write(path, KIND, tensors, {**about, "left_out": dict(self.left_out)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], lens: Lens | None = None) -> HeadEffects:
@@ -237,7 +260,7 @@ class HeadEffects:
         Raises:
             ScoreError: no such file, a truncated, damaged or changed one, one of another kind, or of another model.
         """
-        tensors, about = files.read(path, KIND, TENSORS, ("metric", "ids", "about"))
+        tensors, about = files.read(path, KIND, TENSORS, ("metric", "ids", "about", "left_out"))
         with files.understood(path, KIND):
             of = {**about["about"], "model": dict(about["about"]["model"])}
             units = _units_in(of)
@@ -249,7 +272,7 @@ class HeadEffects:
                 files.check_numbers(path, name, tensors[name], {"prompt": len(about["ids"])})
             if lens is not None:
                 files.check_model(path, of["model"], lens.identity)
-            return cls._of(tensors, about["ids"], units, of, about["metric"])
+            return cls._of(tensors, about["ids"], units, of, about["metric"], dict(about["left_out"]))
 
     def _tensors(self) -> dict[str, Tensor]:
         """The outcomes, [prompt, 1 + unit]: of the plain forward first."""
@@ -265,10 +288,20 @@ class HeadEffects:
         return (
             f"HeadEffects: {self.ablation} ablation of {what} in rows {self.rows!r}, {self.metric} lost, "
             f"mean of {self.n_prompts} prompts; largest {best}\n  computed: {self.how}"
+            + (f"\n  {self.problems}" if self.left_out else "")
         )
 
     def _repr_html_(self) -> str:
         return self.to_pandas().head(10).round(4).to_html(index=False)
+
+
+def problems_of(left_out: Mapping[str, str]) -> Problems:
+    """Rows that were left out, counted; each note is "reason<tab>detail"."""
+    problems = Problems()
+    for name, note in left_out.items():
+        reason, _, detail = note.partition("\t")
+        problems.add(Bad(name, reason, detail))
+    return problems
 
 
 def _units_in(about: Mapping[str, Any]) -> tuple[HeadSet, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..answers.outcomes import answer_metric
 from ..data import Sample
@@ -43,6 +43,7 @@ def head_effects(
     ray: RayLike = None,
     rows_per_pass: int | None = None,
     seconds_per_part: float = 10.0,
+    changed: str = "refuse",
     progress: bool = False,
 ) -> HeadEffects:
     """Ablate every head, or sets of heads, on every prompt, and measure what the answer loses.
@@ -69,6 +70,8 @@ def head_effects(
         ray: None for here, the number of local workers, the address of a Ray cluster, or a `RayCluster`.
         rows_per_pass: how many rows one batch may have, all ablations together; halved whenever memory runs out.
         seconds_per_part: with a folder, after how many seconds at most results are written.
+        changed: with a folder, what to do where a prompt is not what it was when its result was written (a picture
+            replaced, a question corrected): "refuse", or "recompute" those and keep the others.
         progress: show a progress bar.
 
     Returns:
@@ -95,7 +98,7 @@ def head_effects(
     }
     settings = getattr(prompts, "settings", None)
     if isinstance(settings, Mapping):
-        about["data"] = dict(settings)
+        about["data"] = without_contents({name: value for name, value in settings.items() if name != "on_bad"})
     items = Items(prompts, answers, metric if chosen.needs_wrong else "")
     opened = None if folder is None else RunFolder(folder, KIND, about)
     try:
@@ -118,12 +121,13 @@ def head_effects(
             progress=progress,
             what="ablating heads",
             seconds_per_part=seconds_per_part,
+            changed=changed,
         )
         if not store.n_items:
             raise ScoreError("no prompts were given: expected a Prompt, or prompts or samples one after the other")
         items.check_all_used()
         if opened is not None:
-            _finish(opened, store, items)
+            _finish(opened, store)
         effects = HeadEffects.of_store(store, ablated.units, about, metric)
     finally:
         if opened is not None:
@@ -131,7 +135,14 @@ def head_effects(
     return effects
 
 
-def _finish(folder: RunFolder, store: Store, items: Items) -> None:
-    problems = getattr(items.prompts, "problems", None)
+def without_contents(settings: Any) -> Any:
+    """What a data set says of itself without the sizes and digests of its files: rows are compared one by one."""
+    if not isinstance(settings, Mapping):
+        return [without_contents(each) for each in settings] if isinstance(settings, (list, tuple)) else settings
+    is_file = {"name", "bytes", "sha256"} <= settings.keys()
+    return settings["name"] if is_file else {name: without_contents(value) for name, value in settings.items()}
+
+
+def _finish(folder: RunFolder, store: Store) -> None:
     if not folder.finished:
-        folder.finish(store.n_items, {"problems": str(problems)} if problems else {})
+        folder.finish(store.n_items)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,13 +12,16 @@ from torch import Tensor
 from ..answers.contrast import AnswerLike
 from ..answers.outcomes import Goal, Outcomes, answers_at, goal_of, goal_of_texts
 from ..backends.identity import differences, in_words
-from ..data import Sample
-from ..errors import LensError, ScoreError
+from ..data import DataSet, Sample
+from ..data.problems import Bad
+from ..errors import LensError, PromptError, ScoreError
 from ..prompts.prompt import Prompt
 from ..replay.batches import Batches
 from ..replay.forwards import Forwards
+from ..replay.ways import Way
 from ..runs import RunFolder
-from ..runs.checkpoint import digest, fingerprint
+from ..runs.checkpoint import digest, digest_of_text, fingerprint
+from ..runs.job import LeftOutError
 from .ablations import Ablation, AblationOn
 
 if TYPE_CHECKING:
@@ -33,21 +36,29 @@ class Item:
 
     Attributes:
         name: for people.
-        source: a sample, or a prompt.
+        source: a sample, a prompt, or a row of a data set that gives no sample.
         row: which row of the prompt.
         answer: (right, wrong) as given; None for a sample's own, or the model's.
+        may_be_left_out: whether the sweep goes on without it where it cannot be used.
     """
 
     name: str
-    source: Prompt | Sample
+    source: Prompt | Sample | Bad
     row: int = 0
     answer: tuple[AnswerLike, AnswerLike | None] | None = None
+    may_be_left_out: bool = False
 
 
 def key_of(item: Item) -> str:
-    """What tells an item from others: its name and a digest of what the model is given."""
-    own = item.source.key if isinstance(item.source, Sample) else digest(item.source)
-    return f"{item.name}\t{own}{'' if item.answer is None else fingerprint(item.answer)}"
+    """What tells an item from others: its name and digests of what the model is given and of the answers."""
+    source = item.source
+    if isinstance(source, Bad):
+        parts = {"row": digest_of_text(str(source))}
+    else:
+        parts = dict(source.digests) if isinstance(source, Sample) else {"prompt": digest(source)}
+    if item.answer is not None:
+        parts["answers"] = digest_of_text(fingerprint(item.answer))
+    return "\t".join((item.name, " ".join(f"{name}:{value}" for name, value in parts.items())))
 
 
 class Items:
@@ -73,9 +84,13 @@ class Items:
         return sum(getattr(each, "n_rows", 1) for each in self.prompts) if counted else len(self.prompts)
 
     def __iter__(self) -> Iterator[Item]:
-        for number, source in enumerate(self.prompts):
+        skips = isinstance(self.prompts, DataSet) and self.prompts.on_bad == "skip"
+        for number, source in enumerate(self.prompts.rows() if isinstance(self.prompts, DataSet) else self.prompts):
+            if isinstance(source, Bad):
+                yield Item(source.where, source, may_be_left_out=True)
+                continue
             if isinstance(source, Sample):
-                yield self._item(source.id, source, 0)
+                yield replace(self._item(source.id, source, 0), may_be_left_out=skips)
                 continue
             if not isinstance(source, Prompt):
                 raise ScoreError(f"expected prompts made by lens.prompt(...) or samples, given {source!r} at {number}")
@@ -172,7 +187,31 @@ class EffectsWork:
         self.forwards = Forwards(self.lens, self.batches)
 
     def __call__(self, item: Item) -> dict[str, Tensor]:
-        """What was said on the plain forward, and with each unit ablated."""
+        """What was said on the plain forward, and with each unit ablated.
+
+        Raises:
+            LeftOutError: the item cannot be used, and may be left out.
+        """
+        if isinstance(item.source, Bad):
+            raise LeftOutError(f"{item.source.reason}\t{item.source.detail}", self._blank())
+        try:
+            return self._effects(item)
+        except (PromptError, ScoreError, UnicodeError) as error:
+            if not item.may_be_left_out:
+                raise
+            reason = "no prompt" if isinstance(error, PromptError) else "no answer token"
+            raise LeftOutError(f"{reason}\t{str(error).splitlines()[0]}", self._blank()) from None
+
+    def _blank(self) -> dict[str, Tensor]:
+        """What stands in the place of an item that was left out."""
+        n = 1 + len(self.ablation.units)
+        nothing = torch.full((n, 3), torch.nan, dtype=torch.float64)
+        none = torch.zeros(n, dtype=torch.int32)
+        found = Outcomes(nothing[:, :2], nothing[:, 2], none, none.to(torch.int8))
+        return {**found.tensors(), "is_yes": torch.tensor(-1), "way": torch.tensor(int(Way.LEFT_OUT))}
+
+    def _effects(self, item: Item) -> dict[str, Tensor]:
+        assert not isinstance(item.source, Bad)
         if self._at_hand is None or self._at_hand.source is not item.source:
             prompt = item.source.prompt(self.lens) if isinstance(item.source, Sample) else item.source
             self._at_hand = _AtHand(item.source, prompt, self.ablation.on(self.lens, prompt))

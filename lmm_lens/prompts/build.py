@@ -104,6 +104,14 @@ def _processed(
     device: torch.device,
 ) -> Prompt:
     """What the model's own processor makes of texts with slots, pictures and videos."""
+    for row in rendered:
+        try:
+            row.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise PromptError(
+                f"the text holds half of a character at {error.start}, {row[error.start]!r}, which no tokenizer reads\n"
+                "  read the file it comes from as UTF-8, or leave the character out"
+            ) from None
     bos = adapter.tokenizer.bos_token
     special: dict[str, Any] = {}
     if bos and any(row.startswith(bos) for row in rendered):  # the tokenizer must not add a second one

@@ -19,6 +19,8 @@ class Way(IntEnum):
     REUSED = 2, "the rows from the first changed one on; keys and values before them are reused"
     SINGLE = 3, "single rows, all in one batch; keys and values before them are reused"
 
+    LEFT_OUT = -1, "left out"
+
     def __new__(cls, number: int, words: str) -> Way:
         """A number with its words."""
         way = int.__new__(cls, number)

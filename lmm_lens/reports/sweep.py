@@ -112,9 +112,7 @@ class Sweep:
             "model": f"{name}{model['model']}, {model['n_layers']} layers x {model['n_heads']} heads",
             "prompts": f"{effects.n_prompts}{f' from {data}' if data else ''}"
             + ("" if self.run.finished else ", the sweep is not finished"),
-            "data set": self.run.results.get("problems") or "no bad rows"
-            if self.run.finished
-            else "not read to its end",
+            "data set": str(effects.problems) + ("" if self.run.finished else "; not read to its end"),
             "ablation": f"{effects.ablation}: {MODES[effects.ablation].split(';')[0]}",
             "rows": effects.rows,
             "metric": f"{effects.metric}: {ANSWER_METRICS[effects.metric].meaning}",

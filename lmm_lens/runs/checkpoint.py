@@ -132,6 +132,11 @@ def digest(*things: Prompt | Tensor | None) -> str:
     return found.hexdigest()[:16]
 
 
+def digest_of_text(text: str) -> str:
+    """Tells texts apart."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 def fingerprint(value: Any) -> str:
     """Tells interventions apart: their class and parameters, of activations and other tensors the numbers."""
     if isinstance(value, Tensor):

@@ -221,5 +221,11 @@ class RunFolder(Store):
                 "  run the same command again: it will be computed anew"
             ) from error
 
+    def _forget(self, at: range) -> None:
+        self._check_mine()
+        with disk.told(f"a part of the run folder {self.path.name!r} could not be replaced", self._safe(), AGAIN):
+            self._part_path(at).unlink()
+            disk.sync_folder(self.path / PARTS)
+
     def _part_path(self, at: range) -> Path:
         return self.path / PARTS / part.file_name(at)

@@ -29,22 +29,38 @@ class Job:
     item: Any
 
     def __str__(self) -> str:
-        return f"item {self.index} ({self.key!r})"
+        return f"item {self.index} ({self.key.rpartition(chr(9))[0] or self.key!r})"
 
 
 @dataclass(frozen=True, eq=False)
 class Done:
-    """What came of it: name to small tensors on the CPU, one item's."""
+    """What came of it: name to small tensors on the CPU, one item's; and why nothing did, where nothing did."""
 
     index: int
     key: str
     tensors: Mapping[str, Tensor]
+    note: str = ""
+
+
+class LeftOutError(Exception):
+    """Raised by the work on an item that cannot be used, which is counted, named and gone by.
+
+    Args:
+        note: what is wrong with it.
+        tensors: what stands in its place, like other items'.
+    """
+
+    def __init__(self, note: str, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(note)
+        self.note, self.tensors = note, tensors
 
 
 def do(job: Job, work: Work, what: str) -> Done:
     """Do one item; an error of the work gets a note that names it."""
     try:
         return Done(job.index, job.key, _small(work(job.item), job))
+    except LeftOutError as gone:
+        return Done(job.index, job.key, _small(gone.tensors, job), gone.note)
     except Exception as error:
         error.add_note(f"while {what}, {job}")
         raise

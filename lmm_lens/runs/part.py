@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
@@ -25,6 +26,7 @@ class RunPart:
         first: the index of the first one.
         keys: what tells each item from others, [n].
         tensors: name to numbers, [n, ...] each.
+        notes: why items that could not be used were left out, by index; their numbers only fill the place.
 
     Raises:
         ScoreError: no item, no tensor, or a tensor with another number of rows than there are keys.
@@ -33,6 +35,7 @@ class RunPart:
     first: int
     keys: tuple[str, ...]
     tensors: Mapping[str, Tensor]
+    notes: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rows = {name: tuple(tensor.shape[:1]) for name, tensor in self.tensors.items()}
@@ -52,7 +55,14 @@ class RunPart:
 
     def to_bytes(self) -> bytes:
         """The file."""
-        return files.packed(KIND, self.tensors, {"first": self.first, "keys": self.keys})
+        about = {"first": self.first, "keys": self.keys, "notes": sorted(self.notes.items())}
+        return files.packed(KIND, self.tensors, about)
+
+    def cut(self, at: builtins.range) -> RunPart:
+        """Some of its items that follow one another."""
+        rows = slice(at.start - self.first, at.stop - self.first)
+        tensors = {name: tensor[rows] for name, tensor in self.tensors.items()}
+        return RunPart(at.start, self.keys[rows], tensors, {i: note for i, note in self.notes.items() if i in at})
 
 
 def read(path: Path) -> RunPart:
@@ -62,9 +72,9 @@ def read(path: Path) -> RunPart:
         DamagedError: the file is not what was written.
     """
     try:
-        tensors, about = files.read(path, KIND, None, ("first", "keys"))
+        tensors, about = files.read(path, KIND, None, ("first", "keys", "notes"))
         with files.understood(path, "parts of a run"):
-            return RunPart(int(about["first"]), tuple(about["keys"]), tensors)
+            return RunPart(int(about["first"]), tuple(about["keys"]), tensors, dict(about["notes"]))
     except ScoreError as error:
         raise disk.DamagedError(str(error).splitlines()[0]) from error
 

@@ -60,7 +60,8 @@ class Saving:
             for block in _neighbours(todo):
                 names = block[0].tensors
                 tensors = {name: torch.stack([done.tensors[name] for done in block]) for name in names}
-                self.store.write(block[0].index, [done.key for done in block], tensors)
+                notes = {done.index: done.note for done in block if done.note}
+                self.store.write(block[0].index, [done.key for done in block], tensors, notes)
         except ScoreError:
             self._begin()  # they could not be kept: nobody is to try again
             raise

@@ -72,18 +72,49 @@ class Store(ABC):
             row += len(part.keys)
         return whole
 
-    def write(self, first: int, keys: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
+    def notes(self) -> dict[int, str]:
+        """Why items were left out, by index."""
+        return {index: note for part in self.parts() for index, note in part.notes.items()}
+
+    def note_on(self, index: int) -> str:
+        """Why a finished item was left out; empty for one that was not."""
+        at = self._at(index)
+        return "" if at is None else self._read(at).notes.get(index, "")
+
+    def drop(self, index: int) -> None:
+        """Take a finished item out, so that it is computed again; the others of its part stay.
+
+        Raises:
+            ScoreError: it cannot be done.
+        """
+        at = self._at(index)
+        if at is None:
+            return
+        part = self._read(at)
+        rest = [part.cut(kept) for kept in (range(at.start, index), range(index + 1, at.stop)) if kept]
+        for kept in rest:  # killed in between, the old part is found to overlap, and no number is lost
+            self._keep(kept)
+        self._forget(at)
+        self._taken.remove(at)
+        self._keys = (range(0), ())
+        for kept in rest:
+            self._take(kept)
+
+    def write(
+        self, first: int, keys: Sequence[str], tensors: Mapping[str, Tensor], notes: Mapping[int, str] | None = None
+    ) -> None:
         """Add finished items that follow one another.
 
         Args:
             first: the index of the first one.
             keys: what tells each from others, [n].
             tensors: [n, ...] each.
+            notes: why some of them were left out, by index.
 
         Raises:
             ScoreError: some of them are finished already, they have another layout than those, or they cannot be kept.
         """
-        part = RunPart(first, tuple(keys), tensors)
+        part = RunPart(first, tuple(keys), tensors, dict(notes or {}))
         if any(at.start < part.range.stop and part.first < at.stop for at in self._taken):
             raise ScoreError(f"items {_ends(part.range)} overlap those that are finished: {self._said()}")
         if self.layout not in (None, part.layout):
@@ -112,6 +143,9 @@ class Store(ABC):
     @abstractmethod
     def _read(self, at: range) -> RunPart: ...
 
+    @abstractmethod
+    def _forget(self, at: range) -> None: ...
+
 
 class Memory(Store):
     """Finished items in memory, for as long as this object lives."""
@@ -128,6 +162,9 @@ class Memory(Store):
 
     def _read(self, at: range) -> RunPart:
         return self._parts[at]
+
+    def _forget(self, at: range) -> None:
+        del self._parts[at]
 
 
 def _ends(at: range) -> str:

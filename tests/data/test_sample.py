@@ -66,9 +66,19 @@ def test_the_key_of_a_picture_is_that_of_its_pixels():
     assert keys[0] == keys[1] != keys[2]
 
 
-def test_the_key_of_a_picture_that_is_gone_is_an_error(tmp_path):
-    with pytest.raises(ScoreError, match=r"the picture .*x.png' is gone"):
-        _ = Sample("a", "q", "x", (tmp_path / "x.png",)).key
+def test_a_picture_of_the_same_size_in_bytes_is_another_one(tmp_path):
+    path = png(tmp_path / "x.png")
+    before = Sample("a", "q", "x", (path,)).key
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert Sample("a", "q", "x", (path,)).key != before
+
+
+def test_a_picture_that_is_gone_is_told_from_one_that_is_there(tmp_path):
+    gone = Sample("a", "q", "x", (tmp_path / "x.png",))
+    assert gone.key != Sample("a", "q", "x", (png(tmp_path / "x.png"),)).key
+    assert gone.digests["question"] == Sample("b", "q", "y").digests["question"]
 
 
 def test_a_sample_makes_the_prompt_that_its_parts_make(lens, tmp_path):

@@ -243,7 +243,8 @@ def test_a_changed_data_set_is_refused_and_the_item_named(path):
     assert str(caught.value).splitlines() == [
         "the data set is not the one of RunFolder 'run' of test: 10 items, not finished: "
         "item 7 was 'item-7' and is now 'item-70'",
-        "  give the items as they were, in their order, or another folder",
+        "  give the items as they were, in their order, or another folder; or changed='recompute', which computes anew "
+        "what changed",
     ]
     assert not asked
     with pytest.raises(ScoreError, match=r"it ended after 6 items, and item 9 \('item-9'\) was finished before"):
