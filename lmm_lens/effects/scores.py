@@ -16,7 +16,7 @@ from ..answers.outcomes import ANSWER_METRICS, YES_NO, Outcomes, answer_metric, 
 from ..data.problems import Bad, Problems
 from ..errors import ScoreError, unknown
 from ..hooks.heads import HeadSet, ranked
-from ..replay.ways import Way
+from ..replay.ways import HALVED, Way
 from ..runs import RunFolder, Store, files
 from ..statistics.resampling import bootstrap_interval, percentiles, resampled_sums
 
@@ -40,7 +40,8 @@ class HeadEffects:
         clean_outcomes: what the plain forward of each prompt said.
         outcomes: what it said with each unit ablated, [prompt, unit].
         is_yes: Int[prompt], 1 where the right answer is yes, 0 where it is no, -1 elsewhere.
-        ways: Int[prompt], how the ablated forwards were computed, numbers of `lmm_lens.replay.ways.Way`.
+        ways: Int[prompt], how the ablated forwards were computed, numbers of `lmm_lens.replay.ways.Way`, with `HALVED` added
+            where memory had run out.
         ids: the prompts' names.
         left_out: the rows that could not be used, name to what is wrong with them.
         about: the model, the ablation, the rows and what else the numbers depend on.
@@ -235,8 +236,11 @@ class HeadEffects:
     def how(self) -> str:
         """How the ablated forwards were computed, in words."""
         ways = [way for way in Way if way != Way.LEFT_OUT]
-        counted = torch.bincount(self.ways, minlength=len(ways)).tolist()
+        counted = torch.bincount(self.ways % HALVED, minlength=len(ways)).tolist()
         parts = [f"{n} prompts: {way.words}" for way, n in zip(ways, counted, strict=True) if n]
+        n_halved = int((self.ways >= HALVED).sum())
+        if n_halved:
+            parts.append(f"{n_halved} of them in smaller batches, since memory ran out, so that last bits may differ")
         return "; ".join(parts)
 
     def plot(self, ax: Axes | None = None) -> Axes:

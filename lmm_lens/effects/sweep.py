@@ -102,10 +102,11 @@ def head_effects(
     items = Items(prompts, answers, metric if chosen.needs_wrong else "")
     opened = None if folder is None else RunFolder(folder, KIND, about)
     try:
-        given = rows_per_pass or (opened.state.get("rows_per_pass") if opened is not None else None)
+        halved_to = opened.state.get("rows_per_pass") if opened is not None and rows_per_pass is None else None
         make = MakeEffectsWork(
             ablation=ablated,
-            rows_per_pass=given,
+            rows_per_pass=rows_per_pass or halved_to,
+            is_halved=halved_to is not None,
             lens=lens,
             device=lens.device.type,
             origin=origin_of(lens) if ray is not None else None,

@@ -18,7 +18,7 @@ from ..errors import LensError, PromptError, ScoreError
 from ..prompts.prompt import Prompt
 from ..replay.batches import Batches
 from ..replay.forwards import Forwards
-from ..replay.ways import Way
+from ..replay.ways import HALVED, Way
 from ..runs import RunFolder
 from ..runs.checkpoint import digest, digest_of_text, fingerprint
 from ..runs.job import LeftOutError
@@ -127,6 +127,7 @@ class MakeEffectsWork:
         origin: opens it elsewhere.
         folder: where a smaller batch is noted; does not travel.
         model: the model's identity, which a worker's must have.
+        is_halved: whether memory ran out before, and batches were made smaller.
     """
 
     ablation: Ablation
@@ -136,6 +137,7 @@ class MakeEffectsWork:
     origin: Callable[[], Lens] | None = None
     folder: RunFolder | None = None
     model: Mapping[str, Any] | None = None
+    is_halved: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "lens": None, "folder": None}
@@ -157,7 +159,8 @@ class MakeEffectsWork:
                     "  it opens the model by name: save the changed one and open that, or sweep without ray"
                 )
         on_change = (lambda rows: None) if self.folder is None else self._note
-        return EffectsWork(self.lens, self.ablation, Batches(self.rows_per_pass, self.lens.device, on_change))
+        batches = Batches(self.rows_per_pass, self.lens.device, on_change)
+        return EffectsWork(self.lens, self.ablation, batches, self.is_halved)
 
     def _note(self, rows: int) -> None:
         assert self.folder is not None
@@ -180,11 +183,17 @@ class EffectsWork:
     lens: Lens
     ablation: Ablation
     batches: Batches
+    was_halved: bool = False
     forwards: Forwards = field(init=False)
     _at_hand: _AtHand | None = None
 
     def __post_init__(self) -> None:
         self.forwards = Forwards(self.lens, self.batches)
+        self._rows_at_first = self.batches.rows
+
+    @property
+    def _is_halved(self) -> bool:
+        return self.was_halved or self.batches.rows < self._rows_at_first
 
     def __call__(self, item: Item) -> dict[str, Tensor]:
         """What was said on the plain forward, and with each unit ablated.
@@ -220,7 +229,11 @@ class EffectsWork:
         goal = self._goal(item, clean)
         changed, way = self.forwards.changed(prompt, item.row, ablation.changes(item.row))
         found = Outcomes.of(torch.cat([clean[None].to(changed.device), changed]), goal)
-        return {**found.tensors(), "is_yes": torch.tensor(goal.is_yes), "way": torch.tensor(int(way))}
+        return {
+            **found.tensors(),
+            "is_yes": torch.tensor(goal.is_yes),
+            "way": torch.tensor(int(way) + HALVED * self._is_halved),
+        }
 
     def _goal(self, item: Item, clean: Tensor) -> Goal:
         if item.answer is None and isinstance(item.source, Sample):

@@ -5,6 +5,10 @@ from __future__ import annotations
 from enum import IntEnum
 
 
+HALVED = 8
+"""Added to the number of a way where memory had run out, and batches were smaller: last bits may differ."""
+
+
 class Way(IntEnum):
     """How the changed forwards of one prompt were computed; its number is what files hold.
 
