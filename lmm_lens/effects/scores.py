@@ -40,8 +40,8 @@ class HeadEffects:
         clean_outcomes: what the plain forward of each prompt said.
         outcomes: what it said with each unit ablated, [prompt, unit].
         is_yes: Int[prompt], 1 where the right answer is yes, 0 where it is no, -1 elsewhere.
-        ways: Int[prompt], how the ablated forwards were computed, numbers of `lmm_lens.replay.ways.Way`, with `HALVED` added
-            where memory had run out.
+        ways: Int[prompt], how the ablated forwards were computed, numbers of `lmm_lens.replay.ways.Way`, and
+            `HALVED` more where memory had run out.
         ids: the prompts' names.
         left_out: the rows that could not be used, name to what is wrong with them.
         about: the model, the ablation, the rows and what else the numbers depend on.

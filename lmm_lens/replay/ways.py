@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-
 HALVED = 8
 """Added to the number of a way where memory had run out, and batches were smaller: last bits may differ."""
 
