@@ -14,7 +14,7 @@ quietly = { $(1); } > $(LOG) 2>&1 || { cat $(LOG); exit 1; }
 # beside everything else, and not in it: these packages speak of themselves as soon as they are there
 CONTAINERS := $(VENV)/containers
 
-.PHONY: demo test containers lint bench study notebooks docs readme model browser clean
+.PHONY: demo test containers attack lint bench study notebooks docs readme model browser clean
 
 demo: $(STAMP)
 	$(BIN)/lmm-lens demo
@@ -28,6 +28,10 @@ test: browser
 # What people hold their models in: PEFT, torchao, bitsandbytes, quanto, torch.compile, sharding.
 containers: $(CONTAINERS)/.installed
 	OMP_NUM_THREADS=1 PYTHONPATH=$(CONTAINERS) $(BIN)/python -m pytest -q -n 2 --durations=5 tests/containers
+
+# What takes minutes to break the library with: nodes that go, workers that stand still.
+attack: $(STAMP)
+	LMM_LENS_ATTACKS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 tests/attacks
 
 # mypy sees the packages where an installation has them: the adapters inside the library
 lint: $(STAMP)

@@ -30,8 +30,11 @@ from tests.support.models import FAMILIES
 
 torch.set_num_threads(1)
 
-# `make containers` installs what tests/containers needs, and collects it
-collect_ignore = ["support"] if importlib.util.find_spec("peft") else ["support", "containers"]
+collect_ignore = ["support"]
+if importlib.util.find_spec("peft") is None:
+    collect_ignore.append("containers")  # `make containers` installs what they need
+if "LMM_LENS_ATTACKS" not in os.environ:
+    collect_ignore.append("attacks")  # `make attack` has the time that they need
 
 
 @pytest.fixture(scope="session")

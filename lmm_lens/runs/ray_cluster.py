@@ -1,33 +1,14 @@
-"""The same stream over Ray: a worker with a model of its own each, results back to here.
-
-Ray places, watches and restarts the workers. This side only hands out blocks of items that follow one another, a few
-at a time, so a stream is never read far ahead.
-"""
+"""Which Ray workers a sweep uses, and the way to their cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+import socket
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from typing import Any
 
-import torch
-
 from ..errors import ScoreError
-from ..warnings import warn
-from .job import Done, Job, MakeWork
-from .manifest import current_versions, differences
-from .ray_worker import Outcome, Worker
-
-BLOCK = 8
-"""Items in one task, at most; fewer where they take long, so that a part is not held up."""
-IN_FLIGHT = 2
-"""Tasks of a worker: one it works on, one that waits for it."""
-RETRIES = 3
-"""How often a block is tried again after it lost its worker."""
-RESTARTS = 100
-"""Of each worker: a machine that is taken away now and then must not end a week's work."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +21,8 @@ class RayCluster:
         num_cpus: of each worker, for Ray's placement.
         num_gpus: of each worker; with 0 a worker sees no GPU.
         resources: further ones that each worker needs, by the cluster's own names.
+        patience: seconds after which a worker that has not answered, and has taken ten times as long as any block
+            before, is given up; and how long a sweep that has lost all its workers waits for another.
     """
 
     workers: int | None = None
@@ -47,6 +30,7 @@ class RayCluster:
     num_cpus: float = 1
     num_gpus: float = 0
     resources: Mapping[str, float] = field(default_factory=dict)
+    patience: float = 300.0
 
     def __post_init__(self) -> None:
         n = self.workers
@@ -55,31 +39,13 @@ class RayCluster:
         for name, amount in self.needs.items():
             if not amount >= 0:
                 raise ScoreError(f"a Ray worker cannot need {amount!r} {name}")
+        if not self.patience > 0:
+            raise ScoreError(f"patience is a number of seconds above 0, given {self.patience!r}")
 
     @property
     def needs(self) -> dict[str, float]:
         """What each worker takes of the cluster, by Ray's names."""
         return {"CPU": self.num_cpus, "GPU": self.num_gpus, **self.resources}
-
-    def compute(self, make_work: MakeWork, todo: Iterator[Job], what: str, seconds: float) -> Generator[Done]:
-        """The results, in whatever order they come in.
-
-        Args:
-            make_work: sent to each worker, and called there once.
-            todo: the items.
-            what: is being done, in words.
-            seconds: that a block should take, at most.
-
-        Raises:
-            ScoreError: Ray is missing, its cluster cannot be reached, or a block lost every worker it was given to.
-            Exception: of the work, with a note that names the item.
-        """
-        first = next(todo, None)
-        if first is None:
-            return
-        with _connected(self) as ray, _crew(ray, self, what) as crew:
-            shared = ray.put(make_work)  # once for all, also for those that are restarted
-            yield from _Rounds(ray, crew, shared, chain([first], todo), seconds, what).results()
 
 
 RayLike = int | str | RayCluster | None
@@ -98,65 +64,8 @@ def as_cluster(given: RayLike) -> RayCluster | None:
     return RayCluster(workers=given)
 
 
-class _Rounds:
-    """Hands out blocks and takes results until there are no more."""
-
-    def __init__(
-        self, ray: Any, crew: list[Any], make_work: Any, todo: Iterator[Job], seconds: float, what: str
-    ) -> None:
-        self.ray, self.make_work, self.todo, self.seconds, self.what = ray, [make_work], todo, seconds, what
-        self.size = 1  # until it is known how long an item takes
-        # a worker for which there is no room yet never answers, and gets no block
-        self.flying: dict[Any, tuple[Any, list[Job]]] = {each.ready.remote(self.make_work): (each, []) for each in crew}
-        self.versions = current_versions()
-
-    def results(self) -> Iterator[Done]:
-        while self.flying:
-            (ref,), _ = self.ray.wait(list(self.flying))
-            worker, block = self.flying.pop(ref)
-            outcome = self._outcome(ref, worker, block)
-            yield from outcome.done
-            if outcome.error is not None:
-                raise outcome.error
-            if not block:
-                self._compare(outcome)
-            if outcome.done:
-                per_item = outcome.seconds / len(outcome.done)
-                self.size = min(BLOCK, max(1, int(self.seconds / IN_FLIGHT / max(per_item, 1e-9))))
-            for _ in range(1 if block else IN_FLIGHT):
-                self._send(worker)
-            if not any(jobs for _, jobs in self.flying.values()):
-                return  # all done; other workers may still be waiting for room
-
-    def _send(self, worker: Any) -> None:
-        block = list(islice(self.todo, self.size))
-        if block:
-            self.flying[worker.run.remote(self.make_work, block)] = (worker, block)
-
-    def _outcome(self, ref: Any, worker: Any, block: list[Job]) -> Outcome:
-        try:
-            outcome: Outcome = self.ray.get(ref)
-            return outcome
-        except self.ray.exceptions.RayError as error:
-            held = block + [job for other, jobs in self.flying.values() if other is worker for job in jobs]
-            held.sort(key=lambda job: job.index)
-            where = f"it had {held[0]} to {held[-1]}" if held else "it made the work"
-            lost = isinstance(error, self.ray.exceptions.RayActorError)
-            how = f"was lost {RETRIES + 1} times" if lost else "failed"
-            why = type(error).__name__ if lost else str(error).strip().splitlines()[-1]
-            raise ScoreError(
-                f"a Ray worker {how} while {self.what}: {why}\n"
-                f"  {where}; run the same command again, or without ray= to see more"
-            ) from error
-
-    def _compare(self, ready: Outcome) -> None:
-        found = differences(ready.versions, self.versions)
-        if found:
-            warn(f"a Ray worker has other versions, so numbers may differ in the last bits: {'; '.join(found)}")
-
-
 @contextmanager
-def _connected(cluster: RayCluster) -> Iterator[Any]:
+def connected(cluster: RayCluster) -> Iterator[Any]:
     """Ray, connected; what was started or connected here ends here."""
     import logging
 
@@ -184,11 +93,17 @@ def _connected(cluster: RayCluster) -> Iterator[Any]:
                 **quiet,
             )
         else:
+            check_listening(cluster.address)
             ray.init(cluster.address, **quiet)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        advice = "start one with `ray start --head`, or give a number of workers to use this machine"
+        if "auth" in str(error).lower() or "token" in str(error).lower():
+            advice = "the cluster asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as where it was started"
+        elif isinstance(error, ImportError):
+            advice = "pip install 'lmm-lens[ray]'"
         raise ScoreError(
-            f"no Ray cluster can be used at {cluster.address or 'this machine'!r}: {str(error).splitlines()[0]}\n"
-            "  start one with `ray start --head`, or give a number of workers to use this machine"
+            f"no Ray cluster can be used at {cluster.address or 'this machine'!r}: {said}\n  {advice}"
         ) from error
     try:
         yield ray
@@ -196,37 +111,15 @@ def _connected(cluster: RayCluster) -> Iterator[Any]:
         ray.shutdown()
 
 
-@contextmanager
-def _crew(ray: Any, cluster: RayCluster, what: str) -> Iterator[list[Any]]:
-    """The workers; they end here."""
-    kind = ray.remote(
-        num_cpus=cluster.num_cpus,
-        num_gpus=cluster.num_gpus,
-        resources=dict(cluster.resources),
-        max_restarts=RESTARTS,
-        max_task_retries=RETRIES,
-    )(Worker)
-    crew = [kind.remote(torch.get_num_threads(), what) for _ in range(_how_many(ray, cluster))]
+def check_listening(address: str) -> None:
+    """ScoreError where nothing answers at HOST:PORT or ray://HOST:PORT; Ray itself tries for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():  # "auto", which Ray resolves
+        return
     try:
-        yield crew
-    finally:
-        for worker in crew:
-            ray.kill(worker)
-
-
-def _how_many(ray: Any, cluster: RayCluster) -> int:
-    """Workers to ask for.
-
-    Warns if a cluster has no room for one now, because it may grow. ScoreError: this machine has not.
-    """
-    total, free = ray.cluster_resources(), ray.available_resources()
-    lacking = [name for name, amount in cluster.needs.items() if amount > total.get(name, 0)]
-    said = ", ".join(f"{name} {total.get(name, 0):g}, needed {cluster.needs[name]:g}" for name in lacking)
-    if lacking and cluster.address is None:
-        raise ScoreError(f"there is no room here for a Ray worker: {said}\n  ask for less, or give a cluster's address")
-    if lacking:
-        warn(f"the Ray cluster has no room for a worker yet and the sweep waits for it: {said}")
-    if cluster.workers is not None:
-        return cluster.workers
-    fits = [int(free.get(name, 0) / amount) for name, amount in cluster.needs.items() if amount]
-    return max(1, min(fits, default=2))
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ScoreError(
+            f"no Ray cluster can be used at {address!r}: nothing listens there ({error})\n"
+            "  start one with `ray start --head`, or give a number of workers to use this machine"
+        ) from error

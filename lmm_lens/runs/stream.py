@@ -17,6 +17,7 @@ from ..errors import ScoreError, unknown
 from .folder import RunFolder
 from .job import Done, Job, MakeWork, Work, do
 from .ray_cluster import RayLike, as_cluster
+from .ray_crew import compute
 from .saving import Saving
 from .store import Memory, Store
 
@@ -71,7 +72,7 @@ def stream(
         if cluster is None:
             results = _here(make_work, iter(todo), what)
         else:
-            results = cluster.compute(make_work, iter(todo), what, seconds_per_part)
+            results = compute(cluster, make_work, iter(todo), what, seconds_per_part)
         with closing(results):  # an error that is kept would keep the workers
             try:
                 for done in results:

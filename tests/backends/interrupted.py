@@ -33,6 +33,7 @@ class Strike:
         self.at, self.n = at, 0
 
     def __enter__(self) -> "Strike":
+        sys._getframe().f_trace_opcodes = True  # without one before `settrace`, Python 3.12 traces none
         sys.settrace(self.entering)
         return self
 

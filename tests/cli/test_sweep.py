@@ -1,5 +1,6 @@
 """`lmm-lens sweep`: its numbers are those of `head_effects`, it goes on where it was, and it refuses what it must."""
 
+import functools
 import re
 import shutil
 import signal
@@ -211,7 +212,9 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(config, tmp_path):
     path = config(heads="all", rows="all", data={"kind": "shapes", "n": 300})
     folder = tmp_path / "out" / "effects"
     command = [Path(sys.executable).with_name("lmm-lens"), "sweep", path]
-    sweep = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # a fork of this one may not load in threads
+    # not a fork of this process, which may not load in threads; and hearing what a shell may have told tests not to
+    hearing = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    sweep = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=hearing)
     try:
         while not (folder / "manifest.json").exists() and sweep.poll() is None:
             time.sleep(0.05)

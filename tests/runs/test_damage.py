@@ -10,7 +10,7 @@ from lmm_lens.errors import ScoreError
 from lmm_lens.runs import RunFolder, RunPart, stream
 from lmm_lens.runs.disk import DamagedError
 from lmm_lens.runs.part import file_name, read
-from tests.runs.sweeps import assert_same, expected, key_of, make_work, work
+from tests.support.sweeps import assert_same, expected, key_of, make_work, work
 
 N = 12
 SECOND = file_name(range(4, 8))

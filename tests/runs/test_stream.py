@@ -15,7 +15,7 @@ from rich.console import Console
 from lmm_lens.errors import ScoreError
 from lmm_lens.runs import RunFolder, saving, stream
 from lmm_lens.runs.store import Memory
-from tests.runs.sweeps import assert_same, expected, key_of, make_work, work
+from tests.support.sweeps import assert_same, expected, key_of, make_work, work
 
 N = 30
 
