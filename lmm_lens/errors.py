@@ -10,8 +10,20 @@ import difflib
 from collections.abc import Iterable
 
 
+def printable(text: str) -> str:
+    """A text for a terminal: control characters, which would move its cursor or more, are shown and not obeyed.
+
+    >>> printable("a name \x1b[2J of a file")
+    'a name \\x1b[2J of a file'
+    """
+    return "".join(c if c in "\n\t" or not (ord(c) < 32 or 127 <= ord(c) < 160) else repr(c)[1:-1] for c in text)
+
+
 class LensError(ValueError):
     """Base of all errors raised by lmm-lens."""
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*(printable(part) if isinstance(part, str) else part for part in parts))
 
 
 class ModelError(LensError):

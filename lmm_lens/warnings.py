@@ -6,6 +6,8 @@ import sys
 import warnings
 from types import FrameType
 
+from .errors import printable
+
 PASSED_THROUGH = frozenset(
     ["lmm_lens", "contextlib", "functools", "threading", "concurrent", "jaxtyping", "beartype", "torch", "transformers"]
 )
@@ -26,4 +28,4 @@ def warn(message: str, category: type[LensWarning] = LensWarning) -> None:
     depth = 1
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in PASSED_THROUGH:
         frame, depth = frame.f_back, depth + 1
-    warnings.warn(message, category, stacklevel=depth if frame is not None else 2)
+    warnings.warn(printable(message), category, stacklevel=depth if frame is not None else 2)

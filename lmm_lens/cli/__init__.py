@@ -126,15 +126,25 @@ def view(
 
 
 def main() -> None:
-    """Entry point: our own errors are printed without a traceback, and end with status 2."""
-    from ..errors import LensError
+    """Entry point: errors of ours, of files and of memory are printed without a traceback, and end with status 2."""
+    from ..errors import LensError, printable
 
     try:
         app()
-    except LensError as error:
+    except (LensError, OSError, MemoryError) as error:
         from rich.console import Console
 
         console = Console(stderr=True)
         console.print("[bold red]error:[/]", end=" ")
-        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(_said(error)), markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
+
+
+def _said(error: Exception) -> str:
+    """What went wrong, in a sentence."""
+    if isinstance(error, MemoryError):
+        return "memory ran out\n  give --n, a smaller dtype, or a machine with more"
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename!r} " if error.filename else ""
+        return f"{where}cannot be read or written: {error.strerror}"
+    return str(error)

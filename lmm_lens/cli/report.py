@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..errors import printable
+
 N_PRINTED = 10
 
 
@@ -30,15 +32,15 @@ def show(folder: Path, console: Console) -> None:
     facts = Table(show_header=False, box=None, pad_edge=False)
     facts.add_column(style="bold", no_wrap=True)
     for name, value in sweep.facts().items():
-        facts.add_row(name, Text(value))  # not str: what a data set says may look like rich's markup
+        facts.add_row(name, Text(printable(value)))  # not str: what a data set says may look like rich's markup
     console.print(facts)
     table = Table(*COLUMNS, title=f"the {len(rows)} largest effects of {len(sweep.table)}", title_justify="left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console.print(table)
     for said in (sweep.verdict(), sweep.compared()):
         if said:
-            console.print(said, markup=False, highlight=False)
+            console.print(printable(said), markup=False, highlight=False)
     with console.status("drawing"):
         page = write_sweep_report(sweep)
     console.print(f"table, figures and report: {page}", markup=False, highlight=False, soft_wrap=True)

@@ -122,6 +122,8 @@ def _controls(config: SweepConfig, heads: HeadSet) -> list[HeadSet]:
 
 def _free(folder: Path) -> Path:
     """The folder, if it is a sweep's or can become one; ScoreError otherwise."""
+    if "\0" in str(folder):
+        raise ScoreError(f"no folder can be called {str(folder)!r}: it holds a NUL character")
     if folder.exists() and not folder.is_dir():
         raise ScoreError(f"{str(folder)!r} is a file: a sweep is written into a folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / EFFECTS).is_dir():

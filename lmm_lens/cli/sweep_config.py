@@ -125,13 +125,16 @@ class SweepConfig:
 
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            what = error.strerror if isinstance(error, OSError) else "it is no text"
-            raise LensError(f"the config {str(path)!r} cannot be read: {what}") from error
-        except yaml.YAMLError as error:
-            raise LensError(f"the config {path.name!r} is no YAML: {' '.join(str(error).split())}") from error
-        if values is None:
-            values = {}
+        except OSError as error:
+            raise LensError(f"the config {str(path)!r} cannot be read: {error.strerror}") from error
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
+            said = "it is no text" if isinstance(error, UnicodeDecodeError) else " ".join(str(error).split())[:300]
+            raise LensError(f"the config {path.name!r} is no YAML: {said}") from error
+        if not values:
+            raise LensError(
+                f"the config {path.name!r} is empty, and a sweep of everything is hardly meant\n"
+                "  write what to sweep over, or give flags and no config"
+            )
         if not isinstance(values, Mapping):
             raise LensError(f"the config {path.name!r} must hold keys and values, it holds {values!r:.60}")
         if "out" not in values and (path.parent / EFFECTS).is_dir():

@@ -45,6 +45,7 @@ def table(
     category: str | None = None,
     boxes: str | None = None,
     images: str | os.PathLike[str] | None = None,
+    outside: bool | None = None,
     template: str = AS_IT_IS,
     name: str | None = None,
     on_bad: str = "refuse",
@@ -59,6 +60,8 @@ def table(
             pixels or a list of them, in text files also as JSON. Empty cells mean none for wrong, group, category and
             boxes.
         images: the folder that relative paths start from; by default the file's own, or else the working folder.
+        outside: whether rows may name pictures anywhere: by absolute paths, "..", or links out of that folder. By
+            default those of files may not, since a file may come from anybody.
         template: how to ask.
         name: of the data set; by default the file's, or "table". Without an id column, samples are "name/1", ...
         on_bad: "refuse" or "skip", see `DataSet`.
@@ -70,19 +73,20 @@ def table(
     opened = open_source(source, [column for column in asdict(columns).values() if column is not None])
     folder = folder_of(images) if images is not None else opened.folder
     label = name or opened.name
+    outside = not isinstance(source, (str, os.PathLike)) if outside is None else outside
     return DataSet(
         label,
         opened.rows,
-        partial(_read, columns=columns, folder=folder, name=label, template=check_template(template)),
+        partial(_read, columns=columns, folder=folder, outside=outside, name=label, template=check_template(template)),
         describe=partial(_describe, opened, columns, None if images is None else folder.name, template),
         on_bad=on_bad,
         numbered=id is None,
     )
 
 
-def _read(row: TableRow, columns: Columns, folder: Path, name: str, template: str) -> list[Sample | Bad]:
+def _read(row: TableRow, columns: Columns, folder: Path, outside: bool, name: str, template: str) -> list[Sample | Bad]:
     def make(values: Mapping[str, Any]) -> Sample:
-        found = [picture(value, folder) for value in _pictures(values, columns.image)]
+        found = [picture(value, folder, outside, links=False) for value in _pictures(values, columns.image)]
         return Sample(
             id=text(values, columns.id) if columns.id else f"{name}/{row.number}",
             question=template.format(question=text(values, columns.question)),

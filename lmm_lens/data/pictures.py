@@ -32,14 +32,16 @@ def folder_of(path: str | os.PathLike[str], what: str = "pictures") -> Path:
     return Path(path)
 
 
-def picture(value: Any, folder: Path) -> tuple[Picture, Size]:
+def picture(value: Any, folder: Path, outside: bool = False, links: bool = True) -> tuple[Picture, Size]:
     """A picture as a row names or holds it.
 
     Its file must exist and begin as a picture does; PNG files also have every check sum tested. It is not decoded.
 
     Args:
         value: a path, a PIL image, the bytes of a file, or {"bytes": ..., "path": ...} as Hugging Face tables store it.
-        folder: that relative paths start from.
+        folder: that relative paths start from, and that the picture must lie in.
+        outside: whether it may lie anywhere.
+        links: whether a link within the folder may lead out of it.
 
     Raises:
         RowError: there is none, or it is none.
@@ -59,6 +61,8 @@ def picture(value: Any, folder: Path) -> tuple[Picture, Size]:
     if "://" in os.fspath(value):
         raise RowError("no picture", f"{os.fspath(value)} is an address, expected a path: download it first")
     path = folder / value
+    if not outside and "\0" not in os.fspath(value):
+        _check_inside(path, folder, links)
     try:
         status = path.stat()
     except (OSError, ValueError):
@@ -66,6 +70,18 @@ def picture(value: Any, folder: Path) -> tuple[Picture, Size]:
             "missing picture", f"the picture {os.fspath(value)} does not exist in {folder.name or folder}"
         ) from None
     return path, _size(path, status.st_mtime_ns, status.st_size)
+
+
+def _check_inside(path: Path, folder: Path, links: bool) -> None:
+    """RowError for a picture that a row takes from outside the folder of pictures: a table may come from anybody."""
+    real = (Path(os.path.normpath(os.path.abspath(each))) if links else each.resolve() for each in (path, folder))
+    found, root = real
+    if not found.is_relative_to(root):
+        raise RowError(
+            "picture outside",
+            f"the picture {os.fspath(path)} lies outside the folder of pictures {folder.name or str(folder)!r}: name a "
+            "folder that holds all of them, or, where you know the rows, allow it with table(..., outside=True)",
+        )
 
 
 @lru_cache(maxsize=64)  # questions about one picture follow each other

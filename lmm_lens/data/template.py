@@ -22,12 +22,18 @@ def check_template(template: str, places: tuple[str, ...] = ("question",)) -> st
     if not isinstance(template, str):
         raise ScoreError(f"a template is a text with {{question}} in it, given {template!r}")
     try:
-        found = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+        parts = [part for part in Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
         raise ScoreError(f"the template {template!r} cannot be read: {error}\n  write {{{{ for a brace") from error
-    for name in found:
+    found = [name for _, name, _, _ in parts]
+    for _, name, form, conversion in parts:
         if name not in places:
-            raise ScoreError(unknown("place in a template", name, places))
+            raise ScoreError(unknown("place in a template", name or "", places))
+        if form or conversion:
+            raise ScoreError(
+                f"the template {template[:60]!r} says how {{{name}}} is to be formatted, and it is put in as it is\n"
+                f"  write {{{name}}}"
+            )
     if "question" not in found:
         raise ScoreError(f"the template {template!r} has no place for the question\n  write {{question}} there")
     return template

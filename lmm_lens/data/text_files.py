@@ -96,6 +96,8 @@ def _parsed(line: bytes) -> Mapping[str, Any] | RowError:
         return RowError("broken JSON", f"the line is no JSON: {error.msg} at column {error.colno}")
     except RecursionError:
         return RowError("broken JSON", "the line is nested too deeply")
+    except ValueError as error:  # a number of thousands of digits
+        return RowError("broken JSON", f"the line holds a number that is none: {error}"[:200])
     if not isinstance(values, dict):
         return RowError("broken JSON", f"expected a JSON object, given {line[:40].decode(errors='replace')!r}")
     return values
@@ -204,8 +206,8 @@ def whole_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ScoreError(f"{path.name!r} is no JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ScoreError(f"{path.name!r} is no JSON: {str(error)[:200]}") from error
 
 
 def json_rows(path: Path) -> JsonLines | JsonArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,8 +31,8 @@ def new_axes(width: float, height: float) -> Axes:
     return ax
 
 
-def save_figure(ax: Axes, path: str | os.PathLike[str]) -> None:
-    """Write the figure that some axes belong to; the ending of the name says the format."""
+def save_figure(ax: Axes, path: str | os.PathLike[str] | IO[bytes]) -> None:
+    """Write the figure that some axes belong to; the ending of the name says the format, PNG where there is none."""
     figure = ax.get_figure(root=True)
     assert figure is not None
     figure.savefig(path)

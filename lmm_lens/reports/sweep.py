@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from ..effects.scores import KIND, HeadEffects
 from ..errors import ScoreError
 from ..figures.axes import save_figure
 from ..interventions.ablate import MODES
-from ..runs import RunFolder
+from ..runs import RunFolder, disk
 from ..statistics import ControlTest, control_test
 from .html import inline, render
 
@@ -158,12 +159,18 @@ def write_sweep_report(sweep: Sweep, n_top: int = 20) -> Path:
 
     Returns:
         The path of the page.
+
+    Raises:
+        ScoreError: the folder cannot be written to.
     """
-    sweep.table.to_csv(sweep.folder / "effects.csv", index=False)
     names = []
-    for name, axes in _figures(sweep).items():
-        save_figure(axes, sweep.folder / name)
-        names.append(name)
+    with disk.told(f"the report cannot be written into {sweep.folder.name!r}", "what the sweep found is safe"):
+        disk.replace(sweep.folder / "effects.csv", sweep.table.to_csv(index=False).encode())
+        for name, axes in _figures(sweep).items():
+            drawn = io.BytesIO()
+            save_figure(axes, drawn)
+            disk.replace(sweep.folder / name, drawn.getvalue())
+            names.append(name)
     page = render(
         "sweep.html.j2",
         facts=sweep.facts(),
@@ -177,7 +184,8 @@ def write_sweep_report(sweep: Sweep, n_top: int = 20) -> Path:
         versions=sweep.run.manifest.versions,
     )
     path = sweep.folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    with disk.told(f"the report cannot be written into {sweep.folder.name!r}", "what the sweep found is safe"):
+        disk.replace(path, page.encode())
     return path
 
 

@@ -173,6 +173,8 @@ class RunFolder(Store):
         return self.ranges == ((range(n_items),) if n_items else ())
 
     def _safe(self) -> str:
+        if not self.path.is_dir():
+            return "the folder is gone, and with it what was finished"
         return f"the {self.n_items} items that were written before are safe"
 
     # ------------------------------------------------------------------ reading
