@@ -12,7 +12,7 @@ class InternVL(Tiled):
 
     family = "internvl"
     takes_videos = True
-    model_types = ("internvl",)
+    model_types = ("internvl", "qianfan_ocr")
     picture = "<?i+>?"
     frame_label = r"Frame\d+: "
 

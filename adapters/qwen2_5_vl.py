@@ -4,7 +4,7 @@ from .qwen2_vl import Qwen2VL
 
 
 class Qwen25VL(Qwen2VL):
-    """Qwen2.5-VL 3B to 72B."""
+    """Qwen2.5-VL 3B to 72B, and those with its tower: EXAONE 4.5, HyperCLOVA X SEED Vision."""
 
     family = "qwen2_5_vl"
-    model_types = ("qwen2_5_vl",)
+    model_types = ("qwen2_5_vl", "exaone4_5", "hyperclovax_vision_v2")

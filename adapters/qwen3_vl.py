@@ -6,8 +6,8 @@ from .grid_thw import GridThw
 
 
 class Qwen3VL(GridThw):
-    """Qwen3-VL, dense and mixture of experts."""
+    """Qwen3-VL, dense and mixture of experts, and those that took over its layout: Cosmos 3, LFM3-VL."""
 
     family = "qwen3_vl"
-    model_types = ("qwen3_vl", "qwen3_vl_moe")
+    model_types = ("qwen3_vl", "qwen3_vl_moe", "cosmos3_omni", "cosmos3_edge", "lfm3_vl")
     stamp = re.compile(r"<\d+\.\d seconds>")

@@ -30,7 +30,8 @@ class AttentionCall:
         scaling: of the scores.
         is_causal: whether the absence of a mask means causal.
         softcap: of the scores, if any.
-        extra_logits: [head], a learned logit that takes part in the softmax and holds no value.
+        extra_logits: a logit that takes part in the softmax and holds no value: learned, [head], or of each query,
+            [batch, head, query, 1].
         position_bias: added to the scores.
     """
 
@@ -74,7 +75,11 @@ class AttentionCall:
         logits = self.scores(rows, heads)
         if self.extra_logits is None:
             return logits.softmax(-1)
-        extra = _of_heads(self.extra_logits.to(logits.dtype).reshape(1, -1, 1, 1), heads)
+        extra = self.extra_logits.to(logits.dtype)
+        if extra.ndim == 4:
+            extra = self._rows_of(extra, rows, heads)
+        else:
+            extra = _of_heads(extra.reshape(1, -1, 1, 1), heads)
         return torch.cat([logits, extra.expand(*logits.shape[:-1], 1)], -1).softmax(-1)[..., :-1]
 
     def scores(self, rows: Chunk, heads: Heads = None) -> Float[Tensor, "batch head query key"]:

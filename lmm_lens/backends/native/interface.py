@@ -104,7 +104,7 @@ def attention(
 
 
 def _extra_logits(kwargs: Mapping[str, Any]) -> Tensor | None:
-    """A learned logit for each head that takes part in the softmax and holds no value, by its two names."""
+    """A logit of each head, or of each query, that takes part in the softmax and holds no value, by its two names."""
     return kwargs.get("s_aux") if kwargs.get("s_aux") is not None else kwargs.get("sinks")
 
 

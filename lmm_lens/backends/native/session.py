@@ -54,7 +54,7 @@ def _differs_in_training(module: nn.Module) -> bool:
     if isinstance(module, nn.modules.batchnorm._NormBase):
         return True
     rates = (value for name, value in vars(module).items() if "dropout" in name and isinstance(value, float))
-    return isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 or any(rate > 0 for rate in rates)
+    return (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0) or any(rate > 0 for rate in rates)
 
 
 def attention_configs(model: nn.Module, layers: Sequence[Layer], chosen: Sequence[int]) -> list[Any]:
