@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as CLASSES
 
-from lmm_lens import AblateHeads, Lens, score_heads
+from lmm_lens import AblateHeads, Lens, Read, score_heads
 from lmm_lens.adapters import Generic, families
 from lmm_lens.adapters.classes import GENERIC, REFUSED
-from lmm_lens.errors import ModelError
+from lmm_lens.errors import HookError, ModelError
 from tests.support.cases import close, plain
 from tests.support.classes import TINY, empty
 from tests.support.families import lens_of
@@ -105,3 +105,10 @@ def test_scores_are_sums_over_the_pattern_that_eager_attention_returns(name):
     given = score_heads(lens, prompt).values
     for layer, pattern in zip(lens.shape.self_attention, patterns, strict=True):
         close(given[layer], pattern[0, :, -1, columns].sum(-1), 1e-4)
+
+
+@pytest.mark.parametrize("name", ["gemma3n", "glm5_next"])
+def test_a_residual_stream_of_several_streams_is_refused(name):
+    lens, inputs = tiny(name)
+    with pytest.raises(HookError, match=r"resid_pre of layer 1 is not \[batch, token, width\] but .*\n.*attn_out"):
+        lens.run(lens.prompt(inputs=inputs), read=[Read("resid_pre", [1])])

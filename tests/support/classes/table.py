@@ -14,6 +14,8 @@ Builder = Callable[[], tuple[nn.Module, Inputs]]
 Fill = Callable[[nn.Module], Inputs]
 
 TINY: dict[str, Builder] = {}
+SETTINGS: dict[str, dict[str, Any]] = {}
+"""What a small size is not enough for, of each class."""
 
 
 def tiny(model_type: str, **own: Any) -> Callable[[Fill], Fill]:
@@ -28,6 +30,7 @@ def tiny(model_type: str, **own: Any) -> Callable[[Fill], Fill]:
             model = tiny_model(model_type, **own)
             return model, completed(model, fill(model))
 
+        SETTINGS[model_type] = own
         TINY[model_type] = seeded(build)
         return fill
 
