@@ -1,7 +1,7 @@
 """What became of the classes that transformers maps as image-text-to-text and that no file here is about.
 
-Each was looked at: its source read, and a tiny model of it run. `tests/adapters/test_every_class.py` fails where a release
-of transformers maps a class that stands neither here nor in a family's `model_types`.
+Each was looked at: its source read, and a tiny model of it run. `tests/adapters/test_every_class.py` fails where a
+release of transformers maps a class that stands neither here nor in a family's `model_types`.
 """
 
 from __future__ import annotations

@@ -9,5 +9,5 @@ class Qwen3VL(GridThw):
     """Qwen3-VL, dense and mixture of experts, and those that took over its layout: Cosmos 3, LFM3-VL."""
 
     family = "qwen3_vl"
-    model_types = ("qwen3_vl", "qwen3_vl_moe", "cosmos3_omni", "cosmos3_edge", "lfm3_vl")
+    model_types = ("qwen3_vl", "qwen3_vl_moe", "cosmos3_omni", "lfm3_vl")
     stamp = re.compile(r"<\d+\.\d seconds>")

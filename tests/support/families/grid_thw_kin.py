@@ -73,7 +73,7 @@ def build_kin(name: str, template: str) -> Built:
         ids |= {f"{kind}_start_token_id": start, f"{kind}_end_token_id": end}
         ids |= {"vision_start_token_id": start, "vision_end_token_id": end}
     own = {**SETTINGS[name], **{setting: id_of(token) for setting, token in ids.items() if setting in known}}
-    if tokens is OMNI:  # no setting of the thinker alone, which is a part of the whole's configuration
+    if tokens is OMNI:  # a setting of the whole, which the thinker is part of
         own["vision_start_token_id"] = id_of(tokens.around["image"][0])
     model = tiny_model(name, **own)
     vision = model.config.vision_config
@@ -87,4 +87,7 @@ def build_kin(name: str, template: str) -> Built:
     }
     if tokens is OMNI:
         parts["feature_extractor"] = hf.WhisperFeatureExtractor()
-    return model, processor(**parts, chat_template=template)
+    made = processor(**parts, chat_template=template)
+    if tokens is OMNI:
+        made.videos_kwargs = {}  # no frames of at least a hundred tokens
+    return model, made
