@@ -1,4 +1,4 @@
-"""Cosmos 3 Edge: Qwen3-VL's layout, pictures only: its processor fails on a video unless asked for what it knows of it."""
+"""Cosmos 3 Edge: Qwen3-VL's layout, pictures only: its processor fails on videos unless asked for their metadata."""
 
 from .qwen3_vl import Qwen3VL
 

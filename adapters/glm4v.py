@@ -12,10 +12,10 @@ from .row import BatchRow, TokenRun
 
 
 class Glm4v(GridThw):
-    """GLM-4.1V, GLM-4.5V (mixture of experts), GLM-4.6V, GLM-OCR, GLM-GA and GLM-5."""
+    """GLM-4.1V, GLM-4.5V (mixture of experts), GLM-4.6V, GLM-OCR and GLM-GA."""
 
     family = "glm4v"
-    model_types = ("glm4v", "glm4v_moe", "glm46v", "glm_ocr", "glmga", "glm5_next")
+    model_types = ("glm4v", "glm4v_moe", "glm46v", "glm_ocr", "glmga")
     openers = ("<|begin_of_image|>", "<|begin_of_video|>")
     closers = ("<|end_of_image|>", "<|end_of_video|>")
     opener_settings = ("image_start_token_id", "video_start_token_id")

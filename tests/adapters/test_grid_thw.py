@@ -24,7 +24,7 @@ def test_each_family_has_its_adapter():
         "glm4v_moe": "glm4v",
         "glm46v": "glm4v",
         "ernie4_5_vl_moe": "ernie4_5_vl",
-        **dict.fromkeys(("glm5_next", "glm_ocr", "glmga"), "glm4v"),
+        **dict.fromkeys(("glm_ocr", "glmga"), "glm4v"),
         **dict.fromkeys(("cosmos3_omni", "lfm3_vl"), "qwen3_vl"),
         **dict.fromkeys(("exaone4_5", "hyperclovax_vision_v2"), "qwen2_5_vl"),
         **dict.fromkeys(("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"), "qwen_omni"),

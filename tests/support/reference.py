@@ -66,7 +66,7 @@ class Reference:
         attention.reference = (self, index)
 
         def projecting(module: nn.Module, args: tuple) -> Any:
-            z = args[0].unflatten(-1, (-1, attention.head_dim))
+            z = args[0].unflatten(-1, (attention.config.num_attention_heads, -1))
             z = self._edited("z", index, z)
             self._record("z", index, z)
             return (z.flatten(-2),)
@@ -133,7 +133,8 @@ def part_of(module: nn.Module, *names: str) -> nn.Module:
 
 def attention_of(layer: nn.Module) -> nn.Module | None:
     """The layer's attention, None in linear-attention layers."""
-    return getattr(layer, "self_attn", None) or getattr(layer, "cross_attn", None)
+    found = getattr(layer, "self_attn", None) or getattr(layer, "cross_attn", None)
+    return None if "LinearAttention" in type(found).__name__ else found
 
 
 def attention(
