@@ -76,10 +76,8 @@ class AttentionCall:
         if self.extra_logits is None:
             return logits.softmax(-1)
         extra = self.extra_logits.to(logits.dtype)
-        if extra.ndim == 4:
-            extra = self._rows_of(extra, rows, heads)
-        else:
-            extra = _of_heads(extra.reshape(1, -1, 1, 1), heads)
+        by_query = extra.ndim == 4
+        extra = self._rows_of(extra, rows, heads) if by_query else _of_heads(extra.reshape(1, -1, 1, 1), heads)
         return torch.cat([logits, extra.expand(*logits.shape[:-1], 1)], -1).softmax(-1)[..., :-1]
 
     def scores(self, rows: Chunk, heads: Heads = None) -> Float[Tensor, "batch head query key"]:
