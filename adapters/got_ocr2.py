@@ -5,6 +5,8 @@ The convolutions look a little beyond a token's box, and the tower's windows bey
 
 from __future__ import annotations
 
+from typing import Any
+
 from lmm_lens.errors import PromptError
 from lmm_lens.prompts.spans import Span
 
@@ -21,6 +23,9 @@ class GotOcr2(Square):
     @property
     def cell(self) -> int:
         return int(self.config.vision_config.patch_size) * 4
+
+    def arranged(self, pictures: list[list[Any]]) -> Any:
+        return [picture for row in pictures for picture in row]  # a list of a row's would be its pages
 
     def images(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         spans = super().images(row, found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from lmm_lens.errors import PromptError
 from lmm_lens.prompts.spans import Span
 
@@ -15,7 +17,27 @@ class HunYuanVL(GridThw):
     family = "hunyuan_vl"
     model_types = ("hunyuan_vl",)
     takes_videos = False
-    openers = closers = opener_settings = closer_settings = ()
+    opener_settings = ("im_start_id",)
+    closer_settings = ("im_end_id",)
+
+    @property
+    def around(self) -> tuple[str, str]:
+        """The tokens that its processor wants around each picture."""
+        names = ("image_start_token", "image_end_token")
+        start, end = (str(getattr(self.processor, name, "")) for name in names)
+        return start, end
+
+    @cached_property
+    def opening(self) -> frozenset[int]:
+        return self.named(self.around[:1], self.opener_settings)
+
+    @cached_property
+    def closing(self) -> frozenset[int]:
+        return self.named(self.around[1:], self.closer_settings)
+
+    def standing(self, kind: str) -> str:
+        start, end = self.around
+        return f"{start}{self.image_slot}{end}"
 
     def images(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         """Each picture without its begin, end and newlines, which become markers."""

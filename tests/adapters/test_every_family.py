@@ -163,7 +163,9 @@ def threshold(phi: Tensor, image: list[bool], row: int) -> float:
 @pytest.mark.parametrize("name", STREAMS)
 def test_redistribution_among_several_residual_streams_is_refused(name):
     with pytest.raises(LensError, match="several residual streams"):
-        lens_of(name).run(prompt_of(name), [VAR(sink_dims=(1,), sink_threshold=1.0, first_layer=0, skip_last_layer=False)])
+        lens_of(name).run(
+            prompt_of(name), [VAR(sink_dims=(1,), sink_threshold=1.0, first_layer=0, skip_last_layer=False)]
+        )
 
 
 @pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair[0] not in STREAMS], ids=" on ".join)

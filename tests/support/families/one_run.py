@@ -1,0 +1,126 @@
+"""Tiny models that write each picture as one run of tokens, in ways of their own, with their real processors."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import transformers as hf
+
+from tests.support.classes.shrunk import tiny_model
+from tests.support.classes.table import SETTINGS
+from tests.support.families.table import Built, family
+from tests.support.tokenizer import byte_tokenizer
+
+NAMES: list[str] = []
+Make = Callable[[str, Any], tuple[dict[str, Any], Any]]
+
+
+def one_run(name: str, *specials: str, image: str, video: str = "", **named: str) -> Callable[[Make], Make]:
+    """Enters a family; the function below gives settings of the model and the processor, of name and tokenizer."""
+
+    def enter(make: Make) -> Make:
+        def build() -> Built:
+            tokens = byte_tokenizer(*dict.fromkeys((image, *specials, *([video] if video else []))), **named)
+            own, processor = make(name, tokens)
+            known = hf.CONFIG_MAPPING[name]().to_dict()
+            ids = {"image_token_id": image, "image_token_index": image, "image_patch_id": image}
+            ids |= {"video_token_id": video or image, "video_token_index": video or image}
+            given = {setting: tokens.convert_tokens_to_ids(token) for setting, token in ids.items() if setting in known}
+            given = {setting: value for setting, value in given.items() if setting not in own}
+            return tiny_model(name, **{**SETTINGS[name], **given, **own}), processor
+
+        NAMES.append(name)
+        family(name)(build)
+        return make
+
+    return enter
+
+
+@one_run("got_ocr2", "<img>", "</img>", "<|im_start|>", "<|im_end|>", image="<imgpad>")
+@one_run("pp_chart2table", "<img>", "</img>", "<|im_start|>", "<|im_end|>", image="<imgpad>")
+def got_ocr2(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    """Four tokens a picture."""
+    processor = hf.GotOcr2Processor(hf.GotOcr2ImageProcessorPil(size={"height": 128, "width": 128}), tokens)
+    processor.num_image_tokens = 4
+    return {}, processor
+
+
+@one_run(
+    "gemma3n",
+    image="<soft>",
+    image_token="<soft>",
+    boi_token="<begin>",
+    eoi_token="<end>",
+    audio_token="<a>",
+    boa_token="<ba>",
+    eoa_token="<ea>",
+)
+def gemma3n(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    """A square of 3 x 3 cells."""
+    seen = hf.SiglipImageProcessorPil(size={"height": 96, "width": 96})
+    processor = hf.Gemma3nProcessor(hf.Gemma3nAudioFeatureExtractor(), seen, tokens, image_seq_length=9)
+    ids = {"boi_token_id": tokens.boi_token_id, "eoi_token_id": tokens.eoi_token_id}
+    return {"vision_soft_tokens_per_image": 9, **ids}, processor
+
+
+@one_run("lighton_ocr", image="<image>", image_token="<image>", image_break_token="<break>", image_end_token="<end>")
+def lighton_ocr(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    seen = hf.PixtralImageProcessorPil(size={"longest_edge": 112}, patch_size=28)
+    return {"vision_config": {"image_size": 112}}, hf.LightOnOcrProcessor(
+        seen, tokens, patch_size=14, spatial_merge_size=2
+    )
+
+
+@one_run("hunyuan_vl", image="<image>", image_token="<image>", image_start_token="<start>", image_end_token="<end>")
+def hunyuan_vl(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    size = {"shortest_edge": 28 * 28, "longest_edge": 112 * 112}
+    return {}, hf.HunYuanVLProcessor(hf.HunYuanVLImageProcessorPil(size=size, patch_size=14), tokens)
+
+
+@one_run(
+    "kimi_k25", "<|media_begin|>", "<|media_content|>", "<|media_end|>", image="<|media_pad|>", video="<|video_pad|>"
+)
+def kimi_k25(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    seen = hf.Kimi_K25ImageProcessor(size={"max_height": 8, "max_width": 8})
+    return {}, hf.Kimi_K25Processor(seen, tokens, hf.Kimi_K25VideoProcessor())
+
+
+@one_run("inkling2", image="<image>", image_token="<image>")
+def inkling2(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    """A token covers 28 x 28 pixels of the picture as it is."""
+    return {}, hf.Inkling2Processor(hf.Inkling2ImageProcessor(size={"height": 28, "width": 28}), tokens)
+
+
+@one_run(
+    "nemotron_h_omni",
+    "<img>",
+    "</img>",
+    "<video>",
+    "<so_embedding>",
+    "<so_start>",
+    "<so_end>",
+    image="<image>",
+    video="<video>",
+)
+def nemotron(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    seen = hf.NemotronH_Omni_Reasoning_V3ImageProcessor(patch_size=14, min_num_patches=4, max_num_patches=64)
+    films = hf.NemotronH_Omni_Reasoning_V3VideoProcessor()
+    return {}, hf.NemotronH_Omni_Reasoning_V3Processor(
+        image_processor=seen, tokenizer=tokens, video_processor=films, feature_extractor=hf.ParakeetFeatureExtractor()
+    )
+
+
+@one_run("minimax_m3_vl", "]<]start of image[>[", "]<]end of image[>[", image="]<]image[>[", video="]<]video[>[")
+def minimax(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    size = {"shortest_edge": 28 * 28, "longest_edge": 112 * 112}
+    seen, films = hf.MiniMaxM3VLImageProcessor(size=size), hf.MiniMaxM3VLVideoProcessor(size=size)
+    return {}, hf.MiniMaxM3VLProcessor(seen, tokens, films)
+
+
+MUSE = ["<|image_start|>", "<|image_end|>", "<|vid_frame_separator|>", "<|vid_start|>", "<|vid_end|>"]
+
+
+@one_run("muse_glimmer", *MUSE, image="<|patch|>", video="<|video|>")
+def muse(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    seen, films = hf.MuseGlimmerImageProcessor(), hf.MuseGlimmerVideoProcessor()
+    return {}, hf.MuseGlimmerProcessor(image_processor=seen, video_processor=films, tokenizer=tokens)
