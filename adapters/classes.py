@@ -19,16 +19,10 @@ GENERIC: dict[str, str] = {
     "dots3_note": "no adapter yet",
     "emu3": NOT_YET,
     "fuyu": "patches go into the decoder without a tower; rows end in a newline token, which is text here",
-    "gemma4_unified": NOT_YET,
     "granite4_vision": "windows of patches are asked by a Q-Former, and newlines are image tokens too",
     "granite_docling": NOT_YET,
     "inkling_mm_model": "patches in a row, whose rows and columns neither text nor tensors tell",
     "minicpm_ocr": NOT_YET,
-    "minicpmv4_6": NOT_YET,
-    "minicpmv4_7": NOT_YET,
-    "molmo2": NOT_YET,
-    "perception_lm": NOT_YET,
-    "step3p7": NOT_YET,
     "unlimited_ocr": NOT_YET,
 }
 """`model_type` -> why the generic adapter serves it: spans, scores and edits are exact, pixels are not mapped."""

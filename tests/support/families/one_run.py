@@ -1,43 +1,27 @@
 """Tiny models that write each picture as one run of tokens, in ways of their own, with their real processors."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import transformers as hf
 
-from tests.support.classes.shrunk import tiny_model
 from tests.support.classes.table import SETTINGS
-from tests.support.families.table import Built, family
-from tests.support.tokenizer import byte_tokenizer
+from tests.support.families.small import small
 
-NAMES: list[str] = []
-Make = Callable[[str, Any], tuple[dict[str, Any], Any]]
-
-
-def one_run(name: str, *specials: str, image: str, video: str = "", **named: str) -> Callable[[Make], Make]:
-    """Enters a family; the function below gives settings of the model and the processor, of name and tokenizer."""
-
-    def enter(make: Make) -> Make:
-        def build() -> Built:
-            tokens = byte_tokenizer(*dict.fromkeys((image, *specials, *([video] if video else []))), **named)
-            own, processor = make(name, tokens)
-            known = hf.CONFIG_MAPPING[name]().to_dict()
-            ids = {"image_token_id": image, "image_token_index": image, "image_patch_id": image}
-            ids |= {"video_token_id": video or image, "video_token_index": video or image}
-            given = {setting: tokens.convert_tokens_to_ids(token) for setting, token in ids.items() if setting in known}
-            given = {setting: value for setting, value in given.items() if setting not in own}
-            return tiny_model(name, **{**SETTINGS[name], **given, **own}), processor
-
-        NAMES.append(name)
-        family(name)(build)
-        return make
-
-    return enter
+NAMES = [
+    "got_ocr2",
+    "pp_chart2table",
+    "gemma3n",
+    "lighton_ocr",
+    "hunyuan_vl",
+    "kimi_k25",
+    "inkling2",
+    "nemotron_h_omni",
+]
+NAMES += ["minimax_m3_vl", "muse_glimmer", "gemma4_unified"]
 
 
-@one_run("got_ocr2", "<img>", "</img>", "<|im_start|>", "<|im_end|>", image="<imgpad>")
-@one_run("pp_chart2table", "<img>", "</img>", "<|im_start|>", "<|im_end|>", image="<imgpad>")
+@small("got_ocr2", "<img>", "</img>", "<|im_start|>", "<|im_end|>", image="<imgpad>")
+@small("pp_chart2table", "<img>", "</img>", "<|im_start|>", "<|im_end|>", image="<imgpad>")
 def got_ocr2(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
     """Four tokens a picture."""
     processor = hf.GotOcr2Processor(hf.GotOcr2ImageProcessorPil(size={"height": 128, "width": 128}), tokens)
@@ -45,7 +29,7 @@ def got_ocr2(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
     return {}, processor
 
 
-@one_run(
+@small(
     "gemma3n",
     image="<soft>",
     image_token="<soft>",
@@ -63,7 +47,7 @@ def gemma3n(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
     return {"vision_soft_tokens_per_image": 9, **ids}, processor
 
 
-@one_run("lighton_ocr", image="<image>", image_token="<image>", image_break_token="<break>", image_end_token="<end>")
+@small("lighton_ocr", image="<image>", image_token="<image>", image_break_token="<break>", image_end_token="<end>")
 def lighton_ocr(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
     seen = hf.PixtralImageProcessorPil(size={"longest_edge": 112}, patch_size=28)
     return {"vision_config": {"image_size": 112}}, hf.LightOnOcrProcessor(
@@ -71,13 +55,13 @@ def lighton_ocr(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
     )
 
 
-@one_run("hunyuan_vl", image="<image>", image_token="<image>", image_start_token="<start>", image_end_token="<end>")
+@small("hunyuan_vl", image="<image>", image_token="<image>", image_start_token="<start>", image_end_token="<end>")
 def hunyuan_vl(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
     size = {"shortest_edge": 28 * 28, "longest_edge": 112 * 112}
     return {}, hf.HunYuanVLProcessor(hf.HunYuanVLImageProcessorPil(size=size, patch_size=14), tokens)
 
 
-@one_run(
+@small(
     "kimi_k25", "<|media_begin|>", "<|media_content|>", "<|media_end|>", image="<|media_pad|>", video="<|video_pad|>"
 )
 def kimi_k25(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
@@ -85,13 +69,13 @@ def kimi_k25(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
     return {}, hf.Kimi_K25Processor(seen, tokens, hf.Kimi_K25VideoProcessor())
 
 
-@one_run("inkling2", image="<image>", image_token="<image>")
+@small("inkling2", image="<image>", image_token="<image>")
 def inkling2(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
     """A token covers 28 x 28 pixels of the picture as it is."""
     return {}, hf.Inkling2Processor(hf.Inkling2ImageProcessor(size={"height": 28, "width": 28}), tokens)
 
 
-@one_run(
+@small(
     "nemotron_h_omni",
     "<img>",
     "</img>",
@@ -110,7 +94,7 @@ def nemotron(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
     )
 
 
-@one_run("minimax_m3_vl", "]<]start of image[>[", "]<]end of image[>[", image="]<]image[>[", video="]<]video[>[")
+@small("minimax_m3_vl", "]<]start of image[>[", "]<]end of image[>[", image="]<]image[>[", video="]<]video[>[")
 def minimax(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
     size = {"shortest_edge": 28 * 28, "longest_edge": 112 * 112}
     seen, films = hf.MiniMaxM3VLImageProcessor(size=size), hf.MiniMaxM3VLVideoProcessor(size=size)
@@ -120,7 +104,32 @@ def minimax(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
 MUSE = ["<|image_start|>", "<|image_end|>", "<|vid_frame_separator|>", "<|vid_start|>", "<|vid_end|>"]
 
 
-@one_run("muse_glimmer", *MUSE, image="<|patch|>", video="<|video|>")
+@small("muse_glimmer", *MUSE, image="<|patch|>", video="<|video|>")
 def muse(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
     seen, films = hf.MuseGlimmerImageProcessor(), hf.MuseGlimmerVideoProcessor()
     return {}, hf.MuseGlimmerProcessor(image_processor=seen, video_processor=films, tokenizer=tokens)
+
+
+AUDIO = {"audio_token": "<a>", "boa_token": "<ba>", "eoa_token": "<ea>"}
+
+
+@small(
+    "gemma4_unified",
+    image="<|image|>",
+    video="<|video|>",
+    image_token="<|image|>",
+    boi_token="<b>",
+    eoi_token="<e>",
+    **AUDIO,
+)
+def gemma4_unified(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    """A token covers 8 x 8 pixels."""
+    sizes = {"patch_size": 4, "pooling_kernel_size": 2, "max_soft_tokens": 70}
+    seen, films = (
+        hf.Gemma4UnifiedImageProcessor(**sizes),
+        hf.Gemma4UnifiedVideoProcessor(**sizes, do_sample_frames=False),
+    )
+    processor = hf.Gemma4UnifiedProcessor(hf.Gemma4UnifiedAudioFeatureExtractor(), seen, tokens, films)
+    ids = {"boi_token_id": tokens.boi_token_id, "eoi_token_id": tokens.eoi_token_id}
+    vision = {**SETTINGS[name]["vision_config"], "mm_posemb_size": 64}
+    return {**ids, "video_token_id": processor.video_token_id, "vision_config": vision}, processor

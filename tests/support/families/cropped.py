@@ -1,0 +1,61 @@
+"""Tiny models that write a picture as the whole of it and its crops, in ways of their own, with their real processors."""
+
+from typing import Any
+
+import transformers as hf
+
+from tests.support.classes.table import SETTINGS
+from tests.support.families.small import small
+
+NAMES = ["molmo2", "perception_lm", "step3p7", "minicpmv4_6"]
+MOLMO = [
+    "<im_start>",
+    "<low_res_im_start>",
+    "<im_end>",
+    "<im_col>",
+    "<|video|>",
+    "<frame_start>",
+    "<frame_end>",
+    "<|image|>",
+]
+
+
+@small("molmo2", *MOLMO, image="<im_patch>", image_token="<|image|>")
+def molmo2(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    """Crops of 5 x 5 patches, of which one on each side overlaps; 2 x 2 patches a token, or what is left."""
+    sizes = {"size": {"height": 70, "width": 70}, "overlap_margins": [1, 1], "max_crops": 4, "patch_size": 14}
+    processor = hf.Molmo2Processor(hf.Molmo2ImageProcessor(**sizes), hf.Molmo2VideoProcessor(), tokens)
+    vision = {**SETTINGS[name]["vision_config"], "image_size": [70, 70], "num_position_embeddings": 25}
+    names = {"image_start": "<im_start>", "low_res_image_start": "<low_res_im_start>", "image_end": "<im_end>"}
+    ids = {f"{part}_token_id": tokens.convert_tokens_to_ids(token) for part, token in names.items()}
+    return {"vision_config": vision, **ids}, processor
+
+
+@small("perception_lm", image="<|image|>", video="<|video|>", image_token="<|image|>", video_token="<|video|>")
+def perception_lm(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    """On a CLIP tower, since timm is not installed here."""
+    seen = hf.PerceptionLMImageProcessor(tile_size=56, max_num_tiles=4, size={"height": 56, "width": 56})
+    films = hf.PerceptionLMVideoProcessor(size={"height": 56, "width": 56})
+    return {}, hf.PerceptionLMProcessor(films, seen, tokens, patch_size=14, pooling_ratio=2)
+
+
+STEP = ["<patch_start>", "<patch_end>", "<patch_newline>", "<im_start>", "<im_end>"]
+
+
+@small("step3p7", *STEP, image="<im_patch>")
+def step3p7(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    """The whole in 2 x 2 tokens, crops in one each."""
+    size = {"height": 112, "width": 112}
+    seen = hf.Step3p7ImageProcessor(size=size, patch_size=56, max_image_size=400)
+    return {"vision_config": {"image_size": 112, "max_position_embeddings": 64}}, hf.Step3p7Processor(seen, tokens)
+
+
+MINI = {f"{what}_{end}_token": f"<{what}_{end}>" for what in ("image", "slice", "image_id") for end in ("start", "end")}
+
+
+@small("minicpmv4_6", image="<image>", video="<video>", image_token="<image>", video_token="<video>", **MINI)
+def minicpmv(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    """A token covers 56 x 56 pixels."""
+    sizes = {"scale_resolution": 112, "patch_size": 14, "max_slice_nums": 4}
+    seen, films = hf.MiniCPMV4_6ImageProcessorPil(**sizes), hf.MiniCPMV4_6VideoProcessor()
+    return {}, hf.MiniCPMV4_6Processor(image_processor=seen, tokenizer=tokens, video_processor=films)
