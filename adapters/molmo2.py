@@ -34,6 +34,10 @@ class Molmo2(Adapter):
         return self._token_id("image_patch_id")
 
     @property
+    def video_token_id(self) -> int | None:
+        return None  # the same as that of pictures
+
+    @property
     def video_slot(self) -> str | None:
         return None
 
