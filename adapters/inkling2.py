@@ -20,6 +20,7 @@ class Inkling2(GridThw):
     family = "inkling2"
     model_types = ("inkling2",)
     takes_videos = False
+    has_bridge = False  # its sinks take a share of every row, and a bridge's rows have to sum to one
     openers = closers = opener_settings = closer_settings = ()
 
     def merge(self, kind: Kind, inputs: Mapping[str, Any], entry: int) -> tuple[int, int]:

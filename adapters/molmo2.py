@@ -1,7 +1,7 @@
 """Molmo 2: the whole picture in low resolution (tile 0), then again in high (tile 1), each a grid with column tokens.
 
-The high resolution is that of overlapping crops, whose overlaps are left out of the tokens, so that both are plain grids
-over the whole picture. A token pools 2 x 2 patches, fewer in the last row and column where their number is odd.
+The high resolution is that of overlapping crops, whose overlaps are left out of the tokens, so that both are plain
+grids over the whole picture. A token pools 2 x 2 patches, fewer in the last row and column where their number is odd.
 """
 
 from __future__ import annotations

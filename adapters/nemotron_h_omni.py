@@ -19,6 +19,12 @@ class NemotronHOmni(Adapter):
     has_grid = True
     images_in = ("image_grid_hw",)
 
+    has_bridge = False  # it does not say which of its parts is the output embedding
+
+    @property
+    def video_slot(self) -> str | None:
+        return None
+
     @property
     def marker_ids(self) -> frozenset[int]:
         return self.ids_of(*(getattr(self.processor, name, "") for name in ("image_start_token", "image_end_token")))

@@ -100,6 +100,20 @@ class Course:
             self.ended = ended
 
 
+def check_stream(x: Tensor, site: str, layer: int) -> None:
+    """Refuse a residual stream that is several ones.
+
+    Raises:
+        HookError: it is.
+    """
+    if site.startswith("resid") and x.ndim != 3:
+        raise HookError(
+            f"{site} of layer {layer} is not [batch, token, width] but {tuple(x.shape)}: this model's layers hand on "
+            "several residual streams\n"
+            "  read and edit the pattern, z, attn_out or mlp_out instead; the sinks of VAR need the residual stream"
+        )
+
+
 class Tapping:
     """The taps of the prompts that run, and what they did.
 
@@ -206,13 +220,8 @@ class Tapping:
         Raises:
             HookError: there is no one residual stream.
         """
+        check_stream(x, site, layer)
         self.fired.add((site, layer))
-        if site.startswith("resid") and x.ndim != 3:
-            raise HookError(
-                f"{site} of layer {layer} is not [batch, token, width] but {tuple(x.shape)}: this model's layers hand on "
-                "several residual streams\n"
-                "  read and edit the pattern, z, attn_out or mlp_out instead; the sinks of VAR need the residual stream"
-            )
         taps = self.taps[site, layer]
         batch, length = x.shape[:2]
         copied = False  # the first edit copies, so that nobody else's tensor changes

@@ -107,6 +107,20 @@ def test_scores_are_sums_over_the_pattern_that_eager_attention_returns(name):
         close(given[layer], pattern[0, :, -1, columns].sum(-1), 1e-4)
 
 
+REFUSING = {"transformer_lens": ["glm5_next", "inkling2", "nemotron_h_omni"], "nnsight": []}
+"""The classes that a backend refuses, with its reason in test_every_family.py."""
+ELSEWHERE = [(name, backend) for backend, refused in REFUSING.items() for name in TINY if name not in refused]
+
+
+@pytest.mark.parametrize(("name", "backend"), ELSEWHERE)
+def test_other_backends_give_the_same_with_and_without_a_head(name, backend):
+    lens, inputs = tiny(name)
+    other = Lens(lens.model, backend=backend)
+    prompt, heads = lens.prompt(inputs=inputs), [AblateHeads([(lens.shape.self_attention[-1], 1)])]
+    close(other.run(prompt).logits, plain(lens.model, inputs), 1e-4)
+    close(other.run(prompt, heads).logits, lens.run(prompt, heads).logits, 1e-4)
+
+
 @pytest.mark.parametrize("name", ["gemma3n", "glm5_next"])
 def test_a_residual_stream_of_several_streams_is_refused(name):
     lens, inputs = tiny(name)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from lmm_lens import Lens, LensError
 from tests.support.evidence import changed, check_it_runs, picture
 from tests.support.families import lens_of
-from tests.support.families.grid_thw import NAMES as EVERY
 from tests.support.families.grid_thw import GLM, check_bookkeeping, features, places, tokens_of
+from tests.support.families.grid_thw import NAMES as EVERY
 
 NAMELESS = ["exaone4_5", "hyperclovax_vision_v2", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"]
 """Whose configurations do not name the tokens around videos."""

@@ -88,7 +88,8 @@ def granite4_vision(model: nn.Module) -> Inputs:
 
 MINI = {
     "text_config": {"layer_types": ["linear_attention", "full_attention"]},
-    "vision_config": {"image_size": 112, "insert_layer_id": 0},
+    "vision_config": {"image_size": 112},
+    "insert_layer_id": 0,
 }
 
 
