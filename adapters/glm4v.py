@@ -5,6 +5,8 @@ Each grid of a video, two frames of it, has its own begin and end, then its time
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from lmm_lens.prompts.spans import Span, runs
 
 from .grid_thw import GridThw
@@ -15,7 +17,7 @@ class Glm4v(GridThw):
     """GLM-4.1V, GLM-4.5V (mixture of experts), GLM-4.6V, GLM-OCR and GLM-GA."""
 
     family = "glm4v"
-    model_types = ("glm4v", "glm4v_moe", "glm46v", "glm_ocr", "glmga")
+    model_types: ClassVar[tuple[str, ...]] = ("glm4v", "glm4v_moe", "glm46v", "glm_ocr", "glmga")
     openers = ("<|begin_of_image|>", "<|begin_of_video|>")
     closers = ("<|end_of_image|>", "<|end_of_video|>")
     opener_settings = ("image_start_token_id", "video_start_token_id")

@@ -78,7 +78,7 @@ class MiniCPMV(Tiled):
         ids = row.inputs["input_ids"]
         own = torch.tensor(row.ids, device=ids.device)
         which = next(n for n, each in enumerate(ids) if torch.equal(each, own))
-        held = torch.cat([ids[:which].flatten(), own[:position]]) == self.image_token_id
+        held = torch.cat([ids[:which].flatten(), own[:position]]).eq(int(self.image_token_id or 0))
         starts = held & ~torch.cat([held.new_zeros(1), held[:-1]])
         return int(starts.sum())
 

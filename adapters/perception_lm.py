@@ -7,6 +7,8 @@ from typing import Any
 
 from .tiles import Shape, Size, Tiled
 
+PATCH = 14  # of every published tower; a tower of timm does not say, its processor does
+
 
 class PerceptionLM(Tiled):
     """Perception LM with pictures, all of a batch in as many tiles. Only a picture's size tells how its tiles lie."""
@@ -30,14 +32,8 @@ class PerceptionLM(Tiled):
 
     @property
     def token_size(self) -> Size:
-        patch = int(self.processor.patch_size) if self.processor is not None else self._patch
-        return patch * self.shuffle, patch * self.shuffle
-
-    @property
-    def _patch(self) -> int:
-        """Pixels along a patch, of the tower's own settings where there is no processor."""
-        vision = self.config.vision_config
-        return int((getattr(vision, "model_args", None) or {}).get("patch_size") or getattr(vision, "patch_size", 14))
+        edge = int(getattr(self.processor, "patch_size", None) or PATCH) * self.shuffle
+        return edge, edge
 
     def shape(self, letters: str, ids: Sequence[int], n_crops: int, size: Size | None) -> Shape | None:
         own: Any = getattr(self.processor, "image_processor", None)

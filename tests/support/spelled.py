@@ -1,7 +1,7 @@
 """Where the pixels lie that a token's feature depends on: by its gradient, and by pictures whose grey spells places.
 
-Nothing is known here of how a processor arranges pixels: a black, a white and two ramped pictures are processed alike, and
-what each number of the tensors became of them says from which column and which row of the picture it comes.
+Nothing is known here of how a processor arranges pixels: a black, a white and two ramped pictures are processed alike,
+and what each number of the tensors became of them says from which column and which row of the picture it comes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -66,8 +66,8 @@ def grey(size: tuple[int, int], kind: str) -> Image.Image:
 def extents(lens: Lens, text: str, sizes: Sequence[tuple[int, int]]) -> list[tuple[Prompt, int, Extent | None]]:
     """Of every image token: the prompt of black pictures, its position, and the extent of what it sees.
 
-    Extents are from the first to the last column and row, each by its middle, in shares of the picture's size; None where
-    a token sees padding too.
+    Extents are from the first to the last column and row, each by its middle, in shares of the picture's size; None
+    where a token sees padding too.
     """
     kinds = ("black", "white", "right", "down")
     prompts = {kind: lens.prompt(text, images=[grey(size, kind) for size in sizes]) for kind in kinds}

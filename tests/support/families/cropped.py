@@ -1,4 +1,4 @@
-"""Tiny models that write a picture as the whole of it and its crops, in ways of their own, with their real processors."""
+"""Tiny models that write a picture whole and in crops, in ways of their own, with their real processors."""
 
 from typing import Any
 
