@@ -19,8 +19,6 @@ GENERIC: dict[str, str] = {
     "dots3_note": "no adapter yet",
     "emu3": NOT_YET,
     "fuyu": "patches go into the decoder without a tower; rows end in a newline token, which is text here",
-    "granite4_vision": "windows of patches are asked by a Q-Former, and newlines are image tokens too",
-    "granite_docling": NOT_YET,
     "inkling_mm_model": "patches in a row, whose rows and columns neither text nor tensors tell",
     "minicpm_ocr": NOT_YET,
     "unlimited_ocr": NOT_YET,

@@ -7,7 +7,7 @@ import transformers as hf
 from tests.support.classes.table import SETTINGS
 from tests.support.families.small import small
 
-NAMES = ["molmo2", "perception_lm", "step3p7", "minicpmv4_6"]
+NAMES = ["molmo2", "perception_lm", "step3p7", "minicpmv4_6", "granite4_vision", "granite_docling"]
 MOLMO = [
     "<im_start>",
     "<low_res_im_start>",
@@ -59,3 +59,24 @@ def minicpmv(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
     sizes = {"scale_resolution": 112, "patch_size": 14, "max_slice_nums": 4}
     seen, films = hf.MiniCPMV4_6ImageProcessorPil(**sizes), hf.MiniCPMV4_6VideoProcessor()
     return {}, hf.MiniCPMV4_6Processor(image_processor=seen, tokenizer=tokens, video_processor=films)
+
+
+@small("granite4_vision", image="<image>", image_token="<image>")
+def granite4_vision(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    """Crops of 4 x 4 patches, of which windows of 2 x 2 become a token."""
+    pinpoints = SETTINGS[name]["image_grid_pinpoints"]
+    sizes = {"size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 56}, "image_grid_pinpoints": pinpoints}
+    seen = hf.LlavaNextImageProcessorPil(**sizes)
+    chosen = {"vision_feature_select_strategy": "default", "num_additional_image_tokens": 1, "downsample_rate": "1/2"}
+    return {}, hf.Granite4VisionProcessor(seen, tokens, patch_size=14, **chosen)
+
+
+DOCLING = ["<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
+DOCLING += [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
+
+
+@small("granite_docling", *DOCLING, image="<image>", image_token="<image>")
+def granite_docling(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    """Crops of 4 x 4 patches, merged 2 x 2."""
+    seen = hf.GraniteDoclingImageProcessorPil(size={"height": 56, "width": 56})
+    return {}, hf.GraniteDoclingProcessor(seen, tokens, image_seq_len=4)
