@@ -78,5 +78,5 @@ DOCLING += [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in ran
 @small("granite_docling", *DOCLING, image="<image>", image_token="<image>")
 def granite_docling(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
     """Crops of 4 x 4 patches, merged 2 x 2."""
-    seen = hf.GraniteDoclingImageProcessorPil(size={"height": 56, "width": 56})
+    seen = hf.GraniteDoclingImageProcessorPil(size={"height": 56, "width": 56}, max_patches=4)
     return {}, hf.GraniteDoclingProcessor(seen, tokens, image_seq_len=4)
