@@ -14,10 +14,8 @@ NOT_YET = "its crops lie in a grid that no adapter maps yet"
 
 GENERIC: dict[str, str] = {
     "aria": "a fixed number of learned queries looks at the whole of each picture",
-    "chameleon": "one token of a codebook for each square; its encoder looks at the whole picture for each",
     "deepseek_ocr2": "learned queries stand behind the patches of each crop, and none of them lies anywhere",
     "dots3_note": "no adapter yet",
-    "emu3": NOT_YET,
     "fuyu": "patches go into the decoder without a tower; rows end in a newline token, which is text here",
     "inkling_mm_model": "patches in a row, whose rows and columns neither text nor tensors tell",
     "minicpm_ocr": NOT_YET,

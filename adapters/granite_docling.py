@@ -1,4 +1,4 @@
-"""Granite Docling: each crop behind a `<row_r_col_c>` tag, a line break after each row; if there are several, the whole last.
+"""Granite Docling: each crop behind a `<row_r_col_c>` tag, a line break after each row, after several the whole.
 
 With the processor's fine route a crop has four times as many tokens.
 """

@@ -40,7 +40,8 @@ class Reference:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = copy.deepcopy(model).eval()
-        self.model.set_attn_implementation({"text_config": NAME})
+        nested = "text_config" in self.model.config.sub_configs
+        self.model.set_attn_implementation({"text_config": NAME} if nested else NAME)
         self.layers = stack_of(self.model)
         self.passes: list[Pass] = []
         self.edits: dict[str, Edit] = {}

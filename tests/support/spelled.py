@@ -4,7 +4,7 @@ Nothing is known here of how a processor arranges pixels: a black, a white and t
 and what each number of the tensors became of them says from which column and which row of the picture it comes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -32,13 +32,15 @@ def tower_layers(lens: Lens) -> list[nn.Module]:
 @contextmanager
 def narrowed(lens: Lens) -> Iterator[None]:
     """Within, convolutions outside the decoder that overlap look at their own cell alone: further taps are zero."""
-    convs = [m for m in lens.model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size > m.stride]
+    kinds = nn.Conv2d, nn.Conv3d
+    convs = [m for m in lens.model.modules() if isinstance(m, kinds) and m.kernel_size[-1] > m.stride[-1]]
     before = [conv.weight.detach().clone() for conv in convs]
     try:
         with torch.no_grad():
             for conv in convs:
-                edge, step = conv.kernel_size[0], conv.stride[0]
-                first = conv.padding[0]  # the tap on the first pixel of the cell
+                edge, step = conv.kernel_size[-1], conv.stride[-1]
+                # the tap on the first pixel of the cell; those over time are filled up outside of them
+                first = conv.padding[-1] if isinstance(conv, nn.Conv2d) else edge // 2
                 own = torch.zeros(edge)
                 own[first : first + step] = 1
                 conv.weight.mul_(own[:, None] * own[None, :])
@@ -63,6 +65,25 @@ def grey(size: tuple[int, int], kind: str) -> Image.Image:
     return Image.fromarray(np.stack([values] * 3, -1))
 
 
+@contextmanager
+def latents(lens: Lens) -> Iterator[list[Tensor]]:
+    """Within, what goes into a codebook, in a list: after it, a token is a number, which has no gradient.
+
+    Normalisation over all pixels and attention among them are left out meanwhile, as the layers of a tower are.
+    """
+    found: list[Tensor] = []
+    books = [m for m in lens.model.modules() if type(m).__name__.endswith("VectorQuantizer")]
+    hooks = [book.register_forward_pre_hook(lambda module, args: found.append(args[0])) for book in books]
+    everywhere = [m for m in lens.model.modules() if type(m).__name__.endswith(("AttnBlock", "AttentionBlock"))]
+    everywhere += [m for m in lens.model.modules() if isinstance(m, nn.GroupNorm)]
+    try:
+        with identity(everywhere):
+            yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def extents(lens: Lens, text: str, sizes: Sequence[tuple[int, int]]) -> list[tuple[Prompt, int, Extent | None]]:
     """Of every image token: the prompt of black pictures, its position, and the extent of what it sees.
 
@@ -76,10 +97,12 @@ def extents(lens: Lens, text: str, sizes: Sequence[tuple[int, int]]) -> list[tup
     x, y = ((ramp - black) / (white - black) for ramp in (right, down))  # not a number in padding
     pixels = {name: prompts["black"].inputs[name].clone().requires_grad_(True) for name in names}
     found: list[tuple[Prompt, int, Extent | None]] = []
-    with narrowed(lens), identity(tower_layers(lens)):
+    with narrowed(lens), identity(tower_layers(lens)), latents(lens) as codes:
         out = entering(lens, prompts["black"], **pixels)
-        for position in prompts["black"].mask("image")[0].nonzero().flatten().tolist():
-            slopes = torch.autograd.grad(out[..., position, :].square().sum(), list(pixels.values()), retain_graph=True)
+        positions = prompts["black"].mask("image")[0].nonzero().flatten().tolist()
+        for index, position in enumerate(positions):
+            token = _cells(codes[0], prompts["black"].inputs)[index] if codes else out[..., position, :]
+            slopes = torch.autograd.grad(token.square().sum(), list(pixels.values()), retain_graph=True)
             seen = _flat(slopes) != 0
             assert bool(seen.any()), f"no pixel reaches the token at {position}"
             across, along = x[seen], y[seen]
@@ -87,6 +110,15 @@ def extents(lens: Lens, text: str, sizes: Sequence[tuple[int, int]]) -> list[tup
             edges = float(across.min()), float(along.min()), float(across.max()), float(along.max())
             found.append((prompts["black"], position, None if padded else edges))
     return found
+
+
+def _cells(codes: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    """[token, width] of what goes into a codebook, [picture, (time), width, row, column], without padding."""
+    pictures = codes.squeeze(1) if codes.ndim == 5 else codes
+    edge = inputs["pixel_values"].shape[-1] // pictures.shape[-1]
+    sizes = inputs.get("image_sizes", torch.tensor([inputs["pixel_values"].shape[-2:]] * len(pictures))) // edge
+    own = (picture[:, :rows, :columns] for picture, (rows, columns) in zip(pictures, sizes.tolist(), strict=True))
+    return torch.cat([picture.flatten(1).T for picture in own])
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:

@@ -17,7 +17,7 @@ NAMES = [
     "inkling2",
     "nemotron_h_omni",
 ]
-NAMES += ["minimax_m3_vl", "muse_glimmer", "gemma4_unified"]
+NAMES += ["minimax_m3_vl", "muse_glimmer", "gemma4_unified", "emu3", "chameleon"]
 
 
 @small("got_ocr2", "<img>", "</img>", "<|im_start|>", "<|im_end|>", image="<imgpad>")
@@ -133,3 +133,31 @@ def gemma4_unified(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
     ids = {"boi_token_id": tokens.boi_token_id, "eoi_token_id": tokens.eoi_token_id}
     vision = {**SETTINGS[name]["vision_config"], "mm_posemb_size": 64}
     return {**ids, "video_token_id": processor.video_token_id, "vision_config": vision}, processor
+
+
+EMU = {
+    "boi_token": "<|image start|>",
+    "eoi_token": "<|image end|>",
+    "image_wrapper_token": "<|image token|>",
+    "eof_token": "<|extra_201|>",
+}
+
+
+@small("emu3", image="<image>", image_token="<image>", **EMU)
+def emu3(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    """A token covers 8 x 8 pixels."""
+    settings = SETTINGS[name]
+    codes = {**settings["vocabulary_map"], "<image>": tokens.image_token_id}
+    seen = hf.Emu3ImageProcessor(min_pixels=16 * 16, max_pixels=64 * 64, spatial_factor=8)
+    vision = {**settings["vq_config"], "channel_multiplier": [1, 1, 1, 1]}
+    return {"vq_config": vision, "vocabulary_map": codes}, hf.Emu3Processor(seen, tokens)
+
+
+@small("chameleon", image="<image>", image_token="<image>", boi_token="<begin>", eoi_token="<end>")
+def chameleon(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    """A token covers 8 x 8 pixels of 32 x 32."""
+    settings = SETTINGS[name]
+    codes = {**settings["vocabulary_map"], "<image>": tokens.image_token_id}
+    seen = hf.ChameleonImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    vision = {**settings["vq_config"], "resolution": 32, "channel_multiplier": [1, 1, 1, 1]}
+    return {"vq_config": vision, "vocabulary_map": codes}, hf.ChameleonProcessor(seen, tokens, image_seq_length=16)
