@@ -15,7 +15,6 @@ NOT_YET = "its crops lie in a grid that no adapter maps yet"
 GENERIC: dict[str, str] = {
     "aria": "a fixed number of learned queries looks at the whole of each picture",
     "deepseek_ocr2": "learned queries stand behind the patches of each crop, and none of them lies anywhere",
-    "dots3_note": "no adapter yet",
     "fuyu": "patches go into the decoder without a tower; rows end in a newline token, which is text here",
     "inkling_mm_model": "patches in a row, whose rows and columns neither text nor tensors tell",
     "minicpm_ocr": NOT_YET,

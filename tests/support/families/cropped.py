@@ -7,7 +7,16 @@ import transformers as hf
 from tests.support.classes.table import SETTINGS
 from tests.support.families.small import small
 
-NAMES = ["molmo2", "perception_lm", "step3p7", "minicpmv4_6", "granite4_vision", "granite_docling"]
+NAMES = [
+    "molmo2",
+    "perception_lm",
+    "step3p7",
+    "minicpmv4_6",
+    "granite4_vision",
+    "granite_docling",
+    "minicpmv4_7",
+    "qianfan_ocr",
+]
 MOLMO = [
     "<im_start>",
     "<low_res_im_start>",
@@ -54,11 +63,13 @@ MINI = {f"{what}_{end}_token": f"<{what}_{end}>" for what in ("image", "slice", 
 
 
 @small("minicpmv4_6", image="<image>", video="<video>", image_token="<image>", video_token="<video>", **MINI)
+@small("minicpmv4_7", image="<image>", video="<video>", image_token="<image>", video_token="<video>", **MINI)
 def minicpmv(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
     """A token covers 56 x 56 pixels."""
     sizes = {"scale_resolution": 112, "patch_size": 14, "max_slice_nums": 4}
     seen, films = hf.MiniCPMV4_6ImageProcessorPil(**sizes), hf.MiniCPMV4_6VideoProcessor()
-    return {}, hf.MiniCPMV4_6Processor(image_processor=seen, tokenizer=tokens, video_processor=films)
+    kind = hf.MiniCPMV4_6Processor if name == "minicpmv4_6" else hf.MiniCPMV4_7Processor
+    return {}, kind(image_processor=seen, tokenizer=tokens, video_processor=films)
 
 
 @small("granite4_vision", image="<image>", image_token="<image>")
@@ -80,3 +91,13 @@ def granite_docling(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
     """Crops of 4 x 4 patches, merged 2 x 2."""
     seen = hf.GraniteDoclingImageProcessorPil(size={"height": 56, "width": 56}, max_patches=4)
     return {}, hf.GraniteDoclingProcessor(seen, tokens, image_seq_len=4)
+
+
+QIANFAN = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+
+
+@small("qianfan_ocr", image="<IMG_CONTEXT>", **QIANFAN)
+def qianfan_ocr(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    """Crops of 4 x 4 patches, merged 2 x 2."""
+    seen = hf.GotOcr2ImageProcessorPil(size={"height": 56, "width": 56}, min_patches=1, max_patches=4)
+    return {}, hf.QianfanOCRProcessor(seen, tokens, image_seq_length=4)

@@ -17,7 +17,7 @@ NAMES = [
     "inkling2",
     "nemotron_h_omni",
 ]
-NAMES += ["minimax_m3_vl", "muse_glimmer", "gemma4_unified", "emu3", "chameleon"]
+NAMES += ["minimax_m3_vl", "muse_glimmer", "gemma4_unified", "emu3", "chameleon", "muse_spark", "dots3_note"]
 
 
 @small("got_ocr2", "<img>", "</img>", "<|im_start|>", "<|im_end|>", image="<imgpad>")
@@ -148,7 +148,7 @@ def emu3(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
     """A token covers 8 x 8 pixels."""
     settings = SETTINGS[name]
     codes = {**settings["vocabulary_map"], "<image>": tokens.image_token_id}
-    seen = hf.Emu3ImageProcessor(min_pixels=16 * 16, max_pixels=64 * 64, spatial_factor=8)
+    seen = hf.Emu3ImageProcessor(min_pixels=16 * 16, max_pixels=40 * 40, spatial_factor=8)
     vision = {**settings["vq_config"], "channel_multiplier": [1, 1, 1, 1]}
     return {"vq_config": vision, "vocabulary_map": codes}, hf.Emu3Processor(seen, tokens)
 
@@ -161,3 +161,21 @@ def chameleon(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
     seen = hf.ChameleonImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     vision = {**settings["vq_config"], "resolution": 32, "channel_multiplier": [1, 1, 1, 1]}
     return {"vq_config": vision, "vocabulary_map": codes}, hf.ChameleonProcessor(seen, tokens, image_seq_length=16)
+
+
+@small(
+    "muse_spark", *MUSE, "<|audio|>", "<|soft_audio_start|>", "<|soft_audio_end|>", image="<|patch|>", video="<|video|>"
+)
+def muse_spark(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    parts = {"image_processor": hf.MuseGlimmerImageProcessor(), "video_processor": hf.MuseGlimmerVideoProcessor()}
+    return {}, hf.MuseSparkProcessor(**parts, tokenizer=tokens, feature_extractor=hf.MuseSparkFeatureExtractor())
+
+
+@small("dots3_note", "<|video_pad|>", "<|audio_comp_pad|>", image="<|imgpad|>", video="<|video_pad|>")
+def dots3_note(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    sizes = {"size": {"shortest_edge": 28 * 28, "longest_edge": 112 * 112}, "patch_size": 14, "temporal_patch_size": 1}
+    parts = {
+        "image_processor": hf.Qwen2VLImageProcessorPil(**sizes),
+        "video_processor": hf.Qwen2VLVideoProcessor(**sizes),
+    }
+    return {}, hf.Dots3NoteProcessor(**parts, tokenizer=tokens, feature_extractor=hf.Dots3NoteFeatureExtractor())
