@@ -42,8 +42,8 @@ class Emu3(Adapter):
             rows, columns = height // self.edge, width // self.edge
             if len(run) != rows * (columns + 1):
                 raise PromptError(
-                    f"picture {index} of the row has {rows} rows of {columns} tokens and an end by image_sizes, but "
-                    f"the text has a run of {len(run)}\n"
+                    f"a run of {len(run)} image tokens at position {run[0]} belongs to no picture of image_sizes: "
+                    f"picture {index} of the row makes {rows} rows of {columns} and an end\n"
                     "  process text and pictures together, with the model's own processor"
                 )
             patches = tuple(position for at, position in enumerate(run) if (at + 1) % (columns + 1))

@@ -46,8 +46,8 @@ class NemotronHOmni(Adapter):
             grid = (height // self.merge, width // self.merge)
             if grid[0] * grid[1] != len(run):
                 raise PromptError(
-                    f"picture {index} of the row has a run of {len(run)} tokens, and {grid[0]} x {grid[1]} by "
-                    "image_grid_hw\n  process text and pictures together, with the model's own processor"
+                    f"a run of {len(run)} image tokens at position {run[0]} belongs to no picture of image_grid_hw: "
+                    f"picture {index} of the row makes {grid[0]} x {grid[1]}\n  process text and pictures together, with the model's own processor"
                 )
             region = Box(0, 0, *(row.size(index) or (width * edge, height * edge)))
             spans.append(Span("image", run, index, 0, grid, region))
