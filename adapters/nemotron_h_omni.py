@@ -47,7 +47,8 @@ class NemotronHOmni(Adapter):
             if grid[0] * grid[1] != len(run):
                 raise PromptError(
                     f"a run of {len(run)} image tokens at position {run[0]} belongs to no picture of image_grid_hw: "
-                    f"picture {index} of the row makes {grid[0]} x {grid[1]}\n  process text and pictures together, with the model's own processor"
+                    f"picture {index} of the row makes {grid[0]} x {grid[1]}\n"
+                    "  process text and pictures together, with the model's own processor"
                 )
             region = Box(0, 0, *(row.size(index) or (width * edge, height * edge)))
             spans.append(Span("image", run, index, 0, grid, region))
