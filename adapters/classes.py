@@ -10,15 +10,11 @@ ENCODER_DECODER = (
     "an encoder-decoder: pictures and question go through an encoder, and a decoder reads them by cross-attention"
 )
 
-NOT_YET = "its crops lie in a grid that no adapter maps yet"
-
 GENERIC: dict[str, str] = {
     "aria": "a fixed number of learned queries looks at the whole of each picture",
     "deepseek_ocr2": "learned queries stand behind the patches of each crop, and none of them lies anywhere",
     "fuyu": "patches go into the decoder without a tower; rows end in a newline token, which is text here",
     "inkling_mm_model": "patches in a row, whose rows and columns neither text nor tensors tell",
-    "minicpm_ocr": NOT_YET,
-    "unlimited_ocr": NOT_YET,
 }
 """`model_type` -> why the generic adapter serves it: spans, scores and edits are exact, pixels are not mapped."""
 

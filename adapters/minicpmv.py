@@ -21,7 +21,7 @@ class MiniCPMV(Tiled):
     """MiniCPM-V 4.6 and 4.7, and MiniCPM-OCR. Its videos are of another token, and not laid out here."""
 
     family = "minicpmv"
-    model_types = ("minicpmv4_6", "minicpmv4_7")
+    model_types = ("minicpmv4_6", "minicpmv4_7", "minicpm_ocr")
     picture = r"(?:\(\.{1,4}\))?<i+>(?:\[i+\](?:\.?\[i+\])*)?"
     thumbnail_first = True
 

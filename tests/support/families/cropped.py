@@ -16,6 +16,8 @@ NAMES = [
     "granite_docling",
     "minicpmv4_7",
     "qianfan_ocr",
+    "minicpm_ocr",
+    "unlimited_ocr",
 ]
 MOLMO = [
     "<im_start>",
@@ -63,13 +65,23 @@ MINI = {f"{what}_{end}_token": f"<{what}_{end}>" for what in ("image", "slice", 
 
 
 @small("minicpmv4_6", image="<image>", video="<video>", image_token="<image>", video_token="<video>", **MINI)
+@small("minicpm_ocr", image="<image>", video="<video>", image_token="<image>", video_token="<video>", **MINI)
 @small("minicpmv4_7", image="<image>", video="<video>", image_token="<image>", video_token="<video>", **MINI)
 def minicpmv(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
-    """A token covers 56 x 56 pixels."""
+    """A token covers 56 x 56 pixels, or 28 x 28."""
     sizes = {"scale_resolution": 112, "patch_size": 14, "max_slice_nums": 4}
-    seen, films = hf.MiniCPMV4_6ImageProcessorPil(**sizes), hf.MiniCPMV4_6VideoProcessor()
-    kind = hf.MiniCPMV4_6Processor if name == "minicpmv4_6" else hf.MiniCPMV4_7Processor
-    return {}, kind(image_processor=seen, tokenizer=tokens, video_processor=films)
+    kinds = {"minicpmv4_6": hf.MiniCPMV4_6Processor, "minicpmv4_7": hf.MiniCPMV4_7Processor}
+    if name == "minicpm_ocr":
+        parts = {
+            "image_processor": hf.MiniCPMOcrImageProcessor(**sizes),
+            "video_processor": hf.MiniCPMOcrVideoProcessor(),
+        }
+        return {}, hf.MiniCPMOcrProcessor(**parts, tokenizer=tokens)
+    parts = {
+        "image_processor": hf.MiniCPMV4_6ImageProcessorPil(**sizes),
+        "video_processor": hf.MiniCPMV4_6VideoProcessor(),
+    }
+    return {}, kinds[name](**parts, tokenizer=tokens)
 
 
 @small("granite4_vision", image="<image>", image_token="<image>")
@@ -101,3 +113,10 @@ def qianfan_ocr(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
     """Crops of 4 x 4 patches, merged 2 x 2."""
     seen = hf.GotOcr2ImageProcessorPil(size={"height": 56, "width": 56}, min_patches=1, max_patches=4)
     return {}, hf.QianfanOCRProcessor(seen, tokens, image_seq_length=4)
+
+
+@small("unlimited_ocr", image="<image>", image_token="<image>")
+def unlimited_ocr(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    """The whole in 3 x 3 tokens of 64 pixels, crops in 2 x 2."""
+    seen = hf.UnlimitedOcrImageProcessor(size={"height": 192, "width": 192}, tile_size=128, max_patches=4)
+    return {}, hf.UnlimitedOcrProcessor(seen, tokens)
