@@ -13,6 +13,7 @@ from lmm_lens.adapters.classes import GENERIC, REFUSED
 from lmm_lens.errors import HookError, ModelError
 from tests.support.cases import close, plain
 from tests.support.classes import TINY, empty
+from tests.support.evidence import picture
 from tests.support.families import lens_of
 from tests.support.families.table import BUILD
 from tests.support.models.parts import IMAGE, Inputs
@@ -105,6 +106,15 @@ def test_scores_are_sums_over_the_pattern_that_eager_attention_returns(name):
     given = score_heads(lens, prompt).values
     for layer, pattern in zip(lens.shape.self_attention, patterns, strict=True):
         close(given[layer], pattern[0, :, -1, columns].sum(-1), 1e-4)
+
+
+@pytest.mark.parametrize("name", ["aria generic", "deepseek_ocr2 generic"])
+def test_a_generic_class_takes_text_and_pictures_with_its_own_processor(name):
+    lens = lens_of(name)
+    prompt = lens.prompt("<image> or <image>?", images=[picture(90, 60), picture(60, 80)])
+    assert torch.equal(prompt.mask("image"), prompt.inputs["input_ids"] == lens.adapter.image_token_id)
+    assert [(span.image, span.grid) for span in prompt.spans[0]] == [(0, None), (1, None)]
+    assert torch.equal(lens.run(prompt).logits, plain(lens.model, prompt.inputs))
 
 
 REFUSING = {"transformer_lens": ["glm5_next", "inkling2", "nemotron_h_omni"], "nnsight": []}

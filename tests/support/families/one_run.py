@@ -17,7 +17,16 @@ NAMES = [
     "inkling2",
     "nemotron_h_omni",
 ]
-NAMES += ["minimax_m3_vl", "muse_glimmer", "gemma4_unified", "emu3", "chameleon", "muse_spark", "dots3_note"]
+NAMES += [
+    "minimax_m3_vl",
+    "muse_glimmer",
+    "gemma4_unified",
+    "emu3",
+    "chameleon",
+    "muse_spark",
+    "dots3_note",
+    "mistral_large4",
+]
 
 
 @small("got_ocr2", "<img>", "</img>", "<|im_start|>", "<|im_end|>", image="<imgpad>")
@@ -179,3 +188,26 @@ def dots3_note(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
         "video_processor": hf.Qwen2VLVideoProcessor(**sizes),
     }
     return {}, hf.Dots3NoteProcessor(**parts, tokenizer=tokens, feature_extractor=hf.Dots3NoteFeatureExtractor())
+
+
+@small("mistral_large4", "[IMG_BREAK]", "[IMG_END]", image="[IMG]")
+def mistral_large4(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    """Pixtral's layout, with a break after each row; patches of 14 merged 2 x 2."""
+    seen = hf.PixtralImageProcessorPil(size={"longest_edge": 112}, patch_size=14)
+    processor = hf.PixtralProcessor(seen, tokens, patch_size=14, spatial_merge_size=2)
+    return {"vision_config": {"image_size": 112}}, processor
+
+
+@small("aria", image="<image>", image_token="<image>", variant="generic")
+def aria(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    """Six queries a picture, of 35 x 35 patches."""
+    processor = hf.AriaProcessor(hf.AriaImageProcessorPil(), tokens, size_conversion={490: 6})
+    processor.images_kwargs = {"max_image_size": 490, "split_image": False}
+    return {"projector_patch_to_query_dict": {35 * 35: 6}, "vision_config": {"image_size": 490}}, processor
+
+
+@small("deepseek_ocr2", image="<image>", image_token="<image>", variant="generic")
+def deepseek_ocr2(name: str, tokens: Any) -> tuple[dict[str, Any], Any]:
+    """As many queries as the model has, 144 for the whole of a picture and for each crop."""
+    seen = hf.DeepseekOcr2ImageProcessorPil(size={"height": 768, "width": 768}, tile_size=768, max_patches=2)
+    return {}, hf.DeepseekOcr2Processor(seen, tokens)

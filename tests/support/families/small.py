@@ -15,12 +15,15 @@ OF_IMAGES = ("image_token_id", "image_token_index", "image_patch_id")
 OF_VIDEOS = ("video_token_id", "video_token_index")
 
 
-def small(name: str, *specials: str, image: str, video: str = "", **named: str) -> Callable[[Make], Make]:
+def small(
+    name: str, *specials: str, image: str, video: str = "", variant: str = "", **named: str
+) -> Callable[[Make], Make]:
     """Enters a family; the function below gives settings of the model and the processor, of name and tokenizer.
 
     Args:
         specials: further tokens.
         image, video: the placeholders.
+        variant: a word that keeps it out of the tests of families, for what the generic adapter serves.
         named: tokens that the tokenizer has to know by name.
     """
 
@@ -33,7 +36,7 @@ def small(name: str, *specials: str, image: str, video: str = "", **named: str) 
             given = {setting: tokens.convert_tokens_to_ids(token) for setting, token in ids.items() if setting in known}
             return tiny_model(name, **{**SETTINGS[name], **given, **own}), processor
 
-        family(name)(build)
+        family(f"{name} {variant}" if variant else name)(build)
         return make
 
     return enter
