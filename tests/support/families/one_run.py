@@ -17,16 +17,8 @@ NAMES = [
     "inkling2",
     "nemotron_h_omni",
 ]
-NAMES += [
-    "minimax_m3_vl",
-    "muse_glimmer",
-    "gemma4_unified",
-    "emu3",
-    "chameleon",
-    "muse_spark",
-    "dots3_note",
-    "mistral_large4",
-]
+NAMES += ["minimax_m3_vl", "muse_glimmer", "gemma4_unified", "emu3", "chameleon", "muse_spark"]
+NAMES += ["dots3_note", "mistral_large4"]
 
 
 @small("got_ocr2", "<img>", "</img>", "<|im_start|>", "<|im_end|>", image="<imgpad>")
