@@ -27,7 +27,7 @@ UNFOLLOWED = [("inkling2", "nnsight")]
 """Whose pattern a backend cannot compute from what it sees, and says so: nnsight is not told of sinks of each query."""
 STREAMS = ["gemma3n", "glm5_next"]
 """Whose layers hand on several residual streams, so that no token has one in which VAR could find sinks."""
-UNREPLAYED = ["chameleon", "dots3_note", "gemma3n", "glm5_next", "inkling2", "kimi_k25", "qwen4_exp"]
+UNREPLAYED = ["chameleon", "dots3_note", "gemma3n", "glm5_next", "inkling2", "kimi_k25", "qwen4_exp", "mistral_large4"]
 """Whose layers, or what follows them, do not run by themselves: everything is computed one forward each."""
 
 
