@@ -43,7 +43,8 @@ def test_pictures_of_several_sizes_become_grids_of_their_own_shape(name):
     pictures = [span for span in prompt.spans[0] if span.kind == "image"]
     assert [span.image for span in pictures] == [0, 1, 2]
     assert [span.grid for span in pictures] == [(h // 2, w // 2) for _, h, w in prompt.inputs["image_grid_thw"]]
-    assert [span.region for span in pictures] == [(0, 0, *size) for size in sizes]
+    regions = [(0, 0, *size) for size in sizes]
+    assert ([span.region for span in pictures] == regions) == (name != "glm5_next")  # which fills pictures up
     assert {(span.tile, span.frame, span.video) for span in pictures} == {(0, None, None)}
 
 

@@ -4,16 +4,17 @@ import pytest
 
 from tests.support.evidence import check_bookkeeping, check_it_runs, picture
 from tests.support.families import lens_of
+from tests.support.families.grid_thw_kin import KIN
 from tests.support.families.one_run import NAMES
 from tests.support.spelled import extents
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *KIN])
 def test_the_box_of_every_token_is_what_its_gradient_says(name):
     lens = lens_of(name)
     sizes, slot = [(96, 60), (56, 84)], lens.adapter.standing("image")
     n_checked = 0
-    for prompt, position, found in extents(lens, f"{slot} and {slot}?", sizes):
+    for prompt, position, found in extents(lens, f"Is {slot} as {slot}?", sizes):
         span = next(span for span in prompt.spans[0] if position in span.positions)
         (width, height), box = sizes[span.image], prompt.box(position)
         assert prompt.patch_at((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2, image=span.image) == position

@@ -16,7 +16,7 @@ WITHOUT_GRID = ["blip-2", "instructblip", "idefics2", "mllama"]  # queries, or k
 BEYOND = ["step3p7", "unlimited_ocr", "got_ocr2", "pp_chart2table", "emu3", "chameleon", "gemma4_unified"]
 """Whose tokens see more than their box through convolutions or a codebook, or that have no tower to switch off.
 
-Their boxes are shown in tests/adapters/test_one_run.py and test_cropped.py, where convolutions look at their own cell."""
+Their boxes are shown in tests/adapters/test_one_run.py and test_cropped.py, where convolutions look at their cell."""
 WITH_GRID = [name for name in EVERY if name not in (*WITHOUT_GRID, *BEYOND)]
 BY_REGION = [name for name in WITH_GRID if name != "molmo2"]  # whose boxes do not follow from the region alone
 SIZES = [(84, 84), (90, 60), (60, 90)]

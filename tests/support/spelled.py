@@ -91,7 +91,7 @@ def extents(lens: Lens, text: str, sizes: Sequence[tuple[int, int]]) -> list[tup
     where a token sees padding too.
     """
     kinds = ("black", "white", "right", "down")
-    prompts = {kind: lens.prompt(text, images=[grey(size, kind) for size in sizes]) for kind in kinds}
+    prompts = {k: lens.prompt(text, images=[grey(size, k) for size in sizes], template=False) for k in kinds}
     names = [n for n, v in prompts["black"].inputs.items() if n.startswith("pixel_values") and v.is_floating_point()]
     black, white, right, down = (_flat([prompts[kind].inputs[name] for name in names]) for kind in kinds)
     x, y = ((ramp - black) / (white - black) for ramp in (right, down))  # not a number in padding
@@ -99,6 +99,8 @@ def extents(lens: Lens, text: str, sizes: Sequence[tuple[int, int]]) -> list[tup
     found: list[tuple[Prompt, int, Extent | None]] = []
     with narrowed(lens), identity(tower_layers(lens)), latents(lens) as codes:
         out = entering(lens, prompts["black"], **pixels)
+        if out.ndim == 4 and out.shape[1] == prompts["black"].n_tokens:  # several residual streams of each token
+            out = out.flatten(2)
         positions = prompts["black"].mask("image")[0].nonzero().flatten().tolist()
         for index, position in enumerate(positions):
             token = _cells(codes[0], prompts["black"].inputs)[index] if codes else out[..., position, :]
