@@ -88,9 +88,14 @@ class AnyRes(Adapter):
         return int(self.edge // self.config.vision_config.patch_size)
 
     @property
+    def cell(self) -> float:
+        """Pixels along one side of what one token stands for."""
+        return float(self.config.vision_config.patch_size)
+
+    @property
     def share(self) -> float:
         """How much of a crop its patches cover: SigLIP sees 378 of 384 pixels."""
-        return self.side * int(self.config.vision_config.patch_size) / self.edge
+        return self.side * self.cell / self.edge
 
     def n_given(self, kind: str, inputs: Mapping[str, Any]) -> dict[str, int]:
         """Pixels may also come as all crops of all pictures in one row."""
@@ -157,7 +162,8 @@ class AnyRes(Adapter):
         corners = [(column * self.side, row * self.side) for row in range(down) for column in range(across)]
         features = torch.stack([patches, *(patches + torch.tensor(corner) for corner in corners)])
         newline = torch.full((2,), math.nan, dtype=torch.float64)
-        packed: Tensor = self.core.pack_image_features([features], [size], image_newline=newline, **self.packing)[0][0]
+        first: Any = self.core.pack_image_features([features], [size], image_newline=newline, **self.packing)[0]
+        packed: Tensor = first if isinstance(first, Tensor) else first[0]  # with their lengths, or alone
         return packed
 
     def lay_out(
@@ -193,7 +199,6 @@ class AnyRes(Adapter):
 
         The processor fits the picture into the crops with its shape kept, and pads it on both sides.
         """
-        patch = int(self.config.vision_config.patch_size)
         frame = [n_crops * self.edge for n_crops in self.crops(size)]
         scale = min(frame[0] / size[0], frame[1] / size[1])
         tight = frame[axis] / size[axis] == scale
@@ -204,7 +209,7 @@ class AnyRes(Adapter):
 
         def pixel(bound: float, patch_index: int) -> float:
             crop, within = divmod(patch_index, self.side)
-            return (crop * self.edge + (within + bound - patch_index) * patch - padding) * size[axis] / fitted
+            return (crop * self.edge + (within + bound - patch_index) * self.cell - padding) * size[axis] / fitted
 
         return tuple(
             (pixel(first, math.floor(first)), pixel(last, math.ceil(last) - 1)) for first, last in pairwise(bounds)

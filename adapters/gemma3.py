@@ -21,7 +21,7 @@ class Gemma3(Square):
     """Gemma 3 with pictures, with or without pan and scan."""
 
     family = "gemma3"
-    model_types = ("gemma3",)
+    model_types = ("gemma3", "shieldgemma2")
 
     @property
     def side(self) -> int:

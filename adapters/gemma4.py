@@ -30,6 +30,12 @@ class Gemma4(Adapter):
         return int(self.config.vision_config.pooling_kernel_size)
 
     @property
+    def edge(self) -> int:
+        """Pixels along one side of what one token sees."""
+        vision = self.config.vision_config
+        return int(vision.pooling_kernel_size) * int(vision.patch_size)
+
+    @property
     def marker_ids(self) -> frozenset[int]:
         return frozenset({self.config.boi_token_id, self.config.eoi_token_id})
 
@@ -68,5 +74,4 @@ class Gemma4(Adapter):
         return [(int(rows) // self.pooled, int(columns) // self.pooled) for columns, rows in largest]
 
     def _region(self, size: tuple[int, int] | None, grid: tuple[int, int]) -> Box:
-        edge = self.pooled * int(self.config.vision_config.patch_size)
-        return Box(0, 0, *(size or (grid[1] * edge, grid[0] * edge)))  # resized to whole tokens, not cropped
+        return Box(0, 0, *(size or (grid[1] * self.edge, grid[0] * self.edge)))  # resized to whole tokens, not cropped

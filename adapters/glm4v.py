@@ -1,9 +1,11 @@
-"""GLM-4.1V to GLM-4.6V: frames of a video are written with the token of pictures, between a video's begin and end.
+"""GLM-4.1V and later: frames of a video are written with the token of pictures, between a video's begin and end.
 
 Each grid of a video, two frames of it, has its own begin and end, then its time stamp in words.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 from lmm_lens.prompts.spans import Span, runs
 
@@ -12,10 +14,10 @@ from .row import BatchRow, TokenRun
 
 
 class Glm4v(GridThw):
-    """GLM-4.1V, GLM-4.5V (mixture of experts) and GLM-4.6V."""
+    """GLM-4.1V, GLM-4.5V (mixture of experts), GLM-4.6V, GLM-OCR and GLM-GA."""
 
     family = "glm4v"
-    model_types = ("glm4v", "glm4v_moe", "glm46v")
+    model_types: ClassVar[tuple[str, ...]] = ("glm4v", "glm4v_moe", "glm46v", "glm_ocr", "glmga")
     openers = ("<|begin_of_image|>", "<|begin_of_video|>")
     closers = ("<|end_of_image|>", "<|end_of_video|>")
     opener_settings = ("image_start_token_id", "video_start_token_id")

@@ -58,6 +58,10 @@ class GridThw(Adapter):
         return self.ids_of(*tokens) or frozenset(id_ for id_ in ids if id_ is not None)
 
     @property
+    def video_slot(self) -> str | None:
+        return super().video_slot if self.takes_videos else None
+
+    @property
     def marker_ids(self) -> frozenset[int]:
         return self.opening | self.closing
 

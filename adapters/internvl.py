@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from .tiles import Shape, Size, Tiled, canvas
 
@@ -12,7 +13,7 @@ class InternVL(Tiled):
 
     family = "internvl"
     takes_videos = True
-    model_types = ("internvl",)
+    model_types: ClassVar[tuple[str, ...]] = ("internvl",)
     picture = "<?i+>?"
     frame_label = r"Frame\d+: "
 

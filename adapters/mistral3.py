@@ -7,4 +7,4 @@ class Mistral3(Pixtral):
     """Mistral 3; `spatial_merge_size` patches along each side make one token."""
 
     family = "mistral3"
-    model_types = ("mistral3",)
+    model_types = ("mistral3", "mistral_large4")

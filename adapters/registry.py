@@ -13,6 +13,7 @@ from torch import nn
 from lmm_lens.errors import ModelError
 
 from .base import Adapter
+from .classes import REFUSED
 from .generic import Generic
 
 
@@ -47,12 +48,17 @@ def adapter_for(model: nn.Module, processor: Any = None) -> Adapter:
     """The adapter of a loaded model: its family's, or `Generic`.
 
     Raises:
-        ModelError: the model is not a Hugging Face model, or has no image token.
+        ModelError: the model is not a Hugging Face model, has no image token, or is of another kind.
     """
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     if model_type is None:
         raise ModelError(
             f"expected a Hugging Face model with a config, given {type(model).__name__}\n"
             "  load one with Lens.from_pretrained(name), or wrap one with Lens(model, processor)"
+        )
+    if model_type not in families() and model_type in REFUSED:
+        raise ModelError(
+            f"{type(model).__name__} ({model_type}) is {REFUSED[model_type]}\n"
+            "  lmm-lens reads decoders whose sequence holds the visual tokens"
         )
     return families().get(model_type, Generic).variant(model)(model, processor)

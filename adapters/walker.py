@@ -1,7 +1,8 @@
 """Find the decoder layers of any Hugging Face model, and the hooked parts of each.
 
 The layers are the longest module list whose members hold an attention module with a `layer_idx` and an output
-projection; vision towers have no `layer_idx`, so they are not mistaken for the decoder.
+projection. It is looked for in what the model itself calls its decoder, and only where that has none in the whole of
+it: most vision towers have no `layer_idx`, but some are language models themselves.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from torch import nn
 
 from lmm_lens.errors import ModelError
 
-ATTENTION = ("self_attn", "attention", "attn", "self_attention", "cross_attn")
+ATTENTION = ("self_attn", "attention", "attn", "self_attention", "cross_attn", "mixer")
 OUTPUT_PROJECTION = ("o_proj", "out_proj", "dense", "c_proj", "wo")
+NO_PATTERN = ("LinearAttention", "Mamba", "Conv")  # in the names of classes that stand in its place without a pattern
 MLP = ("mlp", "feed_forward", "block_sparse_moe", "moe", "ffn")
 
 
@@ -63,11 +65,7 @@ def find_layers(model: nn.Module) -> tuple[Layer, ...]:
     Raises:
         ModelError: nothing in the model looks like a decoder.
     """
-    candidates = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.ModuleList) and any(_attention(layer) is not None for layer in module)
-    ]
+    candidates = _decoder_lists(model)
     if not candidates:
         raise ModelError(
             f"no decoder layers were found in {type(model).__name__}\n"
@@ -75,6 +73,19 @@ def find_layers(model: nn.Module) -> tuple[Layer, ...]:
             "  write an adapter that overrides `find_layers` to name them"
         )
     return tuple(_parts(layer) for layer in max(candidates, key=len))
+
+
+def _decoder_lists(model: nn.Module) -> list[nn.ModuleList]:
+    """The module lists that may be decoder layers."""
+    named = getattr(model, "get_decoder", None)
+    decoder = named() if callable(named) else None
+    for part in (decoder, model):
+        modules = part.modules() if isinstance(part, nn.Module) else ()
+        lists = [module for module in modules if isinstance(module, nn.ModuleList)]
+        found = [layers for layers in lists if any(_attention(layer) is not None for layer in layers)]
+        if found:
+            return found
+    return []
 
 
 def _first(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
@@ -85,6 +96,8 @@ def _first(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
 def _attention(layer: nn.Module) -> nn.Module | None:
     attention = _first(layer, ATTENTION)
     if attention is None or not hasattr(attention, "layer_idx"):
+        return None
+    if any(name in type(attention).__name__ for name in NO_PATTERN):
         return None
     return attention if _first(attention, OUTPUT_PROJECTION) is not None else None
 

@@ -30,6 +30,18 @@ def families() -> str:
     return markdown()
 
 
+def classes() -> str:
+    """What became of every class that transformers maps as image-text-to-text."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as NAMES
+
+    from lmm_lens.cli.support import classes
+
+    return rows(
+        ("`model_type`", "class", "served by", "what that means"),
+        ((f"`{name}`", f"`{NAMES[name]}`", how, meaning) for name, how, meaning in classes()),
+    )
+
+
 def masks() -> str:
     """The masks of a prompt."""
     from lmm_lens.prompts.prompt import MASKS
@@ -154,6 +166,7 @@ def containers() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "families": families,
+    "classes": classes,
     "masks": masks,
     "hook points": hook_points,
     "metrics": metrics,

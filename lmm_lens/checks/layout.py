@@ -202,7 +202,10 @@ def _entering(lens: Lens, inputs: Any) -> Float[Tensor, "batch position d_model"
         pass
     finally:
         handle.remove()
-    return seen[0].float().cpu()
+    x = seen[0].float().cpu()
+    if x.ndim == 4:  # several residual streams: of each token, or one after the other
+        x = x.flatten(2) if x.shape[:2] == inputs["input_ids"].shape else x[0]
+    return x
 
 
 @contextmanager

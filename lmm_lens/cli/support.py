@@ -6,6 +6,7 @@ import inspect
 from dataclasses import dataclass
 
 from ..adapters import Adapter, Generic, families
+from ..adapters.classes import GENERIC, REFUSED
 
 PAPER_MODELS = (
     ("LLaVA-1.5 7B and 13B", "llava"),
@@ -74,6 +75,17 @@ def markdown() -> str:
     lines += ["", "| model of the two papers | family |", "|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in PAPER_MODELS]
     return "\n".join(lines)
+
+
+def classes() -> list[tuple[str, str, str]]:
+    """Every class that transformers maps as image-text-to-text: its `model_type`, how it is served, what that means."""
+    rows = []
+    for model_type, adapter in families().items():
+        grid = "spans, and tokens to pixels" if adapter.has_grid else "spans; " + _said(adapter)
+        rows.append((model_type, f"family `{adapter.family}`", grid))
+    rows += [(model_type, "generic adapter", f"spans; no grid: {why}") for model_type, why in GENERIC.items()]
+    rows += [(model_type, "refused", f"it is {what}") for model_type, what in REFUSED.items()]
+    return sorted(rows)
 
 
 BEGIN, END = "<!-- families: written by `make readme` from the adapters -->", "<!-- end of families -->"

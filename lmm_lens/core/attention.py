@@ -31,7 +31,8 @@ class AttentionCall:
         scaling: of the scores.
         is_causal: whether the absence of a mask means causal.
         softcap: of the scores, if any.
-        extra_logits: [head], a learned logit that takes part in the softmax and holds no value.
+        extra_logits: a logit that takes part in the softmax and holds no value: learned, [head], or of each query,
+            [batch, head, query, 1].
         position_bias: added to the scores.
     """
 
@@ -75,7 +76,9 @@ class AttentionCall:
         logits = self.scores(rows, heads)
         if self.extra_logits is None:
             return logits.softmax(-1)
-        extra = _of_heads(self.extra_logits.to(logits.dtype).reshape(1, -1, 1, 1), heads)
+        extra = self.extra_logits.to(logits.dtype)
+        by_query = extra.ndim == 4
+        extra = self._rows_of(extra, rows, heads) if by_query else _of_heads(extra.reshape(1, -1, 1, 1), heads)
         return torch.cat([logits, extra.expand(*logits.shape[:-1], 1)], -1).softmax(-1)[..., :-1]
 
     def scores(self, rows: Chunk, heads: Heads = None) -> Float[Tensor, "batch head query key"]:
@@ -138,7 +141,7 @@ def dense_mask(mask: Any, n_queries: int, n_keys: int) -> Tensor | None:
 
 
 def extra_logits(options: Mapping[str, Any]) -> Tensor | None:
-    """A learned logit for each head that takes part in the softmax and holds no value, by its two names."""
+    """A logit of each head, or of each query, that takes part in the softmax and holds no value, by its two names."""
     return options.get("s_aux") if options.get("s_aux") is not None else options.get("sinks")
 
 

@@ -100,6 +100,20 @@ class Course:
             self.ended = ended
 
 
+def check_stream(x: Tensor, site: str, layer: int) -> None:
+    """Refuse a residual stream that is several ones.
+
+    Raises:
+        HookError: it is.
+    """
+    if site.startswith("resid") and x.ndim != 3:
+        raise HookError(
+            f"{site} of layer {layer} is not [batch, token, width] but {tuple(x.shape)}: this model's layers hand on "
+            "several residual streams\n"
+            "  read and edit the pattern, z, attn_out or mlp_out instead; the sinks of VAR need the residual stream"
+        )
+
+
 class Tapping:
     """The taps of the prompts that run, and what they did.
 
@@ -201,7 +215,12 @@ class Tapping:
         return TapContext(*where, self.course.state, self._carried, tap.owner, scores, visible)
 
     def through(self, x: Tensor, site: str, layer: int) -> Tensor:
-        """Pass an activation [batch, query, ...] through the taps of its hook point, in order."""
+        """Pass an activation [batch, query, ...] through the taps of its hook point, in order.
+
+        Raises:
+            HookError: there is no one residual stream.
+        """
+        check_stream(x, site, layer)
         self.fired.add((site, layer))
         taps = self.taps[site, layer]
         batch, length = x.shape[:2]

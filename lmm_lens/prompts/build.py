@@ -121,6 +121,10 @@ def _processed(
         special["videos"] = media.for_processor(clips)
         special["do_sample_frames"] = False  # the frames given are the frames seen
     images = adapter.arranged(pictures) if any(pictures) else None
+    if images is not None and "mm_token_type_ids" in getattr(adapter.processor, "model_input_names", ()):
+        special["return_mm_token_type_ids"] = (
+            True  # Cosmos 3 Edge does not run without, and its processor has to be asked
+        )
     try:
         inputs = adapter.processor(
             text=list(rendered), images=images, padding=len(rendered) > 1, return_tensors="pt", **special

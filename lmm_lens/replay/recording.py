@@ -160,6 +160,8 @@ class _Recorder:
             hidden = args[0] if args else given.pop("hidden_states")
             if any(isinstance(value, (dict, list)) for value in (*args[1:], *given.values())):
                 raise UnfitError("its layers hand keys and values to each other")
+            if hidden.ndim != 3:
+                raise UnfitError("its layers hand on several residual streams")
             self.calls[index] = LayerCall(hidden, args[1:], given)
             if index and hidden is not self.out and not torch.equal(hidden, self.out):
                 self.calls[index - 1].added_after = hidden - self.out.to(hidden.device)

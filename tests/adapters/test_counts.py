@@ -14,7 +14,7 @@ MESSAGES = (
     "image tokens, but the model makes",
     "whole number of pictures",
     "image tokens and pictures do not match",
-    "belong to no picture",
+    "belongs? to no picture",
     "more than 1 images",
     "are not known: expected",
     "places of the pictures",

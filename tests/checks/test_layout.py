@@ -13,7 +13,12 @@ from tests.support.evidence import picture
 from tests.support.families import EVERY, lens_of
 
 WITHOUT_GRID = ["blip-2", "instructblip", "idefics2", "mllama"]  # queries, or keys outside of the sequence
-WITH_GRID = [name for name in EVERY if name not in WITHOUT_GRID]
+BEYOND = ["step3p7", "unlimited_ocr", "got_ocr2", "pp_chart2table", "emu3", "chameleon", "gemma4_unified"]
+"""Whose tokens see more than their box through convolutions or a codebook, or that have no tower to switch off.
+
+Their boxes are shown in tests/adapters/test_one_run.py and test_cropped.py, where convolutions look at their cell."""
+WITH_GRID = [name for name in EVERY if name not in (*WITHOUT_GRID, *BEYOND)]
+BY_REGION = [name for name in WITH_GRID if name != "molmo2"]  # whose boxes do not follow from the region alone
 SIZES = [(84, 84), (90, 60), (60, 90)]
 TILED = ["internvl", "aya_vision", "llama4", "idefics3", "ovis2", "lfm2_vl"]
 NOT_SQUARE = ["qwen2_vl", "qwen3_vl", "glm4v", "pixtral", "mistral3", "gemma4", "paddleocr_vl"]
@@ -124,7 +129,7 @@ def test_rows_and_columns_swapped_are_found_where_they_differ(name):
     assert misplaced(lens, (60, 90))
 
 
-@pytest.mark.parametrize("name", WITH_GRID)
+@pytest.mark.parametrize("name", BY_REGION)
 def test_one_column_off_is_found_in_every_family(name):
     assert misplaced(wrong(name, of_pictures(one_column_off)), (90, 60))
 

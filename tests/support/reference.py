@@ -40,7 +40,8 @@ class Reference:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = copy.deepcopy(model).eval()
-        self.model.set_attn_implementation({"text_config": NAME})
+        nested = "text_config" in self.model.config.sub_configs
+        self.model.set_attn_implementation({"text_config": NAME} if nested else NAME)
         self.layers = stack_of(self.model)
         self.passes: list[Pass] = []
         self.edits: dict[str, Edit] = {}
@@ -58,7 +59,7 @@ class Reference:
 
         layer.register_forward_pre_hook(entering, with_kwargs=True)
         layer.register_forward_hook(lambda m, a, out: self._record("resid_post", index, first_of(out)))
-        feed_forward = part_of(layer, "mlp", "feed_forward", "fc2")
+        feed_forward = part_of(layer, "mlp", "feed_forward", "fc2", "mixer")
         feed_forward.register_forward_hook(lambda m, a, out: self._record("mlp_out", index, first_of(out)))
         attention = attention_of(layer)
         if attention is None:
@@ -66,7 +67,7 @@ class Reference:
         attention.reference = (self, index)
 
         def projecting(module: nn.Module, args: tuple) -> Any:
-            z = args[0].unflatten(-1, (-1, attention.head_dim))
+            z = args[0].unflatten(-1, (attention.config.num_attention_heads, -1))
             z = self._edited("z", index, z)
             self._record("z", index, z)
             return (z.flatten(-2),)
@@ -133,7 +134,10 @@ def part_of(module: nn.Module, *names: str) -> nn.Module:
 
 def attention_of(layer: nn.Module) -> nn.Module | None:
     """The layer's attention, None in linear-attention layers."""
-    return getattr(layer, "self_attn", None) or getattr(layer, "cross_attn", None)
+    found = getattr(layer, "self_attn", None) or getattr(layer, "cross_attn", None)
+    if found is None and hasattr(getattr(layer, "mixer", None), "q_proj"):
+        found = layer.mixer
+    return None if "LinearAttention" in type(found).__name__ else found
 
 
 def attention(
@@ -144,18 +148,24 @@ def attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
+    position_bias: Tensor | None = None,
+    sinks: Tensor | None = None,
     **others: Any,
 ) -> tuple[Tensor, Tensor]:
     """Attention as in the textbook: the whole pattern, in the precision of the queries."""
     group = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
     logits = torch.einsum("bhqd,bhkd->bhqk", query, key) * (scaling or query.shape[-1] ** -0.5)
+    if position_bias is not None:
+        logits = logits + position_bias
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
     if attention_mask is not None:
         logits = logits + attention_mask[..., : key.shape[2]]
+    if sinks is not None:  # a logit of each query without a value
+        logits = torch.cat([logits, sinks], -1)
     pattern = torch.exp(logits - logits.amax(-1, keepdim=True))
-    pattern = pattern / pattern.sum(-1, keepdim=True)
+    pattern = (pattern / pattern.sum(-1, keepdim=True))[..., : key.shape[2]]
     reference, layer = module.reference
     pattern = reference.pattern(layer, pattern)
     return torch.einsum("bhqk,bhkd->bqhd", pattern, value), pattern

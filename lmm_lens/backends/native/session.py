@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ...adapters import Layer
 from ...core.attention import AttentionCall, FusedAttention
 from ...core.carried import Carried
-from ...core.tapping import Tapping
+from ...core.tapping import Tapping, check_stream
 from ...core.whole_pattern import WholePattern
 from ...errors import HookError, InterventionError, ModelError
 from ...prompts.prompt import Prompt
@@ -254,6 +254,7 @@ class NativeSession:
             raise HookError(f"layer {layer} ({type(parts.module).__name__}) has no {site}")
 
         def tapped(x: Tensor) -> Tensor:
+            check_stream(x, site, layer)
             self.passes.check_length(self._under_way, x.shape[1])
             if site != "z":
                 return self.tapping.through(x, site, layer)

@@ -138,7 +138,7 @@ def run_job(model: ModelEnvoys, runs: Sequence[JobRun], backend: Any = None) -> 
                 if run["options"] is None:
                     with envoy.trace(**inputs, tracer_cls=block):
                         run_taps(tapping, layers, run["n_tokens"])
-                        logits = finish(unembedding.output, cap, scale)
+                        logits = envoy.output.logits
                         if last is not None:
                             logits = logits[torch.arange(len(last)), last][:, None]
                         if chosen is not None:

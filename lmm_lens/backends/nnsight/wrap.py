@@ -125,7 +125,9 @@ def envoys_of_model(envoy: Any, adapter: Adapter, from_weights: bool = False) ->
     """
     names = {id(module): name for name, module in envoy._module.named_modules()}
     at = {id(module._module): module for module in envoy.modules()}
-    head = envoy._module.get_output_embeddings()
+    parts = (envoy._module, *envoy._module.children())  # some know of it only in the language model inside
+    heads = (part.get_output_embeddings() for part in parts if hasattr(part, "get_output_embeddings"))
+    head = next((head for head in heads if head is not None), None)
     if head is None or id(head) not in names:
         raise ModelError(f"{type(envoy._module).__name__} has no output embedding, so its logits cannot be read")
     with READING:

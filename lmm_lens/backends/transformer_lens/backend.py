@@ -147,7 +147,12 @@ def bridge_hooks(bridge: Any, tapping: Tapping, begin: Callable[[str, int, int],
     scores: dict[int, Tensor] = {}
 
     def on_rows(site: str, layer: int, x: Tensor, hook: object) -> Tensor | None:
-        return tapping.through(x, site, layer) if begin(site, layer, x.shape[1]) else None
+        if not begin(site, layer, x.shape[1]):
+            return None
+        if site == "z":  # a bridge has one d_head for all its layers, which need not be that of this one's values
+            z = x.flatten(2).unflatten(-1, (tapping.n_heads[layer], -1))
+            return tapping.through(z, site, layer).reshape(x.shape)
+        return tapping.through(x, site, layer)
 
     def remember(layer: int, x: Tensor, hook: object) -> None:
         scores[layer] = x

@@ -9,7 +9,7 @@ from functools import cache
 from lmm_lens import Prompt
 from tests.support.evidence import picture
 
-from . import gemma3, gemma4, grid_thw, llavas, mllama, pixtral, queries, square, tiled  # noqa: F401  (they enter theirs)
+from . import cropped, gemma3, gemma4, grid_thw, llavas, mllama, one_run, pixtral, queries, square, tiled  # noqa: F401  (they enter theirs)
 from .table import BUILD, lens_of
 
 EVERY = [name for name in BUILD if " " not in name]

@@ -17,6 +17,8 @@ from transformers.models.video_llama_3.video_processing_video_llama_3 import Vid
 from lmm_lens import Lens
 from lmm_lens.prompts.prompt import Prompt
 from tests.support.evidence import Pixels, identity
+from tests.support.families.grid_thw_kin import GLM, KIN, QWEN, build_kin
+from tests.support.families.grid_thw_kin import placeholders as _tokens
 from tests.support.families.table import Built, family
 from tests.support.models import FAMILIES
 from tests.support.models.parts import MROPE, NO_HEAD_DIM, TEXT
@@ -25,22 +27,7 @@ from tests.support.tokenizer import byte_tokenizer
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 
 
-def _tokens(image: str, video: str, around: dict[str, tuple[str, str]], **named: str) -> SimpleNamespace:
-    """Placeholders, the markers around them, and what the tokenizer has to know by name."""
-    return SimpleNamespace(image=image, video=video, around=around, named=named)
-
-
-VISION = "<|vision_start|>", "<|vision_end|>"
-QWEN = _tokens("<|image_pad|>", "<|video_pad|>", {"image": VISION, "video": VISION})
 PLAIN = _tokens("<|image_pad|>", "<|video_pad|>", {"image": ("", ""), "video": ("", "")})
-GLM = _tokens(
-    "<|image|>",
-    "<|video|>",
-    {
-        "image": ("<|begin_of_image|>", "<|end_of_image|>"),
-        "video": ("<|begin_of_video|>", "<|end_of_video|>"),
-    },
-)
 BAIDU = "<|IMAGE_PLACEHOLDER|>", "<|VIDEO_PLACEHOLDER|>"
 PADDLE = _tokens(*BAIDU, {"image": ("<|IMAGE_START|>", "<|IMAGE_END|>"), "video": ("", "")}, image_token=BAIDU[0])
 ERNIE = _tokens(
@@ -101,12 +88,12 @@ KNOWN = {
     ),
 }
 OPTIONS = {"ernie4_5_vl_moe": {"draw_on_frames": False}}  # of the video processor: no font here to write the time with
-NAMES = list(KNOWN)
+NAMES = [*KNOWN, *KIN]
 
 
 def tokens_of(name: str) -> SimpleNamespace:
     """The family's placeholders, and the markers around them."""
-    return KNOWN[name][2]
+    return KIN[name][0] if name in KIN else KNOWN[name][2]
 
 
 def template_of(tokens: SimpleNamespace) -> str:
@@ -124,6 +111,8 @@ def template_of(tokens: SimpleNamespace) -> str:
 
 def build(name: str) -> Built:
     """A token covers 28 x 28 pixels, or 32 x 32 with Qwen 3."""
+    if name in KIN:
+        return build_kin(name, template_of(tokens_of(name)))
     like, own, tokens, processor, image_processor, video_processor = KNOWN[name]
     brackets = sorted({marker for pair in tokens.around.values() for marker in pair if marker})
     tokenizer = byte_tokenizer(tokens.image, tokens.video, *brackets, "<|user|>", "<|assistant|>", **tokens.named)
@@ -158,13 +147,20 @@ def features(lens: Lens, kind: str, inputs: Mapping[str, Tensor], pixels: Tensor
     """The feature of every token of a kind, in order, each from its own pixels alone."""
     model = lens.adapter.model.model
     tower = next(getattr(model, name) for name in ("visual", "vision_tower", "vision_model") if hasattr(model, name))
-    blocks = [module for module in tower.modules() if type(module).__name__.endswith(("Block", "EncoderLayer"))]
+    blocks = [
+        module for module in tower.modules() if type(module).__name__.endswith(("Block", "EncoderLayer", "VisionLayer"))
+    ]
     pixels = inputs[PIXELS[kind]] if pixels is None else pixels
     further = [inputs[name] for name in (f"{kind}_grid_thw", f"{kind}_merge_sizes") if name in inputs]
     with identity(blocks):
         out = torch.cat(list(getattr(model, f"get_{kind}_features")(pixels, *further).pooler_output))
     kept = inputs.get("video_compression_mask") if kind == "video" else None
     return out if kept is None else out[kept]
+
+
+def by_pixel(lens: Lens) -> bool:
+    """Whether a patch is all channels of one pixel, then of the next."""
+    return lens.adapter.config.model_type == "cosmos3_edge"
 
 
 def places(lens: Lens, kind: str, inputs: Mapping[str, Tensor]) -> list[tuple[int, set[int], Pixels]]:
@@ -174,13 +170,16 @@ def places(lens: Lens, kind: str, inputs: Mapping[str, Tensor]) -> list[tuple[in
     """
     grids = enumerate(inputs[f"{kind}_grid_thw"].tolist())
     where = [_coordinates(lens.processor, kind, source, *grid) for source, grid in grids]
-    y, x, frame = torch.cat(where).flatten(1).unflatten(1, (3, -1)).unbind(1)  # each [patch, pixel of one channel]
+    flat = torch.cat(where).flatten(1)
+    # of each patch all of one channel, then all of the next, mostly
+    split = (lambda t: t.unflatten(1, (-1, 3)).mT) if by_pixel(lens) else (lambda t: t.unflatten(1, (3, -1)))
+    y, x, frame = split(flat).unbind(1)  # each [patch, pixel of one channel]
 
     pixels = inputs[PIXELS[kind]].clone().requires_grad_(True)
     found = []
     for token in features(lens, kind, inputs, pixels):
         (slope,) = torch.autograd.grad(token.square().sum(), pixels, retain_graph=True)
-        reached = slope.flatten(1).unflatten(1, (3, -1)).abs().sum(1) > 0
+        reached = split(slope.flatten(1)).abs().sum(1) > 0
         xs, ys = x[reached].int().tolist(), y[reached].int().tolist()
         frames = frame[reached].unique().int().tolist()
         box = min(xs), min(ys), max(xs) + 1, max(ys) + 1

@@ -78,6 +78,7 @@ def attend(
     dropout: float = 0.0,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    sinks: Tensor | None = None,
     position_bias: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
@@ -91,7 +92,8 @@ def attend(
         scaling: of the scores, 1/sqrt(d_head) by default.
         dropout: of the pattern, in training.
         softcap: scores are squeezed into (-softcap, softcap) (Gemma 2).
-        s_aux: [head], a logit that takes part in the softmax and holds no value.
+        s_aux, sinks: a logit that takes part in the softmax and holds no value, by its two names: [head], or
+            [batch, head, query, 1].
         position_bias: added to the scores.
 
     Returns:
@@ -111,10 +113,12 @@ def attend(
     if attention_mask is not None:
         scores = scores + attention_mask[..., : key.shape[2]]
     scores = on_scores(scores)
-    if s_aux is None:
+    extra = sinks if s_aux is None else s_aux
+    if extra is None:
         pattern = scores.softmax(-1, dtype=torch.float32)
     else:
-        extra = s_aux.reshape(1, -1, 1, 1).expand(*scores.shape[:-1], 1).to(scores.dtype)
+        extra = extra if extra.ndim == 4 else extra.reshape(1, -1, 1, 1)
+        extra = extra.expand(*scores.shape[:-1], 1).to(scores.dtype)
         pattern = torch.cat([scores, extra], -1).softmax(-1, dtype=torch.float32)[..., :-1]
     pattern = on_pattern(nn.functional.dropout(pattern.to(query.dtype), dropout, module.training))
     return (pattern @ value).transpose(1, 2).contiguous(), pattern
