@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from .travel import imports_of
+
 OPERATIONS = frozenset(
     """
     PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT
@@ -173,6 +175,16 @@ class _Unpickler(pickle.Unpickler):
         raise UnwantedError("a persistent object that is no storage")
 
 
+def _others(program: bytes) -> str:
+    """The names in a program that are not in the table, to be told beside an operation that is refused."""
+    try:
+        others = sorted(imports_of(program) - TABLE.keys())
+    except (ValueError, IndexError):  # it is no pickle further on
+        return ""
+    names = [f"{module}.{name}".rstrip(".") for module, name in others[:3]]
+    return f"{', '.join(names)} with" if names else ""
+
+
 def unpickled(program: bytes) -> Any:
     """The value of a pickle, its tensors as sketches.
 
@@ -181,8 +193,7 @@ def unpickled(program: bytes) -> Any:
     """
     for n, (operation, argument, _) in enumerate(pickletools.genops(program), 1):
         if operation.name not in OPERATIONS:
-            named = f" {str(argument).replace(' ', '.')[:100]}" if argument is not None else ""
-            raise UnwantedError(f"the pickle operation {operation.name}{named}")
+            raise UnwantedError(f"{_others(program)} the pickle operation {operation.name}".strip())
         if operation.name == "LONG_BINPUT" and int(argument or 0) > n:  # a large index alone takes as much memory
             raise UnwantedError(f"a memo of {argument} entries")
         if n > MOST_OPERATIONS:

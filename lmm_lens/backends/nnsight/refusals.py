@@ -93,7 +93,7 @@ class Refusals:
             wait = f"{pause} s" if pause.isdecimal() and len(pause) < 7 else "a minute"
             return self._not_now(f"too many requests at a time (429): {said}", f"wait {wait}, then run the same again")
         if status == 503:
-            return self._not_now(f"it is not available (503): {said}", "wait, then run the same again; nnsight.status() shows NDIF's")
+            return self._not_now(f"it is not available (503): {said}", "wait, then run the same again")
         if status >= 500:
             return self._not_now(
                 f"it failed over the request ({status}): {said}",
