@@ -115,7 +115,7 @@ def fetched(attack: dict[str, Any]) -> Response:
             return StreamingResponse(few(), headers={"content-length": "1000"})
         if name == "gzip":
             packer = zlib.compressobj(wbits=31)
-            return Response(packer.compress(512 * ZEROS) + packer.flush(), headers={"content-encoding": "gzip"})
+            return Response(packer.compress(64 * ZEROS) + packer.flush(), headers={"content-encoding": "gzip"})
         if name == "redirect":
             return RedirectResponse(attack["target"])
         if name == "page":
