@@ -35,7 +35,7 @@ def check_answers(answers: Any, runs: list[JobRun] | tuple[JobRun, ...], n_vocab
         RemoteError: they cannot be the answers to these runs.
     """
     try:
-        _expect(type(answers) is list and len(answers) == len(runs), f"the results of {len(runs)} runs")
+        _expect(type(answers) is list and len(answers) == len(runs), "one result for each run")
         for run, answer in zip(runs, answers, strict=True):
             _check(run, answer, n_vocab)
     except _WrongError as error:

@@ -1,5 +1,7 @@
 """An answer that is none: what came is held against what was asked for, and writes no variable that was not."""
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -19,14 +21,14 @@ RUNS = {
     "dtype": r"logits that are floats, not int64 \[2, 45, 90\]",
     "infinite": "finite logits",
     "text": r"logits of shape \[2, 45, 90\], not str",
-    "runs": "the results of 1 runs",
-    "no_runs": "the results of 1 runs",
+    "runs": "one result for each run",
+    "no_runs": "one result for each run",
     "read": r"what was asked for alone, not \('z', 4\)",
     "count": r"what was asked for alone, not \(0, 99\)",
     "nan_count": "finite counts of what was edited",
     "sum": "a finite sum 'x' of layer 1",
-    "positions": "positions of z within the sequence",
-    "rows": r"z of 2 x 1 rows, not float32 \[1, 1, 1\]",
+    "positions": "positions of z of layer 1 within the sequence",
+    "rows": r"z of layer 1 of 2 x 1 rows, not float32 \[1, 1, 1\]",
 }
 
 
@@ -86,9 +88,7 @@ def test_a_trace_writes_what_it_saves(served: Lens, pair: Any, service: Service)
 @pytest.mark.parametrize("data", [None, "", {"answers": 1}, [1], 3])
 def test_completed_without_values(served: Lens, pair: Any, service: Service, data: Any) -> None:
     service.attack("empty", "empty", data=data)
-    with fails(
-        rf"^{service.url} reports the job as completed, but sent no values\n  run the same again; if it stays so"
-    ):
+    with fails(rf"^{service.url} reports the job as completed, but sent no values\n  run the same again; if it stays"):
         served.run(pair[0])
 
 
@@ -146,9 +146,6 @@ def test_public_addresses() -> None:
 
 
 def test_an_address_hides_its_login_and_keeps_it() -> None:
-    import copy
-    import pickle
-
     address = Address("http://me:pw@host:5001/")
     assert address == str(address) == "http://host:5001"
     assert "pw" not in repr(address)
@@ -167,9 +164,9 @@ def test_what_is_no_address(text: str) -> None:
 
 def test_bools_are_zero_or_one(served: Lens, pair: Any, service: Service) -> None:
     with served.trace(pair[0]):
-        odd = nnsight_bool().save()
+        odd = odd_bools().save()
     assert odd.tolist() == [True, False]
 
 
-def nnsight_bool() -> torch.Tensor:
+def odd_bools() -> torch.Tensor:
     return torch.tensor([7, 0], dtype=torch.uint8).view(torch.bool)

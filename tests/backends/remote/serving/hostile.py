@@ -164,7 +164,7 @@ TAMPERING: dict[str, Callable[[dict[str, Any]], Any]] = {
         0, (*job_of(saved)[:2], job_of(saved)[2] + 10**6, job_of(saved)[3])
     ),
     "others": lambda saved: saved.update(os=torch.ones(1), __builtins__={}),
-    "read_only": lambda saved: saved.update(model="another", packed="another"),
+    "read_only": lambda saved: saved.update(n_heads="another", plain_runs="another"),
     "missing": lambda saved: saved.clear(),
 }
 """What is changed in an honest answer, in place."""
