@@ -1,5 +1,7 @@
 """A client of the service, and its answers beside those of a lens here."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,26 @@ def client(folder: Path, **settings: Any) -> Any:
 
     processor = AutoProcessor.from_pretrained(folder)
     return TransformersModel(str(folder), task="image-text-to-text", processor=processor, **settings)
+
+
+PACKED: list[bytes] = []
+
+
+@contextmanager
+def packed_once() -> Iterator[None]:
+    """Inside, the same payload is sent by whatever asks, packed when it was first needed: only the answer matters."""
+    from lmm_lens.backends.nnsight.remote import ServerBackend
+
+    pack = ServerBackend._serialize
+
+    def kept(self: ServerBackend, tracer: Any) -> bytes:
+        if not PACKED:
+            PACKED.append(pack(self, tracer))
+        return PACKED[0]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ServerBackend, "_serialize", kept)
+        yield
 
 
 def same(given: Any, expected: Any, tolerance: float = 1e-4) -> None:

@@ -12,6 +12,7 @@ from nnsight.schema.response import ResponseModel, Status
 
 from lmm_lens import Lens
 from lmm_lens.errors import RemoteError
+from tests.backends.remote.clients import packed_once
 from tests.backends.remote.service import Service
 from tests.backends.remote.serving.programs import LIES, NAMES, archive, named, programs
 from tests.backends.remote.test_failures import fails
@@ -33,7 +34,7 @@ def refuses(served: Lens, pair: Any, service: Service, tmp_path: Path) -> Callab
 
     def run(what: str, kind: str, where: str = "inline", **more: Any) -> None:
         service.attack(kind, where, file=str(left), **more)
-        with fails(REFUSED.format(url=service.url, what=what) + ADVICE):
+        with fails(REFUSED.format(url=service.url, what=what) + ADVICE), packed_once():
             served.run(pair[0], logits="last")
         assert not left.exists()
 

@@ -15,7 +15,7 @@ from lmm_lens import Lens
 from lmm_lens.backends.nnsight import connection
 from lmm_lens.errors import LensError, RemoteError
 from tests.backends.remote.audit import SECRET
-from tests.backends.remote.clients import same_run
+from tests.backends.remote.clients import packed_once, same_run
 from tests.backends.remote.service import Service
 from tests.backends.remote.test_failures import fails
 
@@ -53,7 +53,8 @@ def elsewhere() -> Iterator[tuple[int, list[bytes]]]:
 
 
 def run(served: Lens, pair: Any) -> Any:
-    return served.run(pair[0], logits="last")
+    with packed_once():
+        return served.run(pair[0], logits="last")
 
 
 # ---------------------------------------------------------------------- too much
