@@ -1,5 +1,6 @@
 """A client of the service, and its answers beside those of a lens here."""
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,6 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+
+from lmm_lens.errors import RemoteError
+from tests.backends.remote.audit import SECRET
 
 REPO = "lmm-lens/shapes-llava"
 
@@ -17,6 +21,21 @@ def client(folder: Path, **settings: Any) -> Any:
 
     processor = AutoProcessor.from_pretrained(folder)
     return TransformersModel(str(folder), task="image-text-to-text", processor=processor, **settings)
+
+
+@contextmanager
+def fails(pattern: str) -> Iterator[pytest.ExceptionInfo[RemoteError]]:
+    """A RemoteError of that text: what happened and what to do, without the key in anything that could be printed."""
+    with pytest.raises(RemoteError, match=pattern) as caught:
+        yield caught
+    error = caught.value
+    text = str(error)
+    assert text.count("\n") == 1
+    assert all(line.startswith("  ") for line in text.splitlines()[1:])
+    assert error.__cause__ is None
+    assert error.__suppress_context__ or error.__context__ is None
+    for shown in ("".join(traceback.format_exception(error)), repr(error), error.details, str(vars(error))):
+        assert SECRET not in shown
 
 
 PACKED: list[bytes] = []

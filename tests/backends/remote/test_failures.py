@@ -5,7 +5,6 @@ import signal
 import socket
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,23 +19,8 @@ from lmm_lens import Lens
 from lmm_lens.backends.nnsight.remote import ServerBackend
 from lmm_lens.errors import RemoteError
 from tests.backends.remote.audit import SECRET
-from tests.backends.remote.clients import REPO, same_run
+from tests.backends.remote.clients import REPO, fails, same_run
 from tests.backends.remote.service import Service
-
-
-@contextmanager
-def fails(pattern: str) -> Iterator[pytest.ExceptionInfo[RemoteError]]:
-    """A RemoteError of that text: what happened and what to do, without the key in anything that could be printed."""
-    with pytest.raises(RemoteError, match=pattern) as caught:
-        yield caught
-    error = caught.value
-    text = str(error)
-    assert text.count("\n") == 1
-    assert all(line.startswith("  ") for line in text.splitlines()[1:])
-    assert error.__cause__ is None
-    assert error.__suppress_context__ or error.__context__ is None
-    for shown in ("".join(traceback.format_exception(error)), repr(error), error.details, str(vars(error))):
-        assert SECRET not in shown
 
 
 @contextmanager

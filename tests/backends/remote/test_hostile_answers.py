@@ -10,9 +10,8 @@ import torch
 from lmm_lens import AblateHeads, Lens, Read
 from lmm_lens.backends.address import Address, checked_result_address, is_public
 from lmm_lens.errors import LensError, RemoteError
-from tests.backends.remote.clients import same_run
+from tests.backends.remote.clients import fails, same_run
 from tests.backends.remote.service import Service
-from tests.backends.remote.test_failures import fails
 
 READ = Read("z", [1], rows="last")
 RUNS = {

@@ -12,10 +12,9 @@ from nnsight.schema.response import ResponseModel, Status
 
 from lmm_lens import Lens
 from lmm_lens.errors import RemoteError
-from tests.backends.remote.clients import packed_once
+from tests.backends.remote.clients import fails, packed_once
+from tests.backends.remote.programs import LIES, NAMES, archive, named, programs
 from tests.backends.remote.service import Service
-from tests.backends.remote.serving.programs import LIES, NAMES, archive, named, programs
-from tests.backends.remote.test_failures import fails
 
 REFUSED = r"^the answer of {url} asks for {what}, which is no part of a result: .* nothing of it was run\n"
 DANGEROUS = [

@@ -15,9 +15,8 @@ from lmm_lens import Lens
 from lmm_lens.backends.nnsight import connection
 from lmm_lens.errors import LensError, RemoteError
 from tests.backends.remote.audit import SECRET
-from tests.backends.remote.clients import packed_once, same_run
+from tests.backends.remote.clients import fails, packed_once, same_run
 from tests.backends.remote.service import Service
-from tests.backends.remote.test_failures import fails
 
 LIMIT = 10_000_000
 TOO_LARGE = (

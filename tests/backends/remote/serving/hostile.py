@@ -11,8 +11,7 @@ import zstandard
 from fastapi import Response, WebSocket
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, StreamingResponse
 from nnsight.schema.response import ResponseModel, Status
-
-from .programs import LIES, archive, named, programs, tensor
+from programs import LIES, archive, named, programs, tensor
 
 PAGE = "<!doctype html><html><head><title>Sign in &amp; continue</title></head><body>...</body></html>"
 ZEROS = bytes(2**20)
