@@ -7,15 +7,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import nnsight
 import pytest
 from websockets.sync.server import serve
 
 from lmm_lens import Lens
 from lmm_lens.backends.nnsight import connection
-from lmm_lens.errors import LensError, RemoteError
-from tests.backends.remote.audit import SECRET
-from tests.backends.remote.clients import fails, packed_once, same_run
+from lmm_lens.errors import LensError
+from tests.backends.remote.clients import fails, run_once_packed
 from tests.backends.remote.service import Service
 
 LIMIT = 10_000_000
@@ -51,11 +49,6 @@ def elsewhere() -> Iterator[tuple[int, list[bytes]]]:
         thread.join(5)
 
 
-def run(served: Lens, pair: Any) -> Any:
-    with packed_once():
-        return served.run(pair[0], logits="last")
-
-
 # ---------------------------------------------------------------------- too much
 
 
@@ -63,30 +56,30 @@ def test_a_bomb_is_not_unpacked(served: Lens, pair: Any, service: Service, low_l
     service.attack("bomb", "inline", megabytes=512)
     started = time.monotonic()
     with fails(TOO_LARGE):
-        run(served, pair)
+        run_once_packed(served, pair)
     service.attack("bomb", "fetched", megabytes=512)
     with fails(TOO_LARGE):
-        run(served, pair)
+        run_once_packed(served, pair)
     assert time.monotonic() - started < 10
 
 
 def test_a_few_bytes_are_not_shown_as_many(served: Lens, pair: Any, service: Service) -> None:
     service.attack("stretched")
     with fails(r"^the server's answer is larger than 2,147,483,648 bytes"):
-        run(served, pair)
+        run_once_packed(served, pair)
 
 
 def test_an_endless_message(served: Lens, pair: Any, service: Service, low_limit: None) -> None:
     service.attack("long", "long", megabytes=40)
     with fails(TOO_LARGE):
-        run(served, pair)
+        run_once_packed(served, pair)
 
 
 @pytest.mark.parametrize("name", ["endless", "too_long"])
 def test_an_endless_result(served: Lens, pair: Any, service: Service, low_limit: None, name: str) -> None:
     service.attack("fetched", "fetched", name=name)
     with fails(TOO_LARGE):
-        run(served, pair)
+        run_once_packed(served, pair)
 
 
 def test_a_result_that_drips(served: Lens, pair: Any, service: Service) -> None:
@@ -94,7 +87,7 @@ def test_a_result_that_drips(served: Lens, pair: Any, service: Service) -> None:
     served._backend.timeout = 0.5
     try:
         with fails(r"was lost \(job .*what came back cannot be read: ReadTimeout: only \d+ bytes came in 0.5 s"):
-            run(served, pair)
+            run_once_packed(served, pair)
     finally:
         served._backend.timeout = 600.0
 
@@ -103,7 +96,7 @@ def test_a_result_that_drips(served: Lens, pair: Any, service: Service) -> None:
 def test_a_result_that_is_another_than_it_says(served: Lens, pair: Any, service: Service, name: str, what: str) -> None:
     service.attack("fetched", "fetched", name=name)
     with fails(rf"was lost \(job .*what came back cannot be read: {what}"):
-        run(served, pair)
+        run_once_packed(served, pair)
 
 
 @pytest.mark.parametrize("where", ["request", "socket"])
@@ -113,7 +106,7 @@ def test_an_endless_error_page(
     monkeypatch.setattr(connection, "CONNECT_SECONDS", 0.5)
     service.attack("flood", where)
     with fails("what the server says is larger than 4,194,304 bytes|no nnsight server answers|refused the request"):
-        run(served, pair)
+        run_once_packed(served, pair)
 
 
 def test_a_handshake_that_never_ends(pair: Any, sent: list, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +154,7 @@ def test_pings_alone_are_no_news(pair: Any, sent: list) -> None:
 def test_a_limit_that_is_none(served: Lens, pair: Any, given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LMM_LENS_ANSWER_BYTES", given)
     with pytest.raises(LensError, match=rf"LMM_LENS_ANSWER_BYTES is the number of bytes .* it is '{given}'"):
-        run(served, pair)
+        run_once_packed(served, pair)
 
 
 # ---------------------------------------------------------------------- somewhere else
@@ -180,7 +173,7 @@ def test_a_redirect_is_not_followed(
         rf"^{service.url} sends on to another address \({status}: {scheme}://localhost:{port}/there\), which was not "
         r"followed: the key goes to the server that you name\n  if you trust that one, name it: remote=\.\.\.$"
     ):
-        run(served, pair)
+        run_once_packed(served, pair)
     assert heard == []
 
 
@@ -188,7 +181,7 @@ def test_a_result_that_is_sent_on(served: Lens, pair: Any, service: Service, els
     port, heard = elsewhere
     service.attack("fetched", "fetched", name="redirect", target=f"http://localhost:{port}/there")
     with fails("sends on to another address"):
-        run(served, pair)
+        run_once_packed(served, pair)
     assert heard == []
 
 
@@ -214,113 +207,13 @@ def test_a_result_on_another_host(
     service.attack("fetched", "fetched", url=url.format(port=port))
     where = shown.format(port=port).replace(".", r"\.")
     with fails(rf"^{service.url} says that its answer is at {where}, where it was not fetched\n  answers come"):
-        run(served, pair)
+        run_once_packed(served, pair)
     assert heard == []
 
 
 def test_a_result_is_fetched_without_the_key(served: Lens, pair: Any, service: Service, elsewhere: Any) -> None:
     service.attack("no_dict", "fetched")
     with fails("reports the job as completed, but sent something else than named values"):
-        run(served, pair)
+        run_once_packed(served, pair)
     assert service.log()[-1]["fetched"]
     assert "ndif-api-key" not in service.log()[-1]["headers"]
-
-
-# ---------------------------------------------------------------------- secrets
-
-
-def test_a_password_is_sent_and_never_shown(pair: Any, native: Lens, service: Service, sent: list, caplog: Any) -> None:
-    secret = "my/own@pass:word"
-    given = service.url.replace("://", f"://someone:{secret}@")
-    lens = Lens.demo(backend="nnsight", remote=given)
-    same_run(lens.run(pair[0]), native.run(pair[0]))
-    assert "authorization" in service.log()[-1]["headers"]
-    shown = [repr(lens), str(lens.remote), repr(lens.origin), repr(lens._backend.transport()), caplog.text]
-    assert lens.remote == service.url
-    assert repr(lens).endswith(f"on {service.url}")
-    for kind, more in {
-        "code": {"status": 400, "detail": f"who is someone:{secret}?"},
-        "redirect": {"status": 307, "target": given},
-        "page": {"status": 200},
-    }.items():
-        service.attack(kind, "request", **more)
-        with pytest.raises(RemoteError) as caught:
-            lens.run(pair[0])
-        shown.append(f"{caught.value!r} {caught.value.details}")
-    with pytest.raises(RemoteError) as caught:
-        lens.run(pair[0], remote=f"http://someone:{secret}@127.0.0.1:9")
-    shown.append(repr(caught.value))
-    with pytest.raises(LensError) as refused:
-        lens.run(pair[0], remote=f"ftp://someone:{secret}@127.0.0.1:9")
-    shown.append(repr(refused.value))
-    with pytest.raises(LensError) as refused:
-        Lens.demo(remote=given)
-    shown.append(repr(refused.value))
-    for text in shown:
-        assert "pass:word" not in text
-        assert "someone" not in text
-
-
-def test_what_steers_a_terminal_is_not_printed(
-    served: Lens, pair: Any, service: Service, capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(nnsight.CONFIG.APP, "REMOTE_LOGGING", True)
-    service.attack("escapes", "escapes", key=SECRET)
-    with fails(r"^the job failed on .*: RuntimeError: .\[31mred.\[0m \[key\]") as caught:
-        run(served, pair)
-    shown = capsys.readouterr().out
-    assert "owned" in shown
-    assert not any(
-        code in shown + str(caught.value) + caught.value.details for code in ("\x1b]", "\x1b[2J", "\x1b[31m")
-    )
-
-
-# ---------------------------------------------------------------------- in other words
-
-
-TEXTS = {
-    429: r"did not take the request, too many requests at a time \(429\): slow down\n  .* lost: wait 7 s, then",
-    500: r"did not take the request, it failed over the request \(500\): slow down\n  .*the mistake is not in",
-    502: r"did not take the request, it failed over the request \(502\)",
-    503: r"did not take the request, it is not available \(503\): slow down\n  .* lost: wait, then run",
-    413: r"refused the request: slow down\n  the request is too large for it: send smaller batches",
-    403: r"refused the request: slow down\n  a key is set but was not accepted",
-}
-
-
-@pytest.mark.parametrize("where", ["request", "socket"])
-@pytest.mark.parametrize("status", TEXTS)
-def test_a_status_has_its_own_text(served: Lens, pair: Any, service: Service, status: int, where: str) -> None:
-    service.attack("code", where, status=status, detail="slow down", headers={"retry-after": "7"})
-    with fails(rf"^{service.url} {TEXTS[status]}"):
-        run(served, pair)
-
-
-@pytest.mark.parametrize(
-    ("kind", "where", "status", "text"),
-    [
-        (
-            "page",
-            "request",
-            200,
-            r"is a web page, not an nnsight server \(200: Sign in & continue\)\n  check the",
-        ),
-        ("page", "request", 404, r"is a web page, not an nnsight server \(404: Sign in & continue\)"),
-        ("page", "socket", 404, r"is a web page, not an nnsight server \(404: Sign in & continue\)"),
-        ("page", "request", 503, r"it is not available \(503\): Sign in & continue"),
-        ("other_json", "request", 200, r"is something else, not an nnsight server \(200: \['something', 'else'\]\)"),
-    ],
-)
-def test_something_else_answers(
-    served: Lens, pair: Any, service: Service, kind: str, where: str, status: int, text: str
-) -> None:
-    service.attack(kind, where, status=status)
-    with fails(text):
-        run(served, pair)
-
-
-@pytest.mark.parametrize("said", ["hello", "{}", "[]", '{"session_id": {}}', "[" * 100_000, "<html>"])
-def test_a_websocket_that_greets_otherwise(served: Lens, pair: Any, service: Service, said: str) -> None:
-    service.attack("hello", "hello", text=said)
-    with fails("^what answers at .* is (something else|a web page), not an nnsight server"):
-        run(served, pair)

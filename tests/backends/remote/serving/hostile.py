@@ -21,9 +21,9 @@ def squeezed(content: bytes) -> bytes:
     return zstandard.ZstdCompressor().compress(content)
 
 
-def bomb(n_megabytes: int, says: int = -1) -> bytes:
-    """Zeros, in few bytes; `says` is the size that the header gives."""
-    packer = zstandard.ZstdCompressor().compressobj(size=says)
+def bomb(n_megabytes: int) -> bytes:
+    """Zeros, in few bytes."""
+    packer = zstandard.ZstdCompressor().compressobj()
     return b"".join([*(packer.compress(ZEROS) for _ in range(n_megabytes)), packer.flush()])
 
 
