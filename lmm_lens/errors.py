@@ -11,10 +11,10 @@ from collections.abc import Iterable
 
 
 def printable(text: str) -> str:
-    """A text for a terminal: control characters, which would move its cursor or more, are shown and not obeyed.
+    r"""A text for a terminal: control characters, which would move its cursor or more, are shown and not obeyed.
 
-    >>> printable("a name \x1b[2J of a file")
-    'a name \\x1b[2J of a file'
+    >>> print(printable("a name \x1b[2J of a file"))
+    a name \x1b[2J of a file
     """
     return "".join(c if c in "\n\t" or not (ord(c) < 32 or 127 <= ord(c) < 160) else repr(c)[1:-1] for c in text)
 

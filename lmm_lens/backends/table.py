@@ -9,6 +9,7 @@ from torch import nn
 
 from ..adapters import Adapter
 from ..errors import LensError, ModelError, unknown
+from .address import without_login
 from .base import Backend, Remote
 from .native import NativeBackend
 from .requirements import importing
@@ -57,7 +58,7 @@ def backend_of(
 
         return NNsightBackend(adapter, envoy, served_as, remote, timeout)
     if remote:
-        raise LensError(f'remote={remote!r} needs backend="nnsight", given backend={name!r}')
+        raise LensError(f'remote={without_login(remote)!r} needs backend="nnsight", given backend={name!r}')
     if name == "transformer_lens":
         with importing(name):
             from .transformer_lens import TransformerLensBackend

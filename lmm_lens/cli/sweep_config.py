@@ -127,8 +127,10 @@ class SweepConfig:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise LensError(f"the config {str(path)!r} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise LensError(f"the config {str(path)!r} cannot be read: it is no text") from error
         except (yaml.YAMLError, RecursionError, ValueError) as error:
-            said = "it is no text" if isinstance(error, UnicodeDecodeError) else " ".join(str(error).split())[:300]
+            said = " ".join(str(error).split())[:300]
             raise LensError(f"the config {path.name!r} is no YAML: {said}") from error
         if not values:
             raise LensError(

@@ -158,7 +158,7 @@ def _values(raw: bytes) -> Mapping[str, Any] | RowError:
 
 def _sample(values: Mapping[str, Any], pair: _Pair, number: int, template: str) -> Sample:
     answer = yes_or_no(values, "answer")
-    found, _ = picture(pair.picture, Path())
+    found, _ = picture(pair.picture, Path(), outside=True)
     return Sample(
         id=f"mme/{pair.subtask}/{pair.name}/{number}",
         question=template.format(question=text(values, "question")),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from string import Formatter
 
 from ..errors import ScoreError, unknown
 
 AS_IT_IS = "{question}"
+NUMBER = re.compile(r"\.\d{1,2}f")
+"""How numbers may be formatted; anything else, as a width of a thousand million, is not."""
 
 
 def check_template(template: str, places: tuple[str, ...] = ("question",)) -> str:
@@ -29,7 +32,7 @@ def check_template(template: str, places: tuple[str, ...] = ("question",)) -> st
     for _, name, form, conversion in parts:
         if name not in places:
             raise ScoreError(unknown("place in a template", name or "", places))
-        if form or conversion:
+        if (form and not (name != "question" and NUMBER.fullmatch(form))) or conversion:
             raise ScoreError(
                 f"the template {template[:60]!r} says how {{{name}}} is to be formatted, and it is put in as it is\n"
                 f"  write {{{name}}}"

@@ -110,7 +110,7 @@ class Lens(TransformerLensMethods, NNsightMethods):
         """
         model, processor = open_model(name, backend, remote, **options)
         lens = cls(model, processor, backend, remote=remote, timeout=timeout)
-        lens.origin = partial(cls.from_pretrained, name, backend, remote=remote, timeout=timeout, **options)
+        lens.origin = partial(cls.from_pretrained, name, backend, remote=lens.remote, timeout=timeout, **options)
         return lens
 
     @classmethod
@@ -132,7 +132,7 @@ class Lens(TransformerLensMethods, NNsightMethods):
         from ..bundled import shapes
 
         lens = cls(*shapes.load(variant), backend=backend, remote=remote, timeout=timeout)
-        lens.origin = partial(cls.demo, variant, backend, remote=remote, timeout=timeout)
+        lens.origin = partial(cls.demo, variant, backend, remote=lens.remote, timeout=timeout)
         return lens
 
     # ------------------------------------------------------------------ what the model is

@@ -87,6 +87,7 @@ def file_name(at: range) -> str:
 def layout(tensors: Mapping[str, Tensor]) -> Layout:
     """Of the tensors of one item.
 
+    >>> import torch
     >>> layout({"effect": torch.zeros(6, 8)})
     {'effect': 'float32 [6, 8]'}
     """

@@ -63,7 +63,9 @@ def test_the_page_holds_every_figure(made):
 
 def test_the_page_can_be_sent_alone(made):
     assert all(address.startswith("data:image/png;base64,") for address in made.page.fetched)
-    assert "http" not in made.html
+    assert "http:" not in made.html
+    assert "https:" not in made.html
+    assert "default-src 'none'; img-src data:; style-src" in made.html, "it may fetch nothing, and run nothing"
     assert len(made.html) < 1_000_000
 
 

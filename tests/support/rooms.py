@@ -12,7 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 ORDER = """
-errors warnings
+errors
+warnings
 core
 prompts
 adapters

@@ -17,6 +17,7 @@ from ...core.taps import Tap
 from ...core.trace import TraceLens
 from ...errors import HookError, LensError, ModelError, RemoteError
 from ...prompts.prompt import Prompt
+from ..address import Address, without_login
 from ..base import Continuation, Forward, ForwardPass, PromptOf, Remote, TapsOf
 from ..ends import Ends
 from ..native.session import check_runnable
@@ -275,17 +276,19 @@ class NNsightBackend:
             return CheckedSimulation(self._envoy)
         from .remote import ServerBackend
 
-        address = None if self.remote is True else str(self.remote)
+        address = None if self.remote is True else self.remote
         env = {**self._envoy._remoteable_get_env(), "attn_implementation": "eager"}
         return ServerBackend(model_key(self._envoy, self.served_as), address, env, self.timeout)
 
     @staticmethod
     def _checked_remote(remote: Remote) -> Remote:
-        if isinstance(remote, bool) or remote == "local" or str(remote).startswith(("http://", "https://")):
+        if isinstance(remote, (bool, Address)) or remote == "local":
             return remote
+        if str(remote).startswith(("http://", "https://")):
+            return Address(str(remote))
         raise LensError(
             f'remote is False, True (NDIF), "local" or the address of a server, as in "http://127.0.0.1:5001", '
-            f"given {remote!r}"
+            f"given {without_login(remote)!r}"
         )
 
     def checked(self, taps: Sequence[Tap]) -> Sequence[Tap]:

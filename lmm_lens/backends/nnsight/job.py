@@ -23,6 +23,7 @@ from ...errors import HookError
 from ...prompts.prompt import Prompt
 from ..options import new_tokens
 from ..sources import READING
+from .answers import check_answers
 from .loops import open_ended_loops
 
 
@@ -110,6 +111,10 @@ def run_job(model: ModelEnvoys, runs: Sequence[JobRun], backend: Any = None) -> 
         model: what they run on.
         runs: in order.
         backend: nnsight's backend of the session; None runs it here.
+
+    Raises:
+        HookError: a hook point was not reached.
+        RemoteError: of a server, in many ways; what came back is no answer to these runs.
     """
     import nnsight
     from nnsight.intervention.interleaver import OutOfOrderError
@@ -166,7 +171,15 @@ def run_job(model: ModelEnvoys, runs: Sequence[JobRun], backend: Any = None) -> 
                 answers.append(slim(found) if travels else found)
     except OutOfOrderError as error:
         raise HookError(_unfired(model, str(error))) from None
+    if travels:
+        check_answers(answers, tuple(runs), _n_vocab(unembedding))
     return [_result_of(run, n_heads, *found) for run, found in zip(runs, answers, strict=True)]
+
+
+def _n_vocab(unembedding: Any) -> int | None:
+    """Words of the output embedding, where it is a plain one."""
+    weight = getattr(unembedding._module, "weight", None)
+    return int(weight.shape[0]) if isinstance(weight, Tensor) and weight.ndim == 2 else None
 
 
 def _unfired(model: ModelEnvoys, text: str) -> str:

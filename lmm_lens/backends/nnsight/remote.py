@@ -1,15 +1,22 @@
 """Send a job to an nnsight server and bring its answer back, or an error that says what to do.
 
-nnsight's own client waits for ever, and reports what went wrong in the words of its parts (sockets, HTTP, a traceback
-of the server). Here every way a job can fail has one text, and the key of nnsight's configuration is in none.
+nnsight's own client waits for ever, reports what went wrong in the words of its parts (sockets, HTTP, a traceback of
+the server), and believes the server: it unpickles whatever comes, unpacks it to any size, fetches it from anywhere, and
+writes it into any variable. Each step that reads an answer is taken over here; docs/howto/remote.md says what is
+trusted.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import time
+from importlib.metadata import version
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx
+import websocket
 from nnsight.intervention.backends.remote import RemoteBackend
 from nnsight.intervention.backends.remote import RemoteError as NNsightRemoteError
 from nnsight.intervention.interleaver import OutOfOrderError
@@ -17,17 +24,22 @@ from nnsight.schema.config import CONFIG
 from nnsight.schema.request import RequestModel
 from nnsight.schema.response import ResponseModel, Status
 
-from ... import errors
 from ...errors import LensError, RemoteError
+from ..address import Address, checked_result_address
+from .answer_archive import read_archive
+from .answer_pickle import UnwantedError
+from .asked_for import NotAskedForError, values_asked_for
+from .connection import CONNECT_SECONDS, RedirectedError, Socket, ask
+from .limits import SMALL, answer_limit, decompressed, too_large
+from .refusals import Refusals
 from .travel import by_source, check_payload
 
-CONNECT_SECONDS = 10.0
 EXPECTED = ("was never reached", "warnings.warn(expected)")  # how an open-ended loop over generated tokens ends
 WAKE_SECONDS = 0.2  # how often the display is refreshed while nothing comes
 
 
 class ServerBackend(RemoteBackend):  # type: ignore[misc]  # nnsight has no types
-    """nnsight's remote backend with a deadline, a check of the payload, and errors to act on.
+    """nnsight's remote backend with a deadline, checks of what goes and of what comes, and errors to act on.
 
     Args:
         model_key: names the model to the server.
@@ -37,43 +49,51 @@ class ServerBackend(RemoteBackend):  # type: ignore[misc]  # nnsight has no type
     """
 
     def __init__(self, model_key: str, address: str | None, env: dict[str, Any], timeout: float) -> None:
-        super().__init__(model_key, host=address, env=env)
-        self.timeout = timeout
+        named = address or CONFIG.API.HOST
+        self.address = named if isinstance(named, Address) else Address(named)
+        super().__init__(model_key, host=str(self.address), env=env)
+        self.refusals = Refusals(self.address, self.api_key)
+        self.timeout, self.limit = timeout, answer_limit()
         self.job: str | None = None
 
     def __repr__(self) -> str:
-        return f"ServerBackend({self.host})"
+        return f"ServerBackend({self.address})"
 
     def _serialize(self, tracer: Any) -> bytes:
         with by_source():
             blob: bytes = super()._serialize(tracer)
-        check_payload(_decompressed(blob) if self.compress else blob)
+        check_payload(decompressed(blob, sys.maxsize) if self.compress else blob)
         return blob
 
     def request(self, request: RequestModel, tracer: Any) -> Any:
         """Send, wait, receive.
 
         Raises:
-            RemoteError: the server cannot be reached, refuses, is silent for too long, hangs up, or fails.
+            RemoteError: the server cannot be reached, refuses, is silent for too long, hangs up, or fails; or its
+                answer asks for more than values, is too large, or is no answer to this request.
             LensError: what this library's own code raised there.
         """
         blob = self._serialize(tracer)
         connection = self._connect()
         try:
-            request.session_id = json.loads(self._receive(connection, time.monotonic()))["session_id"]
-            answer = self._posted(request, blob)
+            request.session_id = self._session(connection)
+            answer = self._post(request, blob)
             self.job = answer.id
-            self.note(answer)
-            heard = time.monotonic()
+            self._done(answer)
+            connection.limit, heard = self.limit, time.monotonic()
             while True:
                 message = self._receive(connection, heard)
                 heard = time.monotonic()
                 try:
                     response = self.parse(message)
                     if self._done(response):
-                        return self.download_result(response.data)
+                        return values_asked_for(self.download_result(response.data), tracer.node)
                 except (LensError, OutOfOrderError):
                     raise
+                except UnwantedError as error:
+                    raise self.refusals.unwanted(str(error)) from None
+                except NotAskedForError as error:
+                    raise self.refusals.no_values(str(error)) from None
                 except Exception as error:  # of httpx, pydantic, zstandard, torch: whatever an answer can break
                     first = (str(error).splitlines() or ["no reason given"])[0]
                     raise self._lost(f"what came back cannot be read: {type(error).__name__}: {first}") from None
@@ -81,44 +101,70 @@ class ServerBackend(RemoteBackend):  # type: ignore[misc]  # nnsight has no type
             connection.close()
             connection.shutdown()  # close() leaves the socket open where the server has hung up
 
-    # ------------------------------------------------------------------ the socket
+    # ------------------------------------------------------------------ the way there
 
-    def _posted(self, request: RequestModel, blob: bytes) -> ResponseModel:
-        """Send the job; nnsight's own waits ten minutes for the answer, whatever the timeout."""
-        import httpx
-        from nnsight.intervention.backends import remote
-
-        before, remote._READ_TIMEOUT = remote._READ_TIMEOUT, self.timeout
-        try:
-            return self._post(request, blob)
-        except NNsightRemoteError as error:
-            if isinstance(error.__cause__, httpx.TransportError):
-                raise self._lost(f"sending failed: {error.__cause__ or type(error.__cause__).__name__}") from None
-            raise self._refused(str(error)) from None
-        finally:
-            remote._READ_TIMEOUT = before
+    def _headers(self) -> dict[str, str]:
+        return {**({"ndif-api-key": self.api_key} if self.api_key else {}), **self.address.headers}
 
     def _connect(self) -> Any:
-        import websocket
-
-        header = {"ndif-api-key": self.api_key} if self.api_key else None
         try:
             connection = websocket.create_connection(
-                f"{self.ws_host}/subscribe", timeout=CONNECT_SECONDS, header=header
+                f"{self.ws_host}/subscribe", timeout=CONNECT_SECONDS, header=self._headers(), class_=Socket
             )
+        except RedirectedError as error:
+            raise self.refusals.redirected(error.status, error.target) from None
         except websocket.WebSocketBadStatusException as error:
-            raise self._refused(str(error)) from None
-        except (OSError, websocket.WebSocketException) as error:
-            raise RemoteError(
-                f"no nnsight server answers at {self.host}: {self._clean(str(error))}\n"
-                "  check the address and your network; nnsight.status() shows whether NDIF is up"
-            ) from None
+            body = (error.resp_body or b"").decode("utf-8", "replace")
+            raise self.refusals.refused(error.status_code, body, error.resp_headers or {}) from None
+        except (OSError, ValueError, OverflowError, MemoryError, websocket.WebSocketException) as error:
+            raise self.refusals.unreachable(str(error)) from None
         connection.settimeout(WAKE_SECONDS)
         return connection
 
-    def _receive(self, connection: Any, heard: float) -> str | bytes:
-        import websocket
+    def _session(self, connection: Any) -> str:
+        """The name of the websocket, which the server says first."""
+        message = self._receive(connection, time.monotonic())
+        try:
+            session = json.loads(message)["session_id"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            session = None
+        if not isinstance(session, str):
+            raise self._no_server(message if isinstance(message, str) else "bytes")
+        return session
 
+    def _no_server(self, said: str) -> RemoteError:
+        return self.refusals.page(200, said)
+
+    def _post(self, request: RequestModel, blob: bytes) -> ResponseModel:
+        """Send the job; the status that it was received with."""
+        headers = {
+            "ndif-timestamp": repr(time.time()),
+            "nnsight-version": version("nnsight"),
+            "python-version": sys.version,
+            **self._headers(),
+        }
+        try:
+            reply = ask(
+                "POST",
+                f"{self.address}/request",
+                self.timeout,
+                data={"data": request.metadata()},
+                files={"blob": ("request", blob, "application/octet-stream")},
+                headers=headers,
+            )
+        except httpx.HTTPError as error:
+            raise self._lost(f"sending failed: {error or type(error).__name__}") from None
+        if reply.status != 200:
+            raise self.refusals.refused(reply.status, reply.text, reply.headers)
+        try:
+            return ResponseModel.model_validate_json(reply.body)
+        except ValueError:
+            raise self._no_server(reply.text) from None
+
+    # ------------------------------------------------------------------ the way back
+
+    def _receive(self, connection: Any, heard: float) -> str | bytes:
+        connection.until = heard + self.timeout
         while True:
             try:
                 message = connection.recv()
@@ -126,27 +172,35 @@ class ServerBackend(RemoteBackend):  # type: ignore[misc]  # nnsight has no type
                 self.display.refresh()
                 if time.monotonic() - heard > self.timeout:
                     raise RemoteError(
-                        f"nothing was heard from {self.host} for {self.timeout:g} s{self._where()}\n"
+                        f"nothing was heard from {self.address} for {self.timeout:g} s{self._where()}\n"
                         "  nothing that finished is lost: run the same again, or wait longer with timeout=..."
                     ) from None
                 continue
-            except (OSError, websocket.WebSocketException) as error:
+            except LensError:
+                raise
+            except (OSError, ValueError, websocket.WebSocketException) as error:
                 raise self._lost(str(error)) from None
             if not message:
                 raise self._lost("the server closed it")
             heard_of: str | bytes = message
             return heard_of
 
-    def _lost(self, why: str) -> RemoteError:
-        return RemoteError(
-            f"the connection to {self.host} was lost{self._where()}: {self._clean(why)}\n"
-            "  nothing that finished is lost: run the same again, and a sweep with checkpoint=... goes on where it was"
-        )
+    def parse(self, message: str | bytes) -> ResponseModel:
+        """A status from one websocket frame; nnsight's own unpickles a binary one as it comes."""
+        if isinstance(message, str):
+            if len(message) > SMALL:
+                raise too_large(SMALL)
+            return ResponseModel.model_validate_json(message)
+        fields = read_archive(bytes(message), self.limit)
+        if not isinstance(fields, dict):
+            raise UnwantedError("a status that is none")
+        return ResponseModel.model_validate(fields)
 
-    def _where(self) -> str:
-        return f" (job {self.job}, last status {self.status.value})" if self.job and self.status else ""
-
-    # ------------------------------------------------------------------ what the server says
+    def note(self, response: ResponseModel) -> bool:
+        """As nnsight's, which prints what the server says; here without what steers a terminal."""
+        clean = self.refusals.clean
+        said = {"id": clean(response.id), "description": clean(response.description)}
+        return bool(super().note(response.model_copy(update=said)))
 
     def _done(self, response: ResponseModel) -> bool:
         if response.status is not Status.LOG:
@@ -154,77 +208,37 @@ class ServerBackend(RemoteBackend):  # type: ignore[misc]  # nnsight has no type
         elif any(part in response.description for part in EXPECTED):
             return False
         try:
-            return bool(self.note(response))
+            return self.note(response)
         except NNsightRemoteError as error:
-            raise self._failed(self._clean(str(error))) from None
+            raise self.refusals.failed(str(error)) from None
 
-    def _failed(self, text: str) -> Exception:
-        """The error for a job that failed on the server, from its traceback."""
-        lines = [line for line in text.strip().splitlines() if line.strip()] or ["no reason was given"]
-        start = max((i for i, line in enumerate(lines) if _raised(line)), default=len(lines) - 1)
-        name, _, message = lines[start].partition(": ")
-        message = "\n".join([message, *lines[start + 1 :]])
-        ours = getattr(errors, name.rpartition(".")[2], None)
-        if isinstance(ours, type) and issubclass(ours, LensError):
-            return ours(message)
-        if name.endswith("OutOfOrderError"):
-            raised: Exception = OutOfOrderError(message)
-            return raised
-        if name == "FloatingPointError":
-            return errors.ModelError(message)
-        advice = "the server's own words are in the error's `details`"
-        if "out of memory" in text.lower() or "OutOfMemory" in text:
-            advice = "the server ran out of memory: send smaller batches, or read fewer rows or heads"
-        elif "ModuleNotFoundError" in text or "ImportError" in text or "UnknownPersistentId" in text:
-            advice = "the server could not rebuild what was sent: compare versions with nnsight.compare()"
-        elif "attn" in text and "implementation" in text:
-            advice = "the server could not switch its model to eager attention"
-        failure = RemoteError(f"the job failed on {self.host}: {lines[start].strip()}\n  {advice}")
-        failure.details = text
-        return failure
+    def download_result(self, data: Any) -> dict[str, Any]:
+        """The values: sent along, or fetched from the address that was sent instead."""
+        if isinstance(data, bytes) and data:
+            return self.finalize(data)
+        if not isinstance(data, str) or not data:
+            raise self.refusals.no_values("sent no values")
+        url = checked_result_address(data, self.address)
+        own = urlsplit(url).hostname == urlsplit(self.address).hostname
+        shows = "result" if self.display.enabled else None
+        reply = ask(
+            "GET", url, self.timeout, limit=self.limit, shows=shows, headers=self.address.headers if own else {}
+        )
+        if 300 <= reply.status < 400:
+            raise self.refusals.redirected(reply.status, reply.headers.get("location", "nowhere"))
+        if reply.status != 200:
+            raise self.refusals.no_values(f"its result is not at the address it named ({reply.status})")
+        return self.finalize(reply.body)
 
-    def _refused(self, text: str) -> RemoteError:
-        """The error for a request that the server did not take."""
-        text = self._clean(text.removeprefix("Failed to send request: "))
-        low = text.lower()
-        if "version" in low:
-            advice = "install the version the server asks for: pip install nnsight==...; nnsight.compare() shows both"
-        elif "key" in low or "401" in low or "403" in low:
-            have = "a key is set but was not accepted" if self.api_key else "no key is set"
-            advice = f"{have}: get one at https://login.ndif.us, then nnsight.login() or set NDIF_API_KEY"
-        else:
-            advice = self._hosted()
-        return RemoteError(f"{self.host} refused the request: {text}\n  {advice}")
+    def finalize(self, content: bytes) -> dict[str, Any]:
+        """The values of a result; nnsight's own unpickles them as they come."""
+        values = read_archive(decompressed(content, self.limit) if self.compress else content, self.limit)
+        if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+            raise self.refusals.no_values("sent something else than named values")
+        return values
 
-    def _hosted(self) -> str:
-        """Which models the server runs, as advice."""
-        import httpx
+    def _lost(self, why: str) -> RemoteError:
+        return self.refusals.lost(why, self._where())
 
-        try:
-            found = httpx.get(f"{self.host}/status", timeout=CONNECT_SECONDS).json()["deployments"].values()
-        except (httpx.HTTPError, ValueError, KeyError, AttributeError, TypeError):
-            return "its list of models cannot be read either; see nnsight.status()"
-        tasks = {str(model.get("repo_id")): str(model.get("task") or model.get("model_key")) for model in found}
-        seeing = sorted(name for name, task in tasks.items() if "image-text" in task)
-        if seeing:
-            return f"vision-language models that it runs: {', '.join(seeing)}"
-        return f"it runs no vision-language model, only: {', '.join(sorted(tasks)) or 'nothing'}"
-
-    def _clean(self, text: str) -> str:
-        """Without the key, which some servers quote in their answers."""
-        for secret in {self.api_key, CONFIG.API.APIKEY}:
-            if secret:
-                text = text.replace(secret, "[key]")
-        return text
-
-
-def _raised(line: str) -> bool:
-    """Whether a line of a traceback names the exception."""
-    name = line.partition(":")[0]
-    return bool(name) and name.replace(".", "").replace("_", "").isalnum() and not line.startswith((" ", "Traceback"))
-
-
-def _decompressed(blob: bytes) -> bytes:
-    import zstandard
-
-    return zstandard.ZstdDecompressor().decompress(blob)
+    def _where(self) -> str:
+        return f" (job {self.job}, last status {self.status.value})" if self.job and self.status else ""

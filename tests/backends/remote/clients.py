@@ -1,10 +1,16 @@
 """A client of the service, and its answers beside those of a lens here."""
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from lmm_lens.errors import RemoteError
+from tests.backends.remote.audit import SECRET
 
 REPO = "lmm-lens/shapes-llava"
 
@@ -15,6 +21,47 @@ def client(folder: Path, **settings: Any) -> Any:
 
     processor = AutoProcessor.from_pretrained(folder)
     return TransformersModel(str(folder), task="image-text-to-text", processor=processor, **settings)
+
+
+@contextmanager
+def fails(pattern: str) -> Iterator[pytest.ExceptionInfo[RemoteError]]:
+    """A RemoteError of that text: what happened and what to do, without the key in anything that could be printed."""
+    with pytest.raises(RemoteError, match=pattern) as caught:
+        yield caught
+    error = caught.value
+    text = str(error)
+    assert text.count("\n") == 1
+    assert all(line.startswith("  ") for line in text.splitlines()[1:])
+    assert error.__cause__ is None
+    assert error.__suppress_context__ or error.__context__ is None
+    for shown in ("".join(traceback.format_exception(error)), repr(error), error.details, str(vars(error))):
+        assert SECRET not in shown
+
+
+PACKED: list[bytes] = []
+
+
+@contextmanager
+def packed_once() -> Iterator[None]:
+    """Inside, the same payload is sent by whatever asks, packed when it was first needed: only the answer matters."""
+    from lmm_lens.backends.nnsight.remote import ServerBackend
+
+    pack = ServerBackend._serialize
+
+    def kept(self: ServerBackend, tracer: Any) -> bytes:
+        if not PACKED:
+            PACKED.append(pack(self, tracer))
+        return PACKED[0]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ServerBackend, "_serialize", kept)
+        yield
+
+
+def run_once_packed(served: Any, pair: Any) -> Any:
+    """A run, of which only the answer matters."""
+    with packed_once():
+        return served.run(pair[0], logits="last")
 
 
 def same(given: Any, expected: Any, tolerance: float = 1e-4) -> None:

@@ -87,6 +87,7 @@ def service(shared_service: Service) -> Iterator[Service]:
     if not shared_service.alive:
         shared_service.restart()
     shared_service.fault(None)
+    shared_service.attack(None)
     with patience(shared_service):
         yield shared_service
 

@@ -153,6 +153,11 @@ class Service:
         wanted = {"kind": kind, "after": after, "times": times, "seconds": seconds}
         httpx.post(f"{self.url}/fault", json=wanted, timeout=PATIENCE).raise_for_status()
 
+    def attack(self, kind: str | None = None, where: str = "inline", **more: Any) -> None:
+        """Do something to whoever asks, as hostile.py lists it; None does nothing more."""
+        wanted = {"kind": kind, "where": where, **more} if kind else {}
+        httpx.post(f"{self.url}/attack", json=wanted, timeout=PATIENCE).raise_for_status()
+
     def __enter__(self) -> Self:
         return self.start()
 

@@ -23,7 +23,7 @@ from nnsight.schema.request import RequestModel
 from nnsight.schema.response import ResponseModel, Status
 from transformers import AutoProcessor
 
-from . import sandbox
+from . import hostile, sandbox
 from .faults import Faults
 from .jobs import Job, Jobs
 
@@ -38,6 +38,7 @@ class Service:
         self.served = None if options.text_only else {"repo_id": options.repo, "task": options.task}
         self.inline_limit = options.inline_limit
         self.faults, self.log = Faults(), list[dict[str, Any]]()
+        self.attack: dict[str, Any] = {}  # what is done to clients; nothing while it is empty
         self.sockets: dict[str, WebSocket] = {}
         self.stored: dict[str, ResponseModel] = {}
         self.results: dict[str, bytes] = {}
@@ -126,7 +127,12 @@ def build(service: Service) -> FastAPI:
 
     @app.websocket("/subscribe")
     async def subscribe(listener: WebSocket) -> None:
+        if service.attack.get("where") == "socket" and (said := hostile.answer(service.attack)):
+            await listener.send_denial_response(said)
+            return
         await listener.accept()
+        if service.attack.get("where") == "hello":
+            await listener.send_text(service.attack["text"])
         session = uuid.uuid4().hex
         service.sockets[session] = listener
         with contextlib.suppress(Exception):  # until it is closed, from either side
@@ -136,9 +142,9 @@ def build(service: Service) -> FastAPI:
         service.sockets.pop(session, None)
 
     @app.post("/request")
-    async def request(
-        incoming: Request, data: Annotated[str, Form()], blob: Annotated[UploadFile, File()]
-    ) -> ResponseModel:
+    async def request(incoming: Request, data: Annotated[str, Form()], blob: Annotated[UploadFile, File()]) -> Any:
+        if service.attack.get("where") == "request" and (said := hostile.answer(service.attack)):
+            return said
         headers, payload = incoming.headers, await blob.read()
         key = headers.get("ndif-api-key")
         entry = {"payload_bytes": len(payload), "headers": sorted(headers.keys()), "api_key": bool(key), "globals": []}
@@ -161,7 +167,12 @@ def build(service: Service) -> FastAPI:
         entry.update(id=job.id, status=Status.RECEIVED.value)
         received = "Your job has been received and is waiting to be queued."
         service.stored[job.id] = answer = ResponseModel(id=job.id, status=Status.RECEIVED, description=received)
-        await asyncio.to_thread(service.jobs.accept, job)
+        if service.attack.get("kind") in (None, "tamper"):
+            job.tamper = service.attack.get("name")
+            await asyncio.to_thread(service.jobs.accept, job)
+        else:
+            listener = service.sockets[envelope.session_id]
+            listener.struck = asyncio.create_task(hostile.strike(service.attack, listener, job.id, service.url))
         return answer
 
     @app.get("/response/{job}")
@@ -189,9 +200,18 @@ def build(service: Service) -> FastAPI:
     async def whoami(ndif_api_key: Annotated[str | None, Header()] = None) -> dict[str, Any]:
         return {"email": "someone@example.org" if ndif_api_key else None, "tags": []}
 
+    @app.get("/hostile")
+    async def fetched(incoming: Request) -> Response:
+        service.log.append({"headers": sorted(incoming.headers.keys()), "fetched": True})
+        return hostile.fetched(service.attack)
+
     @app.get("/log")
     async def log() -> list[dict[str, Any]]:
         return service.log
+
+    @app.post("/attack")
+    async def attack(wanted: dict[str, Any]) -> None:
+        service.attack = wanted
 
     @app.post("/fault")
     async def fault(wanted: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from nnsight.tracing.tracer import _saves, dec, inc
 from nnsight.tracing.util import clean_traceback
 
 from . import faults, sandbox
+from .hostile import TAMPERING
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Job:
     fault: str | None
     seconds: float  # how long the fault "slow" keeps it waiting
     entry: dict[str, Any] = field(default_factory=dict)  # its line in GET /log
+    tamper: str | None = None  # what is changed in its result, see hostile.py
 
 
 class UnreadableError(Exception):
@@ -139,6 +141,8 @@ class Jobs(threading.Thread):
                 saved = {name: value for name, value in variables.items() if id(value) in marked}
             finally:
                 dec()
+        if job.tamper:
+            TAMPERING[job.tamper](saved)
         buffer = io.BytesIO()
         torch.save(saved, buffer)
         data = buffer.getvalue()
