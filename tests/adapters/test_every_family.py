@@ -171,9 +171,7 @@ def test_redistribution_among_several_residual_streams_is_refused(name):
         )
 
 
-@pytest.mark.parametrize(
-    "pair", [pair for pair in PAIRS if pair[0] not in STREAMS and pair not in UNFOLLOWED], ids=" on ".join
-)
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair[0] not in STREAMS], ids=" on ".join)
 def test_redistribution_is_that_of_a_loop(lens, name):
     """VAR of METHODS section 2, a row at a time, at a threshold far from every token's phi."""
     prompt, slow = prompt_of(name), reference(name)
