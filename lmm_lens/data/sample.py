@@ -65,6 +65,11 @@ class Sample:
         if self.boxes and not self.images:
             raise ScoreError(f"sample {self.id!r} has boxes but no picture that they could lie in")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """On its way to another process, which may have started in another folder: pictures by whole paths."""
+        whole = (Path(each).absolute() if isinstance(each, (str, os.PathLike)) else each for each in self.images)
+        return {**self.__dict__, "images": tuple(whole)}
+
     @cached_property
     def key(self) -> str:
         """16 hex digits that tell samples apart, the same on every machine: of all fields, see `digests`."""

@@ -1,5 +1,8 @@
 """One question: its checks, its key, its prompt."""
 
+import pickle
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
@@ -79,6 +82,17 @@ def test_a_picture_that_is_gone_is_told_from_one_that_is_there(tmp_path):
     gone = Sample("a", "q", "x", (tmp_path / "x.png",))
     assert gone.key != Sample("a", "q", "x", (png(tmp_path / "x.png"),)).key
     assert gone.digests["question"] == Sample("b", "q", "y").digests["question"]
+
+
+def test_a_sample_that_travels_finds_its_pictures_from_another_folder(tmp_path, monkeypatch):
+    png(tmp_path / "pictures" / "x.png")
+    monkeypatch.chdir(tmp_path)
+    sample = Sample("a", "q", "x", (Path("pictures/x.png"),))
+    packed, key = pickle.dumps(sample), sample.key
+    monkeypatch.chdir("/")
+    there = pickle.loads(packed)
+    assert there.images == (tmp_path / "pictures" / "x.png",)
+    assert there.key == key
 
 
 def test_a_sample_makes_the_prompt_that_its_parts_make(lens, tmp_path):

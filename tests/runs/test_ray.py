@@ -13,6 +13,7 @@ import torch
 
 from lmm_lens.errors import ScoreError
 from lmm_lens.runs import RayCluster, RunFolder, ray_crew, stream
+from lmm_lens.runs.ray_cluster import check_listening
 from tests.support.sweeps import assert_same, expected, key_of, make_work, work
 
 N = 60
@@ -189,6 +190,17 @@ def test_impossible_workers_are_refused():
         stream(range(3), make_work, key_of, None, ray=0)
     with pytest.raises(ScoreError, match="cannot need -1 GPU"):
         RayCluster(num_gpus=-1)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "no.such.host.invalid:6379", "[::1]:99999"])
+def test_an_address_where_nothing_listens_is_told_at_once(address):
+    with pytest.raises(ScoreError, match=r"no Ray cluster can be used at .*: nothing listens there .*\n  start one"):
+        check_listening(address)
+
+
+@pytest.mark.parametrize("address", ["auto", "local"])
+def test_names_are_left_to_ray(address):
+    check_listening(address)
 
 
 def test_a_missing_ray_names_the_extra(monkeypatch):
