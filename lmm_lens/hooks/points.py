@@ -7,7 +7,7 @@ store rows; what is done with them is the same in each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
@@ -125,6 +125,9 @@ class Read:
         """Bind to a prompt and a model; HookError for a site, layer, head or row scope that does not exist."""
         check_site(self.site)
         by_head = HOOK_POINTS[self.site].by_head
+        for name, given in (("layers", self.layers), ("heads", self.heads)):
+            if given is not None and not isinstance(given, Iterable):
+                raise HookError(f"{name} is a list of whole numbers, as in [{given}], given {given!r}")
         if self.heads is not None and not len(self.heads):
             raise HookError(f"no heads were given to read at {self.site}; None is all")
         if self.heads is not None and not by_head:

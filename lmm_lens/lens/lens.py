@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -91,7 +92,7 @@ class Lens(TransformerLensMethods, NNsightMethods):
     @classmethod
     def from_pretrained(
         cls,
-        name: str,
+        name: str | os.PathLike[str],
         backend: str = "native",
         *,
         remote: bool | str = False,
@@ -101,12 +102,14 @@ class Lens(TransformerLensMethods, NNsightMethods):
         """Load a model and its processor by name or folder; with `remote`, its shape and its processor alone.
 
         Args:
-            name: a Hub name or a local folder.
+            name: a Hub name or a local folder, of a model or of a PEFT adapter, whose base model is then opened too.
             backend, remote, timeout: see `Lens`.
-            **options: for `AutoModelForImageTextToText.from_pretrained`: dtype, device_map, ...
+            **options: of `AutoModelForImageTextToText.from_pretrained` (dtype, device_map, quantization_config, ...),
+                of the processor (max_pixels, use_fast, padding_side, ...), of where both are found (revision, token,
+                subfolder, ...), and processor=, one that is loaded already or the name of one.
 
         Raises:
-            ModelError: there is no such model, or it is no image-text-to-text model.
+            ModelError: there is no such model, it is no image-text-to-text model, or neither takes an option.
         """
         model, processor = open_model(name, backend, remote, **options)
         lens = cls(model, processor, backend, remote=remote, timeout=timeout)

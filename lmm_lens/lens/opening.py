@@ -44,7 +44,9 @@ def loading(name: str) -> Iterator[None]:
         ) from error
 
 
-def open_model(name: str, backend: str, remote: bool | str, processor: Any = None, **options: Any) -> tuple[Any, Any]:
+def open_model(
+    name: str | os.PathLike[str], backend: str, remote: bool | str, processor: Any = None, **options: Any
+) -> tuple[Any, Any]:
     """A model and its processor; for a server the model's shape alone, in nnsight's wrapping.
 
     Args:
