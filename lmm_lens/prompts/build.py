@@ -200,7 +200,8 @@ def from_tensors(
         raise PromptError(f"attention_mask must be [batch, position] like input_ids {tuple(ids.shape)}, given {given}")
     if bool((mask < 0).any()):
         raise PromptError("attention_mask must be 1 for tokens and 0 for padding, given negative numbers")
-    there = {name: mapped(value, lambda x: x.to(device)) for name, value in inputs.items()}
+    where = torch.device("cpu") if device.type == "meta" else device  # a model without weights says so when it runs
+    there = {name: mapped(value, lambda x: x.to(where)) for name, value in inputs.items()}
     running, is_real = adapter.sequence(there)
     ids, real = running.cpu(), is_real.cpu()
     if not bool(real.any(1).all()):
