@@ -12,7 +12,7 @@ from lmm_lens.replay import Change, Edit, UnfitError, Variant, record
 from lmm_lens.replay.batches import Batches
 from lmm_lens.replay.forwards import Forwards
 from lmm_lens.replay.patterns import EvenAttention, PatternOf
-from lmm_lens.replay.ways import Way
+from lmm_lens.replay.ways import HALVED, Way
 from tests.support.cases import double
 from tests.support.naive import prompt_of, tolerance
 
@@ -121,5 +121,7 @@ def test_tokens_are_checked_by_their_difference_which_is_smaller_than_their_logi
 
 
 def test_the_numbers_of_the_ways_are_those_of_files():
-    assert [(int(way), way.name) for way in Way] == [(0, "EACH"), (1, "RESUMED"), (2, "REUSED"), (3, "SINGLE")]
+    named = {0: "EACH", 1: "RESUMED", 2: "REUSED", 3: "SINGLE", -1: "LEFT_OUT"}
+    assert {int(way): way.name for way in Way} == named
+    assert HALVED == 8
     assert Way(0).words == "one forward each"
