@@ -23,7 +23,8 @@ class LensError(ValueError):
     """Base of all errors raised by lmm-lens."""
 
     def __init__(self, *parts: object) -> None:
-        super().__init__(*(printable(part) if isinstance(part, str) else part for part in parts))
+        # named: where this class is made anew from its source, on a server, `super()` knows of no class
+        ValueError.__init__(self, *(printable(part) if isinstance(part, str) else part for part in parts))
 
 
 class ModelError(LensError):

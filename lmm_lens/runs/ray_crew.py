@@ -73,12 +73,14 @@ class Hand:
         starting: what answers when it is ready; None from then on.
         flying: its blocks under way by what will answer, the one that it works on first.
         since: when it began with that.
+        is_alone: whether it works on an item that lost a worker before, by itself, so that it is known which one does.
     """
 
     actor: Any
     starting: Any = None
     flying: dict[Any, list[Job]] = field(default_factory=dict)
     since: float = 0.0
+    is_alone: bool = False
 
 
 class Crew:
@@ -240,11 +242,17 @@ class Crew:
             per_item = outcome.seconds / len(outcome.done)
             self.size = min(BLOCK, max(1, int(self.seconds / IN_FLIGHT / max(per_item, 1e-9))))
         for each in self.hands:  # also those that had nothing to do when items came back
-            while each.starting is None and len(each.flying) < IN_FLIGHT and self._send(each):
+            while each.starting is None and self._takes_more(each) and self._send(each):
                 pass
+
+    def _takes_more(self, hand: Hand) -> bool:
+        if not hand.flying:
+            return True
+        return len(hand.flying) < IN_FLIGHT and not hand.is_alone and not self.again
 
     def _send(self, hand: Hand) -> bool:
         """Give a worker its next block; False where there is none."""
+        hand.is_alone = bool(self.again)
         block = [self.again.popleft()] if self.again else list(islice(self.todo, self.size))
         if not block:
             return False

@@ -20,8 +20,9 @@ from tests.backends.remote.service import Service
 
 CHECKED = ("lmm_lens.core.kernels", "lmm_lens.core.rows", "lmm_lens.core.spatial")
 
+collect_ignore = ["serving"]  # a program of its own, which has another path
 if not (os.environ.get("LMM_LENS_NDIF_MODEL") and os.environ.get("NDIF_API_KEY")):
-    collect_ignore = ["test_ndif.py"]  # asks the real NDIF, and only those who want it
+    collect_ignore.append("test_ndif.py")  # asks the real NDIF, and only those who want it
 
 
 @pytest.fixture(autouse=True)
