@@ -89,8 +89,9 @@ def redistribute(
         the mass that was to be moved in each row that the sinks chose.
     """
     nonsink = visual & ~sink
-    visual_mass, nonsink_mass = mass(pattern, visual), mass(pattern, nonsink)
-    wanted = transfer_fraction * mass(pattern, sink)
+    groups = torch.stack([visual, nonsink, sink], -1).to(pattern.dtype)  # one product gives all three sums
+    visual_mass, nonsink_mass, sink_mass = (pattern @ groups[:, None]).unbind(-1)
+    wanted = transfer_fraction * sink_mass
     chosen = (visual_mass >= min_visual_mass) & (nonsink_mass >= min_nonsink_ratio * visual_mass)
     chosen = chosen & (nonsink_mass > 0) & (wanted > 0)
     if givers is None:

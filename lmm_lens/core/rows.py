@@ -26,7 +26,9 @@ class Rows:
         generated: tuple[int, int | None] = (0, 0),
         takes_part: Bool[Tensor, " batch"] | None = None,
     ) -> None:
-        self.label, self.prompt, self.generated, self.takes_part = label, prompt, generated, takes_part
+        everyone = takes_part is None or bool(takes_part.all())
+        self.label, self.prompt, self.generated = label, prompt, generated
+        self.takes_part = None if everyone else takes_part
 
     def mask(self, first: int, length: int, ended: Bool[Tensor, " batch"] | None = None) -> Bool[Tensor, "batch chunk"]:
         """The scope as a mask over positions first .. first + length - 1, on the CPU.
@@ -43,6 +45,15 @@ class Rows:
         takes_part = torch.ones(len(self.prompt), dtype=torch.bool) if self.takes_part is None else self.takes_part
         takes_part = takes_part if ended is None else takes_part & ~ended
         return torch.cat([inside, takes_part[:, None] & chosen], dim=1)
+
+    def is_one_in_steps(self, first: int) -> bool:
+        """Whether a generated token at this position is in the scope for every batch row or for none."""
+        return self.takes_part is None and first >= self.prompt.shape[1]
+
+    def holds_step(self, position: int) -> bool:
+        """Whether the generated token at this position is in the scope."""
+        step, (start, stop) = position - self.prompt.shape[1], self.generated
+        return step >= start and (stop is None or step < stop)
 
     def prompt_only(self) -> Rows:
         """The scope without generated tokens."""
@@ -163,6 +174,8 @@ class JoinedRows:
             device: of the result.
             ended: see `Rows.mask`.
         """
+        if length == 1 and ended is None and all(scope.is_one_in_steps(first) for scope in scopes):
+            return cls._of_step(scopes, first, device)
         masks = [scope.mask(first, length, ended) for scope in scopes]
         union = torch.stack(masks).any(0)
         rows = Chunk.of(union, first)
@@ -178,3 +191,16 @@ class JoinedRows:
             picks.append(pick.to(device) if pick else None)
         chunks = tuple(chunk.to(device) if chunk else None for chunk in own)
         return cls(rows.to(device), chunks, tuple(members), tuple(picks))
+
+    @classmethod
+    def _of_step(cls, scopes: Sequence[Rows], first: int, device: torch.device) -> JoinedRows | None:
+        """The same for one generated token, which is in a scope for every batch row or for none: no mask is needed."""
+        inside = [scope.holds_step(first) for scope in scopes]
+        if not any(inside):
+            return None
+        n = len(scopes[0].prompt)
+        valid = torch.ones(n, 1, dtype=torch.bool, device=device)
+        row = Chunk(torch.zeros(n, 1, dtype=torch.long, device=device), valid, n, first, slice(0, 1))
+        own = tuple(row if is_in else None for is_in in inside)
+        members = tuple(None if is_in else torch.zeros_like(valid) for is_in in inside)
+        return cls(row, own, members, (None,) * len(scopes))

@@ -190,3 +190,26 @@ def test_joined_scopes_share_their_rows_and_each_finds_its_own(mask, random):
             assert torch.equal(pick.gather(shared)[alone.valid], alone.gather(x)[alone.valid])
         else:
             assert torch.equal(scope.prompt, union) or not scope.prompt.any()
+
+
+@pytest.mark.parametrize("n_rows", [1, 3])
+@pytest.mark.parametrize("step", [0, 1, 2, 5])
+@pytest.mark.parametrize("ranges", [[(0, None)], [(1, 3)], [(0, 0)], [(0, None), (1, 3)], [(0, 0), (2, None), (0, 2)]])
+def test_a_generated_token_is_joined_as_by_masks(ranges, step, n_rows):
+    """The short way of a decoding step gives what the masks give; nobody having ended is said in two ways."""
+    prompt = torch.ones(n_rows, 4, dtype=torch.bool)
+    scopes = [Rows(str(i), prompt, each) for i, each in enumerate(ranges)]
+    short = JoinedRows.of(scopes, 4 + step, 1, CPU)
+    slow = JoinedRows.of(scopes, 4 + step, 1, CPU, torch.zeros(n_rows, dtype=torch.bool))
+    if slow is None:
+        assert short is None
+        return
+    for one, other in zip((short.rows, *short.own, *short.picks), (slow.rows, *slow.own, *slow.picks), strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert torch.equal(one.index, other.index)
+            assert torch.equal(one.valid, other.valid)
+            assert (one.count, one.first, one.window) == (other.count, other.first, other.window)
+    for one, other in zip(short.members, slow.members, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.equal(one, other)

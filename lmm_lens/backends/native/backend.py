@@ -89,7 +89,10 @@ class NativeBackend:
         ids = prompt.inputs["input_ids"]
         beside["logits_processor"] = [RefuseNaN(), *beside.get("logits_processor", ())]
         with torch.no_grad(), self._session(taps_of, prompt, None, None, self._ends(config)) as session:
-            beside["stopping_criteria"] = [Ends(config, beside.get("stopping_criteria", ()), self.adapter, session.end)]
+            if "stopping_criteria" in beside or config.stop_strings is not None:
+                beside["stopping_criteria"] = [
+                    Ends(config, beside.get("stopping_criteria", ()), self.adapter, session.end)
+                ]
             out = self._generate(fresh(prompt.inputs), {"generation_config": config, **beside})
         new = new_tokens(out.sequences, ids)
         if session.tapping.taps and session.n_passes != new.shape[1]:
