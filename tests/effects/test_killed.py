@@ -71,14 +71,3 @@ def test_a_worker_without_the_device_of_the_sweep_is_an_error_not_slow(lens):
     make = MakeEffectsWork(Ablation(units_of(lens, None)), None, None, "cuda", Lens.demo)
     with pytest.raises(LensError, match=r"on cuda here and on cpu in a Ray worker.*\n  give each .* num_gpus=1"):
         pickle.loads(pickle.dumps(make))()
-
-
-def test_on_a_cluster_the_numbers_are_the_same(lens, tmp_path):
-    # as tensors: a worker may have another image processor installed than the tests
-    prompts, answers = [sample.prompt(lens) for sample in data.shapes(n=4, seed=2)], [(3 + i, 50 + i) for i in range(4)]
-    here, there = (
-        head_effects(lens, prompts, rows="after_image", answers=answers, ray=ray, folder=tmp_path / f"{ray}")
-        for ray in (None, 1)  # tests/runs has several workers, with cheaper work
-    )
-    assert same(there, here)
-    assert same(HeadEffects.open(tmp_path / "1"), here)

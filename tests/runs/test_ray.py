@@ -1,8 +1,6 @@
 """The same sweep over Ray: real workers, one of them killed."""
 
 import os
-import re
-import signal
 import sys
 import time
 from dataclasses import replace
@@ -12,7 +10,7 @@ import pytest
 import torch
 
 from lmm_lens.errors import ScoreError
-from lmm_lens.runs import RayCluster, RunFolder, ray_crew, stream
+from lmm_lens.runs import RayCluster, RunFolder, stream
 from lmm_lens.runs.ray_cluster import check_listening
 from tests.support.sweeps import assert_same, expected, key_of, make_work, work
 
@@ -79,80 +77,6 @@ def test_two_workers_of_this_machine_give_the_same_numbers_and_nothing_stays(fol
     assert max(ahead) <= 2 * 2 * 8
     assert not ray.is_initialized()
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.fixture
-def two_threads():
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(1)
-
-
-def test_a_killed_worker_costs_only_time(cluster, two_threads, folder, tmp_path):
-    (tmp_path / "pids").mkdir()
-    victims = []
-
-    def items():
-        for item in range(N):
-            if item == 20:
-                victims.append(pids(tmp_path / "pids")[0])
-                os.kill(victims[0], signal.SIGKILL)
-            yield item
-
-    make = making_pids(tmp_path / "pids", 0.02)
-    with pytest.warns(UserWarning, match=r"^a Ray worker was lost while sweeping \(ActorDiedError\); .* to another$"):
-        found = stream(items(), make, key_of, folder, ray=RayCluster(workers=1), seconds_per_part=0.2)
-    assert_same(found.tensors(), expected(range(N)))
-    assert len(pids(tmp_path / "pids")) == 2  # another came in its place
-    assert found.n_items == N
-
-
-def test_an_error_of_the_work_is_raised_here_and_not_tried_again(cluster, folder, tmp_path):
-    def make():
-        def failing(item):
-            if item == 31:
-                with open(tmp_path / "tried", "a") as file:
-                    file.write("x")
-                raise KeyError("bad picture")
-            return work(item)
-
-        return failing
-
-    with pytest.raises(KeyError, match="bad picture") as caught:
-        stream(range(N), make, key_of, folder, ray=RayCluster(workers=1), what="ablating")
-    assert caught.value.__notes__[0] == "while ablating, item 31 ('item-31')"
-    assert "in failing" in caught.value.__notes__[1]
-    assert (tmp_path / "tried").read_text() == "x"
-    assert 0 in folder
-    assert 31 not in folder
-    assert_same(stream(range(N), make_work, key_of, folder).tensors(), expected(range(N)))  # goes on without Ray
-
-
-def test_an_item_that_kills_every_worker_ends_the_sweep_and_loses_nothing(cluster, folder, monkeypatch):
-    monkeypatch.setattr(ray_crew, "RETRIES", 1)
-
-    def make():
-        def deadly(item):
-            if item == 10:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return work(item)
-
-        torch.set_num_threads(2)  # not as here: a version that differs
-        return deadly
-
-    with (
-        pytest.raises(ScoreError) as caught,
-        pytest.warns(UserWarning, match="a Ray worker was lost while sweeping"),
-        pytest.warns(UserWarning, match=r'other versions, .* last bits: torch threads: "2" there, "1" here$'),
-    ):
-        stream(range(N), make, key_of, folder, ray=1, seconds_per_part=0.0)
-    assert re.fullmatch(
-        r"a Ray worker was lost 2 times while sweeping item 10 \('item-10'\): Actor(Died|Unavailable)Error\n"
-        r"  what is finished is safe; run the same command without ray= to see more",
-        str(caught.value),
-    )
-    assert folder.n_items > 0
-    assert 10 not in folder
 
 
 # ---------------------------------------------------------------------- what may be asked
