@@ -157,11 +157,11 @@ def containers() -> str:
     backends: Sequence[str] = found["BACKENDS"]
 
     def cells(held: Any) -> Iterable[str]:
-        yield from (f"{held.name}", f"`{held.code}`")
+        yield f"{held.name}<br>`{held.code}`"
         yield from ("no" if backend in held.refused else "yes" for backend in backends)
         yield held.advice
 
-    return rows(("held in", "as in", *backends, "where not"), map(cells, found["HELD"]))
+    return rows(("held in", *backends, "where not"), map(cells, found["HELD"]))
 
 
 TABLES: dict[str, Callable[[], str]] = {
