@@ -274,16 +274,21 @@ def test_the_folder_is_locked_while_it_is_open(path):
 
 def test_a_forked_child_does_not_hold_the_lock_beyond_its_parent(path):
     folder = made(path)
+    read, write = os.pipe()
     child = os.fork()
     if not child:
+        os.write(write, b"it runs, and has let go")
         time.sleep(60)
         os._exit(0)
     try:
+        os.read(read, 1)  # on a busy machine a child may not have run at all yet
         folder.close()
         assert subprocess.run([sys.executable, "-c", HOLD, path / "lock"]).returncode == 0
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        os.close(read)
+        os.close(write)
 
 
 def test_the_same_process_may_begin_again_and_its_earlier_self_writes_no_more(path):
