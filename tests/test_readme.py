@@ -4,6 +4,8 @@ import linecache
 import re
 from pathlib import Path
 
+from lmm_lens.cli.support import table
+
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
@@ -44,3 +46,12 @@ def test_the_table_of_families_is_that_of_the_adapters():
     from lmm_lens.cli import support
 
     assert support.within(README) == README, "run `make readme`"
+
+
+def test_the_number_of_families_is_that_of_the_table():
+    found = {
+        int(number)
+        for number in re.findall(r"(\d+) (?:model )?families\b", README.partition("| multimodal models |")[0])
+    }
+    found.add(int(re.search(r"\| multimodal models \| (\d+) families", README)[1]))
+    assert found == {len(table())}

@@ -71,7 +71,8 @@ def head_effects(
         rows_per_pass: how many rows one batch may have, all ablations together; halved whenever memory runs out.
         seconds_per_part: with a folder, after how many seconds at most results are written.
         changed: with a folder, what to do where a prompt is not what it was when its result was written (a picture
-            replaced, a question corrected): "refuse", or "recompute" those and keep the others.
+            replaced, a question corrected): "refuse", or "recompute" those and keep the others; the results of prompts
+            behind the last one now given are then dropped.
         progress: show a progress bar.
 
     Returns:

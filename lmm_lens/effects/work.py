@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -203,12 +204,27 @@ class EffectsWork:
         """
         if isinstance(item.source, Bad):
             raise LeftOutError(f"{item.source.reason}\t{item.source.detail}", self._blank())
+        if self._at_hand is None or self._at_hand.source is not item.source:
+            with self._leaving_out(item, PromptError, "no prompt"):
+                prompt = item.source.prompt(self.lens) if isinstance(item.source, Sample) else item.source
+            self._at_hand = _AtHand(item.source, prompt, self.ablation.on(self.lens, prompt))
+        prompt, ablation = self._at_hand.prompt, self._at_hand.ablation
+        clean = self.forwards.clean(prompt)[item.row]
+        with self._leaving_out(item, ScoreError, "no answer token"):
+            goal = self._goal(item, clean)
+        changed, way = self.forwards.changed(prompt, item.row, ablation.changes(item.row))
+        found = Outcomes.of(torch.cat([clean[None].to(changed.device), changed]), goal)
+        number = int(way) + (HALVED if self._is_halved else 0)
+        return {**found.tensors(), "is_yes": torch.tensor(goal.is_yes), "way": torch.tensor(number)}
+
+    @contextmanager
+    def _leaving_out(self, item: Item, kind: type[LensError], reason: str) -> Iterator[None]:
+        """Inside, an error of this kind is the item's own, and ends nothing where it may be left out."""
         try:
-            return self._effects(item)
-        except (PromptError, ScoreError, UnicodeError) as error:
+            yield
+        except kind as error:
             if not item.may_be_left_out:
                 raise
-            reason = "no prompt" if isinstance(error, PromptError) else "no answer token"
             raise LeftOutError(f"{reason}\t{str(error).splitlines()[0]}", self._blank()) from None
 
     def _blank(self) -> dict[str, Tensor]:
@@ -218,22 +234,6 @@ class EffectsWork:
         none = torch.zeros(n, dtype=torch.int32)
         found = Outcomes(nothing[:, :2], nothing[:, 2], none, none.to(torch.int8))
         return {**found.tensors(), "is_yes": torch.tensor(-1), "way": torch.tensor(int(Way.LEFT_OUT))}
-
-    def _effects(self, item: Item) -> dict[str, Tensor]:
-        assert not isinstance(item.source, Bad)
-        if self._at_hand is None or self._at_hand.source is not item.source:
-            prompt = item.source.prompt(self.lens) if isinstance(item.source, Sample) else item.source
-            self._at_hand = _AtHand(item.source, prompt, self.ablation.on(self.lens, prompt))
-        prompt, ablation = self._at_hand.prompt, self._at_hand.ablation
-        clean = self.forwards.clean(prompt)[item.row]
-        goal = self._goal(item, clean)
-        changed, way = self.forwards.changed(prompt, item.row, ablation.changes(item.row))
-        found = Outcomes.of(torch.cat([clean[None].to(changed.device), changed]), goal)
-        return {
-            **found.tensors(),
-            "is_yes": torch.tensor(goal.is_yes),
-            "way": torch.tensor(int(way) + HALVED * self._is_halved),
-        }
 
     def _goal(self, item: Item, clean: Tensor) -> Goal:
         if item.answer is None and isinstance(item.source, Sample):

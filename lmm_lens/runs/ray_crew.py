@@ -104,6 +104,7 @@ class Crew:
         self.longest, self.losses = 0.0, Counter[int]()
         self.versions, self.hands = current_versions(), list[Hand]()
         self.alone_since: float | None = None
+        self.failed_starts = 0  # workers lost one after the other before they were ready
         self.looked = time.monotonic()
         for _ in range(_how_many(ray, wanted)):
             self._hire()
@@ -128,10 +129,16 @@ class Crew:
         """Give a worker up, its items to others, and ask for another worker.
 
         Raises:
-            ScoreError: one of the items has lost too many workers.
+            ScoreError: one of the items has lost too many workers, or none lives long enough to open the model.
         """
         self.hands.remove(hand)
         self.ray.kill(hand.actor)
+        self.failed_starts += hand.starting is not None
+        if self.failed_starts > RETRIES:
+            raise ScoreError(
+                f"{self.failed_starts} Ray workers, one after the other, were lost before they had opened the model: "
+                f"{why}\n  a worker may lack memory or a device for it; run the same command without ray= to see more"
+            )
         blocks = list(hand.flying.values())
         held = [job for block in blocks for job in block]
         self.losses.update(job.index for block in blocks[:1] for job in block)  # it worked on the first alone
@@ -227,7 +234,7 @@ class Crew:
     def _take(self, hand: Hand, ref: Any, outcome: Outcome) -> Iterator[Done]:
         """The results of one answer; the worker gets its next block."""
         if ref is hand.starting:
-            hand.starting = None
+            hand.starting, self.failed_starts = None, 0
             found = differences(outcome.versions, self.versions) if outcome.error is None else []
             if found:
                 warn(f"a Ray worker has other versions, so numbers may differ in the last bits: {'; '.join(found)}")
@@ -268,7 +275,8 @@ def _said(jobs: list[Job]) -> str:
 
 def _reason(error: Exception) -> str:
     name = type(error).__name__
-    return name if "Actor" in name else f"{name}: {str(error).strip().splitlines()[-1]}"
+    said = str(error).strip().splitlines()
+    return name if "Actor" in name or not said else f"{name}: {said[-1]}"
 
 
 def _how_many(ray: Any, cluster: RayCluster) -> int:

@@ -51,7 +51,8 @@ def stream(
         what: is being done, in words, for the progress bar and the notes at errors.
         seconds_per_part: of work; results are written with the item that passes them, and after 256 items or 64 MiB.
         changed: what to do where an item is not what it was when the folder got its result: "refuse", or "recompute"
-            those and keep the others. One that was left out then is computed again in any case.
+            those, keep the others, and drop those of items behind the last one. One that was left out then is computed
+            again in any case.
 
     Returns:
         The folder, or without one the results in memory; `tensors()`, `key(index)` and `n_items` are the same.

@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,48 +10,21 @@ import torch
 from lmm_lens import HeadEffects, data, head_effects
 from lmm_lens.errors import ScoreError
 from lmm_lens.runs import RayCluster, RunFolder, ray_crew, stream
-from tests.support.sweeps import assert_same, expected, key_of, make_work, work
+from tests.support.sweeps import assert_same, expected, key_of, local_cluster, make_work, making_pids, pids, work
 
 N = 60
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A cluster of two workers' size that is running already."""
-    import ray
-
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 * 2**20)
-    yield "auto"
-    ray.shutdown()
+    with local_cluster() as address:
+        yield address
 
 
 @pytest.fixture
 def folder(tmp_path):
     with RunFolder(tmp_path / "run", "test", {}) as folder:
         yield folder
-
-
-def pids(path: Path) -> list[int]:
-    return [int(name) for name in os.listdir(path)]
-
-
-def making_pids(path: Path, seconds: float = 0.0):
-    """Work that is made once in each worker, which leaves its process id."""
-    threads = torch.get_num_threads()
-
-    def make():
-        (path / str(os.getpid())).touch(exist_ok=False)
-        print("what a worker says stays in Ray's logs")
-        if torch.get_num_threads() != threads:  # no `assert`, whose rewritten form does not travel
-            raise RuntimeError("the worker has other threads")
-
-        def slow(item):
-            time.sleep(seconds)
-            return work(item)
-
-        return slow
-
-    return make
 
 
 @pytest.fixture
@@ -101,6 +72,20 @@ def test_an_error_of_the_work_is_raised_here_and_not_tried_again(cluster, folder
     assert 0 in folder
     assert 31 not in folder
     assert_same(stream(range(N), make_work, key_of, folder).tensors(), expected(range(N)))  # goes on without Ray
+
+
+def test_a_worker_that_dies_whenever_it_opens_the_model_ends_the_sweep(cluster, monkeypatch):
+    """As where a model takes more memory than there is: no item is to blame, and no worker ever gets one."""
+    monkeypatch.setattr(ray_crew, "RETRIES", 1)
+
+    def make():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with (
+        pytest.warns(UserWarning, match=r"a Ray worker was lost while sweeping .*; it had no items yet"),
+        pytest.raises(ScoreError, match=r"2 Ray workers, one after the other, were lost before they had opened the"),
+    ):
+        stream(range(N), make, key_of, None, ray=RayCluster(workers=1))
 
 
 def test_an_item_that_kills_every_worker_ends_the_sweep_and_loses_nothing(cluster, folder, monkeypatch):

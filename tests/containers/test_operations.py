@@ -60,9 +60,9 @@ def test_the_answer_by_hand_or_a_refusal(held: Held, backend: str):
         score_heads(lens, [prompt]).values.float(), mass, atol=max(2e-3, held.tolerance / 5), rtol=0
     )
 
-    moved = hand.redistributed(DIM, TAU, 0.6, range(1, 6))
-    assert (moved - before).abs().max() > 5 * min(held.tolerance, 0.02)
-    var = VAR(0.6, 0.0, 0.01, TAU, (DIM,), first_layer=1, skip_last_layer=False, rows="last")
+    moved = hand.redistributed(DIM, TAU, 1.0, range(6))
+    assert (moved - before).abs().max() > 5 * held.tolerance
+    var = VAR(1.0, 0.0, 0.01, TAU, (DIM,), first_layer=0, skip_last_layer=False, rows="last")
     agree(lens.run(prompt, [var]).logits[0, -1], moved, held)
 
     tokens = hand.generated(HEADS, 4)
@@ -70,7 +70,7 @@ def test_the_answer_by_hand_or_a_refusal(held: Held, backend: str):
     assert found.tokens[0].tolist() == tokens
 
     patched = hand.patched(HEADS, clean.inputs)
-    assert (patched - before).abs().max() > 5 * min(held.tolerance, 0.02)
+    assert (patched - before).abs().max() > 5 * held.tolerance
     agree(lens.run(prompt, [PatchHeads(HEADS, lens.run(clean, read=["z"]))]).logits[0, -1], patched, held)
 
     agree(hand.logits(), before, held)  # and the user's model is what it was

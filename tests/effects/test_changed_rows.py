@@ -10,7 +10,9 @@ from PIL import Image
 
 from lmm_lens import HeadEffects, HeadSet, data, head_effects
 from lmm_lens.bundled import shapes
-from lmm_lens.errors import ScoreError
+from lmm_lens.effects.scores import KIND
+from lmm_lens.errors import LensError, ScoreError
+from lmm_lens.runs import RunFolder
 
 HEADS = HeadSet([(1, 4), (3, 4), (2, 5)], 6, 8)
 N = 6
@@ -161,3 +163,26 @@ def test_rows_that_all_cannot_be_used_are_an_error(lens, table, tmp_path):
     write(table, lines)
     with pytest.raises(ScoreError, match=r"no prompt can be used: 6 bad rows left out: no answer token 6\n  rows/1: "):
         effects(lens, table, tmp_path / "run", on_bad="skip")
+
+
+def test_what_is_wrong_with_the_sweep_is_not_taken_for_a_bad_row(lens):
+    """Leaving out bad rows leaves out no error of what was asked."""
+    rows = data.table([{"question": "repeat the word red", "answer": "red"}], image=None, on_bad="skip")
+    with pytest.raises(
+        LensError, match="rows 'image' select no token of prompt row 0, so nothing would be ablated there"
+    ):
+        head_effects(lens, rows, rows="image", heads=HEADS)
+
+
+def test_prompts_in_smaller_batches_are_told_also_where_a_run_goes_on(lens, table, tmp_path):
+    whole = effects(lens, table, tmp_path / "run")
+    assert "smaller batches" not in whole.how
+    with RunFolder(tmp_path / "run", KIND, RunFolder.open(tmp_path / "run").about) as folder:
+        folder.note(rows_per_pass=64)  # as where memory ran out
+        for index in (1, 2):
+            folder.drop(index)
+    again = effects(lens, table, tmp_path / "run")
+    assert again.how.endswith("2 of them in smaller batches, since memory ran out, so that last bits may differ")
+    assert torch.allclose(again.per_prompt, whole.per_prompt, atol=1e-4)
+    again.save(tmp_path / "saved")
+    assert HeadEffects.load(tmp_path / "saved").how == again.how

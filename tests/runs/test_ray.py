@@ -1,59 +1,29 @@
-"""The same sweep over Ray: real workers, one of them killed."""
+"""The same sweep over Ray, and what may be asked of it; `tests/attacks` kills its workers."""
 
-import os
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import torch
 
 from lmm_lens.errors import ScoreError
 from lmm_lens.runs import RayCluster, RunFolder, stream
 from lmm_lens.runs.ray_cluster import check_listening
-from tests.support.sweeps import assert_same, expected, key_of, make_work, work
+from tests.support.sweeps import assert_same, expected, key_of, local_cluster, make_work, making_pids, pids
 
 N = 60
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A cluster of two workers' size that is running already."""
-    import ray
-
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 * 2**20)
-    yield "auto"
-    ray.shutdown()
+    with local_cluster() as address:
+        yield address
 
 
 @pytest.fixture
 def folder(tmp_path):
     with RunFolder(tmp_path / "run", "test", {}) as folder:
         yield folder
-
-
-def pids(path: Path) -> list[int]:
-    return [int(name) for name in os.listdir(path)]
-
-
-def making_pids(path: Path, seconds: float = 0.0):
-    """Work that is made once in each worker, which leaves its process id."""
-    threads = torch.get_num_threads()
-
-    def make():
-        (path / str(os.getpid())).touch(exist_ok=False)
-        print("what a worker says stays in Ray's logs")
-        if torch.get_num_threads() != threads:  # no `assert`, whose rewritten form does not travel
-            raise RuntimeError("the worker has other threads")
-
-        def slow(item):
-            time.sleep(seconds)
-            return work(item)
-
-        return slow
-
-    return make
 
 
 def test_two_workers_of_this_machine_give_the_same_numbers_and_nothing_stays(folder, tmp_path, capfd):

@@ -1,4 +1,10 @@
-"""A small sweep whose right answer is known without the code under test."""
+"""A small sweep whose right answer is known without the code under test, here and on Ray workers."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -33,3 +39,39 @@ def assert_same(found, wanted) -> None:
         assert found[name].dtype == tensor.dtype
         assert found[name].shape == tensor.shape
         assert found[name].numpy().tobytes() == tensor.numpy().tobytes()
+
+
+# ---------------------------------------------------------------------- on Ray workers
+
+
+@contextmanager
+def local_cluster() -> Iterator[str]:
+    """A cluster of two workers' size that is running already: its address."""
+    import ray
+
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 * 2**20)
+    yield "auto"
+    ray.shutdown()
+
+
+def pids(path: Path) -> list[int]:
+    return [int(name) for name in os.listdir(path)]
+
+
+def making_pids(path: Path, seconds: float = 0.0):
+    """Work that is made once in each worker, which leaves its process id."""
+    threads = torch.get_num_threads()
+
+    def make():
+        (path / str(os.getpid())).touch(exist_ok=False)
+        print("what a worker says stays in Ray's logs")
+        if torch.get_num_threads() != threads:  # no `assert`, whose rewritten form does not travel
+            raise RuntimeError("the worker has other threads")
+
+        def slow(item):
+            time.sleep(seconds)
+            return work(item)
+
+        return slow
+
+    return make
