@@ -1,5 +1,7 @@
 """Strikes with Ctrl-C at one bytecode after another while a model is edited; a process of its own.
 
+Always at each of opening and closing a block, and at so many others, evenly.
+
 Prints JSON: how often it struck, how many of the blocks raised KeyboardInterrupt, and what was left behind.
 """
 
@@ -31,6 +33,7 @@ class Strike:
 
     def __init__(self, at: int | None) -> None:
         self.at, self.n = at, 0
+        self.edges: list[int] = []  # those of opening and closing, where an interrupt would do harm
 
     def __enter__(self) -> "Strike":
         sys._getframe().f_trace_opcodes = True  # without one before `settrace`, Python 3.12 traces none
@@ -50,6 +53,8 @@ class Strike:
         if event == "opcode":
             if self.n == self.at:
                 os.kill(os.getpid(), signal.SIGINT)
+            if frame.f_code.co_name in ("__enter__", "__exit__") and frame.f_code.co_filename.endswith("applied.py"):
+                self.edges.append(self.n)
             self.n += 1
         return self.each
 
@@ -66,12 +71,15 @@ def main(strikes: int) -> None:
         with lens.apply(edit):
             model(**inputs)
             lens.run(prompt)
+            with lens.nothing_applied():
+                lens.run(prompt)
 
     with Strike(None) as counting, torch.no_grad():
         block()
     step = max(1, counting.n // strikes)
+    chosen = sorted({*range(0, counting.n, step), *counting.edges})
     found: dict[str, Any] = {"struck": 0, "raised": 0, "bytecodes": counting.n, "left": []}
-    for at in range(0, counting.n, step):
+    for at in chosen:
         raised = False
         with torch.no_grad():
             try:
