@@ -55,7 +55,8 @@ class Layer:
             mlp: what gives the feed-forward part's output.
             config: says how many heads there are.
         """
-        n_heads, width = config.num_attention_heads, int(output_projection.in_features)  # type: ignore[arg-type]
+        projection: Any = output_projection
+        n_heads, width = config.num_attention_heads, int(projection.in_features)
         return cls(block, output_projection, output_projection, mlp, n_heads, width // n_heads, attends_in=block)
 
 

@@ -24,6 +24,7 @@ from .native.interface import copying, implementation_of
 from .placement import accelerate_hooks
 
 PLAIN = (bool, int, float, str, torch.dtype, type(None))
+PLAIN_OR_TENSOR = (*PLAIN, torch.Tensor)
 OURS = ("lmm_lens.", "transformers.", "accelerate.", "nnsight.", "transformer_lens.")
 """Whose hooks stand on a model without its user having put them there."""
 ADAPTER_STATE = ("_active_adapter", "_disable_adapters", "merged_adapters", "scaling")
@@ -129,17 +130,28 @@ def _parts_of(model: nn.Module) -> Iterator[Any]:
         kind: Any = type(module)
         run = _run_of(kind)
         for name, value in own.items():
-            if isinstance(value, (*PLAIN, torch.Tensor)) and (name == "training" or not is_passing(name, run)):
+            if name[0] == "_" or not isinstance(value, PLAIN_OR_TENSOR):
+                continue
+            if name == "training" or not is_passing(name, run):
                 yield from (name, value)
         if "_active_adapter" in own:
             yield from (repr(own.get(name)) for name in ADAPTER_STATE)
     config: Any = getattr(model, "config", None)
     if config is not None:
         yield implementation_of(text_config_of(config))
-        yield repr(config.to_dict())
+        yield from _settings_of(config)
     generation: Any = getattr(model, "generation_config", None)
     if generation is not None:
-        yield repr(generation.to_dict())
+        yield from _settings_of(generation)
+
+
+def _settings_of(config: Any) -> Iterator[Any]:
+    """What a config and those in it say; not which attention function, which a native lens changes for a while."""
+    for name, value in vars(config).items():
+        if hasattr(value, "to_dict"):
+            yield from _settings_of(value)
+        elif not name.startswith("_attn_implementation"):
+            yield from (name, value if isinstance(value, PLAIN) else repr(value))
 
 
 @lru_cache

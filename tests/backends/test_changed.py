@@ -72,6 +72,10 @@ def replace_forward(model: Any) -> None:
     module.forward = lambda x: given(x) * -2
 
 
+def set_config(model: Any) -> None:
+    model.config.vision_feature_layer = -1  # read in each forward; the models of transformers have -2
+
+
 def layer_of(model: Any) -> Any:
     return model.model.language_model.layers[0]
 
@@ -88,6 +92,7 @@ CHANGES = {
         set_scaling,
         set_epsilon,
         replace_forward,
+        set_config,
     )
 }
 REFUSED = {("transformer_lens", "put_on_hook"): "hooks stand on model.language_model.layers.0.mlp, and a Transf"}

@@ -83,6 +83,15 @@ def lora(**options: Any) -> Any:
     return LoraConfig(**{"r": 4, "target_modules": ["q_proj", "v_proj", "o_proj"], **options})
 
 
+def with_two_adapters() -> Any:
+    """LoRAs "first", which acts, and "second"."""
+    from peft import get_peft_model
+
+    model = get_peft_model(plain(), lora(), "first")
+    model.add_adapter("second", lora(r=2, target_modules=["o_proj", "gate_proj"]))
+    return lively(model)
+
+
 @held("a plain model", "Lens(model, processor)", tolerance=1e-4)
 def _() -> Any:
     return plain()
@@ -118,21 +127,15 @@ def _() -> Any:
 
 @held("the second of two adapters", 'peft_model.set_adapter("second")')
 def _() -> Any:
-    from peft import get_peft_model
-
-    model = get_peft_model(plain(), lora(), "first")
-    model.add_adapter("second", lora(r=2, target_modules=["o_proj", "gate_proj"]))
-    lively(model).set_adapter("second")
+    model = with_two_adapters()
+    model.set_adapter("second")
     return model, model.get_base_model()
 
 
 @held("two adapters at once", 'peft_model.base_model.set_adapter(["first", "second"])')
 def _() -> Any:
-    from peft import get_peft_model
-
-    model = get_peft_model(plain(), lora(), "first")
-    model.add_adapter("second", lora(r=2, target_modules=["o_proj", "gate_proj"]))
-    lively(model).base_model.set_adapter(["first", "second"])
+    model = with_two_adapters()
+    model.base_model.set_adapter(["first", "second"])
     return model, model.get_base_model()
 
 

@@ -11,16 +11,10 @@ from lmm_lens import AblateHeads, Lens
 from lmm_lens.bundled import shapes
 from lmm_lens.errors import ModelError
 from tests.containers.by_hand import ByHand
-from tests.containers.held import BACKENDS, lively, lora, plain
+from tests.containers.held import BACKENDS, lively, lora, plain, with_two_adapters
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of these packages about themselves and torch
 HEADS = [(1, 4), (3, 4), (2, 5)]
-
-
-def with_two() -> Any:
-    model = get_peft_model(plain(), lora(), "first")
-    model.add_adapter("second", lora(r=2, target_modules=["o_proj", "gate_proj"]))
-    return lively(model)
 
 
 def grow(model: Any) -> None:
@@ -45,7 +39,7 @@ SWITCHES: dict[str, Callable[[Any], None]] = {
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("switch", SWITCHES.values(), ids=SWITCHES)
 def test_a_lens_follows_its_adapters(switch: Callable[[Any], None], backend: str):
-    model = with_two()
+    model = with_two_adapters()
     lens = Lens(model, shapes.load()[1], backend)
     example = shapes.examples(1, ["color"])[0]
     prompt = lens.prompt(example.question, images=example.image)
