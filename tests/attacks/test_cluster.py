@@ -14,6 +14,9 @@ from lmm_lens.errors import ScoreError
 from lmm_lens.runs import RayCluster, RunFolder, stream
 from tests.support.sweeps import assert_same, expected, key_of, work
 
+pytestmark = pytest.mark.attack
+COUNTED = "losses of a cluster that cost only time"
+
 N = 60
 LONG = 240
 """Seconds that a busy machine may take for anything; nothing here takes so long by itself."""
