@@ -243,8 +243,7 @@ class NNsightBackend:
             return None, 0
         if mediator().interleaver is not self._envoy.interleaver:
             raise HookError("this trace is of another lens: inside `with a.trace(...)` call a.read and a.write")
-        if site == "pattern":
-            label_operations(envoys)
+        label_operations(envoys, site)
         # a step of `tracer.iter` that has just begun is counted by it; from then on, how often the layer ran
         return mediator, mediator().iteration or mediator().occurrence(f"{envoys.module.path}.output")
 
@@ -298,8 +297,7 @@ class NNsightBackend:
             if tap.site not in envoys.sites:
                 kind = type(self.adapter.layers[tap.layer].module).__name__
                 raise HookError(f"layer {tap.layer} ({kind}) has no {tap.site}; it has {', '.join(envoys.sites)}")
-            if tap.site == "pattern":
-                label_operations(envoys)
+            label_operations(envoys, tap.site)
         return taps
 
     @property
