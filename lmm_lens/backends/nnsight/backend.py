@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -27,6 +27,7 @@ from ..twins import structure_of
 from .job import JobResult, JobRun, ModelEnvoys, Stopped, edited, run_job
 from .traces import NNsightSession, trace_under_way
 from .travel import TRAVELLING
+from .witness import are_wanted, check_witnesses, witnesses
 from .wrap import envoys_of_model, label_operations, model_key, wrapped
 
 
@@ -63,6 +64,7 @@ class NNsightBackend:
         self.has_weights = has_weights(adapter.model)
         self.lock = threading.RLock()
         self._given = envoy
+        self._proved: set[tuple[str, bool]] = set()  # servers that witnesses came back from, and whether they generated
         self._wrap()
 
     def _wrap(self) -> None:
@@ -184,8 +186,17 @@ class NNsightBackend:
                 "  call them before it or after it; inside, use lens.read and lens.write"
             )
         # one session of a model at a time: what its envoys serve belongs to whichever trace is under way
-        with self.lock if not self.remote or self.remote == "local" else nullcontext():
-            return run_job(self.model_envoys, runs, self.transport())
+        if not self.remote or self.remote == "local":
+            with self.lock:
+                return run_job(self.model_envoys, runs, self.transport())
+        wanted, server = are_wanted(runs), self.transport()
+        proves = (server.address, wanted is not None and wanted.options is not None)
+        first = witnesses(wanted, len(self.adapter.layers)) if wanted and proves not in self._proved else []
+        done = run_job(self.model_envoys, [*first, *runs], server)
+        if first:
+            check_witnesses(done[: len(first)], str(server.address))
+            self._proved.add(proves)
+        return done[len(first) :]
 
     def trace(self, prompt: Prompt, taps_of: TapsOf, remote: Remote | None, options: Mapping[str, Any]) -> Any:
         """A trace for the user's own block, in which the taps act first; see `Lens.trace`."""
@@ -296,6 +307,11 @@ class NNsightBackend:
             envoys = self.model_envoys.layers[tap.layer]
             if tap.site not in envoys.sites:
                 kind = type(self.adapter.layers[tap.layer].module).__name__
+                if tap.site == "resid_pre":
+                    raise HookError(
+                        f"layer {tap.layer} ({kind}) has no resid_pre on a server: what enters it is used there in more "
+                        "than one sum\n  take resid_post of the layer before, or a lens with remote=False"
+                    )
                 raise HookError(f"layer {tap.layer} ({kind}) has no {tap.site}; it has {', '.join(envoys.sites)}")
             label_operations(envoys, tap.site)
         return taps
