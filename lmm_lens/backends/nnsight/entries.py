@@ -1,8 +1,9 @@
 """Where the residual stream enters a decoder layer, as operations of its forward that hold nothing else.
 
-nnsight's `layer.input` is part of all the arguments of the layer, the key-value cache among them. NDIF runs a block in a
-process of its own, which is sent copies of what it reads, and the copies are written back: from then on the layer fills
-a cache that is not the model's, and what is generated is wrong. So the forward is read for whatever uses the stream:
+nnsight's `layer.input` is one of the arguments of the layer, which are served together, the key-value cache among them.
+NDIF runs a block in a process of its own, which is sent copies of what it reads, and the copies are written back: from
+then on the layer fills a cache that is not the model's, and what is generated is wrong. So the forward is read for
+whatever uses the stream:
 
     residual = hidden_states                               an assignment: its output is the stream
     hidden_states = self.input_layernorm(hidden_states)    a call of it alone: its input is
@@ -46,8 +47,10 @@ class _OtherUseError(Exception):
 
 
 def entries_of(layer: nn.Module) -> tuple[Entry, ...]:
-    """All uses of the residual stream as it enters a layer, in the order in which they run; none, where nnsight does not
-    serve one of them by itself."""
+    """All uses of the residual stream as it enters a layer, in the order in which they run.
+
+    None at all, where one of them is not served by nnsight by itself.
+    """
     try:
         with READING:
             return tuple(_Forward(layer).uses())
@@ -87,9 +90,9 @@ class _Forward:
             raise _OtherUseError
 
     def _of_block(self, statements: list[ast.stmt]) -> Iterator[Entry | None]:
-        """The uses in statements; None where the name stops to mean the argument."""
+        """The uses in statements; None where the name stops to mean the argument, or the forward ends."""
         for statement in statements:
-            if not self._mentions(statement):
+            if not self._mentions(statement) and not isinstance(statement, ast.Return):
                 continue
             if isinstance(statement, ast.If):
                 yield from self._of(statement.test)
@@ -104,8 +107,12 @@ class _Forward:
                     yield from self._of(statement.value)
                 if any(isinstance(each, ast.Name) and each.id == self.name for t in targets for each in ast.walk(t)):
                     yield None
-            elif isinstance(statement, (ast.Expr, ast.Return)) and statement.value is not None:
+            elif isinstance(statement, ast.Expr):
                 yield from self._of(statement.value)
+            elif isinstance(statement, ast.Return):
+                if statement.value is not None:
+                    yield from self._of(statement.value)
+                yield None
             else:  # loops and the like
                 raise _OtherUseError
 
@@ -116,6 +123,15 @@ class _Forward:
         if isinstance(expression, ast.Attribute) and self._is_it(expression.value):
             if expression.attr not in PLAIN:
                 raise _OtherUseError
+            return
+        if isinstance(expression, (ast.Lambda, ast.comprehension)) and self._mentions(expression):
+            raise _OtherUseError
+        if isinstance(expression, ast.IfExp):
+            yield from self._of(expression.test)
+            taken_part = expression.body
+            if self._mentions(expression.body) or self._mentions(expression.orelse):
+                taken_part = expression.body if self._holds(expression.test) else expression.orelse
+            yield from self._of(taken_part)
             return
         if not isinstance(expression, ast.Call):
             for child in ast.iter_child_nodes(expression):

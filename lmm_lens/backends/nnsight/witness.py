@@ -2,9 +2,10 @@
 
 The residual stream as it leaves a layer is what enters the next one. So it is reversed (`core.witness`) where the last
 layer but one ends, and in a second run where the last one begins, for the tokens whose output is the next token; in the
-second, what the job wants of `resid_pre` is looked at too. Two numbers of every token, of the stream as it leaves the model, must be the same. They are not where
-reading changes the model (NDIF writes back a copy of what is read, which of a layer's arguments holds the cache), where
-an edit is not put in everywhere, or nowhere, or where a step is left out.
+second, what the job wants of `resid_pre` is looked at too. Two numbers of every token, of the stream as it leaves the
+last layer, must be the same. They are not where reading changes the model (NDIF writes back copies of what is read,
+which among a layer's arguments is the cache), where an edit is not put in everywhere, or nowhere, or where a step is
+left out.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def check_witnesses(results: Sequence[JobResult], server: str) -> None:
 
 
 def _ends(run: JobRun) -> Tensor:
-    """The last token of each row, Bool[batch, position]: between layers some models add features of pictures to others."""
+    """The last token of each row, Bool[batch, position]; some models add pictures to others between their layers."""
     given = run.inputs.get("attention_mask")
     fits = isinstance(given, Tensor) and given.shape == (run.n_rows, run.n_tokens)
     real = given.cpu().bool() if fits else torch.ones(run.n_rows, run.n_tokens, dtype=torch.bool)

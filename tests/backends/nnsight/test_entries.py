@@ -82,10 +82,7 @@ def test_beside_edits_of_pattern_and_z_in_the_same_layer_step_by_step(name):
     assert [report.edits for report in given.reports] == [report.edits for report in native.reports]
 
 
-WITNESSED = [(name, generates) for name in SERVED for generates in (False, True)]
-
-
-@pytest.mark.parametrize(("name", "generates"), [x for x in WITNESSED if x not in [(n, True) for n in NOT_GENERATING]])
+@pytest.mark.parametrize(("name", "generates"), [(name, name not in NOT_GENERATING) for name in SERVED])
 def test_the_two_witnesses_agree(name, generates):
     lens, prompt = simulated(name), prompt_of(name)
     with torch.no_grad():
@@ -118,9 +115,7 @@ def test_a_layer_that_uses_the_stream_in_another_way_is_refused(name):
     assert True in entered
     assert False in entered
     layer = entered.index(False)
-    with pytest.raises(
-        HookError, match=rf"layer {layer} \(\w+\) has no resid_pre on a server.*\n.*resid_post"
-    ) as caught:
+    with pytest.raises(HookError, match=rf"layer {layer} \(\w+\) has no resid_pre on a server") as caught:
         lens.run(prompt_of(name), [Reverse(layer)])
     assert str(caught.value).count("\n") == 1
 
@@ -166,17 +161,23 @@ class Conditional(Layer):
         kept = hidden
         if self.norm_first:
             hidden = self.norm(hidden)
-        else:
-            hidden = self.norm(self.norm(hidden))
+            return kept + hidden
+        hidden = self.norm(self.norm(hidden))
         return kept + hidden
+
+
+class Chosen(Layer):
+    def forward(self, hidden, mask=None):
+        kept = hidden
+        return kept + (self.norm(hidden) if self.norm_first else self.attention(self.norm(hidden), mask))
 
 
 class Converting(Layer):
     def forward(self, hidden, mask=None):
-        kept, norm = hidden.device, self.norm
+        device = hidden.device
         stream: torch.Tensor = hidden
-        hidden = norm(hidden.to(dtype=torch.float32))
-        return stream + hidden
+        hidden = self.norm(hidden.to(dtype=torch.float32))
+        return stream.to(device) + hidden
 
 
 class Added(Layer):
@@ -205,6 +206,8 @@ FORWARDS = [
     (PostNorm(), ["kept_0.output", "self_query_0.input", "self_key_0.input"]),
     (Conditional(), ["kept_0.output", "self_norm_0.input"]),
     (Conditional(norm_first=False), ["kept_0.output", "self_norm_1.input"]),
+    (Chosen(), ["kept_0.output", "self_norm_0.input"]),
+    (Chosen(norm_first=False), ["kept_0.output", "self_norm_1.input"]),
     (Converting(), ["stream_0.output", "hidden_to_0.output"]),
     (Added(), []),
     (Looped(), []),
