@@ -310,7 +310,8 @@ class NNsightBackend:
                 if tap.site == "resid_pre":
                     raise HookError(
                         f"layer {tap.layer} ({kind}) has no resid_pre on a server: nnsight does not serve all that "
-                        "it does with what enters it\n  take resid_post of the layer before, or a lens with remote=False"
+                        "it does with what enters it\n"
+                        "  take resid_post of the layer before, or a lens with remote=False"
                     )
                 raise HookError(f"layer {tap.layer} ({kind}) has no {tap.site}; it has {', '.join(envoys.sites)}")
             label_operations(envoys, tap.site)
