@@ -78,7 +78,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shared_service(model_folder: Path) -> Iterator[Service]:
-    with Service(model_folder, REPO) as running:
+    with Service(model_folder, REPO, strict=True) as running:
         yield running
 
 
@@ -95,7 +95,7 @@ def service(shared_service: Service) -> Iterator[Service]:
 
 @pytest.fixture(scope="session")
 def victim(model_folder: Path) -> Iterator[Service]:
-    with Service(model_folder, REPO) as running:
+    with Service(model_folder, REPO, strict=True) as running:
         yield running
 
 
@@ -112,7 +112,7 @@ def fresh_service(victim: Service) -> Iterator[Service]:
 @pytest.fixture(scope="session")
 def text_only(model_folder: Path) -> Iterator[Service]:
     """A service that runs no vision-language model."""
-    with Service(model_folder, REPO, text_only=True) as running:
+    with Service(model_folder, REPO, text_only=True, strict=True) as running:
         yield running
 
 
