@@ -14,10 +14,11 @@ from lmm_lens.backends.nnsight.witness import check_witnesses, witnesses
 from lmm_lens.core.taps import Tap
 from lmm_lens.errors import HookError, RemoteError
 from lmm_lens.prompts.rows import bind_rows
-from tests.adapters.test_every_family import STREAMS
 from tests.support.families import EVERY, lens_of, prompt_of
 
 TOLERANCE = 1e-4
+STREAMS = ["gemma3n", "glm5_next"]
+"""Whose layers hand on several residual streams."""
 REFUSED = ["inkling2"]
 """Whose layers hand the stream to a mix of the streams of all layers before, beside these."""
 UNSWITCHED = ["gemma3n", "fast_vlm"]
