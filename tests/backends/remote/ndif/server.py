@@ -112,14 +112,16 @@ class NDIF:
         self._keep(
             "ray",
             # as ndif's services/ray/start.sh, but on the loopback alone and with a GPU that is only a number
-            ["ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={base + 4}"]
-            + ["--num-cpus=8", "--num-gpus=1", f"--resources={json.dumps(resources)}"]
-            + [f"--ray-client-server-port={base + 3}", "--object-store-memory=200000000"]
-            + ["--min-worker-port=0", "--max-worker-port=0", "--include-dashboard=true", "--dashboard-host=127.0.0.1"]
-            + [f"--dashboard-port={base + 5}", f"--dashboard-agent-grpc-port={base + 6}"]
-            + [f"--dashboard-agent-listen-port={base + 7}", f"--metrics-export-port={base + 8}"]
-            + [f"--object-manager-port={base + 9}", f"--node-manager-port={base + 10}"]
-            + ["--disable-usage-stats", f"--temp-dir={self.home / 'ray'}"],
+            [
+                *("ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={base + 4}"),
+                *("--num-cpus=8", "--num-gpus=1", f"--resources={json.dumps(resources)}"),
+                *(f"--ray-client-server-port={base + 3}", "--object-store-memory=200000000"),
+                *("--min-worker-port=0", "--max-worker-port=0"),
+                *("--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={base + 5}"),
+                *(f"--dashboard-agent-grpc-port={base + 6}", f"--dashboard-agent-listen-port={base + 7}"),
+                *(f"--metrics-export-port={base + 8}", f"--object-manager-port={base + 9}"),
+                *(f"--node-manager-port={base + 10}", "--disable-usage-stats", f"--temp-dir={self.home / 'ray'}"),
+            ],
         )
         for name, port in {"redis": base + 1, "store": base + 2, "ray": base + 3}.items():
             self._await(name, lambda port=port: _listens(port))
