@@ -115,6 +115,13 @@ def fresh_service(victim: Service) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="session")
+def released(model_folder: Path) -> Iterator[Service]:
+    """A service that does what ndif 0.1.2 does, and is no stricter."""
+    with Service(model_folder, REPO) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def text_only(model_folder: Path) -> Iterator[Service]:
     """A service that runs no vision-language model."""
     with Service(model_folder, REPO, text_only=True, strict=True) as running:

@@ -29,14 +29,7 @@ from .jobs import Job, Jobs
 
 CLASS = "nnsight.modeling.transformers.TransformersModel"
 LARGEST = 1 << 20  # bytes of a request that ndif 0.1.2 takes: it cannot spool larger ones to a disk
-COLD = {
-    "replica-cold": {
-        "model_key": f'{CLASS}:{{"repo_id": "lmm-lens/cold-model", "revision": null}}',
-        "repo_id": "lmm-lens/cold-model",
-        "deployment_level": "COLD",
-    },
-    "replica-undescribed": {"deployment_level": "COLD", "application_state": "NOT DEPLOYED"},
-}
+COLD = {"lmm-lens/cold-model": {"deployment_level": "COLD", "repo_id": "lmm-lens/cold-model"}}
 TEXT_MODEL = {"repo_id": "lmm-lens/some-text-model", "task": "text-generation"}
 
 
@@ -116,14 +109,17 @@ class Service:
     def deployments(self) -> dict[str, Any]:
         listed = {}
         for number, model in enumerate([TEXT_MODEL, *([self.served] if self.served else [])]):
-            key = f"{CLASS}:{json.dumps({**model, 'revision': None})}"
-            listed[f"replica-{number}"] = {
+            key = f"{CLASS}:{json.dumps({'repo_id': model['repo_id'], 'revision': None, 'task': model['task']})}"
+            described = {
                 **model,
                 "model_key": key,
                 "revision": "main",
                 "deployment_level": "HOT",
-                "application_state": "RUNNING",
                 "trust_remote_code": False,
+            }
+            listed[f"r{number}:ModelActor:{key}"] = {
+                "application_state": "RUNNING",
+                **(described if self.strict or number == 0 else {}),  # ndif 0.1.2 fails to describe models by folder
             }
         return {"deployments": listed if self.strict else {**listed, **COLD}}
 
@@ -216,7 +212,9 @@ def build(service: Service) -> FastAPI:
     @app.get("/env")
     def env() -> dict[str, Any]:
         found = get_local_env()
-        return {**found, "packages": {name: v for name, v in found["packages"].items() if "lmm" not in name}}
+        packages = {name: v for name, v in found["packages"].items() if "lmm" not in name}
+        old = {"nnsight": "0.8.0"} if service.faults.kind == "old" else {}
+        return {**found, "packages": packages | old}
 
     @app.get("/whoami")
     async def whoami(ndif_api_key: Annotated[str | None, Header()] = None) -> dict[str, Any]:

@@ -98,14 +98,14 @@ class Jobs(threading.Thread):
     def attempt(self, job: Job) -> None:
         if not sandbox.Unpickler.strict:
             if job.undeployable or job.fault == "cold":
-                self.status(job, Status.PROVISIONING, "Model provisioning.")
+                self.status(job, Status.PROVISIONING, "Model Provisioning...")
             if job.undeployable:
                 self.status(job, Status.ERROR, f"Could not deploy this model. {job.undeployable}")
                 return
             if job.fault == "cold":
-                self.status(job, Status.DEPLOYING, "Model deploying.")
+                self.status(job, Status.DEPLOYING, "Model Deploying...")
                 time.sleep(job.seconds)
-            self.status(job, Status.DISPATCHED, "Your job has been sent to the model.")
+            self.status(job, Status.DISPATCHED, "Your job has been sent to the model deployment.")
         if job.fault == "slow":
             time.sleep(job.seconds)
         self.status(job, Status.RUNNING, "Your job has started running.")
