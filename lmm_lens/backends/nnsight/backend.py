@@ -26,7 +26,7 @@ from ..placement import device_of, has_weights
 from ..twins import structure_of
 from .job import JobResult, JobRun, ModelEnvoys, Stopped, edited, run_job
 from .traces import NNsightSession, trace_under_way
-from .travel import TRAVELLING
+from .travel import TRAVELLING, check_one_model
 from .witness import are_wanted, check_witnesses, witnesses
 from .wrap import envoys_of_model, label_operations, model_key, wrapped
 
@@ -224,6 +224,7 @@ class NNsightBackend:
         """As in `Backend.pickled`: on its way to a server a lens is its hook points."""
         if not TRAVELLING.get():
             return None
+        check_one_model(self._envoy)
         hook_points = self.trace_lens or self.new_trace_lens()
         return TraceLens, (hook_points.layers, hook_points.envoy, hook_points.one_pass)
 

@@ -223,3 +223,14 @@ def test_where_to_run_must_be_said_in_a_way_that_can_be_understood(native: Lens,
         native.run(pair[0], remote=True)
     with pytest.raises(LensError, match="needs backend=\"nnsight\", given backend='native'"):
         Lens.demo(remote=True)
+
+
+def test_two_lenses_in_one_job_are_refused(served: Lens, pair: Any, service: Service) -> None:
+    """Modules travel by their names, so both would read the model of the job."""
+    other = Lens.demo("plain", backend="nnsight", remote=service.url)
+    n_before = len(service.log())
+    text = r"one job runs on one model, and two lenses are used in this one\n  send one job for each"
+    with pytest.raises(RemoteError, match=text), served.trace(pair[0]):  # noqa: PT012  (nothing of it runs)
+        served.read(1, "z").save()
+        other.read(2, "z").save()
+    assert len(service.log()) == n_before
