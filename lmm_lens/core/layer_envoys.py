@@ -68,7 +68,8 @@ class LayerEnvoys:
             return stream
         envoy, label, end = self.entries[0]
         operation = getattr(envoy.source, label)
-        return operation.input if end == "input" else operation.output
+        stream = operation.input if end == "input" else operation.output
+        return stream
 
     def enter(self, stream: Tensor) -> None:
         """Put another stream in its place, everywhere where the layer uses it."""

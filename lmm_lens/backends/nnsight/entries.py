@@ -68,9 +68,10 @@ class _Forward:
 
     def __init__(self, module: nn.Module, argument: str | int = 0) -> None:
         self.module = module
-        (self.tree,) = ast.parse(textwrap.dedent(source_of(type(module).forward))).body
-        if not isinstance(self.tree, ast.FunctionDef):
+        (tree,) = ast.parse(textwrap.dedent(source_of(type(module).forward))).body
+        if not isinstance(tree, ast.FunctionDef):
             raise _OtherUseError
+        self.tree = tree
         names = [each.arg for each in (*self.tree.args.posonlyargs, *self.tree.args.args, *self.tree.args.kwonlyargs)]
         if argument not in names and not (isinstance(argument, int) and argument + 1 < len(names)):
             raise _OtherUseError

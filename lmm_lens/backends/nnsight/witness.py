@@ -83,9 +83,9 @@ def check_witnesses(results: Sequence[JobResult], server: str) -> None:
 
 def _ends(run: JobRun) -> Tensor:
     """The last token of each row, Bool[batch, position]; some models add pictures to others between their layers."""
-    given = run.inputs.get("attention_mask")
-    fits = isinstance(given, Tensor) and given.shape == (run.n_rows, run.n_tokens)
-    real = given.cpu().bool() if fits else torch.ones(run.n_rows, run.n_tokens, dtype=torch.bool)
+    given, shape = run.inputs.get("attention_mask"), (run.n_rows, run.n_tokens)
+    fits = isinstance(given, Tensor) and given.shape == shape
+    real = given.cpu().bool() if isinstance(given, Tensor) and fits else torch.ones(shape, dtype=torch.bool)
     return real & (real.flip(1).cumsum(1).flip(1) == 1)
 
 

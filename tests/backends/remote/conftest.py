@@ -14,9 +14,9 @@ import pytest
 from lmm_lens import Lens
 from lmm_lens.bundled import shapes
 from lmm_lens.runs.checkpoint import unfinished
+from tests.backends.remote import stand_in
 from tests.backends.remote.audit import SECRET, Payload
 from tests.backends.remote.clients import REPO, client
-from tests.backends.remote.ndif import stand_in
 from tests.backends.remote.service import Service
 
 CHECKED = ("lmm_lens.core.kernels", "lmm_lens.core.rows", "lmm_lens.core.spatial")

@@ -31,7 +31,7 @@ from torch import nn  # noqa: E402
 
 from lmm_lens import Lens  # noqa: E402
 from lmm_lens.bundled import shapes  # noqa: E402
-from tests.backends.remote.ndif import stand_in  # noqa: E402
+from tests.backends.remote import stand_in  # noqa: E402
 from tests.backends.remote.ndif.calls import Family, difference  # noqa: E402
 from tests.backends.remote.ndif.server import NDIF  # noqa: E402
 from tests.support.families import lens_of  # noqa: E402
