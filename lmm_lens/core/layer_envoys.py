@@ -63,12 +63,13 @@ class LayerEnvoys:
 
     def entering(self) -> Tensor:
         """The residual stream as it enters the layer, from inside a trace."""
+        stream: Tensor
         if not self.entries:
-            stream: Tensor = self.module.input
-            return stream
-        envoy, label, end = self.entries[0]
-        operation = getattr(envoy.source, label)
-        stream = operation.input if end == "input" else operation.output
+            stream = self.module.input
+        else:
+            envoy, label, end = self.entries[0]
+            operation = getattr(envoy.source, label)
+            stream = operation.input if end == "input" else operation.output
         return stream
 
     def enter(self, stream: Tensor) -> None:
