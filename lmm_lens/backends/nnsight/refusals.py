@@ -19,6 +19,13 @@ from .connection import CONNECT_SECONDS, ask
 LONGEST = 300  # characters of what a server says, in an error's first line
 TOO_LARGE = "the request is too large for it: send smaller batches, or fewer runs at a time"
 UNDEPLOYED = "Could not deploy this model."  # how ndif begins to say why a model is not loaded
+INTERRUPTED = (  # what ndif says where a job ended for no reason of its own
+    "cancelled or preempted",
+    "was evicted",
+    "try again later",
+    "closed before message complete",  # the process that ran the block was killed
+    "Broken pipe",
+)
 AGAIN = "nothing that finished is lost: run the same again, and a sweep with checkpoint=... goes on where it was"
 
 
@@ -136,7 +143,7 @@ class Refusals:
             found = None
         if found is None or not all(isinstance(model, dict) for model in found.values()):
             return "its list of models cannot be read either; see nnsight.status()"
-        tasks = dict(_running(found))
+        tasks = dict(running_models(found))
         seeing = sorted(name for name, task in tasks.items() if "image-text" in task)
         if seeing:
             return f"vision-language models that it runs: {self.line(', '.join(seeing))}"
@@ -172,6 +179,10 @@ class Refusals:
             advice = "the server ran out of memory: send smaller batches, or read fewer rows or heads"
         elif "ModuleNotFoundError" in text or "ImportError" in text or "UnknownPersistentId" in text:
             advice = "the server could not rebuild what was sent: compare versions with nnsight.compare()"
+        elif "execution timeout of" in text:
+            advice = "send fewer prompts, layers or tokens in one job; nothing that finished is lost"
+        elif any(said in text for said in INTERRUPTED):
+            advice = AGAIN
         elif "attn" in text and "implementation" in text:
             advice = "the server could not switch its model to eager attention"
         failure = RemoteError(f"the job failed on {self.address}: {self.line(lines[start])}\n  {advice}")
@@ -179,7 +190,7 @@ class Refusals:
         return failure
 
 
-def _running(found: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, str]]:
+def running_models(found: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, str]]:
     """The models of a server that run, or are about to, and their tasks; ndif lists those on its disk too, as COLD.
 
     An entry that ndif could not describe has its replica's name alone, REPLICA:ModelActor:CLASS:{"repo_id": ...}.

@@ -94,6 +94,7 @@ class Service:
         self.options = ["--packages", sysconfig.get_path("purelib"), "--model", str(folder), "--repo", repo]
         self.options += ["--task", task, *["--strict"] * strict]
         self.options += ["--trusted"] * trusted + ["--text-only"] * text_only
+        self.strict = strict
         self.port = 0
         self.process: Process | None = None
         self.stderr = tempfile.NamedTemporaryFile("r")  # noqa: SIM115  (lives as long as the service)

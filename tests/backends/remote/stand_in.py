@@ -34,6 +34,7 @@ class RealServer:
     """With the members of `Service`."""
 
     alive = True
+    strict = False
 
     def __init__(self, url: str) -> None:
         self.url, self.port = url, int(url.rpartition(":")[2])

@@ -1,5 +1,6 @@
 """The service does what ndif 0.1.2 was seen to do, and what that means for a lens."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,10 +38,12 @@ def test_reading_a_layers_input_while_generating_breaks_the_generation(
 ) -> None:
     """In plain nnsight: among the layer's arguments is the cache. Its first norm has no other argument."""
 
+    inputs, url = dict(pair[0].inputs), released.url
+
     def steps(read: str) -> Any:
-        with client_model.generate(max_new_tokens=3, remote=released.url) as tracer:
+        with client_model.generate(max_new_tokens=3, remote=url) as tracer:
             logits = nnsight.save([])
-            with tracer.invoke(**pair[0].inputs):
+            with tracer.invoke(**inputs):
                 for _ in tracer.iter[:]:
                     layer = client_model.model.language_model.layers[1]
                     if read == "layer":
@@ -127,6 +130,29 @@ def test_the_text_of_a_deployment_that_fails_inside_is_no_error_of_python(releas
     )
     assert type(error) is RemoteError
     assert "could not load the model: Traceback (most recent call last): TypeError: describe_checkpoint()" in str(error)
+
+
+AGAIN = r"nothing that finished is lost: run the same again"
+ENDED = {
+    "Your job was cancelled or preempted by the server.": AGAIN,
+    "Your job exceeded the execution timeout of 3600s.": r"send fewer prompts, layers or tokens in one",
+    "Replica was evicted while processing your request. Sorry for the inconvenience. Please try again later.": AGAIN,
+    "Error submitting request to model deployment. Please try again later. Sorry for the inconvenience.": AGAIN,
+    "Critical server error occurred. Please try again later. Sorry for the inconvenience.": AGAIN,
+    "Traceback (most recent call last):\nConnectionError: connection closed before message complete\n": AGAIN,
+    "Traceback (most recent call last):\nBrokenPipeError: [Errno 32] Broken pipe\n": AGAIN,
+}
+
+
+@pytest.mark.parametrize("said", ENDED)
+def test_a_job_that_the_server_ended_has_its_words_and_what_to_do(released_lens: Lens, said: str) -> None:
+    """In ndif's own sentences: an operator, its clock, an actor, Ray or a runner that was killed."""
+    backend = ServerBackend("key", released_lens.remote, {}, 1.0)  # type: ignore[arg-type]
+    error = backend.refusals.failed(said)
+    first, second = str(error).splitlines()
+    assert type(error) is RemoteError
+    assert first == f"the job failed on {released_lens.remote}: {said.strip().splitlines()[-1]}"
+    assert re.match(f"  {ENDED[said]}", second)
 
 
 def test_models_on_the_servers_disk_are_not_listed_as_running(released_lens: Lens) -> None:
