@@ -44,6 +44,9 @@ SUITE = [
 ]
 BUNDLED = "lmm-lens/shapes-llava"
 TINY = ("qwen2_5_vl", "llava_next", "gemma3")
+EVERY = ("suite", "shapes-llava", *TINY)
+PARTS = ROOT / "build" / "ndif"
+"""Sections of the page, each of the last run that it was in, and what the services said last."""
 TOLERANCE = 1e-4
 INTRODUCTION = """# NDIF's own server
 
@@ -64,28 +67,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("environment", type=Path, help="made of requirements.txt")
     parser.add_argument("--port", type=int, default=18000)
-    parser.add_argument("--only", nargs="*", default=["suite", "shapes-llava", *TINY], help="parts of it")
+    parser.add_argument("--only", nargs="*", default=EVERY, choices=EVERY, help="these again; the page has all parts")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # what was started is stopped
+    PARTS.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, NDIF(options.environment, options.port) as server:
+    with tempfile.TemporaryDirectory() as folder, NDIF(options.environment, options.port, PARTS / "logs") as server:
         print(f"NDIF answers at {server.url} after {time.monotonic() - started:.0f} s", flush=True)
         folders = dict(saved(Path(folder)))
         server.deploy({BUNDLED: folders["shapes-llava"], **{str(path): path for path in folders.values()}})
         print(f"{len(folders)} models are deployed after {time.monotonic() - started:.0f} s", flush=True)
-        suite = tests(server, folders["shapes-llava"]) if "suite" in options.only else ("", True)
-        tables = [table(name, path, server) for name, path in folders.items() if name in options.only]
-        seen = server.versions()
-    right = suite[1] and all(is_right for _, is_right in tables)
-    if len(tables) == len(folders) and suite[0]:
-        names = ("ndif", "nnsight", "transformers", "torch", "python")
+        seen, found = server.versions(), {}
+        for name in options.only:
+            found[name] = (
+                tests(server, folders["shapes-llava"]) if name == "suite" else table(name, folders[name], server)
+            )
+    right = all(is_right for _, is_right in found.values())
+    for name, (text, is_right) in found.items():
+        (PARTS / f"{name}.md").write_text(text if is_right else "", encoding="utf-8")
+    texts = {name: _read(PARTS / f"{name}.md") for name in EVERY}
+    if all(texts.values()):
         own = {"ours": version("lmm-lens"), "own_nnsight": version("nnsight"), "own_python": platform.python_version()}
-        said = INTRODUCTION.format(
-            suite=suite[0], tolerance=TOLERANCE, **own, **{name: seen.get(name, "?") for name in names}
-        )
-        RESULT.write_text("\n".join([said, *(text for text, _ in tables)]), encoding="utf-8")
+        names = ("ndif", "nnsight", "transformers", "torch", "python")
+        told = own | {name: seen.get(name, "?") for name in names}
+        first = INTRODUCTION.format(suite=texts.pop("suite"), tolerance=TOLERANCE, **told)
+        RESULT.write_text("\n".join([first, *texts.values()]), encoding="utf-8")
     print(f"{time.monotonic() - started:.0f} s in all")
     raise SystemExit(0 if right else "NOT as on the native backend: see above")
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def saved(folder: Path) -> Iterator[tuple[str, Path]]:

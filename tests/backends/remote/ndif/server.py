@@ -38,12 +38,14 @@ class NDIF:
     Args:
         environment: a virtual environment made of requirements.txt.
         port: the first of eleven; Ray's client also takes some from 23000 on.
+        logs: folder for what the services said, when all is over; None for nowhere.
         spools: whether requests above 1 MiB are taken, which ndif 0.1.2 by itself does not.
     """
 
-    def __init__(self, environment: Path, port: int = 18000, spools: bool = True) -> None:
+    def __init__(self, environment: Path, port: int = 18000, logs: Path | None = None, spools: bool = True) -> None:
         self.bin, self.port, self.spools = environment.resolve() / "bin", port, spools
         self.url = f"http://127.0.0.1:{port}"
+        self.logs = logs
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
@@ -54,12 +56,17 @@ class NDIF:
         try:
             self._start()
         except BaseException:
-            self.stop()
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        if self.logs is not None:
+            shutil.copytree(self.home / "logs", self.logs, dirs_exist_ok=True)
+            for said in self.home.glob("ray/session_latest/logs/*"):
+                if said.is_file() and said.stat().st_size:
+                    shutil.copy(said, self.logs / f"ray-{said.name}")
         shutil.rmtree(self.home, ignore_errors=True)
 
     # ------------------------------------------------------------------ starting
