@@ -19,24 +19,28 @@ NDIF := $(VENV)/ndif
 NDIF_PYTHON ?= $(shell for p in python3.12 python3.13 $(HOME)/.pyenv/versions/3.12.*/bin/python; do \
 	"$$p" -c "import sys; raise SystemExit(sys.version_info[:2] not in ((3, 12), (3, 13)))" 2> /dev/null && echo "$$p" && break; done)
 
-.PHONY: demo test containers attack ndif lint bench study notebooks docs readme model browser clean
+.PHONY: demo test containers attack stories ndif lint bench study notebooks docs readme model browser clean
 
 demo: $(STAMP)
 	$(BIN)/lmm-lens demo
 
 # Without a browser the tests of pages are left out, which is said before and counted ("deselected") after.
 test: browser
-	@set --; $(CHROMIUM) || { set -- -m "not browser"; \
+	@set -- "not attack and not story"; $(CHROMIUM) || { set -- "$$1 and not browser"; \
 		echo "NO BROWSER: the tests of pages are left out; '$(BIN)/playwright install chromium' gets one without root"; }; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5 "$$@"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5 -m "$$1"
 
 # What people hold their models in: PEFT, torchao, bitsandbytes, quanto, torch.compile, sharding.
 containers: $(CONTAINERS)/.installed
 	OMP_NUM_THREADS=1 PYTHONPATH=$(CONTAINERS) $(BIN)/python -m pytest -q -n 2 --durations=5 tests/containers
 
-# What takes minutes to break the library with: nodes that go, workers that stand still.
+# What takes minutes to break the library with: kills, bits turned over, servers that lie, nodes that go. Counts it, too.
 attack: $(STAMP)
-	LMM_LENS_ATTACKS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 tests/attacks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5 -m attack
+
+# Every notebook of tutorials/ run anew, its claims read off its fresh outputs.
+stories: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --durations=7 -m story
 
 # The wire tests and every call, asked of NDIF's own server on this machine; writes benchmarks/results/ndif.md.
 ndif: $(STAMP) $(NDIF)/.installed

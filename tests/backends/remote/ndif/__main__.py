@@ -79,12 +79,10 @@ def main() -> None:
         print(f"{len(folders)} models are deployed after {time.monotonic() - started:.0f} s", flush=True)
         seen, found = server.versions(), {}
         for name in options.only:
-            found[name] = (
-                tests(server, folders["shapes-llava"]) if name == "suite" else table(name, folders[name], server)
-            )
-    right = all(is_right for _, is_right in found.values())
-    for name, (text, is_right) in found.items():
-        (PARTS / f"{name}.md").write_text(text if is_right else "", encoding="utf-8")
+            done = tests(server, folders["shapes-llava"]) if name == "suite" else table(name, folders[name], server)
+            (PARTS / f"{name}.md").write_text(done[0] if done[1] else "", encoding="utf-8")
+            found[name] = done[1]
+    right = all(found.values())
     texts = {name: _read(PARTS / f"{name}.md") for name in EVERY}
     if all(texts.values()):
         own = {"ours": version("lmm-lens"), "own_nnsight": version("nnsight"), "own_python": platform.python_version()}
