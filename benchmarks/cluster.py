@@ -6,15 +6,24 @@ Wall-clock, once the workers are up and busy; so the machine has to be idle, and
 from __future__ import annotations
 
 import os
+import pickle
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from ray import cloudpickle
 
 from lmm_lens import Lens, data, head_effects
+from lmm_lens.effects.ablations import Ablation, units_of
+from lmm_lens.effects.work import Items, MakeEffectsWork, key_of, origin_of
+from lmm_lens.runs import RunFolder
+from lmm_lens.runs.job import Job, do
+from lmm_lens.runs.saving import Saving
 
 from .timing import machine, show, write
 
@@ -46,10 +55,49 @@ def rate(lens: Lens, workers: int | None) -> float:
     return (N_PROMPTS - 1 - start) / (clock.asked[-1] - clock.asked[start])
 
 
+def per_call(function: Callable[[], object], n: int = 20) -> float:
+    """Milliseconds of one call, the median."""
+    times = []
+    for _ in range(n):
+        start = time.thread_time()
+        function()
+        times.append(time.thread_time() - start)
+    return statistics.median(times) * 1000
+
+
+def ours(lens: Lens) -> str:
+    """What this library and Ray's serialisation do for a prompt and for a worker, beside the model's work."""
+    samples = list(data.shapes(n=1, seed=0))
+    (item,) = Items(samples, None, "")
+    fresh = iter(list(Items(list(data.shapes(n=40, seed=1)), None, "")))  # a sample keeps its digests
+    ablation = Ablation(units_of(lens, None), "zero", "all")
+    make = MakeEffectsWork(ablation, None, lens, "cpu", origin_of(lens), None, lens.identity)
+    done = do(Job(0, key_of(item), item), make(), "measuring")
+    with TemporaryDirectory() as folder, RunFolder(f"{folder}/run", "benchmark", {}) as opened:
+        saving, indices = Saving(opened, 0), count()
+        ms = {
+            "digests": per_call(lambda: key_of(next(fresh))),
+            "prompt": per_call(lambda: samples[0].prompt(lens)),
+            "there": per_call(lambda: cloudpickle.loads(cloudpickle.dumps(item))),
+            "back": per_call(lambda: pickle.loads(pickle.dumps(done))),
+            "written": per_call(lambda: saving.add(replace(done, index=next(indices)))),
+            "opened": per_call(Lens.demo, 3),
+            "known": per_call(lambda: lens.identity),
+        }
+    sizes = [len(cloudpickle.dumps(item)), len(pickle.dumps(done)), len(cloudpickle.dumps(make))]
+    return (
+        f"Of a prompt, in ms: its digests {ms['digests']:.2f}; making it {ms['prompt']:.2f}, in a worker while the "
+        f"model computes; {sizes[0]:,} bytes there {ms['there']:.2f} and {sizes[1]:,} back {ms['back']:.2f}; a part "
+        f"of one item written {ms['written']:.2f}. Of a worker: {sizes[2]:,} bytes say what to do, opening the model "
+        f"takes {ms['opened']:.0f} and knowing that it is the same one {ms['known']:.0f}."
+    )
+
+
 def main() -> None:
     """Measure, print, write."""
     torch.set_num_threads(1)
     lens = Lens.demo()
+    parts = ours(lens)
     found: dict[int | None, list[float]] = {workers: [] for workers in WORKERS}
     for _ in range(ROUNDS):
         for workers, rates in found.items():
@@ -62,7 +110,7 @@ def main() -> None:
         lines.append([name, f"{middle:.1f}", f"{middle / one:.2f}", ", ".join(f"{each:.1f}" for each in rates)])
     notes = (
         f"{machine(torch.device('cpu'))}; {os.cpu_count()} cores, one thread a worker. The bundled model, every head "
-        f"zeroed in all rows, {N_PROMPTS} prompts with their run folder; medians of {ROUNDS} rounds."
+        f"zeroed in all rows, {N_PROMPTS} prompts with their run folder; medians of {ROUNDS} rounds. {parts}"
     )
     show(lines, notes)
     write(lines, "Sweeps over Ray workers on one machine", notes, RESULTS / "cluster.md")

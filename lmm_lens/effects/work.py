@@ -210,6 +210,7 @@ class EffectsWork:
     def _prompt(self, item: Item) -> Prompt:
         if item.prompt is not None:
             return item.prompt
+        assert not isinstance(item.source, Bad)
         return item.source.prompt(self.lens) if isinstance(item.source, Sample) else item.source
 
     def __call__(self, item: Item) -> dict[str, Tensor]:

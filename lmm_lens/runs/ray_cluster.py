@@ -95,6 +95,8 @@ def connected(cluster: RayCluster) -> Iterator[Any]:
         else:
             check_listening(cluster.address)
             ray.init(cluster.address, **quiet)
+    except ScoreError:
+        raise
     except (ImportError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         advice = "start one with `ray start --head`, or give a number of workers to use this machine"
