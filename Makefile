@@ -14,7 +14,12 @@ quietly = { $(1); } > $(LOG) 2>&1 || { cat $(LOG); exit 1; }
 # beside everything else, and not in it: these packages speak of themselves as soon as they are there
 CONTAINERS := $(VENV)/containers
 
-.PHONY: demo test containers attack stories lint bench study notebooks docs readme model browser clean
+# NDIF's server: gigabytes, another Python, and never lmm-lens; CUDA's part of torch is spared where an index allows it
+NDIF := $(VENV)/ndif
+NDIF_PYTHON ?= $(shell for p in python3.12 python3.13 $(HOME)/.pyenv/versions/3.12.*/bin/python; do \
+	"$$p" -c "import sys; raise SystemExit(sys.version_info[:2] not in ((3, 12), (3, 13)))" 2> /dev/null && echo "$$p" && break; done)
+
+.PHONY: demo test containers attack stories ndif lint bench study notebooks docs readme model browser clean
 
 demo: $(STAMP)
 	$(BIN)/lmm-lens demo
@@ -36,6 +41,10 @@ attack: $(STAMP)
 # Every notebook of tutorials/ run anew, its claims read off its fresh outputs.
 stories: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --durations=7 -m story
+
+# The wire tests and every call, asked of NDIF's own server on this machine; writes benchmarks/results/ndif.md.
+ndif: $(STAMP) $(NDIF)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.backends.remote.ndif $(NDIF)
 
 # mypy sees the packages where an installation has them: the adapters inside the library
 lint: $(STAMP)
@@ -92,6 +101,13 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 
 $(CONTAINERS)/.installed: $(STAMP)
 	@$(call quietly,$(BIN)/pip install --no-deps $(CONSTRAINTS) --target $(CONTAINERS) peft torchao bitsandbytes optimum-quanto ninja)
+	@touch $@
+
+$(NDIF)/.installed: tests/backends/remote/ndif/requirements.txt
+	@test -n "$(NDIF_PYTHON)" || { echo "NDIF needs Python 3.12 or 3.13: make NDIF_PYTHON=... ndif"; exit 1; }
+	@echo "installing NDIF's server into $(NDIF): gigabytes, some minutes the first time"
+	@test -x $(NDIF)/bin/python || $(NDIF_PYTHON) -m venv $(NDIF)
+	@$(call quietly,$(NDIF)/bin/pip install -r $<)
 	@touch $@
 
 # The browser that is there, whosever it is; else, for root on Debian or Ubuntu, theirs.

@@ -46,8 +46,16 @@ def test_every_check_of_a_workflow_is_also_one_of_a_submission():
     assert elsewhere == {"lint", "docs", "containers", "attack", "stories", "test"}
 
 
-@pytest.mark.parametrize("failing", [(), ("lint",), ("docs",), ("test",), ("lint", "docs")])
-def test_continuous_integration_runs_everything_and_fails_if_anything_fails(tmp_path, failing):
+def test_the_weekly_workflow_asks_ndifs_own_server():
+    workflow = yaml.safe_load((GITHUB / "workflows" / "newest.yml").read_text(encoding="utf-8"))
+    steps = workflow["jobs"]["ndif"]["steps"]
+    assert [targets(step["run"]) for step in steps if "make" in step.get("run", "")] == [{"ndif"}]
+    assert "schedule" in workflow[True]  # what YAML makes of `on`
+
+
+@pytest.mark.parametrize("failing", [(), ("lint",), ("docs",), ("test",), ("lint", "docs"), ("ndif",)])
+@pytest.mark.parametrize("has_ndif", [False, True])
+def test_continuous_integration_runs_everything_and_fails_if_anything_fails(tmp_path, failing, has_ndif):
     """With a `make` that only says what it was asked for."""
     made = tmp_path / "make"
     made.write_text(f'#!/bin/sh\necho "$1"\ncase " {" ".join(failing)} " in *" $1 "*) exit 2;; esac\n')
@@ -55,11 +63,17 @@ def test_continuous_integration_runs_everything_and_fails_if_anything_fails(tmp_
     (tmp_path / "copy" / ".ci").mkdir(parents=True)
     copy = tmp_path / "copy" / ".ci" / "run"
     copy.write_bytes((ROOT / ".ci" / "run").read_bytes())
+    if has_ndif:
+        (tmp_path / "copy" / ".venv" / "ndif").mkdir(parents=True)
+        (tmp_path / "copy" / ".venv" / "ndif" / ".installed").touch()
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     done = subprocess.run(["bash", copy], capture_output=True, text=True, env=environment, check=False)
     said = done.stdout.splitlines()
-    assert [line for line in said if line in TARGETS] == ["lint", "docs", "containers", "attack", "stories", "test"]
+    made = ["lint", "docs", "containers", "attack", "stories", *["ndif"] * has_ndif, "test"]
+    assert [line for line in said if line in TARGETS] == made
+    assert [line for line in said if line.startswith("NO NDIF SERVER")] == said[:1] * (not has_ndif)
     assert said[-1] == "test"
+    failing = tuple(target for target in failing if target in made)
     assert (done.returncode != 0) == bool(failing)
     early = [target for target in failing if target != "test"]
     assert [line for line in said if line.startswith("FAILED")] == (

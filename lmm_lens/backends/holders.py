@@ -56,7 +56,17 @@ def _inner(model: Any) -> Any:
 
 
 def framework_of(model: Any) -> str | None:
-    """The backend in whose framework a model is given already; None for a plain one."""
+    """The backend in whose framework a model is given already; None for a plain one.
+
+    Raises:
+        ModelError: it runs in vLLM.
+    """
+    if type(model).__module__.startswith("nnsight.modeling.vllm"):
+        raise ModelError(
+            "a model that runs in vLLM cannot be read or edited here: its kernels give no attention weights, and it "
+            "joins the rows of all requests into one\n"
+            "  open it with transformers: Lens.from_pretrained(name, backend='nnsight')"
+        )
     kinds = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
     if "nnsight" in kinds and hasattr(model, "_module"):
         return "nnsight"

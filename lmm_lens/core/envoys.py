@@ -158,13 +158,13 @@ def run_taps(tapping: Tapping, layers: list[LayerEnvoys], n_seen: int) -> None:
     """Pass one forward pass through its taps; with it the model has seen `n_seen` tokens."""
     tapping.fired = set()
     for envoys in layers:
-        layer, module = envoys.layer, envoys.module
+        layer = envoys.layer
         sites = [site for site, number in tapping.taps if number == layer]
         if "resid_pre" in sites:
-            x = module.input
+            x = envoys.entering()
             new = through(tapping, x, "resid_pre", layer, n_seen)
             if new is not x:
-                module.input = new
+                envoys.enter(new)
         if "pattern" in sites:
             seen, operation, weights = attention_of(envoys, tapping.values)
             before, tapping.first = seen.out, n_seen - seen.shape[2]

@@ -7,6 +7,8 @@ one while decoding or thousands in a prefill.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -16,7 +18,19 @@ PerRow = Float[Tensor, "batch head query"]
 KeyMask = Bool[Tensor, "batch key"]
 
 
-_CONSTANTS: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
+class _Constants:
+    """Tensors made once, by value, dtype and device; to a server, which may have other devices, none of them go."""
+
+    made: dict[tuple[float, torch.dtype, torch.device], Tensor]
+
+    def __init__(self) -> None:
+        self.made = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"made": {}}
+
+
+_CONSTANTS = _Constants()
 
 
 def constant(value: float, like: Tensor) -> Tensor:
@@ -24,10 +38,10 @@ def constant(value: float, like: Tensor) -> Tensor:
     key = value, like.dtype, like.device
     if type(like) is not Tensor:  # the tensors of a simulation stay in it
         return torch.tensor(value, dtype=like.dtype, device=like.device)
-    if key not in _CONSTANTS:
+    if key not in _CONSTANTS.made:
         with torch.inference_mode(False):  # it may be used where gradients are recorded
-            _CONSTANTS[key] = torch.tensor(value, dtype=like.dtype, device=like.device)
-    return _CONSTANTS[key]
+            _CONSTANTS.made[key] = torch.tensor(value, dtype=like.dtype, device=like.device)
+    return _CONSTANTS.made[key]
 
 
 def mass(pattern: Pattern, keys: KeyMask) -> PerRow:

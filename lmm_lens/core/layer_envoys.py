@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 
 class LayerEnvoys:
     """One decoder layer's envoys, the labels of two operations of its attention, and numbers about it.
@@ -22,6 +24,9 @@ class LayerEnvoys:
             servers where the arguments of a call are out of reach: NDIF runs the block in a process of its own, and
             would send the whole attention module along with them.
         keeps_weights: let the call return the weights as edited, for blocks that read them afterwards.
+        entries: on a server, all operations that use the residual stream as it enters the layer, in order: the envoy
+            in whose source one is, its label, and which end of it is the stream, "input" or "output". Elsewhere none,
+            and the stream is the layer's own input.
     """
 
     def __init__(
@@ -41,12 +46,13 @@ class LayerEnvoys:
         is_cross: bool = False,
         from_weights: bool = False,
         keeps_weights: bool = False,
+        entries: tuple[tuple[Any, str, str], ...] = (),
     ) -> None:
         self.layer, self.n_heads, self.d_head, self.sites = layer, n_heads, d_head, sites
         self.module, self.attention, self.output_projection, self.mlp = module, attention, output_projection, mlp
         self.attention_call, self.cache_update = attention_call, cache_update
         self.scaling, self.is_causal, self.is_cross = scaling, is_causal, is_cross
-        self.from_weights, self.keeps_weights = from_weights, keeps_weights
+        self.from_weights, self.keeps_weights, self.entries = from_weights, keeps_weights, entries
 
     def keeping_weights(self) -> LayerEnvoys:
         """The same layer, whose call returns the weights as edited."""
@@ -54,6 +60,28 @@ class LayerEnvoys:
         kept.__dict__.update(self.__dict__)
         kept.keeps_weights = True
         return kept
+
+    def entering(self) -> Tensor:
+        """The residual stream as it enters the layer, from inside a trace."""
+        stream: Tensor
+        if not self.entries:
+            stream = self.module.input
+        else:
+            envoy, label, end = self.entries[0]
+            operation = getattr(envoy.source, label)
+            stream = operation.input if end == "input" else operation.output
+        return stream
+
+    def enter(self, stream: Tensor) -> None:
+        """Put another stream in its place, everywhere where the layer uses it."""
+        if not self.entries:
+            self.module.input = stream
+        for envoy, label, end in self.entries:
+            operation = getattr(envoy.source, label)
+            if end == "input":
+                operation.input = stream
+            else:
+                operation.output = stream
 
     def with_output(self, site: str) -> Any:
         """The envoy whose output is the hook point."""

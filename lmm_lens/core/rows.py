@@ -107,7 +107,7 @@ class Chunk:
         window: slice | None,
     ) -> None:
         self.index, self.valid, self.count, self.first, self.window = index, valid, count, first, window
-        self._positions: Int[Tensor, "batch query"] | None = None
+        self._positions: Tensor | None = None  # Int[batch, query]; names in a body travel along, and jaxtyping does not
 
     @classmethod
     def of(cls, mask: Bool[Tensor, "batch chunk"], first: int) -> Chunk | None:

@@ -58,7 +58,7 @@ class TraceLens:
         envoys = self.envoys_at(layer, site)
         activation: Tensor
         if site == "resid_pre":
-            activation = envoys.module.input
+            activation = envoys.entering()
         elif site == "pattern":
             attention = self.attention(envoys, again=self.one_pass or self.pass_under_way is not None)[0]
             rows = all_rows(attention.shape[0], attention.shape[2], attention.device)
@@ -86,7 +86,7 @@ class TraceLens:
             raise HookError(f"{site} of layer {layer} is {tuple(old.shape)}, given {tuple(value.shape)}")
         value = value.to(old)  # device and dtype: means and stored activations are often fp32
         if site == "resid_pre":
-            envoys.module.input = value
+            envoys.enter(value)
         elif site == "pattern":
             attention.put(value, old, rows, None)
             operation.output = (attention.out, attention.weights)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..answers.contrast import AnswersLike, contrast, logit_difference
 from ..core.rows import Rows
 from ..core.taps import Tap, TapContext
+from ..errors import RemoteError
 from ..hooks.points import ModelShape, Read
 from ..hooks.results import Run
 from ..interventions.base import Intervention
@@ -59,7 +60,10 @@ def attribution_patching(
 
     Raises:
         ScoreError, InterventionError, HookError: as `activation_patching`.
+        RemoteError: the model is on a server.
     """
+    if lens.remote:
+        raise RemoteError("gradients do not travel: this needs a lens with remote=False")
     check_units(site, by)
     check_same_layout(*checked_pair(clean, corrupt))
     units = Units.of(by, corrupt, max(lens.shape.n_heads), rows, groups)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -26,7 +26,8 @@ from ..placement import device_of, has_weights
 from ..twins import structure_of
 from .job import JobResult, JobRun, ModelEnvoys, Stopped, edited, run_job
 from .traces import NNsightSession, trace_under_way
-from .travel import TRAVELLING
+from .travel import TRAVELLING, check_one_model
+from .witness import are_wanted, check_witnesses, witnesses
 from .wrap import envoys_of_model, label_operations, model_key, wrapped
 
 
@@ -63,6 +64,7 @@ class NNsightBackend:
         self.has_weights = has_weights(adapter.model)
         self.lock = threading.RLock()
         self._given = envoy
+        self._proved: set[tuple[str, bool]] = set()  # servers that witnesses came back from, and whether they generated
         self._wrap()
 
     def _wrap(self) -> None:
@@ -184,8 +186,17 @@ class NNsightBackend:
                 "  call them before it or after it; inside, use lens.read and lens.write"
             )
         # one session of a model at a time: what its envoys serve belongs to whichever trace is under way
-        with self.lock if not self.remote or self.remote == "local" else nullcontext():
-            return run_job(self.model_envoys, runs, self.transport())
+        if not self.remote or self.remote == "local":
+            with self.lock:
+                return run_job(self.model_envoys, runs, self.transport())
+        wanted, server = are_wanted(runs), self.transport()
+        proves = (server.address, wanted is not None and wanted.options is not None)
+        first = witnesses(wanted, len(self.adapter.layers)) if wanted and proves not in self._proved else []
+        done = run_job(self.model_envoys, [*first, *runs], server)
+        if first:
+            check_witnesses(done[: len(first)], str(server.address))
+            self._proved.add(proves)
+        return done[len(first) :]
 
     def trace(self, prompt: Prompt, taps_of: TapsOf, remote: Remote | None, options: Mapping[str, Any]) -> Any:
         """A trace for the user's own block, in which the taps act first; see `Lens.trace`."""
@@ -213,6 +224,7 @@ class NNsightBackend:
         """As in `Backend.pickled`: on its way to a server a lens is its hook points."""
         if not TRAVELLING.get():
             return None
+        check_one_model(self._envoy)
         hook_points = self.trace_lens or self.new_trace_lens()
         return TraceLens, (hook_points.layers, hook_points.envoy, hook_points.one_pass)
 
@@ -243,8 +255,7 @@ class NNsightBackend:
             return None, 0
         if mediator().interleaver is not self._envoy.interleaver:
             raise HookError("this trace is of another lens: inside `with a.trace(...)` call a.read and a.write")
-        if site == "pattern":
-            label_operations(envoys)
+        label_operations(envoys, site)
         # a step of `tracer.iter` that has just begun is counted by it; from then on, how often the layer ran
         return mediator, mediator().iteration or mediator().occurrence(f"{envoys.module.path}.output")
 
@@ -297,9 +308,14 @@ class NNsightBackend:
             envoys = self.model_envoys.layers[tap.layer]
             if tap.site not in envoys.sites:
                 kind = type(self.adapter.layers[tap.layer].module).__name__
+                if tap.site == "resid_pre":
+                    raise HookError(
+                        f"layer {tap.layer} ({kind}) has no resid_pre on a server: nnsight does not serve all that "
+                        "it does with what enters it\n"
+                        "  take resid_post of the layer before, or a lens with remote=False"
+                    )
                 raise HookError(f"layer {tap.layer} ({kind}) has no {tap.site}; it has {', '.join(envoys.sites)}")
-            if tap.site == "pattern":
-                label_operations(envoys)
+            label_operations(envoys, tap.site)
         return taps
 
     @property

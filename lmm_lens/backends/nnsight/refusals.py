@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nnsight.intervention.interleaver import OutOfOrderError
@@ -17,6 +17,15 @@ from ..address import Address, without_login
 from .connection import CONNECT_SECONDS, ask
 
 LONGEST = 300  # characters of what a server says, in an error's first line
+TOO_LARGE = "the request is too large for it: send smaller batches, or fewer runs at a time"
+UNDEPLOYED = "Could not deploy this model."  # how ndif begins to say why a model is not loaded
+INTERRUPTED = (  # what ndif says where a job ended for no reason of its own
+    "cancelled or preempted",
+    "was evicted",
+    "try again later",
+    "closed before message complete",  # the process that ran the block was killed
+    "Broken pipe",
+)
 AGAIN = "nothing that finished is lost: run the same again, and a sweep with checkpoint=... goes on where it was"
 
 
@@ -99,8 +108,8 @@ class Refusals:
                 f"it failed over the request ({status}): {said}",
                 "the mistake is not in the request: run the same again later, or tell whoever runs the server",
             )
-        if status == 413:
-            advice = "the request is too large for it: send smaller batches, or fewer runs at a time"
+        if status == 413 or (status == 400 and "parsing the body" in low):  # what ndif 0.1.2 says above 1 MiB
+            advice = TOO_LARGE
         elif "version" in low:
             advice = "install the version the server asks for: pip install nnsight==...; nnsight.compare() shows both"
         elif status in (401, 403) or "key" in low:
@@ -129,12 +138,12 @@ class Refusals:
         """Which models the server runs, as advice."""
         try:
             reply = ask("GET", f"{self.address}/status", CONNECT_SECONDS, headers=self.address.headers)
-            found = list(json.loads(reply.body)["deployments"].values()) if reply.status == 200 else None
+            found = dict(json.loads(reply.body)["deployments"]) if reply.status == 200 else None
         except Exception:  # it refused already; what else it does wrong is no news
             found = None
-        if found is None or not all(isinstance(model, dict) for model in found):
+        if found is None or not all(isinstance(model, dict) for model in found.values()):
             return "its list of models cannot be read either; see nnsight.status()"
-        tasks = {str(model.get("repo_id")): str(model.get("task") or model.get("model_key")) for model in found}
+        tasks = dict(running_models(found))
         seeing = sorted(name for name, task in tasks.items() if "image-text" in task)
         if seeing:
             return f"vision-language models that it runs: {self.line(', '.join(seeing))}"
@@ -146,6 +155,14 @@ class Refusals:
         """The error for a job that failed on the server, from its traceback."""
         text = self.clean(text)
         lines = [line for line in text.strip().splitlines() if line.strip()] or ["no reason was given"]
+        if lines[0].startswith(UNDEPLOYED):
+            why = self.line(" ".join(lines).removeprefix(UNDEPLOYED)) or "it does not say why"
+            failure = RemoteError(
+                f"{self.address} could not load the model: {why}\n"
+                f"  ask whoever runs it to deploy the model, or take another; {self.hosted()}"
+            )
+            failure.details = text
+            return failure
         start = max((i for i, line in enumerate(lines) if _raised(line)), default=len(lines) - 1)
         name, _, message = lines[start].partition(": ")
         message = "\n".join([message, *lines[start + 1 :]])
@@ -162,11 +179,34 @@ class Refusals:
             advice = "the server ran out of memory: send smaller batches, or read fewer rows or heads"
         elif "ModuleNotFoundError" in text or "ImportError" in text or "UnknownPersistentId" in text:
             advice = "the server could not rebuild what was sent: compare versions with nnsight.compare()"
+        elif "execution timeout of" in text:
+            advice = "send fewer prompts, layers or tokens in one job; nothing that finished is lost"
+        elif any(said in text for said in INTERRUPTED):
+            advice = AGAIN
         elif "attn" in text and "implementation" in text:
             advice = "the server could not switch its model to eager attention"
         failure = RemoteError(f"the job failed on {self.address}: {self.line(lines[start])}\n  {advice}")
         failure.details = text
         return failure
+
+
+def running_models(found: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """The models of a server that run, or are about to, and their tasks; ndif lists those on its disk too, as COLD.
+
+    An entry that ndif could not describe has its replica's name alone, REPLICA:ModelActor:CLASS:{"repo_id": ...}.
+    """
+    for replica, model in found.items():
+        if model.get("deployment_level") == "COLD":
+            continue
+        key = str(model.get("model_key") or replica)
+        try:
+            told = json.loads(key[key.index("{") :])
+        except (ValueError, RecursionError):
+            told = {}
+        told = told if isinstance(told, dict) else {}
+        name = model.get("repo_id") or told.get("repo_id")
+        if name:
+            yield str(name), str(model.get("task") or told.get("task") or key)
 
 
 def _raised(line: str) -> bool:

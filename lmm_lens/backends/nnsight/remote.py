@@ -33,9 +33,12 @@ from .connection import CONNECT_SECONDS, RedirectedError, Socket, ask
 from .limits import SMALL, answer_limit, decompressed, too_large
 from .refusals import Refusals
 from .travel import by_source, check_payload
+from .versions import check_versions
 
 EXPECTED = ("was never reached", "warnings.warn(expected)")  # how an open-ended loop over generated tokens ends
 WAKE_SECONDS = 0.2  # how often the display is refreshed while nothing comes
+LOADING = (Status.PROVISIONING, Status.DEPLOYING)  # told once, when it begins: gigabytes may have to be fetched
+LOADS_LONGER = 6  # times the patience for any other silence
 
 
 class ServerBackend(RemoteBackend):  # type: ignore[misc]  # nnsight has no types
@@ -45,7 +48,7 @@ class ServerBackend(RemoteBackend):  # type: ignore[misc]  # nnsight has no type
         model_key: names the model to the server.
         address: of the server, http://...; None for the one of nnsight's configuration (NDIF).
         env: what nnsight asks of the server's model for this request.
-        timeout: seconds without any news after which to give up.
+        timeout: seconds without any news after which to give up; `LOADS_LONGER` times that while a model is loaded.
     """
 
     def __init__(self, model_key: str, address: str | None, env: dict[str, Any], timeout: float) -> None:
@@ -77,6 +80,7 @@ class ServerBackend(RemoteBackend):  # type: ignore[misc]  # nnsight has no type
         connection = self._connect()
         try:
             request.session_id = self._session(connection)
+            check_versions(self.address)
             answer = self._post(request, blob)
             self.job = answer.id
             self._done(answer)
@@ -164,15 +168,16 @@ class ServerBackend(RemoteBackend):  # type: ignore[misc]  # nnsight has no type
     # ------------------------------------------------------------------ the way back
 
     def _receive(self, connection: Any, heard: float) -> str | bytes:
-        connection.until = heard + self.timeout
+        timeout = self.timeout * (LOADS_LONGER if self.job and self.status in LOADING else 1)
+        connection.until = heard + timeout
         while True:
             try:
                 message = connection.recv()
             except websocket.WebSocketTimeoutException:
                 self.display.refresh()
-                if time.monotonic() - heard > self.timeout:
+                if time.monotonic() - heard > timeout:
                     raise RemoteError(
-                        f"nothing was heard from {self.address} for {self.timeout:g} s{self._where()}\n"
+                        f"nothing was heard from {self.address} for {timeout:g} s{self._where()}\n"
                         "  nothing that finished is lost: run the same again, or wait longer with timeout=..."
                     ) from None
                 continue

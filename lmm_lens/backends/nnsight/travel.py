@@ -24,6 +24,7 @@ SENT = ("lmm_lens.core", "lmm_lens.errors")
 SUBIMPORT = ("cloudpickle.cloudpickle", "subimport")  # imports the module that its argument names
 MODULE = "\0 imports a module"
 TRAVELLING: ContextVar[bool] = ContextVar("travelling", default=False)
+_models: ContextVar[list[Any] | None] = ContextVar("models of what is being packed", default=None)
 
 
 def _reduce_prompt(prompt: Prompt) -> Any:
@@ -44,13 +45,31 @@ def by_source() -> Iterator[None]:
         modules = [importlib.import_module(name) for name in SENT if name not in list_registry_pickle_by_value()]
         for module in modules:
             register_pickle_by_value(module)
-        token = TRAVELLING.set(True)
+        token, met = TRAVELLING.set(True), _models.set([])
         try:
             yield
         finally:
             TRAVELLING.reset(token)
+            _models.reset(met)
             for module in modules:
                 unregister_pickle_by_value(module)
+
+
+def check_one_model(envoy: Any) -> None:
+    """A lens on this model is being packed.
+
+    Raises:
+        RemoteError: so was one on another. On a server both would be the model of the job: modules go by their names.
+    """
+    met = _models.get()
+    if met is None:
+        return
+    if any(other is not envoy for other in met):
+        raise RemoteError(
+            "one job runs on one model, and two lenses are used in this one\n"
+            "  send one job for each, or use remote=False"
+        )
+    met.append(envoy)
 
 
 def imports_of(payload: bytes) -> set[tuple[str, str]]:

@@ -25,6 +25,7 @@ from ..requirements import importing
 from ..sources import READING, source_of
 from ..twins import twin_of
 from ..unembedding import finishing
+from .entries import entries_of
 from .job import ModelEnvoys
 
 INTERFACE = "ALL_ATTENTION_FUNCTIONS"  # transformers' registry, from which each attention forward takes its function
@@ -156,7 +157,8 @@ def _envoys_of(
     operations: dict[type[nn.Module], tuple[str | None, str | None]],
     from_weights: bool,
 ) -> LayerEnvoys:
-    attention, sites = layer.attention, ["resid_pre", "resid_post"]
+    attention, entries = layer.attention, entries_of(layer.module) if from_weights else ()
+    sites = ["resid_pre", "resid_post"] if entries or not from_weights else ["resid_post"]
     call, update = operations[type(attention)] if attention is not None else (None, None)
     if layer.mlp is not None:
         sites.append("mlp_out")
@@ -177,13 +179,18 @@ def _envoys_of(
         is_causal=getattr(attention, "is_causal", True),
         is_cross=layer.is_cross_attention,
         from_weights=from_weights,
+        entries=tuple((at[id(entry.module)], entry.label, entry.end) for entry in entries),
     )
 
 
-def label_operations(envoys: LayerEnvoys) -> None:
-    """Have nnsight read the source of a layer's attention and label its operations, unless it has done so before."""
+def label_operations(envoys: LayerEnvoys, site: str) -> None:
+    """Have nnsight read the sources whose operations are a hook point, and label them, unless it has done so before."""
     with READING:
-        _ = envoys.attention.source
+        if site == "pattern":
+            _ = envoys.attention.source
+        elif site == "resid_pre":
+            for envoy, _, _ in envoys.entries:
+                _ = envoy.source
 
 
 def operations_of(attention: type[nn.Module], labels: Sequence[str]) -> tuple[str | None, str | None]:

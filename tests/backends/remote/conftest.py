@@ -14,13 +14,14 @@ import pytest
 from lmm_lens import Lens
 from lmm_lens.bundled import shapes
 from lmm_lens.runs.checkpoint import unfinished
+from tests.backends.remote import stand_in
 from tests.backends.remote.audit import SECRET, Payload
 from tests.backends.remote.clients import REPO, client
 from tests.backends.remote.service import Service
 
 CHECKED = ("lmm_lens.core.kernels", "lmm_lens.core.rows", "lmm_lens.core.spatial")
 
-collect_ignore = ["serving"]  # a program of its own, which has another path
+collect_ignore = ["serving", "ndif"]  # a program of its own, which has another path
 if not (os.environ.get("LMM_LENS_NDIF_MODEL") and os.environ.get("NDIF_API_KEY")):
     collect_ignore.append("test_ndif.py")  # asks the real NDIF, and only those who want it
 
@@ -77,8 +78,12 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_service(model_folder: Path) -> Iterator[Service]:
-    with Service(model_folder, REPO) as running:
+def shared_service(model_folder: Path) -> Iterator[Any]:
+    """Ours; where `make ndif` runs the tests, NDIF's own."""
+    if url := os.environ.get(stand_in.VARIABLE):
+        yield stand_in.RealServer(url)
+        return
+    with Service(model_folder, REPO, strict=True) as running:
         yield running
 
 
@@ -95,7 +100,7 @@ def service(shared_service: Service) -> Iterator[Service]:
 
 @pytest.fixture(scope="session")
 def victim(model_folder: Path) -> Iterator[Service]:
-    with Service(model_folder, REPO) as running:
+    with Service(model_folder, REPO, strict=True) as running:
         yield running
 
 
@@ -110,9 +115,16 @@ def fresh_service(victim: Service) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="session")
+def released(model_folder: Path) -> Iterator[Service]:
+    """A service that does what ndif 0.1.2 does, and is no stricter."""
+    with Service(model_folder, REPO) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def text_only(model_folder: Path) -> Iterator[Service]:
     """A service that runs no vision-language model."""
-    with Service(model_folder, REPO, text_only=True) as running:
+    with Service(model_folder, REPO, text_only=True, strict=True) as running:
         yield running
 
 

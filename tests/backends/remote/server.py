@@ -29,7 +29,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
     parser.add_argument("--trusted", action="store_true", help="let blocks reach weights and nested sources")
     parser.add_argument("--text-only", action="store_true", help="serve no vision-language model, list a text model")
-    parser.add_argument("--inline-limit", type=int, default=1 << 20, help="bytes; a larger result is fetched by URL")
+    parser.add_argument("--strict", action="store_true", help="with import lists, see serving/sandbox.py")
+    parser.add_argument("--inline-limit", type=int, help="bytes; a larger result is fetched by URL")
     parser.add_argument("--parent", type=int, help="the process id of who started this: end with it")
     return parser.parse_args(given)
 

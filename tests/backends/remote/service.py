@@ -79,7 +79,7 @@ class Process:
 
 
 class Service:
-    """Start, watch, hurt and stop one server process; `trusted` and `text_only` are explained in server.py."""
+    """Start, watch, hurt and stop one server process; its options are explained in server.py."""
 
     def __init__(
         self,
@@ -89,11 +89,12 @@ class Service:
         task: str = "image-text-to-text",
         trusted: bool = False,
         text_only: bool = False,
-        inline_limit: int = 1 << 20,
+        strict: bool = False,
     ) -> None:
         self.options = ["--packages", sysconfig.get_path("purelib"), "--model", str(folder), "--repo", repo]
-        self.options += ["--task", task, "--inline-limit", str(inline_limit)]
+        self.options += ["--task", task, *["--strict"] * strict]
         self.options += ["--trusted"] * trusted + ["--text-only"] * text_only
+        self.strict = strict
         self.port = 0
         self.process: Process | None = None
         self.stderr = tempfile.NamedTemporaryFile("r")  # noqa: SIM115  (lives as long as the service)

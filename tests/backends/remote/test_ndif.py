@@ -14,12 +14,14 @@ import os
 import time
 from typing import Any
 
+import httpx
 import nnsight
 import pytest
 import torch
 from PIL import Image
 
 from lmm_lens import VAR, AblateHeads, HeadSet, Lens, Read, activation_patching, find_sinks, score_heads
+from lmm_lens.backends.nnsight.refusals import running_models
 from lmm_lens.backends.nnsight.remote import ServerBackend
 from lmm_lens.errors import RemoteError, ScoreError
 
@@ -58,7 +60,8 @@ def told(request: pytest.FixtureRequest) -> Any:
 
 
 def test_which_models_are_hosted() -> None:
-    found = {model["repo_id"]: model.get("task") for model in nnsight.status().deployments.values()}
+    told = httpx.get(f"{nnsight.CONFIG.API.HOST}/status", timeout=60).raise_for_status().json()
+    found = dict(running_models(told["deployments"]))  # nnsight.status() leaves out what a server cannot describe
     seeing = [name for name, task in found.items() if "image-text" in str(task)]
     print(f"\n  hosted: {len(found)} models, of them vision-language models: {', '.join(seeing) or 'none'}")
     assert MODEL in seeing, f"{MODEL} is not among them; hosted are: {found}"

@@ -96,8 +96,10 @@ def test_a_function_that_needs_this_library_by_name_is_refused_before_sending(
 
 
 def test_a_function_that_the_service_cannot_load_says_which_module(
-    served: Lens, pair: Any, sent: list[Payload]
+    served: Lens, pair: Any, sent: list[Payload], service: Service
 ) -> None:
+    if not service.strict:
+        pytest.skip("this server lets blocks import whatever it has")
     with pytest.raises(RemoteError, match=r"No module named 'pathlib'(.|\n)*could not rebuild what was sent"):
         served.run(pair[0], read=[Read("z", reduce=with_a_file)])
     sent.clear()  # it asked for more than the list has: that is the point
@@ -223,3 +225,14 @@ def test_where_to_run_must_be_said_in_a_way_that_can_be_understood(native: Lens,
         native.run(pair[0], remote=True)
     with pytest.raises(LensError, match="needs backend=\"nnsight\", given backend='native'"):
         Lens.demo(remote=True)
+
+
+def test_two_lenses_in_one_job_are_refused(served: Lens, pair: Any, service: Service) -> None:
+    """Modules travel by their names, so both would read the model of the job."""
+    other = Lens.demo("plain", backend="nnsight", remote=service.url)
+    n_before = len(service.log())
+    text = r"one job runs on one model, and two lenses are used in this one\n  send one job for each"
+    with pytest.raises(RemoteError, match=text), served.trace(pair[0]):  # noqa: PT012  (nothing of it runs)
+        served.read(1, "z").save()
+        other.read(2, "z").save()
+    assert len(service.log()) == n_before

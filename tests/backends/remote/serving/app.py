@@ -28,6 +28,8 @@ from .faults import Faults
 from .jobs import Job, Jobs
 
 CLASS = "nnsight.modeling.transformers.TransformersModel"
+LARGEST = 1 << 20  # bytes of a request that ndif 0.1.2 takes: it cannot spool larger ones to a disk
+COLD = {"lmm-lens/cold-model": {"deployment_level": "COLD", "repo_id": "lmm-lens/cold-model"}}
 TEXT_MODEL = {"repo_id": "lmm-lens/some-text-model", "task": "text-generation"}
 
 
@@ -36,7 +38,9 @@ class Service:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.served = None if options.text_only else {"repo_id": options.repo, "task": options.task}
-        self.inline_limit = options.inline_limit
+        self.strict = options.strict
+        sandbox.Unpickler.strict = options.strict
+        self.inline_limit = options.inline_limit or (1 << 20 if options.strict else 8 << 20)
         self.faults, self.log = Faults(), list[dict[str, Any]]()
         self.attack: dict[str, Any] = {}  # what is done to clients; nothing while it is empty
         self.sockets: dict[str, WebSocket] = {}
@@ -52,7 +56,8 @@ class Service:
         model = TransformersModel(options.model, task=options.task, processor=processor, dispatch=True)
         model._module.requires_grad_(False)
         if not options.trusted:
-            sandbox.without_a_model()
+            sandbox.without_a_model(options.strict)
+            sandbox.copies_are_written_back()
         return model
 
     def check(self, model_key: str) -> None:
@@ -104,16 +109,19 @@ class Service:
     def deployments(self) -> dict[str, Any]:
         listed = {}
         for number, model in enumerate([TEXT_MODEL, *([self.served] if self.served else [])]):
-            key = f"{CLASS}:{json.dumps({**model, 'revision': None})}"
-            listed[f"replica-{number}"] = {
+            key = f"{CLASS}:{json.dumps({'repo_id': model['repo_id'], 'revision': None, 'task': model['task']})}"
+            described = {
                 **model,
                 "model_key": key,
                 "revision": "main",
                 "deployment_level": "HOT",
-                "application_state": "RUNNING",
                 "trust_remote_code": False,
             }
-        return {"deployments": listed}
+            listed[f"r{number}:ModelActor:{key}"] = {
+                "application_state": "RUNNING",
+                **(described if self.strict or number == 0 else {}),  # ndif 0.1.2 fails to describe models by folder
+            }
+        return {"deployments": listed if self.strict else {**listed, **COLD}}
 
 
 def build(service: Service) -> FastAPI:
@@ -146,6 +154,9 @@ def build(service: Service) -> FastAPI:
         if service.attack.get("where") == "request" and (said := hostile.answer(service.attack)):
             return said
         headers, payload = incoming.headers, await blob.read()
+        if not service.strict and len(payload) > LARGEST:
+            service.log.append({"payload_bytes": len(payload), "status": "REFUSED", "http": 400})
+            raise HTTPException(400, "There was an error parsing the body")
         key = headers.get("ndif-api-key")
         entry = {"payload_bytes": len(payload), "headers": sorted(headers.keys()), "api_key": bool(key), "globals": []}
         service.log.append(entry)
@@ -159,11 +170,18 @@ def build(service: Service) -> FastAPI:
         entry.update(model_key=envelope.model_key, env=envelope.env)
         try:
             service.faults.gate(fault, key, headers.get("nnsight-version"))
-            service.check(envelope.model_key)
+            undeployable = None
+            try:
+                service.check(envelope.model_key)
+            except HTTPException as refused:
+                if service.strict:
+                    raise
+                undeployable = refused.detail
         except HTTPException as refused:
             entry.update(status="REFUSED", http=refused.status_code)
             raise
         job = Job(uuid.uuid4().hex, envelope, payload, fault, service.faults.seconds, entry)
+        job.undeployable = undeployable
         entry.update(id=job.id, status=Status.RECEIVED.value)
         received = "Your job has been received and is waiting to be queued."
         service.stored[job.id] = answer = ResponseModel(id=job.id, status=Status.RECEIVED, description=received)
@@ -194,7 +212,9 @@ def build(service: Service) -> FastAPI:
     @app.get("/env")
     def env() -> dict[str, Any]:
         found = get_local_env()
-        return {**found, "packages": {name: v for name, v in found["packages"].items() if "lmm" not in name}}
+        packages = {name: v for name, v in found["packages"].items() if "lmm" not in name}
+        old = {"nnsight": "0.8.0"} if service.faults.kind == "old" else {}
+        return {**found, "packages": packages | old}
 
     @app.get("/whoami")
     async def whoami(ndif_api_key: Annotated[str | None, Header()] = None) -> dict[str, Any]:

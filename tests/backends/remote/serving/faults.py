@@ -5,8 +5,9 @@ from typing import Any
 from fastapi import HTTPException
 
 KINDS = (
+    "old",  # says that its nnsight is 0.8.0
     *("refuse", "needs_key", "bad_key", "version", "stall"),  # at the door; "stall" keeps a request waiting there
-    *("drop", "hang", "error", "die", "slow"),  # of a job
+    *("drop", "hang", "error", "die", "slow", "cold"),  # of a job; "cold": its model has to be deployed first
     *("garbled", "lost_result"),  # of its answer
 )
 OUT_OF_MEMORY = (

@@ -33,6 +33,7 @@ class Job:
     fault: str | None
     seconds: float  # how long the fault "slow" keeps it waiting
     entry: dict[str, Any] = field(default_factory=dict)  # its line in GET /log
+    undeployable: str | None = None  # why its model is not run
     tamper: str | None = None  # what is changed in its result, see hostile.py
 
 
@@ -78,7 +79,10 @@ class Jobs(threading.Thread):
 
     def accept(self, job: Job) -> None:
         self.unfinished += 1
-        self.status(job, Status.QUEUED, f"Your job is at position {self.unfinished} of the queue.")
+        if sandbox.Unpickler.strict:
+            self.status(job, Status.QUEUED, f"Your job is at position {self.unfinished} of the queue.")
+        else:
+            self.status(job, Status.QUEUED, f"Added to Queue at position {self.unfinished}.")
         self.waiting.put(job)
 
     def run(self) -> None:
@@ -92,6 +96,16 @@ class Jobs(threading.Thread):
             self.unfinished -= 1
 
     def attempt(self, job: Job) -> None:
+        if not sandbox.Unpickler.strict:
+            if job.undeployable or job.fault == "cold":
+                self.status(job, Status.PROVISIONING, "Model Provisioning...")
+            if job.undeployable:
+                self.status(job, Status.ERROR, f"Could not deploy this model. {job.undeployable}")
+                return
+            if job.fault == "cold":
+                self.status(job, Status.DEPLOYING, "Model Deploying...")
+                time.sleep(job.seconds)
+            self.status(job, Status.DISPATCHED, "Your job has been sent to the model deployment.")
         if job.fault == "slow":
             time.sleep(job.seconds)
         self.status(job, Status.RUNNING, "Your job has started running.")
@@ -162,5 +176,6 @@ class Jobs(threading.Thread):
                 f"Your request payload could not be read ({type(error).__name__}: {error}). It may be truncated or "
                 "corrupted in transit, or compressed differently than the request declared."
             ) from error
-        tracer.info.frame.f_locals["__builtins__"] = sandbox.BUILTINS  # for the block itself
+        if sandbox.Unpickler.strict:
+            tracer.info.frame.f_locals["__builtins__"] = sandbox.BUILTINS  # for the block itself
         return tracer

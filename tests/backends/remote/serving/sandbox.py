@@ -1,19 +1,25 @@
 """What a shipped block may touch.
 
-Two generations of NDIF are joined here, each time the stricter: the import lists of the one, and of the other the
-process that runs the block but has no model. There every module is None, so weights, config, nested sources and
-`source.names` are out of reach; reads, writes and first-level source operations work.
+As in ndif 0.1.2, the process that runs a block has no model: every module is None, so weights and config are out of
+reach, and what a block reads crosses a socket. It gets a copy, which is written back when the block moves on; among the
+arguments of a layer that is a copy of the cache.
+
+A strict service is two generations of NDIF in one: it also has the import lists of the older one, and neither nested
+sources nor `source.names`.
 """
 
 import builtins
 import importlib
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+import torch
 from nnsight.intervention import serialization
 from nnsight.intervention.envoy import Envoy
+from nnsight.intervention.interleaver import Event, Mediator, Pending
 from nnsight.intervention.source import Source, SourceEnvoy
 
 RUNNING = frozenset(
@@ -43,13 +49,16 @@ def refuse(name: str) -> NoReturn:
 
 
 class Unpickler(serialization.CustomCloudUnpickler):
-    """Refuses every global outside the list and writes down those it was asked for."""
+    """Refuses every global outside the list, if it is strict, and writes down those it was asked for."""
 
+    strict = True
     seen: set[str] = set()  # noqa: RUF012  (one job at a time; nnsight constructs the unpickler itself)
 
     def find_class(self, module: str, name: str) -> Any:
         asked = f"{module}.{name}"
         self.seen.add(asked)
+        if not self.strict:
+            return super().find_class(module, name)
         if module.split(".")[0] not in LOADING:
             refuse(asked)
         if module == "builtins" and name in FORBIDDEN_BUILTINS:
@@ -80,7 +89,32 @@ def _shipped(depth: int = 2) -> bool:
     return sys._getframe(depth).f_globals.get("__name__") is None
 
 
-def without_a_model() -> None:
+def copies_are_written_back() -> None:
+    """What a block reads is a copy, and is put in the place of what was read as soon as the block moves on."""
+    resume = Mediator.switch
+
+    def switch(self: Mediator, *given: Any) -> Any:
+        if not given and "moved_on_to" in vars(self):
+            return vars(self).pop("moved_on_to")
+        read = self.pending
+        if not given or read is None or read.event is not Event.VALUE or read.provider.endswith(".fn"):
+            return resume(self, *given)
+        copy = across_a_socket(given[0])
+        vars(self)["moved_on_to"] = resume(self, copy)
+        return Pending(Event.SWAP, read.provider, read.iteration, copy)
+
+    Mediator.switch = switch
+
+
+def across_a_socket(value: Any) -> Any:
+    """As it is packed and unpacked there; functions, which nnsight serves to look into, are not."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+def without_a_model(strict: bool) -> None:
     """Hide from shipped code what the process that runs it on NDIF does not have."""
     names, every, nested, attribute = Source.names, Source.__iter__, SourceEnvoy.source, Envoy.__getattr__
 
@@ -107,8 +141,9 @@ def without_a_model() -> None:
             raise AttributeError(f"'NoneType' object has no attribute {name!r} ({self.path}: no model in this process)")
         return attribute(self, name)
 
-    Source.names, Source.__iter__ = property(hidden_names), hidden_iteration
-    SourceEnvoy.source = property(hidden_nested)
+    if strict:
+        Source.names, Source.__iter__ = property(hidden_names), hidden_iteration
+        SourceEnvoy.source = property(hidden_nested)
     Envoy._module = property(hidden_module, lambda self, module: self.__dict__.__setitem__("_module", module))
     Envoy.__getattr__ = hidden_attribute
 
@@ -117,5 +152,6 @@ def without_a_model() -> None:
 def recorded() -> Iterator[set[str]]:
     """The globals that the payload loaded inside asks for."""
     Unpickler.seen = set()
-    serialization.__builtins__ = BUILTINS  # what shipped functions are given
+    if Unpickler.strict:
+        serialization.__builtins__ = BUILTINS  # what shipped functions are given
     yield Unpickler.seen
