@@ -379,10 +379,10 @@ class Lens(TransformerLensMethods, NNsightMethods):
         """Inside, run there."""
         return nullcontext() if remote is None else self._backend.at(remote)
 
-    def _sinks_on(self, prompt: Prompt) -> SinkReport:
+    def _sinks_on(self, prompt: Prompt, dims: Sequence[int] | None = None) -> SinkReport:
         """What "auto" asks: the sinks of this model on this prompt, whatever ran before."""
         with self.nothing_applied():
-            return find_sinks(self, prompt)
+            return find_sinks(self, prompt, dims)
 
     def _plan_of(self, interventions: Intervention | Sequence[Intervention], read: Sequence[Reader | str] = ()) -> Plan:
         self.adapter.look_again()
