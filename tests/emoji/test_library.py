@@ -60,14 +60,14 @@ def test_spans_lie_where_the_template_puts_the_picture(lens, asked):
         assert prompt.mask("visual").sum() == 36
         tokens = prompt.tokens[0]
         first = int(prompt.mask("visual")[0].nonzero()[0])
-        assert tokens[:first] == ("<|im_start|>", "user", "\n")
+        assert tokens[:first] == ("<|im_start|>", "user", "\\n")
         (thing,) = example.scene.things[:1]
         expected = tuple(first + patch for patch in emoji.cell_patches(thing.cell))
         assert prompt.positions_in_box(emoji.boxes(example.scene)[thing]) == expected
 
 
 def test_a_sweep_by_replay_equals_forwards_of_their_own(lens, asked):
-    """Six heads of three layers, exactly as each ablated in a forward of its own says."""
+    """What each head carries is the difference that a forward without it loses."""
     examples = [each for each in asked if each.kind == "name"][:2]
     prompts = [lens.prompt(each.question, images=each.image) for each in examples]
     rng = random.Random(0)
@@ -81,8 +81,8 @@ def test_a_sweep_by_replay_equals_forwards_of_their_own(lens, asked):
         plain = lens.run(prompt, logits="last").logits[0, -1]
         for column, head in enumerate(HEADS):
             edited = lens.run(prompt, [AblateHeads([head], rows="last")], logits="last").logits[0, -1]
-            expected = (edited[ids[0]] - edited[ids[1]]) - (plain[ids[0]] - plain[ids[1]])
-            assert float(effects.per_prompt[index, column]) == pytest.approx(float(expected), abs=2e-3)
+            lost = (plain[ids[0]] - plain[ids[1]]) - (edited[ids[0]] - edited[ids[1]])
+            assert float(effects.per_prompt[index, column]) == pytest.approx(float(lost), abs=2e-3)
 
 
 def test_a_hundred_and_fifty_tokens_are_the_models_own(lens, asked):
