@@ -1,7 +1,7 @@
 """Takes a training run into the package: python -m training.emoji_llava.card --out DIR
 
-Copies DIR's frozen.safetensors and adapted.safetensors, as far as they are there, beside the library with their SHA-256,
-and writes the tables of the model card from DIR/VARIANT.json, of training, and DIR/VARIANT.measured.json, of
+Copies frozen.safetensors and adapted.safetensors of DIR, as far as they are there, beside the library with their
+SHA-256, and writes the tables of the model card from DIR/VARIANT.json, of training, and DIR/VARIANT.measured.json, of
 evaluate.py. Nothing of the tables is typed by hand.
 """
 
@@ -32,9 +32,8 @@ def accuracies(measured: dict[str, Any]) -> str:
     lines = ["| variant | shown | " + " | ".join(VISUAL_KINDS) + " |", "|---" * (len(VISUAL_KINDS) + 2) + "|"]
     for variant, own in measured.items():
         for condition, words in CONDITIONS.items():
-            cells = [
-                interval(own[condition][k]) if condition == "image" else share(own[condition][k]) for k in VISUAL_KINDS
-            ]
+            shown = interval if condition == "image" else share
+            cells = [shown(own[condition][kind]) for kind in VISUAL_KINDS]
             lines.append(f"| {variant} | {words} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
