@@ -69,7 +69,7 @@ def rule_on(
         first = list(islice(coming, LOOKED_AT))
         again = prompts if isinstance(prompts, Sequence) else chain(first, coming)
     width = lens.shape.d_model
-    named = "auto" if known else rule_for(lens.adapter.config, dims, 0.5 * width**0.5).dims  # type: ignore[arg-type]
+    named: Sequence[int] | Auto = "auto" if known else rule_for(lens.adapter.config, dims, 0.5 * width**0.5).dims  # type: ignore[arg-type]
     asked = 20.0 if threshold is None else threshold
     with lens.nothing_applied():
         found = settled(named, asked, lambda own: find_sinks(lens, first, own), ScoreError, "none can be left out")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
+from math import inf, sqrt
 
 import torch
 from jaxtyping import Float
@@ -100,9 +100,9 @@ def lower_edge(values: Float[Tensor, " token"], least: float) -> float | None:
 def between(low: float, high: float, d_model: int) -> float:
     """The middle of two phi, by ratio of what they are without their limit: phi / sqrt(1 - phi^2 / d_model)."""
     a, b = (phi / max(1 - phi**2 / d_model, 1e-9) ** 0.5 for phi in (low, high))
-    middle = (a * b) ** 0.5
-    tau = middle / (1 + middle**2 / d_model) ** 0.5
-    return tau if low < tau < high else (low * high) ** 0.5  # so near the limit that only rounding is left
+    middle = sqrt(a * b)
+    tau = middle / sqrt(1 + middle**2 / d_model)
+    return tau if low < tau < high else sqrt(low * high)  # so near the limit that only rounding is left
 
 
 def _by_layer(scores: Sequence[Tensor], real: Sequence[Tensor]) -> list[Float[Tensor, " token"]]:

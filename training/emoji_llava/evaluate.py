@@ -118,7 +118,7 @@ def same_text(model: Any, processor: Any, n: int) -> float:
 
     alone = AutoModelForCausalLM.from_pretrained(language_model(), dtype=torch.float32).eval()
     template = processor.apply_chat_template
-    same = []
+    same: list[bool] = []
     for start in range(0, n, 20):
         chats = [[{"role": "user", "content": text}] for text in texts(n)[start : start + 20]]
         prompts = [template(chat, add_generation_prompt=True) for chat in chats]

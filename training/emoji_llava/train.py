@@ -105,7 +105,8 @@ class Run:
 
     def _fell_at(self, steps: int) -> int:
         """The step at which the rate begins to fall."""
-        return round(steps * (1 - self.recipe.get("decay", 1.0)))
+        falling: float = self.recipe.get("decay", 1.0)
+        return round(steps * (1 - falling))
 
     def _start_from(self, seed: int) -> None:
         """The latest checkpoint that leads to where this run goes, or the stage before."""
