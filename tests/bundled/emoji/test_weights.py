@@ -10,7 +10,7 @@ from lmm_lens.bundled.emoji.weights import ARRAY, STRING, Cursor, read_weights, 
 
 
 def text(word: str) -> bytes:
-    return struct.pack("<Q", len(word)) + word.encode()
+    return struct.pack("<Q", len(word.encode())) + word.encode()
 
 
 @pytest.mark.parametrize(
