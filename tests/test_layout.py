@@ -17,6 +17,7 @@ NO_MIRROR = {
 NO_ROOM = {
     "backends/remote": "the nnsight backend with a server of its own, which runs without lmm-lens",
     "attacks": "what takes minutes to break the library with; `make attack` runs it",
+    "stories": "the notebooks, run anew; `make stories` does",
     "containers": "what people hold their models in, with packages that only `make containers` installs",
     "emoji": "the library on emoji-llava, with the language model that only `make emoji` installs",
     "browser": "pages in a browser",

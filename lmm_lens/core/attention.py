@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .rows import Chunk
+from .kernels import constant
+from .rows import Chunk, follow, of_heads
 from .taps import HIDDEN
 
 Heads = tuple[int, ...] | None  # None is all
@@ -83,7 +84,8 @@ class AttentionCall:
 
     def scores(self, rows: Chunk, heads: Heads = None) -> Float[Tensor, "batch head query key"]:
         """Attention scores of some rows and heads before the softmax, hidden keys at the lowest number."""
-        query = _of_heads(rows.gather(self.query, dim=2), heads).to(self._precision) * self.scaling
+        query = _of_heads(rows.gather(self.query, dim=2), heads).to(self._precision)
+        query = query * constant(self.scaling, query)
         logits = self._grouped(query, self._keys(), heads)
         if self.position_bias is not None:
             logits = logits + self._rows_of(self.position_bias, rows, heads)
@@ -108,11 +110,14 @@ class AttentionCall:
 
     def _grouped(self, x: Tensor, shared: Tensor, heads: Heads) -> Tensor:
         """`x @ shared` a head, x [batch, head, query, n] of the chosen heads, shared [batch, kv_head, n, m]."""
+        batch, n_heads, n_queries, n = x.shape
         if heads is not None:
             group = self.query.shape[1] // shared.shape[1]
+            if group == 1 and follow(heads):
+                return x @ of_heads(shared, heads)
             return x @ shared[:, [head // group for head in heads]]
-        batch, n_heads, n_queries, n = x.shape
-        return (x.reshape(batch, shared.shape[1], -1, n) @ shared).reshape(batch, n_heads, n_queries, -1)
+        product = torch.bmm(x.reshape(batch * shared.shape[1], -1, n), shared.flatten(0, 1))
+        return product.reshape(batch, n_heads, n_queries, -1)
 
     def _rows_of(self, mask: Tensor, rows: Chunk, heads: Heads) -> Tensor:
         """The chosen rows and heads of a mask or bias whose batch and head dimensions may be 1."""
@@ -166,6 +171,15 @@ class FusedAttention:
         if not self._is_ours:
             self.out, self._is_ours = self.out.clone(), True
         change = self.call.read_values(pattern - original, heads)
+        if rows.window is not None and self.out.dtype == change.dtype:
+            part = rows.gather(self.out)
+            if heads is None:
+                part += change
+            elif follow(heads):
+                part.narrow(2, heads[0], len(heads)).add_(change)
+            else:
+                part[:, :, list(heads)] += change
+            return
         total = rows.gather(self.out).to(change.dtype)
         if heads is None:
             total = total + change
@@ -176,4 +190,4 @@ class FusedAttention:
 
 
 def _of_heads(x: Tensor, heads: Heads) -> Tensor:
-    return x if heads is None else x[:, list(heads)]
+    return x if heads is None else of_heads(x, heads)

@@ -16,6 +16,20 @@ PerRow = Float[Tensor, "batch head query"]
 KeyMask = Bool[Tensor, "batch key"]
 
 
+_CONSTANTS: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
+
+
+def constant(value: float, like: Tensor) -> Tensor:
+    """A number as a tensor without dimensions, made once; of a Python number each operation makes one of its own."""
+    key = value, like.dtype, like.device
+    if type(like) is not Tensor:  # the tensors of a simulation stay in it
+        return torch.tensor(value, dtype=like.dtype, device=like.device)
+    if key not in _CONSTANTS:
+        with torch.inference_mode(False):  # it may be used where gradients are recorded
+            _CONSTANTS[key] = torch.tensor(value, dtype=like.dtype, device=like.device)
+    return _CONSTANTS[key]
+
+
 def mass(pattern: Pattern, keys: KeyMask) -> PerRow:
     """Attention that falls on the chosen keys, in [0, 1].
 
@@ -23,7 +37,17 @@ def mass(pattern: Pattern, keys: KeyMask) -> PerRow:
     tokens; region mass where they are the patches that overlap a box; non-sink mass (Kang et al., ICLR 2025,
     arXiv:2503.03321) where they are the visual tokens that are no sinks.
     """
-    return torch.einsum("bhrk,bk->bhr", pattern, keys.to(pattern.dtype))
+    return masses(pattern, keys[:, None])[0]
+
+
+def masses(pattern: Pattern, groups: Bool[Tensor, "batch group key"]) -> tuple[PerRow, ...]:
+    """Attention that falls on each group of keys, by one product."""
+    sums = torch.bmm(_by_row(pattern), groups.to(pattern.dtype).transpose(1, 2))
+    return tuple(of_group.reshape(pattern.shape[:3]) for of_group in sums.unbind(-1))
+
+
+def _by_row(pattern: Pattern) -> Float[Tensor, "batch row key"]:
+    return pattern.reshape(pattern.shape[0], -1, pattern.shape[3])
 
 
 def concentration(pattern: Pattern, keys: KeyMask, n_keys: Int[Tensor, " batch"] | None = None) -> PerRow:
@@ -58,9 +82,13 @@ def sink_score(
     """
     if not dims:
         return resid.new_zeros(resid.shape[:-1], dtype=torch.float32)
-    x = resid.float()
-    rms = x.pow(2).mean(-1).add(eps).sqrt()
-    return x[..., list(dims)].abs().amax(-1) / rms
+    x, width = resid.float(), resid.shape[-1]
+    largest = x.select(-1, dims[0]).abs()
+    for d in dims[1:]:
+        largest = torch.maximum(largest, x.select(-1, d).abs())
+    norm = torch.linalg.vector_norm(x, dim=-1)
+    # the root of the sum of squares and of width * eps, which is the RMS times sqrt(width)
+    return largest * constant(width**0.5, x) / torch.hypot(norm, constant((width * eps) ** 0.5, x))
 
 
 def redistribute(
@@ -71,7 +99,7 @@ def redistribute(
     min_nonsink_ratio: float,
     min_visual_mass: float,
     givers: KeyMask | None = None,
-) -> tuple[Pattern, Bool[Tensor, "batch head query"], PerRow, PerRow]:
+) -> tuple[Pattern, PerRow, PerRow]:
     """VAR of Kang et al. (ICLR 2025, arXiv:2503.03321), in the heads and rows that look at the image.
 
     Args:
@@ -85,37 +113,42 @@ def redistribute(
             as the sinks would give, or all that these tokens have.
 
     Returns:
-        The new pattern, which rows were chosen and had something to move, the mass moved in each row if chosen, and
-        the mass that was to be moved in each row that the sinks chose.
+        The new pattern; the mass moved in each row, above 0 where it was chosen and had something to move; and the
+        mass that was to be moved: with givers in each row that the sinks chose, else in each row.
     """
-    nonsink = visual & ~sink
-    groups = torch.stack([visual, nonsink, sink], -1).to(pattern.dtype)  # one product gives all three sums
-    visual_mass, nonsink_mass, sink_mass = (pattern @ groups[:, None]).unbind(-1)
-    wanted = transfer_fraction * sink_mass
-    chosen = (visual_mass >= min_visual_mass) & (nonsink_mass >= min_nonsink_ratio * visual_mass)
-    chosen = chosen & (nonsink_mass > 0) & (wanted > 0)
+    by_row, least = _by_row(pattern), torch.finfo(pattern.dtype).tiny
+    groups = torch.stack([sink, visual.gt(sink), visual], 1).to(pattern.dtype)  # batch group key; gt: on, and no sink
+    sums = torch.bmm(by_row, groups.transpose(1, 2))  # one product gives all three
+    sink_mass, nonsink_mass, visual_mass = sums.unbind(-1)
+    wanted = sink_mass * constant(transfer_fraction, pattern)
+    limit = (visual_mass * constant(min_nonsink_ratio, pattern)).clamp_min(least)  # something has to take it
+    chosen = nonsink_mass >= limit
+    if min_visual_mass > 0:
+        chosen = chosen & (visual_mass >= constant(min_visual_mass, pattern))
+    acts = chosen.to(pattern.dtype)  # from here on by arithmetic: what is chosen is known on the device alone
     if givers is None:
-        giving, taking, taken, moved = sink, nonsink, nonsink_mass, wanted
-        share: Tensor | float = transfer_fraction
+        taken, moved, loss = nonsink_mass, wanted * acts, acts * constant(-transfer_fraction, pattern)
     else:
-        giving, taking = givers, visual & ~givers
-        held, taken = mass(pattern, giving), mass(pattern, taking)
-        wanted = wanted * chosen
-        moved = torch.minimum(wanted, held)
-        share = (moved / torch.where(held > 0, held, torch.ones_like(held)))[..., None]
-        chosen = chosen & (taken > 0) & (moved > 0)
-    gain = moved / torch.where(taken > 0, taken, torch.ones_like(taken))
-    # factors of [batch head query key]: 1 elsewhere, less on those that give, more on the other visual tokens
-    edited = pattern * (1 - share * giving[:, None, None].to(pattern.dtype) + gain[..., None] * taking[:, None, None])
-    return torch.where(chosen[..., None], edited, pattern), chosen, moved, wanted
+        groups = torch.stack([givers, visual.gt(givers)], 1).to(pattern.dtype)
+        held, taken = torch.bmm(by_row, groups.transpose(1, 2)).unbind(-1)
+        wanted = wanted * acts
+        moved = torch.minimum(wanted, held) * (taken > 0)
+        loss = -moved / held.clamp_min(least)
+    gain = moved / taken.clamp_min(least)
+    # factors of [batch row key]: 1 elsewhere, less on those that give, more on the other visual tokens
+    one = constant(1.0, pattern).reshape(1, 1, 1)
+    factors = torch.baddbmm(one, torch.stack([loss, gain], -1), groups.narrow(1, 0, 2))
+    by_head = pattern.shape[:3]
+    return (by_row * factors).reshape(pattern.shape), moved.reshape(by_head), wanted.reshape(by_head)
 
 
 def knockout(pattern: Pattern, keys: KeyMask) -> Pattern:
     """The masked softmax: no attention on the chosen keys, the rest renormalised; rows that see nothing else stay."""
-    kept = pattern.masked_fill(keys[:, None, None], 0)
+    zero = constant(0.0, pattern)
+    kept = torch.where(keys[:, None, None], zero, pattern)
     total = kept.sum(-1, keepdim=True)
-    before = pattern.sum(-1, keepdim=True)
-    return torch.where(total > 0, kept * (before / torch.where(total > 0, total, torch.ones_like(total))), pattern)
+    scale = pattern.sum(-1, keepdim=True) / total.clamp_min(torch.finfo(pattern.dtype).tiny)
+    return torch.where(total > zero, kept * scale, pattern)
 
 
 def uniform(visible: Bool[Tensor, "batch head query key"]) -> Pattern:

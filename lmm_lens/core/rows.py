@@ -67,6 +67,26 @@ class Rows:
         return f"Rows({self.label!r}, {int(self.prompt.sum())} of the prompt, generated {self.generated})"
 
 
+def of_heads(x: Tensor, heads: tuple[int, ...], dim: int = 1) -> Tensor:
+    """Some heads of x, which are its dimension `dim`, in order; a view where they follow one another."""
+    if follow(heads):
+        return x.narrow(dim, heads[0], len(heads))
+    return x[(slice(None),) * dim + (list(heads),)]
+
+
+def put_heads(x: Tensor, heads: tuple[int, ...], values: Tensor) -> None:
+    """Put values in the place of some heads of x [batch, query, head, ...]."""
+    if follow(heads):
+        x.narrow(2, heads[0], len(heads)).copy_(values)
+    else:
+        x[:, :, list(heads)] = values
+
+
+def follow(heads: tuple[int, ...]) -> bool:
+    """Whether heads follow one another."""
+    return bool(heads) and heads == tuple(range(heads[0], heads[0] + len(heads)))
+
+
 class Chunk:
     """The rows of one forward pass that a scope selects, ragged batches padded.
 
@@ -87,6 +107,7 @@ class Chunk:
         window: slice | None,
     ) -> None:
         self.index, self.valid, self.count, self.first, self.window = index, valid, count, first, window
+        self._positions: Int[Tensor, "batch query"] | None = None
 
     @classmethod
     def of(cls, mask: Bool[Tensor, "batch chunk"], first: int) -> Chunk | None:
@@ -119,12 +140,15 @@ class Chunk:
     @property
     def positions(self) -> Int[Tensor, "batch query"]:
         """Absolute positions of the rows."""
-        return self.index + self.first
+        if self._positions is None:  # every layer asks
+            self._positions = self.index + self.first
+        return self._positions
 
     def gather(self, x: Tensor, dim: int = 1) -> Tensor:
         """The selected rows of x, whose dimension 0 is the batch and `dim` the rows of the pass."""
         if self.window is not None:
-            return x[(slice(None),) * dim + (self.window,)]
+            start, stop = self.window.start, self.window.stop
+            return x if start == 0 and stop == x.shape[dim] else x.narrow(dim, start, stop - start)
         rows_first = x.movedim(dim, 1)
         batch = torch.arange(len(self.index), device=x.device)[:, None]
         return rows_first[batch, self.index].movedim(1, dim)
@@ -132,7 +156,7 @@ class Chunk:
     def scatter_(self, x: Tensor, rows: Tensor) -> None:
         """Put rows [batch, query, ...] back into x [batch, chunk, ...], in place; padded entries are left alone."""
         if self.window is not None:
-            x[:, self.window] = rows
+            self.gather(x).copy_(rows)
             return
         batch, entry = self.valid.nonzero(as_tuple=True)
         x[batch, self.index[batch, entry]] = rows[batch, entry]

@@ -23,13 +23,16 @@ def file_sinks(
 ) -> Bool[Tensor, "batch query"]:
     """Find the sinks among these rows of `resid_pre`, add them to those of earlier passes, and file them."""
     dims, threshold, control = key
-    found = context.valid & (sink_score(resid, dims) >= threshold)
+    found = context.only_valid(sink_score(resid, dims) >= threshold)
     known = context.state.found_sinks.get((key, context.layer))
-    mask = torch.zeros(found.shape[0], context.n_seen, dtype=torch.bool, device=found.device)
-    if known is not None:
-        width = min(known.shape[1], context.n_seen)
-        mask[:, :width] = known[:, :width]
-    mask.scatter_(1, context.positions, found)
+    if known is not None and known.shape[1] == context.n_seen - 1 and found.shape[1] == 1:  # one token more
+        mask = torch.cat([known, found], 1)
+    else:
+        mask = torch.zeros(found.shape[0], context.n_seen, dtype=torch.bool, device=found.device)
+        if known is not None:
+            width = min(known.shape[1], context.n_seen)
+            mask[:, :width] = known[:, :width]
+        mask.scatter_(1, context.positions, found)
     context.state.found_sinks[key, context.layer] = mask
     if control is not None:
         mask = as_many_others(mask, visual, real, control, context.layer)

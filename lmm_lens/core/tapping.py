@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import HookError, InterventionError
 from .carried import Carried
 from .packing import slim
-from .rows import Chunk, JoinedRows
+from .rows import Chunk, JoinedRows, of_heads, put_heads
 from .taps import RunState, Tap, TapContext
 
 CHUNK_ELEMENTS = 2**20  # probabilities held at once, 4 MiB: less than what a feed-forward layer needs anyway
@@ -76,6 +76,7 @@ class Course:
         n_rows: members of its batch.
         taps: by (hook point, layer), in the order in which they act.
         state: what taps leave to each other.
+        heads: by the same, the heads that any of them is given; None for all.
         ended: which batch rows have ended, and are only padded while others go on; None for none.
     """
 
@@ -84,9 +85,11 @@ class Course:
     joined: dict[tuple[Any, ...], JoinedRows | None]
 
     def __init__(self, n_rows: int, taps: Sequence[Tap]) -> None:
-        self.n_rows, self.taps, self.state, self.ended, self.joined = n_rows, {}, RunState(), None, {}
+        self.n_rows, self.taps, self.state, self.ended = n_rows, {}, RunState(), None
+        self.joined, self.joined_at = {}, (-1, -1)  # rows of the taps, and of which pass
         for tap in sorted(taps, key=lambda tap: not tap.edits):  # reads see what edits left
             self.taps.setdefault((tap.site, tap.layer), []).append(tap)
+        self.heads = {at: _heads_of(own) for at, own in self.taps.items()}
 
     def note_ends(self, ids: Tensor, ends: Tensor) -> None:
         """Of several batch rows, those whose last token, Int[batch, token], ends them are only padded from here on."""
@@ -143,7 +146,7 @@ class Tapping:
     values: dict[int, Tensor]
 
     def __init__(self, n_heads: Sequence[int], carried: Carried | None = None) -> None:
-        self.n_heads = n_heads
+        self.n_heads, self.all_heads = n_heads, [tuple(range(n)) for n in n_heads]
         self.course, self.first, self.fired = Course(0, ()), 0, set()
         self.kept, self.edited, self.moved, self.short, self.sums = {}, {}, {}, {}, {}
         self.values = {}
@@ -168,11 +171,11 @@ class Tapping:
         """Add up what taps of the prompt under way noted so far."""
         state = self.course.state
         for by, rows in state.rows.items():
-            self.edited[by] = self.edited.get(by, 0) + int(rows)
+            self.edited[by] = self.edited.get(by, 0) + int(rows.total())
         for by, mass in state.moved.items():
-            self.moved[by] = self.moved.get(by, 0.0) + float(mass)
+            self.moved[by] = self.moved.get(by, 0.0) + float(mass.total())
         for by, mass in state.short.items():
-            self.short[by] = self.short.get(by, 0.0) + float(mass)
+            self.short[by] = self.short.get(by, 0.0) + float(mass.total())
         for named, value in state.sums.items():
             self.sums[named] = self.sums.get(named, 0) + value
         for noted in (state.rows, state.moved, state.short, state.sums):
@@ -195,7 +198,9 @@ class Tapping:
                 f"the model ran with a batch of {batch}, but the prompt has {course.n_rows} rows\n"
                 "  beam search and several returned sequences are not supported inside reads and interventions"
             )
-        key = (*(id(tap.rows) for tap in taps), self.first, length, device)
+        if course.joined_at != (self.first, length):
+            course.joined_at, course.joined = (self.first, length), {}
+        key = (*[id(tap.rows) for tap in taps], device)
         if key not in course.joined:
             course.joined[key] = JoinedRows.of([tap.rows for tap in taps], self.first, length, device, course.ended)
         return course.joined[key]
@@ -209,10 +214,19 @@ class Tapping:
         scores: Callable[[], Tensor] | None = None,
         visible: Callable[[], Tensor] | None = None,
     ) -> TapContext:
-        heads = tap.heads if tap.heads is not None else tuple(range(self.n_heads[tap.layer]))
-        n_seen = self.first + length
-        where = tap.layer, heads, rows.positions, valid, n_seen
-        return TapContext(*where, self.course.state, self._carried, tap.owner, scores, visible)
+        return TapContext(
+            tap.layer,
+            self.all_heads[tap.layer] if tap.heads is None else tap.heads,
+            rows.positions,
+            valid,
+            self.first + length,
+            self.course.state,
+            self._carried,
+            tap.owner,
+            scores,
+            visible,
+            all_valid=rows.window is not None and valid is rows.valid,
+        )
 
     def through(self, x: Tensor, site: str, layer: int) -> Tensor:
         """Pass an activation [batch, query, ...] through the taps of its hook point, in order.
@@ -224,27 +238,28 @@ class Tapping:
         self.fired.add((site, layer))
         taps = self.taps[site, layer]
         batch, length = x.shape[:2]
-        copied = False  # the first edit copies, so that nobody else's tensor changes
+        copied = False  # the first edit copies; what it is handed is its own then
         for tap in taps:
             joined = self._join([tap], batch, length, x.device)
             if joined is None:
                 continue
             rows = joined.rows
+            if tap.edits and not copied:
+                x, copied = x.clone(), True
             chosen = rows.gather(x)
-            part = chosen if tap.heads is None else chosen[:, :, list(tap.heads)]
-            result = tap.run(part.clone() if tap.edits else part, self._place(tap, rows, rows.valid, length))
+            part = chosen if tap.heads is None else of_heads(chosen, tap.heads, dim=2)
+            result = tap.run(part, self._place(tap, rows, rows.valid, length))
             if not tap.edits:
                 self._keep(tap, rows, result, dim=1)
                 continue
             if not tap.chooses:
                 self._count(tap, rows.count * (part.shape[2] if x.ndim == 4 else 1))
-            if tap.heads is not None:
-                chosen = chosen.clone()
-                chosen[:, :, list(tap.heads)] = result.to(x.dtype)
-                result = chosen
-            if not copied:
-                x, copied = x.clone(), True
-            rows.scatter_(x, result.to(x.dtype))
+            if tap.heads is None:
+                rows.scatter_(x, result.to(x.dtype))
+            else:
+                put_heads(chosen, tap.heads, result.to(x.dtype))
+                if rows.window is None:  # else it is a part of x itself
+                    rows.scatter_(x, chosen)
         return x
 
     def attend(self, layer: int, attention: TappedAttention) -> None:
@@ -259,18 +274,17 @@ class Tapping:
         joined = self._join(taps, batch, length, attention.device)
         if joined is None:
             return
-        named = {head for tap in taps for head in tap.heads or ()}
-        heads = tuple(sorted(named)) if all(tap.heads is not None for tap in taps) else None
+        heads = self.course.heads["pattern", layer]
         width = joined.rows.index.shape[1]
         step = max(1, CHUNK_ELEMENTS // (batch * (n_heads if heads is None else len(heads)) * n_keys))
         results: list[list[Tensor]] = [[] for _ in taps]
         for start in range(0, width, step):
-            rows = joined.rows.part(start, start + step)
+            rows = joined.rows if width <= step else joined.rows.part(start, start + step)
             original = pattern = attention.probabilities(rows, heads)
             for index, tap in enumerate(taps):
                 member = joined.members[index]
-                valid = rows.valid if member is None else member[:, start : start + step]
-                columns = _columns(tap.heads, heads)
+                valid = rows.valid if member is None else member if width <= step else member[:, start : start + step]
+                columns = None if tap.heads == heads else _columns(tap.heads, heads)
                 part = pattern if columns is None else pattern[:, columns]
 
                 context = self._place(tap, rows, valid, length, *_later(attention, rows, tap.heads))
@@ -295,7 +309,7 @@ class Tapping:
                 if not tap.chooses:
                     self._count(tap, own.count * (n_heads if tap.heads is None else len(tap.heads)))
             else:
-                read = torch.cat(results[index], dim=2)
+                read = results[index][0] if len(results[index]) == 1 else torch.cat(results[index], dim=2)
                 self._keep(tap, own, read if pick is None else pick.gather(read, dim=2), dim=2)
 
     def _count(self, tap: Tap, n_edits: int) -> None:
@@ -307,6 +321,13 @@ class Tapping:
             self.kept.setdefault((tap.name, tap.layer), []).append(kept)
 
 
+def _heads_of(taps: Sequence[Tap]) -> tuple[int, ...] | None:
+    """The heads that any of these taps is given; None for all."""
+    if any(tap.heads is None for tap in taps):
+        return None
+    return tuple(sorted({head for tap in taps for head in tap.heads or ()}))
+
+
 def _later(
     attention: TappedAttention, rows: Chunk, heads: tuple[int, ...] | None
 ) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
@@ -314,8 +335,6 @@ def _later(
     return lambda: attention.scores(rows, heads), lambda: attention.visible(rows, heads)
 
 
-def _columns(wanted: tuple[int, ...] | None, present: tuple[int, ...] | None) -> list[int] | None:
-    """Where the wanted heads lie among the present ones; None where they are the same."""
-    if wanted == present:
-        return None
+def _columns(wanted: tuple[int, ...] | None, present: tuple[int, ...] | None) -> list[int]:
+    """Where the wanted heads lie among the present ones."""
     return [head if present is None else present.index(head) for head in wanted or ()]

@@ -15,6 +15,50 @@ from .rows import Rows
 HIDDEN = -3e4  # attention scores at or below belong to keys that a row cannot see; fp16 masks hide with -65504
 
 
+class Tally:
+    """A sum over the passes of a run, taken when it is asked for and now and then: a step adds nothing to its work."""
+
+    held: list[Tensor]
+
+    def __init__(self, counts: bool = False) -> None:
+        self.counts, self.held, self.n_held = counts, [], 0  # counts: how many are above 0, not what they add up to
+
+    def add(self, numbers: Tensor) -> None:
+        """Add up all of these."""
+        self.held.append(numbers)
+        self.n_held += numbers.numel()
+        if self.n_held > 2**14:
+            self.held, self.n_held = [self.total()], 1  # whole numbers, where they are counts
+
+    def total(self) -> Tensor:
+        """The sum, one number."""
+        shape = self.held[-1].shape  # of steps, which are alike
+        steps = [each for each in self.held if shape and each.shape == shape]
+        rest = [each for each in self.held if not (shape and each.shape == shape)]
+        return torch.stack([self._sum(each) for each in [*rest, *([torch.cat(steps)] if steps else [])]]).sum()
+
+    def _sum(self, numbers: Tensor) -> Tensor:
+        return (numbers > 0).sum() if self.counts and numbers.is_floating_point() else numbers.sum()
+
+
+class Columns:
+    """Masks over the keys of a pass, made once for all layers that have the same keys."""
+
+    made: dict[tuple[int, int, Any], tuple[Any, Tensor]]
+
+    def __init__(self) -> None:
+        self.n_seen, self.made = -1, {}
+
+    def get(self, source: Any, n_keys: int, n_seen: int, device: torch.device, make: Callable[[], Tensor]) -> Tensor:
+        """The mask of a source, which is kept as long as its mask is, so that its identity stays its own."""
+        if n_seen != self.n_seen:
+            self.n_seen, self.made = n_seen, {}
+        key = id(source), n_keys, device
+        if key not in self.made:
+            self.made[key] = source, make()
+        return self.made[key][1]
+
+
 class RunState:
     """What taps leave to each other, and to the report, while one prompt runs.
 
@@ -23,18 +67,19 @@ class RunState:
             (index of the intervention, layer).
         sums: what was added up, by (name, layer).
         found_sinks, acting_sinks: Bool[batch, position] by (rule, layer), see `lmm_lens.core.sinks`.
+        columns: masks over keys that several layers of one pass ask for, see `TapContext.columns`.
     """
 
-    rows: dict[tuple[int, int], Tensor]
-    moved: dict[tuple[int, int], Tensor]
-    short: dict[tuple[int, int], Tensor]
+    rows: dict[tuple[int, int], Tally]
+    moved: dict[tuple[int, int], Tally]
+    short: dict[tuple[int, int], Tally]
     sums: dict[tuple[str, int], Tensor]
     found_sinks: dict[tuple[Any, int], Tensor]
     acting_sinks: dict[tuple[Any, int], Tensor]
 
     def __init__(self) -> None:
         self.rows, self.moved, self.short, self.sums = {}, {}, {}, {}
-        self.found_sinks, self.acting_sinks = {}, {}
+        self.found_sinks, self.acting_sinks, self.columns = {}, {}, Columns()
 
 
 class TapContext:
@@ -45,6 +90,7 @@ class TapContext:
         heads: the heads of the rows handed over, in order; empty at hook points without heads.
         positions: Int[batch, query], absolute positions of the rows.
         valid: Bool[batch, query], which of them are real; ragged batches are padded.
+        all_valid: whether all are known to be, so that nobody needs to ask `valid`.
         n_seen: tokens that went through the model so far, this pass included.
         state: what taps of this run leave to each other.
         carried: what one run of a job leaves to the next.
@@ -66,25 +112,32 @@ class TapContext:
         owner: int = 0,
         scores: Callable[[], Tensor] | None = None,
         visible: Callable[[], Tensor] | None = None,
+        all_valid: bool = False,
     ) -> None:
         self.layer, self.heads, self.positions, self.valid = layer, heads, positions, valid
         self.n_seen, self.state, self.carried, self.owner = n_seen, state, carried, owner
-        self.scores, self.visible = scores, visible
+        self.scores, self.visible, self.all_valid = scores, visible, all_valid
+
+    def only_valid(self, rows: Bool[Tensor, "batch ..."]) -> Bool[Tensor, "batch ..."]:
+        """Of a choice of rows, [batch, query] or [batch, head, query], those that are real."""
+        if self.all_valid:
+            return rows
+        return rows & (self.valid if rows.ndim == 2 else self.valid[:, None])
 
     def note(self, rows: Tensor, moved: Tensor | None = None, short: Tensor | None = None) -> None:
-        """Report what an edit that chooses for itself changed.
+        """Report what an edit that chooses for itself changed; each is added up, whatever its shape.
 
         Args:
-            rows: how many.
-            moved: the attention it moved in all.
+            rows: which, as a mask, or as numbers that are above 0 there; or how many, a whole number.
+            moved: the attention it moved.
             short: of a control, the attention that it should have moved and could not.
         """
         key = self.owner, self.layer
-        self.state.rows[key] = self.state.rows.get(key, 0) + rows
-        if moved is not None:
-            self.state.moved[key] = self.state.moved.get(key, 0) + moved
-        if short is not None:
-            self.state.short[key] = self.state.short.get(key, 0) + short
+        for tallies, numbers in ((self.state.rows, rows), (self.state.moved, moved), (self.state.short, short)):
+            if numbers is not None:
+                if key not in tallies:
+                    tallies[key] = Tally(counts=tallies is self.state.rows)
+                tallies[key].add(numbers)
 
     def add(self, name: str, value: Tensor) -> None:
         """Add to a sum over the whole run, returned as `run.sums[name, layer]`."""
@@ -93,7 +146,11 @@ class TapContext:
 
     def keys(self, scope: Rows, n_keys: int) -> Bool[Tensor, "batch key"]:
         """The tokens of a scope, generated ones included, as a mask over the keys that the layer holds now."""
-        return self.columns(scope.mask(0, self.n_seen), n_keys)
+
+        device = self.positions.device
+        return self.state.columns.get(
+            scope, n_keys, self.n_seen, device, lambda: self._columns(scope.mask(0, self.n_seen), n_keys)
+        )
 
     def columns(self, mask: Bool[Tensor, "batch position"], n_keys: int) -> Bool[Tensor, "batch key"]:
         """A mask over absolute positions as a mask over the keys that the layer holds now.
@@ -101,6 +158,12 @@ class TapContext:
         Sliding-window layers hold only the last keys, static caches more than were seen; positions that the mask does
         not reach are False.
         """
+        device = self.positions.device
+        if mask.shape[1] == n_keys == self.n_seen and mask.device == device:
+            return mask
+        return self.state.columns.get(mask, n_keys, self.n_seen, device, lambda: self._columns(mask, n_keys))
+
+    def _columns(self, mask: Bool[Tensor, "batch position"], n_keys: int) -> Bool[Tensor, "batch key"]:
         first = max(0, self.n_seen - n_keys)
         inside = mask[:, first : first + n_keys].to(self.positions.device)
         return torch.nn.functional.pad(inside, (0, n_keys - inside.shape[1]))

@@ -41,6 +41,7 @@ class Item:
         row: which row of the prompt.
         answer: (right, wrong) as given; None for a sample's own, or the model's.
         may_be_left_out: whether the sweep goes on without it where it cannot be used.
+        prompt: what the source was made into ahead of time.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Item:
     row: int = 0
     answer: tuple[AnswerLike, AnswerLike | None] | None = None
     may_be_left_out: bool = False
+    prompt: Prompt | None = None
 
 
 def key_of(item: Item) -> str:
@@ -196,6 +198,20 @@ class EffectsWork:
     def _is_halved(self) -> bool:
         return self.was_halved or self.batches.rows < self._rows_at_first
 
+    def prepare(self, item: Item) -> Item:
+        """The item with its prompt made, ahead of time and in another thread; as it was where none can be made."""
+        if not isinstance(item.source, Sample):
+            return item
+        try:
+            return replace(item, prompt=self._prompt(item))
+        except Exception:
+            return item  # tried again when its turn comes, where the error belongs to it
+
+    def _prompt(self, item: Item) -> Prompt:
+        if item.prompt is not None:
+            return item.prompt
+        return item.source.prompt(self.lens) if isinstance(item.source, Sample) else item.source
+
     def __call__(self, item: Item) -> dict[str, Tensor]:
         """What was said on the plain forward, and with each unit ablated.
 
@@ -206,7 +222,7 @@ class EffectsWork:
             raise LeftOutError(f"{item.source.reason}\t{item.source.detail}", self._blank())
         if self._at_hand is None or self._at_hand.source is not item.source:
             with self._leaving_out(item, PromptError, "no prompt"):
-                prompt = item.source.prompt(self.lens) if isinstance(item.source, Sample) else item.source
+                prompt = self._prompt(item)
             self._at_hand = _AtHand(item.source, prompt, self.ablation.on(self.lens, prompt))
         prompt, ablation = self._at_hand.prompt, self._at_hand.ablation
         clean = self.forwards.clean(prompt)[item.row]

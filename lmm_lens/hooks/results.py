@@ -182,7 +182,8 @@ def collect(kept: Mapping[tuple[str, int], Sequence[Kept]]) -> tuple[Reads, dict
     positions: dict[str, Tensor] = {}
     for (name, layer), passes in kept.items():
         dim = passes[0].dim
-        parts = [_blanked(each.result, each.valid, dim) for each in passes]
+        whole = bool(torch.cat([each.valid for each in passes], 1).all())  # asked of the device once
+        parts = [each.result if whole else _blanked(each.result, each.valid, dim) for each in passes]
         if dim == 2 and parts[0].ndim == 4:  # a pattern: later passes have more keys, and a key not yet there gets 0
             width = max(part.shape[3] for part in parts)
             parts = [torch.nn.functional.pad(part, (0, width - part.shape[3])) for part in parts]
@@ -195,7 +196,7 @@ def collect(kept: Mapping[tuple[str, int], Sequence[Kept]]) -> tuple[Reads, dict
 
 def _blanked(result: Tensor, valid: Tensor, dim: int) -> Tensor:
     """NaN in the rows that only pad a ragged batch, so that they cannot be mistaken for values."""
-    if bool(valid.all()) or not result.is_floating_point():
+    if not result.is_floating_point():
         return result
     shape = [1] * result.ndim
     shape[0], shape[dim] = valid.shape

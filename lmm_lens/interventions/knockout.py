@@ -152,9 +152,8 @@ class KnockoutSinks(Intervention):
             seen = context.columns(visual, pattern.shape[-1])
             sinks = seen & context.columns(sinks_of(context, sinks_key), pattern.shape[-1])
             edited = knockout(pattern, sinks)
-            changed = context.valid[:, None] & (edited != pattern).any(-1)
-            moved = (mass(pattern, sinks) * changed).sum()
-            context.note(changed.sum(), moved)
+            changed = context.only_valid((edited != pattern).any(-1))
+            context.note(changed, mass(pattern, sinks) * changed)
             return edited
 
         layers = layers_with_heads(self.layers, shape)

@@ -60,7 +60,7 @@ class AblateTokens(Intervention):
 
         def put(x: Tensor, context: TapContext) -> Tensor:
             target = chosen.prompt.to(x.device).gather(1, context.positions) & context.valid
-            context.note(target.sum())
+            context.note(target)
             if is_zero:
                 return x.masked_fill(target[..., None], 0)
             seen = (visual.to(x.device).gather(1, context.positions) & context.valid)[..., None].to(x.dtype)

@@ -142,7 +142,7 @@ class VAR(Intervention):
 
         def move(pattern: Tensor, context: TapContext) -> Tensor:
             n_keys = pattern.shape[-1]
-            edited, chosen, moved, wanted = redistribute(
+            edited, moved, wanted = redistribute(
                 pattern,
                 visual=context.columns(visual, n_keys),
                 sink=context.columns(found_sinks_of(context, sinks), n_keys),
@@ -151,10 +151,10 @@ class VAR(Intervention):
                 min_visual_mass=least_mass,
                 givers=context.columns(sinks_of(context, sinks), n_keys) if is_control else None,
             )
-            chosen = chosen & context.valid[:, None]
-            moved = (moved * chosen).sum()
-            short = (wanted * context.valid[:, None]).sum() - moved if is_control else None
-            context.note(chosen.sum(), moved, short)
+            if not context.all_valid:
+                real = context.valid[:, None]
+                moved, wanted = moved * real, wanted * real
+            context.note(moved, moved, wanted - moved if is_control else None)
             return edited
 
         last = shape.n_layers - 1 if self.skip_last_layer else shape.n_layers

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -64,6 +65,25 @@ def do(job: Job, work: Work, what: str) -> Done:
     except Exception as error:
         error.add_note(f"while {what}, {job}")
         raise
+
+
+def do_all(jobs: Sequence[Job], work: Work, what: str) -> Iterator[Done]:
+    """Do one item after the other.
+
+    Work with a method `prepare` has the next item prepared in a thread while it does this one: pictures are opened and
+    cut up while the model computes. `prepare` takes an item and gives what the work is given in its place; it raises
+    nothing for an item that cannot be used, but leaves it to the work.
+    """
+    prepare: Callable[[Any], Any] | None = getattr(work, "prepare", None)
+    if prepare is None or len(jobs) < 2:
+        yield from (do(job, work, what) for job in jobs)
+        return
+    with ThreadPoolExecutor(1, "prepares the next item") as thread:
+        ready: Future[Any] | None = None
+        for job, following in zip(jobs, [*jobs[1:], None], strict=True):
+            prepared = job if ready is None else replace(job, item=ready.result())
+            ready = None if following is None else thread.submit(prepare, following.item)
+            yield do(prepared, work, what)
 
 
 def _small(found: object, job: Job) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .job import Done, Job, Work, do
+from .job import Done, Job, Work, do_all
 from .manifest import current_versions
 
 
@@ -64,8 +64,8 @@ class Worker:
         try:
             work = self._make(make_work)
             start = time.monotonic()
-            for job in block:
-                done.append(do(job, work, self.what))
+            for each in do_all(block, work, self.what):
+                done.append(each)
         except Exception as error:
             return Outcome(done, error=_portable(error))
         return Outcome(done, time.monotonic() - start)

@@ -12,6 +12,8 @@ from lmm_lens.errors import ScoreError
 from lmm_lens.runs import RayCluster, RunFolder, ray_crew, stream
 from tests.support.sweeps import assert_same, expected, key_of, local_cluster, make_work, making_pids, pids, work
 
+pytestmark = pytest.mark.attack
+
 N = 60
 
 

@@ -13,7 +13,8 @@ from lmm_lens.backends.interrupts import InterruptGuard
 from tests.backends import interrupted
 
 
-def test_an_interrupt_at_any_moment_is_raised_and_leaves_nothing():
+@pytest.mark.attack
+def test_an_interrupt_at_any_moment_is_raised_and_leaves_nothing(record_property):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", interrupted.__name__, "120"]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -22,6 +23,7 @@ def test_an_interrupt_at_any_moment_is_raised_and_leaves_nothing():
     assert found["left"] == []
     assert found["raised"] == found["struck"]
     assert found["same"]
+    record_property("interrupts raised that left nothing", found["struck"])
 
 
 def test_outside_the_main_thread_nothing_is_held_back():

@@ -35,7 +35,8 @@ def same(one: HeadEffects, other: HeadEffects) -> bool:
     return one.ids == other.ids and all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in tensors)
 
 
-def test_a_sweep_killed_at_random_moments_ends_with_the_same_numbers(lens, whole, tmp_path):
+@pytest.mark.attack
+def test_a_sweep_killed_at_random_moments_ends_with_the_same_numbers(lens, whole, tmp_path, record_property):
     folder, draw, kills, finished = tmp_path / "run", random.Random(0), 0, [0]
     longest = 0.05  # seconds that a process may live; more whenever none got anything done, however slow the machine is
     while True:
@@ -63,6 +64,7 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_numbers(lens, whole
         longest *= 1.0 if len(finished) > 1 and finished[-1] > finished[-2] else 1.2
         assert kills < 200
     assert kills >= 5
+    record_property("kills survived", kills)
     assert finished == sorted(finished), "what was finished once stays finished"
     assert same(HeadEffects.open(folder), whole)
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from lmm_lens import VAR, Read
-from lmm_lens.core.kernels import redistribute
 from tests.support.cases import close, edits_of
 from tests.support.oracle import SlowVAR, spans
 from tests.support.planted import DIMS, THRESHOLD, planted
+from tests.support.redistribution import redistribute
 
 LOOSE = {"sink_dims": DIMS, "sink_threshold": THRESHOLD, "min_nonsink_ratio": 0.0, "min_visual_mass": 0.0}
 NEW = 5

@@ -5,10 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.runs import killed
 
+pytestmark = pytest.mark.attack
 
-def test_a_sweep_killed_again_and_again_ends_with_the_same_numbers(tmp_path):
+
+def test_a_sweep_killed_again_and_again_ends_with_the_same_numbers(tmp_path, record_property):
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", killed.__name__, str(tmp_path)]
     answer = subprocess.run(command, cwd=root, capture_output=True, text=True)
@@ -18,3 +22,4 @@ def test_a_sweep_killed_again_and_again_ends_with_the_same_numbers(tmp_path):
     assert found["in_write"] >= 5
     assert found["same"] == found["ends"] >= 1
     assert found["lost"] == 0
+    record_property("kills survived", found["kills"])

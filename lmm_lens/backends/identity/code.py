@@ -54,6 +54,8 @@ def _replaced_in(module: nn.Module) -> dict[str, Any]:
     """The functions that a module itself has in place of its class's."""
     found: dict[str, Any] = {}
     for name, value in vars(module).items():
+        if not callable(value) and not isinstance(value, (property, staticmethod, classmethod)):
+            continue
         if name == "forward" and _origin(value).startswith("nnsight"):  # which keeps what it has replaced
             value = getattr(getattr(value, "state", None), "body", value)
         value = getattr(value, "_torchdynamo_orig_callable", value)

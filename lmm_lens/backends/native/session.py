@@ -253,13 +253,16 @@ class NativeSession:
         if module is None:
             raise HookError(f"layer {layer} ({type(parts.module).__name__}) has no {site}")
 
+        n_heads, d_head = parts.n_heads, parts.d_head
+
         def tapped(x: Tensor) -> Tensor:
             check_stream(x, site, layer)
             self.passes.check_length(self._under_way, x.shape[1])
             if site != "z":
                 return self.tapping.through(x, site, layer)
-            whole = self._shards.whole(x, -1, parts.n_heads * parts.d_head)
-            z = self.tapping.through(whole.unflatten(-1, (parts.n_heads, parts.d_head)), site, layer).flatten(-2)
+            whole = self._shards.whole(x, -1, n_heads * d_head)
+            by_head = whole.reshape(*whole.shape[:-1], n_heads, d_head)
+            z = self.tapping.through(by_head, site, layer).reshape(whole.shape)
             return self._shards.own(z, -1, x.shape[-1])
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:

@@ -13,6 +13,9 @@ from lmm_lens.errors import LensError, RemoteError
 from tests.backends.remote.clients import fails, same_run
 from tests.backends.remote.service import Service
 
+pytestmark = pytest.mark.attack
+COUNTED = "wrong answers of a server that were refused"
+
 READ = Read("z", [1], rows="last")
 RUNS = {
     "shape": r"logits of shape \[2, 45, 90\], not float32 \[1, 45, 90\]",

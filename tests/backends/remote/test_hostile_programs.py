@@ -16,6 +16,9 @@ from tests.backends.remote.clients import fails, packed_once
 from tests.backends.remote.programs import LIES, NAMES, archive, named, programs
 from tests.backends.remote.service import Service
 
+pytestmark = pytest.mark.attack
+COUNTED = "programs sent by a server that did not run"
+
 REFUSED = r"^the answer of {url} asks for {what}, which is no part of a result: .* nothing of it was run\n"
 DANGEROUS = [
     name for name in NAMES if name.startswith(("posix.system (old)", "posix.system (st", "posix.system with"))

@@ -16,6 +16,9 @@ from lmm_lens.errors import LensError
 from tests.backends.remote.clients import fails, run_once_packed
 from tests.backends.remote.service import Service
 
+pytestmark = pytest.mark.attack
+COUNTED = "bombs, redirects and broken frames that got a sentence"
+
 LIMIT = 10_000_000
 TOO_LARGE = (
     rf"^the server's answer is larger than {LIMIT:,} bytes, and was not read any further\n"

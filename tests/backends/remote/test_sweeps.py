@@ -15,6 +15,8 @@ from lmm_lens.runs.checkpoint import unfinished
 from tests.backends.remote.clients import same
 from tests.backends.remote.service import Service
 
+pytestmark = pytest.mark.attack
+
 OPTIONS = {"site": "resid_pre", "by": "span", "layers": [1, 2, 3, 4], "tokens_per_pass": 400}
 """Four copies of the pair a pass and seven spans: two passes a layer."""
 
