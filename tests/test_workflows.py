@@ -58,7 +58,15 @@ def test_continuous_integration_runs_everything_and_fails_if_anything_fails(tmp_
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     done = subprocess.run(["bash", copy], capture_output=True, text=True, env=environment, check=False)
     said = done.stdout.splitlines()
-    assert [line for line in said if line in TARGETS] == ["lint", "docs", "containers", "emoji", "attack", "stories", "test"]
+    assert [line for line in said if line in TARGETS] == [
+        "lint",
+        "docs",
+        "containers",
+        "emoji",
+        "attack",
+        "stories",
+        "test",
+    ]
     assert said[-1] == "test"
     assert (done.returncode != 0) == bool(failing)
     early = [target for target in failing if target != "test"]
