@@ -203,12 +203,12 @@ class Crew:
             if time.monotonic() - self.looked > GLANCE:
                 self._look()
                 self.looked = time.monotonic()
-                if not ready or not any(ready[0] is each.starting or ready[0] in each.flying for each in self.hands):
+                if not ready or not any(ready[0] == each.starting or ready[0] in each.flying for each in self.hands):
                     continue  # given up in the meantime
             if not ready:
                 continue
-            (ref,) = ready
-            hand = next(each for each in self.hands if ref is each.starting or ref in each.flying)
+            (ref,) = ready  # through ray:// another object than the one that was waited for, and equal to it
+            hand = next(each for each in self.hands if ref == each.starting or ref in each.flying)
             try:
                 outcome: Outcome = self.ray.get(ref)
             except self.ray.exceptions.RayError as error:
@@ -233,7 +233,7 @@ class Crew:
 
     def _take(self, hand: Hand, ref: Any, outcome: Outcome) -> Iterator[Done]:
         """The results of one answer; the worker gets its next block."""
-        if ref is hand.starting:
+        if ref == hand.starting:
             hand.starting, self.failed_starts = None, 0
             found = differences(outcome.versions, self.versions) if outcome.error is None else []
             if found:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ pytestmark = pytest.mark.attack
 COUNTED = "losses of a cluster that cost only time"
 
 N = 60
+PORT = 9917  # of Ray's client server; its workers' ports begin at 10,002
 LONG = 240
 """Seconds that a busy machine may take for anything; nothing here takes so long by itself."""
 
@@ -26,11 +29,14 @@ LONG = 240
 def head() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80 * 2**20})
-    ray.init(cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    arguments = {"num_cpus": 0, "object_store_memory": 80 * 2**20, "ray_client_server_port": PORT}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # a token may lie on this machine from another cluster
+        cluster = Cluster(initialize_head=True, head_node_args=arguments)
+        ray.init(cluster.address, log_to_driver=False)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
 
 
 @pytest.fixture
@@ -142,3 +148,25 @@ def test_a_worker_that_stands_still_is_given_up(nodes, folder, tmp_path):
         found = stream(items, make, key_of, folder, ray=wanted, seconds_per_part=0.2)
     assert_same(found.tensors(), expected(range(found.n_items)))
     assert len(os.listdir(pids)) >= 2
+
+
+AFAR = """
+import sys
+import torch
+from lmm_lens.runs import stream
+
+def squared(item):  # written here, so that it travels as it is
+    return {"x": torch.tensor(item**2)}
+
+found = stream(range(30), lambda: squared, str, None, ray=sys.argv[1])
+assert found.tensors()["x"].tolist() == [item**2 for item in range(30)]
+print("the same")
+"""
+
+
+def test_a_sweep_from_outside_the_cluster_finds_the_same(head, nodes):
+    """By ray://, from a process that is no part of it."""
+    nodes()
+    command = [sys.executable, "-W", "ignore", "-c", AFAR, f"ray://127.0.0.1:{PORT}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG, check=False)
+    assert done.stdout.splitlines()[-1:] == ["the same"], done.stderr
