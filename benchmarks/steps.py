@@ -71,8 +71,10 @@ def main() -> None:
         "model(...)": forward,
         "lens.run": partial(lens.run, prompt),
         "score_heads": partial(score_heads, lens, [prompt]),
+        "... of 16 prompts in one call, each": partial(score_heads, lens, [prompt] * 16),
         "lens.run with VAR": partial(lens.run, prompt, [var]),
     }
+    shared = {"... of 16 prompts in one call, each": 16}
     device = torch.device("cpu")
     for function in (*generations.values(), *passes.values()):
         function()
@@ -82,10 +84,11 @@ def main() -> None:
         first = statistics.median(next(iter(times.values()))) / n_steps
         lines.append([f"**{name}**", "a token" if n_steps > 1 else "", "", "", "", ""])
         for each, function in functions.items():
-            took = statistics.median(times[each]) / n_steps
+            n_in_call = n_steps * shared.get(each, 1)
+            took = statistics.median(times[each]) / n_in_call
             n_operations, n_waits = operations(function)
             more = (took - first) * 1000 / lens.n_layers
-            counts = [f"{n_operations / n_steps:.0f}", f"{n_waits / n_steps:.1f}"]
+            counts = [f"{n_operations / n_in_call:.0f}", f"{n_waits / n_in_call:.1f}"]
             lines.append([each, f"{took * 1000:.2f}", f"{took / first:.2f}", f"{more:.3f}", *counts])
     notes = (
         f"{machine(device)}. The bundled model, {lens.n_layers} layers, {prompt.n_tokens} tokens; medians of "

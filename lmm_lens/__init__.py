@@ -53,12 +53,13 @@ _HOME = {
     "LensError": "errors",
 }
 
-_ROOMS = {"shapes": "bundled.shapes"}
+_ROOMS = {"shapes": "bundled.shapes", "emoji": "bundled.emoji"}
 """Modules that are imported from here by a short name, as `data` and `statistics` are by their own."""
 
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
+    from .bundled import emoji as emoji
     from .bundled import shapes as shapes
     from .checks.layout import Misplaced as Misplaced
     from .checks.layout import misplaced as misplaced

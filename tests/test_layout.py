@@ -19,6 +19,7 @@ NO_ROOM = {
     "attacks": "what takes minutes to break the library with; `make attack` runs it",
     "stories": "the notebooks, run anew; `make stories` does",
     "containers": "what people hold their models in, with packages that only `make containers` installs",
+    "emoji": "the library on emoji-llava, with the language model that only `make emoji` installs",
     "browser": "pages in a browser",
     "docs": "the site and its blocks of code",
     "support": "what several tests share",

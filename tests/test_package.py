@@ -64,8 +64,9 @@ def test_public_names_are_those_of_their_modules():
 
 
 def test_the_bundled_world_is_imported_from_the_package():
-    printed = python("import sys; from lmm_lens import shapes; print(shapes.__name__, 'torch' in sys.modules)")
-    assert printed.split() == ["lmm_lens.bundled.shapes", "False"]
+    for name in ("shapes", "emoji"):
+        printed = python(f"import sys; from lmm_lens import {name}; print({name}.__name__, 'torch' in sys.modules)")
+        assert printed.split() == [f"lmm_lens.bundled.{name}", "False"]
 
 
 def test_a_name_that_is_not_there_is_answered_with_those_that_are():

@@ -76,7 +76,8 @@ def framework_of(model: Any) -> str | None:
 def is_compiled(model: nn.Module, around: tuple[nn.Module, ...] = ()) -> bool:
     """Whether the model, what it is held in, or a part of it was given to torch.compile."""
     return any(
-        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        # looked up where they stand: a module that lacks an attribute takes long to say so, and there are many
+        "_orig_mod" in module._modules or vars(module).get("_compiled_call_impl") is not None
         for held in (*around, model)
         for module in held.modules()
     )

@@ -139,6 +139,7 @@ def _run(out: Path, n_prompts: int, seed: int) -> None:
             measured,
         )
     console.print("figures and report:", str(path), markup=False, highlight=False, soft_wrap=True)
+    console.print('a real language model that learned to see: Lens.demo("emoji")', markup=False, highlight=False)
 
 
 def _batches(lens: Lens, examples: Sequence[Example]) -> list[Prompt]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -117,7 +117,7 @@ def ablation_table(
     rows: Iterable[str] = ("all", "after_image", "last"),
     n_controls: int = 5,
     seed: int = 0,
-    disjoint: bool = True,
+    disjoint: bool | Literal["most"] = True,
 ) -> pandas.DataFrame:
     """Exact match with heads ablated, against random heads with the same layer spread, in each row scope.
 
@@ -130,7 +130,8 @@ def ablation_table(
         rows: the row scopes; they are different experiments.
         n_controls: random draws a scope.
         seed: of the first draw.
-        disjoint: draw among the other heads only.
+        disjoint: draw among the other heads only; "most" where a layer has too few of them, and the condition then says
+            how many of these heads a draw has (`HeadSet.random_like`).
 
     Returns:
         One row a scope and condition: rows, condition, accuracy, low and high (95% bootstrap over prompts; for the
@@ -140,12 +141,14 @@ def ablation_table(
 
     table = [{"rows": "-", "condition": "nothing ablated", **_summary(exact_match(lens, prompts, answers))}]
     controls = [heads.random_like(seed + draw, disjoint) for draw in range(n_controls)]
+    shared = sum(len(heads & control) for control in controls) / max(1, n_controls)
+    random_heads = "random, same layers" + (f", {shared:g} of these in a draw" if shared else "")
     for scope in rows:
         right = exact_match(lens, prompts, answers, [AblateHeads(heads, mode, scope)])
         table.append({"rows": scope, "condition": f"these {len(heads)} heads", **_summary(right)})
         drawn = [exact_match(lens, prompts, answers, [AblateHeads(control, mode, scope)]) for control in controls]
         if drawn:
-            table.append({"rows": scope, "condition": "random, same layers", **_summary(torch.stack(drawn, 1))})
+            table.append({"rows": scope, "condition": random_heads, **_summary(torch.stack(drawn, 1))})
     return pandas.DataFrame(table)
 
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import HookError, ScoreError
 
@@ -60,27 +60,37 @@ class HeadSet:
             layers.setdefault(layer, []).append(head)
         return {layer: tuple(heads) for layer, heads in layers.items()}
 
-    def random_like(self, seed: int = 0, disjoint: bool = True) -> HeadSet:
+    def random_like(self, seed: int = 0, disjoint: bool | Literal["most"] = True) -> HeadSet:
         """A control: as many random heads in each layer as this set has there.
 
         Args:
             seed: of the draw; the same seed gives the same heads.
-            disjoint: draw only from heads outside this set.
+            disjoint: draw only from heads outside this set; "most" draws as few of this set as the layers allow, which
+                where one has too few others are some of it, as `shared` tells; False draws among all.
 
         Raises:
             HookError: a layer has too few other heads for a disjoint control.
         """
+        if disjoint not in (True, False, "most"):
+            raise HookError(f'disjoint is True, False or "most", given {disjoint!r}')
         draw = random.Random(seed)
         chosen: list[Head] = []
         for layer, taken in self.by_layer().items():
             pool = [head for head in range(self.n_heads) if not (disjoint and head in taken)]
-            if len(pool) < len(taken):
+            short = max(0, len(taken) - len(pool))
+            if short and disjoint != "most":
                 raise HookError(
                     f"layer {layer} has {len(taken)} of its {self.n_heads} heads in the set, only {len(pool)} others\n"
-                    "  take fewer heads, or allow overlap with random_like(..., disjoint=False)"
+                    '  take fewer heads, or allow overlap: disjoint="most" for as little as there must be, '
+                    "disjoint=False for any"
                 )
-            chosen += [(layer, head) for head in sorted(draw.sample(pool, len(taken)))]
+            drawn = draw.sample(pool, len(taken) - short) + draw.sample(taken, short)
+            chosen += [(layer, head) for head in sorted(drawn)]
         return HeadSet(chosen, self.n_layers, self.n_heads)
+
+    def shared(self, other: HeadSet) -> dict[int, int]:
+        """How many heads of each layer another set has too; layers with none are left out."""
+        return {layer: len(heads) for layer, heads in (self & other).by_layer().items()}
 
     def _combine(self, other: HeadSet, heads: Iterable[Head]) -> HeadSet:
         if (self.n_layers, self.n_heads) != (other.n_layers, other.n_heads):

@@ -10,12 +10,25 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..errors import HookError
 from ..prompts.prompt import Prompt
 
 if TYPE_CHECKING:
     from ..core.tapping import Kept
 
-Reads = dict[tuple[str, int], Tensor]
+
+class Reads(dict[tuple[str, int], Tensor]):
+    """What was read by (name, layer), and by name which dimension the rows are.
+
+    Attributes:
+        dims: name to the number of that dimension.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dims: dict[str, int] = {}
+
+
 Number = TypeVar("Number", int, float)
 
 
@@ -86,6 +99,20 @@ class Run:
     reports: tuple[Report, ...] = ()
     sums: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
 
+    def on_prompt(self, name: str, layer: int) -> Tensor:
+        """A read put onto the prompt's positions, so that masks of the prompt select from it.
+
+            heard = run.on_prompt("resid_pre", 3)[prompt.mask("visual")]
+
+        Returns:
+            Like `reads[name, layer]`, with the prompt's padded sequence in place of the rows that were read: entry i is
+            position i of the prompt. NaN where nothing was read, as in padding.
+
+        Raises:
+            HookError: nothing was read there, or numbers that have no NaN were, and not of every token.
+        """
+        return _placed(self.reads, self.positions, self.prompt, name, layer)
+
     def __repr__(self) -> str:
         edits = "".join(f"\n  {report}" for report in self.reports)
         return f"Run with logits {tuple(self.logits.shape)}, {len(self.reads)} reads{edits}"
@@ -111,8 +138,35 @@ class Generation:
     positions: Mapping[str, Int[Tensor, "batch query"]] = field(default_factory=dict)
     reports: tuple[Report, ...] = ()
 
+    def on_prompt(self, name: str, layer: int) -> Tensor:
+        """As of `Run`; what was read of generated tokens is left out."""
+        return _placed(self.reads, self.positions, self.prompt, name, layer)
+
     def __repr__(self) -> str:
         return f"Generation of {self.tokens.shape[1]} tokens: {list(self.text)}"
+
+
+def _placed(
+    reads: Mapping[tuple[str, int], Tensor], positions: Mapping[str, Tensor], prompt: Prompt, name: str, layer: int
+) -> Tensor:
+    """See `Run.on_prompt`."""
+    if (name, layer) not in reads:
+        there = ", ".join(sorted({f"{each!r} of layer {number}" for each, number in reads})[:6])
+        raise HookError(f"{name!r} of layer {layer} was not read\n  reads of this run: {there or 'none'}")
+    read, at = reads[name, layer], positions[name].to(reads[name, layer].device)
+    dim = reads.dims[name] if isinstance(reads, Reads) else 1
+    own = (at >= 0) & (at < prompt.n_tokens)
+    if not read.is_floating_point() and bool((own.sum(1) < prompt.n_tokens).any()):
+        raise HookError(
+            f"{name!r} of layer {layer} is {str(read.dtype).removeprefix('torch.')}, which has no NaN for tokens that "
+            "were not read, as padding is not\n  read it as floating-point numbers, or use run.positions"
+        )
+    rows = read.movedim(dim, 1)
+    fill = torch.nan if read.is_floating_point() else 0
+    out = rows.new_full((rows.shape[0], prompt.n_tokens, *rows.shape[2:]), fill)
+    batch, entry = own.nonzero(as_tuple=True)
+    out[batch, at[batch, entry]] = rows[batch, entry]
+    return out.movedim(1, dim)
 
 
 def collect(kept: Mapping[tuple[str, int], Sequence[Kept]]) -> tuple[Reads, dict[str, Tensor]]:
@@ -124,7 +178,7 @@ def collect(kept: Mapping[tuple[str, int], Sequence[Kept]]) -> tuple[Reads, dict
     Returns:
         The reads, and by name the rows' positions.
     """
-    reads: Reads = {}
+    reads = Reads()
     positions: dict[str, Tensor] = {}
     for (name, layer), passes in kept.items():
         dim = passes[0].dim
@@ -134,6 +188,7 @@ def collect(kept: Mapping[tuple[str, int], Sequence[Kept]]) -> tuple[Reads, dict
             width = max(part.shape[3] for part in parts)
             parts = [torch.nn.functional.pad(part, (0, width - part.shape[3])) for part in parts]
         reads[name, layer] = torch.cat(parts, dim)
+        reads.dims[name] = dim
         if name not in positions:
             positions[name] = torch.cat([each.positions.masked_fill(~each.valid, -1) for each in passes], 1)
     return reads, positions

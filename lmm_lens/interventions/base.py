@@ -16,8 +16,8 @@ from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike
 from ..sinks.discovery import SinkReport
 
-AutoSinks = Callable[[Prompt], SinkReport]
-"""What "auto" asks: the sinks that a model shows on a prompt."""
+AutoSinks = Callable[[Prompt, Sequence[int] | None], SinkReport]
+"""What "auto" asks: the sinks that a model shows on a prompt, in dimensions that are known or in any."""
 
 
 class MakesHooks(Protocol):

@@ -6,7 +6,9 @@ Setting the probabilities of the forbidden keys to 0 and renormalising the row i
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Self
 
 from torch import Tensor
 
@@ -17,8 +19,9 @@ from ..errors import InterventionError
 from ..hooks.points import ModelShape
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
+from ..sinks.auto import Auto, is_auto, settled
 from ..sinks.rule import SinkRule
-from .base import Intervention, layers_with_heads, plain_rows, shown, whole_numbers
+from .base import AutoSinks, Intervention, layers_with_heads, plain_rows, shown, whole_numbers
 
 PICTURES = ("image", "visual")  # the sources that are all that a cross-attention layer sees
 
@@ -103,15 +106,15 @@ class KnockoutSinks(Intervention):
     blocking as many random image tokens drops them.
 
     Args:
-        sink_dims: the sink dimensions.
-        sink_threshold: tau.
+        sink_dims: the sink dimensions, or "auto", as for `VAR`.
+        sink_threshold: tau, or "auto".
         control: None knocks out the sinks; a seed knocks out as many random visual tokens that are no sinks.
         rows: the rows that are forbidden to see them.
         layers: which layers; None for all.
     """
 
-    sink_dims: tuple[int, ...]
-    sink_threshold: float = 20.0
+    sink_dims: tuple[int, ...] | Auto
+    sink_threshold: float | Auto = 20.0
     control: int | None = None
     rows: RowsLike = "after_image"
     layers: Iterable[int] | None = None
@@ -120,14 +123,26 @@ class KnockoutSinks(Intervention):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", plain_rows(self.rows))
-        object.__setattr__(self, "sink_dims", whole_numbers(self.sink_dims, "KnockoutSinks", "sink_dims"))
-        if not isinstance(self.sink_threshold, (int, float)):
+        if not is_auto("sink_dims", self.sink_dims, InterventionError):
+            object.__setattr__(self, "sink_dims", whole_numbers(self.sink_dims, "KnockoutSinks", "sink_dims"))
+        is_auto("sink_threshold", self.sink_threshold, InterventionError)
+        if not isinstance(self.sink_threshold, (int, float, str)):
             raise InterventionError(f"KnockoutSinks: sink_threshold is a number, given {self.sink_threshold!r}")
         if self.layers is not None:
             object.__setattr__(self, "layers", whole_numbers(self.layers, "KnockoutSinks", "layers"))
 
+    def resolve(self, prompt: Prompt, sinks_on: AutoSinks) -> Self:
+        """With "auto" replaced by what `find_sinks` finds; InterventionError if that is nothing."""
+        given = self.sink_dims, self.sink_threshold
+        if "auto" not in given:
+            return self
+        found = settled(*given, partial(sinks_on, prompt), InterventionError, "there are none to knock out")
+        return replace(self, sink_dims=found[0], sink_threshold=found[1])
+
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """Find the sinks of each layer, then edit its pattern."""
+        assert self.sink_dims != "auto"
+        assert self.sink_threshold != "auto"
         rule = SinkRule(self.sink_dims, self.sink_threshold, control=self.control).checked(shape.d_model)
         visual, rows = prompt.mask("visual"), bind_rows(self.rows, prompt)
 

@@ -8,7 +8,8 @@ still sums to one.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from functools import partial
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from ..hooks.points import ModelShape
 from ..hooks.runner import Runner
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
+from ..sinks.auto import Auto, is_auto, settled
 from ..sinks.rule import SinkRule, is_known, rule_for
 from .base import AutoSinks, Intervention, plain_rows, shown, whole_numbers
 
@@ -58,8 +60,8 @@ class VAR(Intervention):
     transfer_fraction: float = 0.6
     min_nonsink_ratio: float = 0.5
     min_visual_mass: float = 0.2
-    sink_threshold: float | Literal["auto"] = 20.0
-    sink_dims: tuple[int, ...] | Literal["auto"] = (1415, 2533)
+    sink_threshold: float | Auto = 20.0
+    sink_dims: tuple[int, ...] | Auto = (1415, 2533)
     first_layer: int = 2
     skip_last_layer: bool = True
     rows: RowsLike = "after_image"
@@ -83,11 +85,8 @@ class VAR(Intervention):
                 raise InterventionError(f"{name} lies in [0, 1], given {getattr(self, name):g}")
         if not isinstance(self.first_layer, int) or self.first_layer < 0:
             raise InterventionError(f"first_layer counts from 0, given {self.first_layer!r}")
-        for name in ("sink_threshold", "sink_dims"):
-            value = getattr(self, name)
-            if isinstance(value, str) and value != "auto":
-                raise InterventionError(f'{name} is a value or "auto", given {value!r}')
-        if self.sink_dims != "auto":
+        is_auto("sink_threshold", self.sink_threshold, InterventionError)
+        if not is_auto("sink_dims", self.sink_dims, InterventionError):
             if not isinstance(self.sink_dims, int) and not len(self.sink_dims):
                 raise InterventionError('VAR needs sink_dims, or sink_dims="auto"')
             object.__setattr__(self, "sink_dims", whole_numbers(self.sink_dims, "VAR", "sink_dims"))
@@ -125,14 +124,11 @@ class VAR(Intervention):
 
     def resolve(self, prompt: Prompt, sinks_on: AutoSinks) -> Self:
         """With "auto" replaced by what `find_sinks` finds; InterventionError if the model has no massive activation."""
-        if "auto" not in (self.sink_dims, self.sink_threshold):
+        given = self.sink_dims, self.sink_threshold
+        if "auto" not in given:
             return self
-        report = sinks_on(prompt)
-        if not report:
-            raise InterventionError(f'sink_dims="auto" found none, so VAR has nothing to do\n  {report}')
-        dims = report.dims if self.sink_dims == "auto" else self.sink_dims
-        threshold = report.threshold if self.sink_threshold == "auto" else self.sink_threshold
-        return replace(self, sink_dims=dims, sink_threshold=threshold)
+        found = settled(*given, partial(sinks_on, prompt), InterventionError, "VAR has nothing to do")
+        return replace(self, sink_dims=found[0], sink_threshold=found[1])
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """In each layer, find the sinks in the residual stream, then edit the pattern."""

@@ -125,16 +125,22 @@ class Lens(TransformerLensMethods, NNsightMethods):
         remote: bool | str = False,
         timeout: float = 600.0,
     ) -> Lens:
-        """The bundled model shapes-llava, offline.
+        """A bundled model, offline.
 
         Args:
-            variant: "sinks", with planted attention sinks and sparse visual heads, or "plain", trained on the tasks
-                alone.
-            backend, remote, timeout: see `Lens`; a server knows it as "lmm-lens/shapes-llava".
-        """
-        from ..bundled import shapes
+            variant: of shapes-llava, which was trained from nothing, "sinks", with planted attention sinks and sparse
+                visual heads, or "plain", trained on the tasks alone. "emoji" is a language model that only read text,
+                SmolLM2-135M-Instruct, untouched behind a tower that learned to show it pictures; "emoji-adapted" has
+                a low-rank adapter on it. These two need the packages of `lmm-lens[emoji]`.
+            backend, remote, timeout: see `Lens`; a server knows it as "lmm-lens/shapes-llava" or
+                "lmm-lens/emoji-llava".
 
-        lens = cls(*shapes.load(variant), backend=backend, remote=remote, timeout=timeout)
+        Raises:
+            ModelError: the language model is not installed.
+        """
+        from .. import bundled
+
+        lens = cls(*bundled.load(variant), backend=backend, remote=remote, timeout=timeout)
         lens.origin = partial(cls.demo, variant, backend, remote=lens.remote, timeout=timeout)
         return lens
 
@@ -379,10 +385,10 @@ class Lens(TransformerLensMethods, NNsightMethods):
         """Inside, run there."""
         return nullcontext() if remote is None else self._backend.at(remote)
 
-    def _sinks_on(self, prompt: Prompt) -> SinkReport:
+    def _sinks_on(self, prompt: Prompt, dims: Sequence[int] | None = None) -> SinkReport:
         """What "auto" asks: the sinks of this model on this prompt, whatever ran before."""
         with self.nothing_applied():
-            return find_sinks(self, prompt)
+            return find_sinks(self, prompt, dims)
 
     def _plan_of(self, interventions: Intervention | Sequence[Intervention], read: Sequence[Reader | str] = ()) -> Plan:
         self.adapter.look_again()

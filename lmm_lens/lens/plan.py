@@ -15,6 +15,7 @@ from ..hooks.points import ModelShape, Read, Reader
 from ..hooks.results import Reads, Report, collect, report
 from ..interventions.base import AutoSinks, Intervention, bind_all, shown
 from ..prompts.prompt import Prompt
+from ..sinks.rule import told_of_many
 from ..warnings import NothingChangedWarning, warn
 
 
@@ -94,7 +95,8 @@ class Plan:
         return collect(tapping.kept)
 
     def reports(self, tapping: Tapping) -> tuple[Report, ...]:
-        """What each intervention did; one that changed nothing is also warned of."""
+        """What each intervention did; warns of one that changed nothing, and of sinks that most visual tokens are."""
+        told_of_many(tapping.sums)
         reports = tuple(
             report(x, i, tapping.edited, tapping.moved, tapping.short) for i, x in enumerate(self.interventions)
         )

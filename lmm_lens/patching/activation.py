@@ -62,7 +62,8 @@ def activation_patching(
         site: "resid_pre", "attn_out", "mlp_out", "resid_post" (by span or patch), "z" (by span, patch or head) or
             "pattern" (by head).
         by: what is patched at once: "span" (the tokens of one role: bos, before_image, each picture, markers, question,
-            answer_turn, last; every token is in one of them), "patch" (the i-th visual token of each row) or "head".
+            template, answer_turn, last; every token is in one of them), "patch" (the i-th visual token of each row) or
+            "head".
         layers: which layers; None for all that have the hook point.
         rows: with by="head", in which query rows the head is patched: "all", "after_image", "last", any other mask
             name, positions, or Bool[batch, position]. All rows and the last row are different experiments.

@@ -36,7 +36,7 @@ def get_act_patch_by_span(
 
     Returns:
         Float[layer, span], with reduce="none" Float[layer, span, batch], and the names of the spans: bos, before_image,
-        each picture, markers, question, answer_turn, last, as far as the prompt has them.
+        each picture, markers, question, template, answer_turn, last, as far as the prompt has them.
 
     Raises:
         PromptError: the activation has no positions in its second dimension.

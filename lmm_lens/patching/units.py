@@ -109,7 +109,7 @@ def _spans(prompt: Prompt, groups: GroupsLike) -> dict[str, Tensor]:
     """The roles that occur, each picture for itself, a partition of the real tokens; then the user's groups."""
     roles, last = prompt.roles, prompt.mask("last")
     found: dict[str, Tensor] = {}
-    for role in ("bos", "before_image", "visual", "marker", "question", "answer_turn"):
+    for role in ("bos", "before_image", "visual", "marker", "question", "template", "answer_turn"):
         if role == "visual":
             found |= _pictures(prompt)
         else:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import PromptError
 from . import chat, media
 from .family import Clip, Family, Picture
+from .framing import framing
 from .prompt import Prompt, annotate
 from .sources import open_image
 from .spans import Span
@@ -216,6 +217,7 @@ def from_tensors(
     spans = adapter.spans(rows, inputs, sizes, clip_sizes)
     _check_pixels(adapter, inputs, spans)
     answer_turn = [_n_answer(adapter, row, real[i], spans[i]) for i, row in enumerate(rows)]
+    written = [_written(adapter, row, real[i], spans[i], answer_turn[i]) for i, row in enumerate(rows)]
     return Prompt(
         inputs=there,
         spans=tuple(spans),
@@ -223,7 +225,7 @@ def from_tensors(
         tokens=tuple(_token_texts(adapter, row) for row in rows),
         videos=tuple(tuple(tuple(film) for film in row) for row in clips) if clips is not None else (),
         cross_keys=adapter.cross_keys(inputs),
-        masks=annotate(spans, real, _bos(adapter, ids, real), answer_turn),
+        masks=annotate(spans, real, _bos(adapter, ids, real), answer_turn, written),
     )
 
 
@@ -288,3 +290,17 @@ def _n_answer(adapter: Family, ids: Sequence[int], real: Bool[Tensor, " position
         return 0
     after = range(max(visual) + 1, len(ids))
     return adapter.turns.n_answer([ids[i] for i in after if real[i]], decoder(adapter.tokenizer))
+
+
+def _written(
+    adapter: Family, ids: Sequence[int], real: Bool[Tensor, " position"], spans: Sequence[Span], n_answer: int
+) -> list[int]:
+    """Positions of a row's question that its chat template wrote; none without a picture, as for `_n_answer`."""
+    visual = [span.positions[-1] for span in spans if span.kind != "marker"]
+    if not visual or adapter.tokenizer is None:
+        return []
+    own = {position for span in spans for position in span.positions}
+    after = [i for i in range(max(visual) + 1, len(ids)) if real[i]]
+    asked = [i for i in after[: len(after) - n_answer] if i not in own]
+    found = framing([ids[i] for i in asked], adapter.special_ids, decoder(adapter.tokenizer), adapter.turns.closes)
+    return [asked[i] for i in found]

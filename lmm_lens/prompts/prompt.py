@@ -29,16 +29,18 @@ MASKS = {
     "visual": "image and video tokens",
     "bos": "the beginning-of-sequence token",
     "after_image": "text after the batch row's last visual token (generated tokens too, while generating)",
-    "question": "those of them before the answer turn",
+    "question": "those of them before the answer turn that the chat template did not write",
+    "template": "those of them before the answer turn that it did: soft prompts, newlines, what closes the turn",
     "last": "the last real prompt token",
     "all": "every token but padding (generated tokens too, while generating)",
 }
 """Name and meaning of every mask. image, video, marker, text and pad partition the sequence."""
 
 
-ROLES = ("pad", "bos", "visual", "marker", "before_image", "question", "answer_turn")
+ROLES = ("pad", "bos", "visual", "marker", "before_image", "question", "answer_turn", "template")
 """What a token is for, one role each; generated tokens count as answer_turn. Text without an image before it, and all
-text of a prompt without images, is before_image."""
+text of a prompt without images, is before_image. In a conversation that goes on after the last picture, what names the
+speakers of its later turns is in question, their special tokens are in template."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +97,7 @@ class Prompt:
     def roles(self) -> Int[Tensor, "batch position"]:
         """The role of every token, as an index into `ROLES`."""
         roles = torch.full(self.masks["all"].shape, ROLES.index("before_image"))
-        answer_turn = self.masks["after_image"] & ~self.masks["question"]
+        answer_turn = self.masks["after_image"] & ~self.masks["question"] & ~self.masks["template"]
         for name, mask in {**self.masks, "answer_turn": answer_turn}.items():
             if name in ROLES:
                 roles[mask] = ROLES.index(name)
@@ -206,6 +208,7 @@ def annotate(
     real: Bool[Tensor, "batch position"],
     bos: Bool[Tensor, "batch position"],
     answer_turn: Sequence[int],
+    written: Sequence[Sequence[int]] | None = None,
 ) -> dict[str, Bool[Tensor, "batch position"]]:
     """All masks of a batch.
 
@@ -214,8 +217,10 @@ def annotate(
         real: which tokens are not padding.
         bos: where the beginning-of-sequence token is.
         answer_turn: per row, how many of the last real tokens open the answer turn.
+        written: per row, positions that are the chat template's; none by default.
     """
-    masks = {kind: torch.zeros_like(real) for kind in ("image", "video", "marker", "after_image", "question", "last")}
+    names = ("image", "video", "marker", "after_image", "question", "template", "last")
+    masks = {kind: torch.zeros_like(real) for kind in names}
     position = torch.arange(real.shape[1])
     for row, row_spans in enumerate(spans):
         for span in row_spans:
@@ -231,4 +236,8 @@ def annotate(
     # markers that trail the image (an end tag, the last newline vector) are not text
     masks["after_image"] &= text
     masks["question"] &= text
+    for row, positions in enumerate(written or ()):
+        masks["template"][row, list(positions)] = True
+    masks["template"] &= masks["question"]
+    masks["question"] &= ~masks["template"]
     return {**masks, "text": text, "pad": ~real, "visual": visual_mask, "bos": bos, "all": real}

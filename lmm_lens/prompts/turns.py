@@ -25,6 +25,7 @@ class Turns:
         is_before: whether the turn begins before `answer`, not behind it.
         lead: characters of white space before `answer` that belong to it.
         question: what the next question begins with.
+        closes: what stands behind a question, before an answer is opened.
     """
 
     ids: tuple[int, ...] = ()
@@ -32,6 +33,7 @@ class Turns:
     is_before: bool = True
     lead: int = 0
     question: str = ""
+    closes: str = ""
 
     @classmethod
     def of(cls, processor: Any, tokenizer: Any) -> Turns:
@@ -68,6 +70,7 @@ class Turns:
             is_before=bool(_first_line(opener)),
             lead=len(opener) - len(opener.lstrip()),
             question=_as_decoded(tokenizer, _first_line(follows)),
+            closes=_as_decoded(tokenizer, closes.strip()),
         )
 
     def n_answer(self, ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> int:

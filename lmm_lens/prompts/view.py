@@ -78,6 +78,7 @@ ROLE_COLORS = {  # of the roles, readable on light and on dark pages
     "before_image": "inherit",
     "question": "inherit",
     "answer_turn": "#009e73",
+    "template": "#7f7f7f",
 }
 
 

@@ -67,6 +67,9 @@ class HeadScores:
     def top(self, n: int, layers: Iterable[int] | None = None) -> HeadSet:
         """The n best heads, best first, among all layers or the given ones: the highest, or lowest for entropies.
 
+        What a head of layer 0 gives the picture is often no looking: where it attends evenly, the picture gets the
+        share that it has of the tokens. `layers=range(1, lens.n_layers)` leaves these out.
+
         Raises:
             ScoreError: there are fewer heads than that.
         """

@@ -31,7 +31,8 @@ from ..hooks.points import ModelShape
 from ..prompts.prompt import Prompt
 from ..prompts.rows import bind_rows
 from ..prompts.spans import Box, Span
-from ..sinks import SinkRule, rule_for
+from ..sinks.auto import Auto, rule_on
+from ..sinks.rule import SinkRule
 from .metrics import HEAD_METRICS
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def localization_heads(
     *,
     layers: Iterable[int] | None = None,
     drop_sinks: bool = False,
-    sink_dims: Sequence[int] | None = None,
-    sink_threshold: float | None = None,
+    sink_dims: Sequence[int] | Auto | None = None,
+    sink_threshold: float | Auto | None = None,
     progress: bool = False,
 ) -> HeadSet:
     """The n heads that prompts select most often as localization heads, best first.
@@ -76,7 +77,7 @@ def localization_heads(
 
     metric = HEAD_METRICS["nonsink_localization" if drop_sinks else "localization"]
     allowed = [check_layer(layer, lens.n_layers) for layer in (range(lens.n_layers) if layers is None else layers)]
-    rule = _rule(lens, drop_sinks, sink_dims, sink_threshold)
+    rule, prompts = _rule(lens, prompts, drop_sinks, sink_dims, sink_threshold)
     mass, entropy = score_parts(lens, prompts, metric, rule=rule, progress=progress)
     selected, threshold = spatial.localization(mass, entropy)
     frequency, spread = selected.mean(0), entropy.mean(0)
@@ -100,8 +101,8 @@ def localize(
     image: int = 0,
     sigma: float | None = None,
     drop_sinks: bool = False,
-    sink_dims: Sequence[int] | None = None,
-    sink_threshold: float | None = None,
+    sink_dims: Sequence[int] | Auto | None = None,
+    sink_threshold: float | Auto | None = None,
 ) -> Box:
     """Where in a picture some heads look from the last prompt token: a box in pixels of the picture as given.
 
@@ -129,7 +130,7 @@ def localize(
     span = map_span(prompt, row, f"row {row}", image)
     assert span.grid is not None
     cells = torch.tensor(span.positions).reshape(1, *span.grid).expand(prompt.n_rows, -1, -1)
-    rule = _rule(lens, drop_sinks, sink_dims, sink_threshold)
+    rule, _ = _rule(lens, prompt, drop_sinks, sink_dims, sink_threshold)
     reader = MapReader(HeadSet(heads, lens.n_layers, lens.n_heads), cells, rule)
     reads = lens.run(prompt, read=[reader], logits="last").reads.values()
     total = torch.stack([maps[row].sum((0, 1)).cpu() for maps in reads]).sum(0)
@@ -147,13 +148,17 @@ def localize(
 
 
 def _rule(
-    lens: Lens, drop_sinks: bool, sink_dims: Sequence[int] | None, sink_threshold: float | None
-) -> SinkRule | None:
+    lens: Lens,
+    prompts: Prompt | Iterable[Prompt],
+    drop_sinks: bool,
+    sink_dims: Sequence[int] | Auto | None,
+    sink_threshold: float | Auto | None,
+) -> tuple[SinkRule | None, Prompt | Iterable[Prompt]]:
     if drop_sinks:
-        return rule_for(lens.adapter.config, sink_dims, sink_threshold)
+        return rule_on(lens, prompts, sink_dims, sink_threshold)
     if sink_dims is not None or sink_threshold is not None:
         raise ScoreError("sink_dims and sink_threshold say which sinks to cut out: give them with drop_sinks=True")
-    return None
+    return None, prompts
 
 
 def _in_picture(box: Box, prompt: Prompt, row: int, image: int) -> Box:

@@ -22,7 +22,8 @@ from ..interventions.base import Intervention
 from ..prompts.prompt import Prompt
 from ..prompts.rows import bind_rows
 from ..runs.checkpoint import Checkpoint, digest, fingerprint
-from ..sinks import SinkRule, rule_for
+from ..sinks.auto import Auto, rule_on
+from ..sinks.rule import SinkRule
 from .head_scores import HeadScores
 from .localization import map_cells
 from .metrics import HeadMetric, check_tokens, head_metric
@@ -47,8 +48,8 @@ def score_heads(
     *,
     boxes: Sequence[BoxesOfRow] | None = None,
     relevant: Relevant | None = None,
-    sink_dims: Sequence[int] | None = None,
-    sink_threshold: float | None = None,
+    sink_dims: Sequence[int] | Auto | None = None,
+    sink_threshold: float | Auto | None = None,
     interventions: Sequence[Intervention] = (),
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = False,
@@ -74,7 +75,8 @@ def score_heads(
             in the padded sequence, or Bool[position]. The sum is region_mass's, but over any visual tokens: of other
             pictures (`prompt.positions_in_box(box, image=1)`), of video, of models without a grid.
         sink_dims: for the nonsink metrics, the sink dimensions; by default the model card's or the published ones.
-        sink_threshold: for the nonsink metrics, tau; by default the card's, or the paper's 20.
+            "auto" discovers them with `find_sinks` on the first prompts, eight at most.
+        sink_threshold: for the nonsink metrics, tau; by default the card's, or the paper's 20; or "auto".
         interventions: edits under which the heads are scored.
         checkpoint: a file for the prompts that are finished; the same call with the same file goes on where an earlier
             one ended. Without one, what a server has finished stays with the lens, so that the same call continues
@@ -96,7 +98,9 @@ def score_heads(
     check_tokens(chosen, boxes is not None, relevant is not None)
     if not chosen.needs_sinks and not (sink_dims is None and sink_threshold is None):
         raise ScoreError(f"{metric} takes no sink_dims and no sink_threshold")
-    rule = rule_for(lens.adapter.config, sink_dims, sink_threshold) if chosen.needs_sinks else None
+    rule: SinkRule | None = None
+    if chosen.needs_sinks:
+        rule, prompts = rule_on(lens, prompts, sink_dims, sink_threshold)
     about = {
         "metric": metric,
         "query": query,

@@ -6,14 +6,15 @@ No table covers every model. Two rules look at the residual stream x that enters
    k by the largest gap in the sorted ratios. They count as massive only if even the smallest of them stands out.
 2. by mean: dimensions whose mean |x| over all tokens exceeds 5 times the median dimension's in most layers.
 
-The threshold lies in the largest gap of phi between sink and ordinary tokens. Both rules are ours, after what Kang et
-al. (ICLR 2025, arXiv:2503.03321) and Sun et al. (2024, arXiv:2402.17762) describe; the paper's threshold is 20.
+Both rules are ours, after what Kang et al. (ICLR 2025, arXiv:2503.03321) and Sun et al. (2024, arXiv:2402.17762)
+describe. Which tokens stand out in these dimensions is decided in `threshold.py`; the paper's threshold is 20.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,6 +28,7 @@ from ..hooks.points import Read
 from ..hooks.runner import Runner
 from ..prompts.prompt import Prompt
 from .rule import SinkRule
+from .threshold import Scores, decide, prominence
 
 if TYPE_CHECKING:
     import pandas
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 
 MIN_SHARE = 0.25  # of sqrt(d_model), the largest possible ratio: what BOS must reach on a massive dimension
 MIN_GAP = 2.0  # factor between the last massive dimension and the next
-MIN_MARGIN = 1.5  # factor between the strongest ordinary token's phi and the weakest sink's
 TIMES_MEDIAN = 5.0  # of mean |x|, for the second rule
 MAX_DIMS = 16
 
@@ -47,8 +48,12 @@ class SinkReport:
     Attributes:
         dims: the sink dimensions, largest first; empty if the model shows no massive activation.
         dims_by_mean: what the second rule finds, for comparison.
-        threshold: tau in the middle (in log) of the gap between sink and ordinary tokens.
+        threshold: tau, in units of phi, between sink and ordinary tokens; infinite where there is none to be had.
         margin: phi of the strongest ordinary and of the weakest sink token, the edges of that gap.
+        prominence: of the same two tokens, |x[d]| over the rms of all other dimensions, which unlike phi has no limit.
+        layers: where there are sinks.
+        missed: layers in which tokens stand out too, but less than ordinary tokens of other layers do, so that one
+            threshold for all layers leaves them out.
         bos_ratio: |x[d]| / rms at the first token, mean over prompts.
         mean_ratio: mean |x[d]| over all tokens, over the median dimension's.
         prompts: the prompts that were looked at.
@@ -60,6 +65,9 @@ class SinkReport:
     dims_by_mean: tuple[int, ...]
     threshold: float
     margin: tuple[float, float]
+    prominence: tuple[float, float]
+    layers: tuple[int, ...]
+    missed: tuple[int, ...]
     bos_ratio: Float[Tensor, "layer d_model"]
     mean_ratio: Float[Tensor, "layer d_model"]
     prompts: tuple[Prompt, ...]
@@ -67,7 +75,7 @@ class SinkReport:
     phi: tuple[Float[Tensor, "batch layer position"], ...]
 
     def __bool__(self) -> bool:
-        return bool(self.dims) and self.threshold < float("inf")
+        return bool(self.dims) and self.threshold < inf
 
     @property
     def rule(self) -> SinkRule:
@@ -131,8 +139,8 @@ class SinkReport:
         if self.dims and not self:
             return (
                 f"SinkReport: dimensions {list(self.dims)} are massive at the first token, but no threshold tells "
-                f"sinks from ordinary tokens: the widest gap of phi is {self.margin[0]:.1f} to {self.margin[1]:.1f}. "
-                "VAR has nothing to redistribute."
+                f"sinks from ordinary tokens: the widest gap of |x[d]| / rms of the other dimensions is "
+                f"{self.prominence[0]:.1f} to {self.prominence[1]:.1f}. VAR has nothing to redistribute."
             )
         if not self:
             largest = float(self.bos_ratio.max())
@@ -140,16 +148,29 @@ class SinkReport:
                 "SinkReport: this model shows no massive activation: the largest |x[d]| / rms at the first token is "
                 f"{largest:.1f} of at most {self.bos_ratio.shape[1] ** 0.5:.1f}. VAR has nothing to redistribute."
             )
-        counts = self.per_layer()[["text", "visual"]].mean()
+        counts = self.per_layer().iloc[list(self.layers)][["text", "visual"]].mean()
         agree = "agrees" if set(self.dims) == set(self.dims_by_mean) else f"finds {list(self.dims_by_mean)}"
         return (
             f"SinkReport: dimensions {list(self.dims)} (the mean rule {agree}), threshold {self.threshold:.1f} between "
-            f"ordinary tokens up to {self.margin[0]:.1f} and sinks from {self.margin[1]:.1f}; "
-            f"{counts['text']:.1f} text and {counts['visual']:.1f} visual sinks a prompt and layer"
+            f"ordinary tokens up to {self.margin[0]:.1f} and sinks from {self.margin[1]:.1f} "
+            f"({self.prominence[0]:.0f} and {self.prominence[1]:.0f} times the other dimensions); "
+            f"{counts['text']:.1f} text and {counts['visual']:.1f} visual sinks a prompt in layers {_runs(self.layers)}"
+            + (f"; what stands out in layers {_runs(self.missed)} lies below it" if self.missed else "")
         )
 
 
-def find_sinks(lens: Runner, prompts: Prompt | Iterable[Prompt]) -> SinkReport:
+def _runs(layers: Sequence[int]) -> str:
+    """Layers in words: "2, 5 to 9"."""
+    parts: list[list[int]] = []
+    for layer in layers:
+        if parts and layer == parts[-1][-1] + 1:
+            parts[-1].append(layer)
+        else:
+            parts.append([layer])
+    return ", ".join(f"{part[0]} to {part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
+
+
+def find_sinks(lens: Runner, prompts: Prompt | Iterable[Prompt], dims: Sequence[int] | None = None) -> SinkReport:
     """Find the sink dimensions, the threshold and the sink tokens of a model.
 
     Two plain forwards a prompt. A handful of prompts with pictures is enough.
@@ -157,29 +178,31 @@ def find_sinks(lens: Runner, prompts: Prompt | Iterable[Prompt]) -> SinkReport:
     Args:
         lens: the model.
         prompts: a prompt or several, each possibly a batch.
+        dims: sink dimensions that are known; only the threshold and the tokens are looked for.
 
     Returns:
         The report; it is falsy where the model shows no massive activation.
 
     Raises:
-        ScoreError: no prompts.
+        ScoreError: no prompts, or a dimension outside the model.
     """
     listed = (prompts,) if isinstance(prompts, Prompt) else tuple(prompts)
     if not listed:
         raise ScoreError("no prompts were given: expected a Prompt or a non-empty list of them")
     bos_ratio, mean_ratio = _statistics(lens, listed)
-    dims = _by_bos(bos_ratio)
+    d_model = bos_ratio.shape[1]
+    dims = _by_bos(bos_ratio) if dims is None else SinkRule(tuple(dims), 1e-6).checked(d_model).dims
     by_mean = _by_mean(mean_ratio)
+    evidence = bos_ratio, mean_ratio, listed
     if not dims:
         none = tuple(torch.zeros(p.n_rows, lens.n_layers, p.n_tokens, dtype=torch.bool) for p in listed)
         phi = tuple(mask.float() for mask in none)
-        return SinkReport((), by_mean, float("inf"), (0.0, 0.0), bos_ratio, mean_ratio, listed, none, phi)
-    scores = [_scores(lens, prompt, dims) for prompt in listed]
-    threshold, margin = _largest_gap(scores, [p.mask("all") for p in listed])
-    if margin[1] < MIN_MARGIN * margin[0]:  # every token is alike on these dimensions: no threshold tells any apart
-        threshold = float("inf")
-    sinks = tuple((s >= threshold) & p.mask("all")[:, None] for s, p in zip(scores, listed, strict=True))
-    return SinkReport(dims, by_mean, threshold, margin, bos_ratio, mean_ratio, listed, sinks, tuple(scores))
+        return SinkReport((), by_mean, inf, (0.0, 0.0), (0.0, 0.0), (), (), *evidence, none, phi)
+    phi, standing = zip(*(_scores(lens, prompt, dims) for prompt in listed), strict=True)
+    found = decide(standing, phi, [p.mask("all") for p in listed], d_model)
+    sinks = tuple((s >= found.threshold) & p.mask("all")[:, None] for s, p in zip(phi, listed, strict=True))
+    gap = found.threshold, found.margin, found.prominence, found.layers, found.missed
+    return SinkReport(dims, by_mean, *gap, *evidence, sinks, phi)
 
 
 def _statistics(lens: Runner, prompts: tuple[Prompt, ...]) -> tuple[Tensor, Tensor]:
@@ -229,23 +252,16 @@ def _by_mean(mean_ratio: Float[Tensor, "layer d_model"]) -> tuple[int, ...]:
     return tuple(found[mean_ratio.mean(0)[found].argsort(descending=True)].tolist())
 
 
-def _scores(lens: Runner, prompt: Prompt, dims: tuple[int, ...]) -> Float[Tensor, "batch layer position"]:
-    """phi of every token and layer; 0 for padding."""
-    reads = lens.run(
-        prompt, read=[Read("resid_pre", reduce=lambda x, context: sink_score(x, dims), name="phi")], logits="last"
-    )
-    scores = torch.zeros(prompt.n_rows, lens.n_layers, prompt.n_tokens)
+def _scores(lens: Runner, prompt: Prompt, dims: tuple[int, ...]) -> tuple[Scores, Scores]:
+    """phi and prominence of every token and layer; 0 for padding."""
+
+    def both(x: Tensor, context: TapContext) -> Tensor:
+        return torch.stack([sink_score(x, dims), prominence(x, dims)], -1)
+
+    reads = lens.run(prompt, read=[Read("resid_pre", reduce=both, name="phi")], logits="last")
+    scores = torch.zeros(prompt.n_rows, lens.n_layers, prompt.n_tokens, 2)
     positions = reads.positions["phi"]
     batch, entry = (positions >= 0).cpu().nonzero(as_tuple=True)
     for layer in range(lens.n_layers):
         scores[batch, layer, positions[batch, entry].cpu()] = reads.reads["phi", layer][batch, entry].cpu()
-    return scores
-
-
-def _largest_gap(scores: list[Tensor], real: list[Tensor]) -> tuple[float, tuple[float, float]]:
-    """A threshold in the widest gap, as a ratio, of phi over all tokens and layers; below 1 nothing is massive."""
-    values = torch.cat([s.movedim(1, 0)[:, r].flatten() for s, r in zip(scores, real, strict=True)])
-    values = values.clamp_min(1.0).sort().values
-    at = int((values[1:] / values[:-1]).argmax())
-    low, high = float(values[at]), float(values[at + 1])
-    return (low * high) ** 0.5, (low, high)
+    return scores[..., 0], scores[..., 1]

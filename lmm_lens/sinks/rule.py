@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..core.kernels import sink_score
@@ -21,7 +22,13 @@ from ..hooks.runner import Runner
 from ..prompts.prompt import Prompt
 from ..prompts.rows import bind_rows
 from ..prompts.text_config import text_config_of
+from ..warnings import warn
 from .known import known_for
+
+COUNTED_BY = "visual sinks by "
+COUNTED = f"{COUNTED_BY}sink_dims="
+MOST = 0.5  # of the visual tokens: from so many on, a rule does not tell sinks from others
+FEW = 16  # visual tokens, of which most may well be sinks
 
 
 @dataclass(frozen=True)
@@ -72,14 +79,41 @@ class SinkRule:
         """Names this rule where its sinks are filed: two rules may act in one run."""
         return self.dims, self.threshold, self.control
 
+    @property
+    def counted(self) -> str:
+        """Names the sum of (visual sinks, visual tokens) that its taps leave in a run, see `told_of_many`."""
+        return f"{COUNTED}{list(self.dims)}, sink_threshold={self.threshold:g}"
+
     def tap(self, prompt: Prompt, layer: int) -> Tap:
         """A tap that files the layer's sink tokens in the run, for `lmm_lens.core.sinks.sinks_of`."""
         visual, real, key = prompt.mask("visual"), prompt.mask("all"), self.key
+        n_prompt, counted = visual.shape[1], self.counted
 
         def remember(resid: Tensor, context: TapContext) -> Tensor:
-            return file_sinks(resid, context, key, visual, real)
+            found = file_sinks(resid, context, key, visual, real)
+            if context.n_seen == n_prompt:  # not while decoding, where no visual token comes any more
+                is_patch = visual.to(found.device).gather(1, context.positions) & context.valid
+                context.add(counted, torch.stack([(found & is_patch).sum(), is_patch.sum()]))
+            return found
 
         return Tap("resid_pre", layer, bind_rows("all", prompt), remember)
+
+
+def told_of_many(sums: dict[tuple[str, int], Tensor]) -> None:
+    """Take what rules counted in a run out of its sums, and warn of those under which most visual tokens are sinks."""
+    totals: dict[str, dict[int, Tensor]] = {}
+    for name, layer in [named for named in sums if named[0].startswith(COUNTED)]:
+        totals.setdefault(name, {})[layer] = sums.pop((name, layer)).cpu()
+    for name, counts in totals.items():
+        n_sinks, n_visual = torch.stack([counts[layer] for layer in sorted(counts)]).unbind(1)
+        crowded = (n_sinks > MOST * n_visual) & (n_visual >= FEW)
+        if bool(crowded.any()):
+            share = float((n_sinks[crowded] / n_visual[crowded]).mean())
+            warn(
+                f"{share:.0%} of the visual tokens are sinks in {int(crowded.sum())} of {len(counts)} layers, by "
+                f"{name.removeprefix(COUNTED_BY)}: there it does not tell sinks from others\n"
+                '  give a higher threshold, or sink_threshold="auto"; find_sinks(lens, prompts) shows the gap'
+            )
 
 
 def is_known(config: Any) -> bool:
@@ -113,7 +147,7 @@ def rule_for(config: Any, dims: Sequence[int] | None = None, threshold: float | 
     else:
         raise ScoreError(
             f"the sink dimensions of this {text.model_type} model (d_model {text.hidden_size}) are not known\n"
-            "  pass sink_dims=(...), and sink_threshold where d_model is below 400; "
-            "find_sinks(lens, prompts) discovers both"
+            '  pass sink_dims=(...), and sink_threshold where d_model is below 400, or "auto" for either: '
+            "find_sinks(lens, prompts) shows what that finds"
         )
     return rule.checked(text.hidden_size)

@@ -74,7 +74,7 @@ def public_modules() -> set[str]:
     """Those that the reference names, beside the front itself."""
     pages = (page.read_text(encoding="utf-8") for page in (DOCS / "reference").glob("*.md"))
     names = [name for page in pages for name in re.findall(r"^::: (\S+)$", page, re.MULTILINE)]
-    return {module_of(name) for name in names} | {"lmm_lens.shapes"}
+    return {module_of(name) for name in names} | {"lmm_lens.shapes", "lmm_lens.emoji"}
 
 
 PUBLIC = public_modules()

@@ -54,11 +54,37 @@ def test_a_control_has_as_many_other_heads_in_each_layer():
 
 def test_a_control_may_overlap_where_asked_and_must_where_there_are_too_few_others():
     crowded = heads(*[(1, h) for h in range(5)])
-    with pytest.raises(LensError, match=r"layer 1 has 5 of its 8 heads in the set, only 3 others\n.*disjoint=False"):
+    with pytest.raises(
+        LensError, match=r"layer 1 has 5 of its 8 heads in the set, only 3 others\n.*most.*disjoint=False"
+    ):
         crowded.random_like()
     assert len(crowded.random_like(disjoint=False)) == 5
     seen = {head for seed in range(30) for head in heads((0, 1)).random_like(seed, disjoint=False)}
     assert (0, 1) in seen
+
+
+def test_a_control_overlaps_as_little_as_it_can_and_says_how_much():
+    """5 of 8 heads leave 3 others: two must be shared in layer 1, none in layer 3."""
+    crowded = heads(*[(1, h) for h in range(5)], (3, 2))
+    for seed in range(20):
+        control = crowded.random_like(seed, disjoint="most")
+        assert {layer: len(chosen) for layer, chosen in control.by_layer().items()} == {1: 5, 3: 1}
+        assert {5, 6, 7} <= set(control.by_layer()[1])
+        assert crowded.shared(control) == control.shared(crowded) == {1: 2}
+    shared = {head for seed in range(40) for head in crowded & crowded.random_like(seed, disjoint="most")}
+    assert shared == {(1, h) for h in range(5)}
+
+
+def test_where_a_disjoint_control_exists_the_least_overlap_is_that_very_draw():
+    given = heads((0, 1), (0, 2), (2, 7))
+    for seed in range(10):
+        assert list(given.random_like(seed, disjoint="most")) == list(given.random_like(seed))
+    assert given.shared(given.random_like(0)) == {}
+
+
+def test_other_words_for_the_overlap_are_refused():
+    with pytest.raises(LensError, match="disjoint is True, False or \"most\", given 'least'"):
+        heads((0, 1)).random_like(disjoint="least")
 
 
 @pytest.mark.parametrize(

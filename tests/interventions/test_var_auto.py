@@ -66,7 +66,7 @@ def test_a_model_without_massive_activations_is_refused():
     with pytest.raises(InterventionError) as caught:
         lens.run(lens.prompt(inputs=plain_llava.inputs), [AUTO])
     first, second = str(caught.value).splitlines()
-    assert first == 'sink_dims="auto" found none, so VAR has nothing to do'
+    assert first == '"auto" found no sinks, so VAR has nothing to do'
     assert "SinkReport: this model shows no massive activation" in second
     assert torch.equal(plain(lens.model, plain_llava.inputs), plain_llava.logits)
 

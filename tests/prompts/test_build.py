@@ -215,9 +215,9 @@ def test_a_notebook_shows_the_picture_with_its_patch_grid(lens, images):
         ("USER: <image> what color is the circle? ASSISTANT: red </s>", "what color is the circle ?"),
         (
             "USER: <image> what color? ASSISTANT: red </s> USER: is the star? ASSISTANT: red is",
-            "what color ? ASSISTANT: red </s> USER: is the star ?",
+            "what color ? red is the star ?",
         ),
-        ("USER: <image> what color? ASSISTANT: red </s> USER: what?", "what color ? ASSISTANT: red </s> USER: what ?"),
+        ("USER: <image> what color? ASSISTANT: red </s> USER: what?", "what color ? red what ?"),
         ("USER: <image> what color?", "what color ?"),
     ],
 )
@@ -241,4 +241,5 @@ def test_a_template_set_later_is_the_template(images):
     assert len(where(prompt, "question")) == 3
     lens.processor.chat_template = lens.processor.chat_template.replace("ASSISTANT:", "star:")
     again = lens.prompt("USER: <image> what color? ASSISTANT: red", images=images[0], template=False)
-    assert len(where(again, "question")) == 5
+    assert len(where(again, "question")) == 4  # and red
+    assert [again.tokens[0][i] for i in where(again, "template")] == ["ASSISTANT:"]

@@ -109,15 +109,15 @@ def test_a_conversation_is_what_the_processor_makes_of_it(name, kind):
 @pytest.mark.parametrize(
     ("name", "kind", "expected"),
     [
-        ("qwen2_vl", "an answer begun", "What?<|im_end|>\n"),
-        ("llava", "an answer begun", "\nWhat? "),
-        ("pixtral", "an answer begun", "What?[/INST]"),
+        ("qwen2_vl", "an answer begun", "What?"),
+        ("llava", "an answer begun", "What?"),
+        ("pixtral", "an answer begun", "What?"),
         (
             "qwen2_vl",
             "an answer begun in a later turn",
-            "What?<|im_end|>\n<|im_start|>assistant\nA dog.<|im_end|>\n<|im_start|>user\nWhich?<|im_end|>\n",
+            "What?<|im_end|>\n<|im_start|>assistant\nA dog.<|im_end|>\n<|im_start|>user\nWhich?",
         ),
-        ("llava", "two pictures in two turns", "\nAnd? "),
+        ("llava", "two pictures in two turns", "And?"),
     ],
 )
 def test_the_question_ends_where_the_answer_begins(name, kind, expected):

@@ -38,9 +38,27 @@ def test_one_image_between_text():
         "bos": "x........",
         "after_image": ".....xxxx",
         "question": ".....xx..",
+        "template": ".........",
         "last": "........x",
         "all": "xxxxxxxxx",
     }
+
+
+def test_what_the_template_wrote_is_no_question():
+    """A soft prompt and a line break behind the picture, and what closes the turn: of the question three words stay."""
+    roles = "biisnqqqenaa"
+    real = torch.ones(1, len(roles), dtype=torch.bool)
+    spans, first = [[picture(1, 2)]], torch.zeros_like(real)
+    given = annotate(spans, real, first, [2], [[3, 4, 8, 9, 11]])  # the last is of the answer turn already
+    masks = {name: "".join("x" if flag else "." for flag in mask[0]) for name, mask in given.items()}
+    assert masks["question"] == ".....xxx...."
+    assert masks["template"] == "...xx...xx.."
+    assert masks["after_image"] == "...xxxxxxxxx"
+    prompt = Prompt({}, tuple(map(tuple, spans)), ((),), (tuple(roles),), given)
+    assert prompt.role_names() == [
+        *["before_image", "image", "image", "template", "template", "question", "question", "question"],
+        *["template", "template", "answer_turn", "answer_turn"],
+    ]
 
 
 def test_two_images_with_text_between():

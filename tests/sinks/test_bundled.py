@@ -86,7 +86,7 @@ def test_the_plain_variant_has_none(none):
     report = find_sinks(lens, prompt)
     assert not report
     assert "this model shows no massive activation" in repr(report)
-    with pytest.raises(InterventionError, match='sink_dims="auto" found none, so VAR has nothing to do'):
+    with pytest.raises(InterventionError, match='"auto" found no sinks, so VAR has nothing to do'):
         lens.run(prompt, [AUTO])
     with pytest.raises(InterventionError, match="no attention sinks"):
         VAR.for_task("general", lens)

@@ -86,8 +86,11 @@ def test_the_threshold_lies_in_the_gap_and_its_margin_bounds_it(family):
     low, high = report.margin
     assert high == pytest.approx(min(sinks), rel=1e-4)
     assert low == pytest.approx(max(max(others), 1.0), rel=1e-4)
-    assert report.threshold == pytest.approx((low * high) ** 0.5, rel=1e-6)
+    tau, *edges = (phi / (1 - phi**2 / 64) ** 0.5 for phi in (report.threshold, low, high))  # without phi's limit of 8
+    assert tau == pytest.approx((edges[0] * edges[1]) ** 0.5, rel=1e-6)
     assert low < report.threshold < high
+    assert report.layers == tuple(range(family.n_layers))
+    assert report.missed == ()
 
 
 def test_what_is_large_in_the_outer_layers_alone_is_not_taken_for_a_sink_dimension():
@@ -154,7 +157,7 @@ def test_the_second_rule_agrees_or_the_report_says_that_it_does_not():
     report = find_sinks(given.lens, given.prompt)
     assert set(report.dims_by_mean) == set(DIMS)
     assert "dimensions [9, 40] (the mean rule agrees), threshold" in repr(report)
-    assert "2.0 text and 2.0 visual sinks a prompt and layer" in repr(report)
+    assert "2.0 text and 2.0 visual sinks a prompt in layers 0 to 4" in repr(report)
     glm = planted("glm4v")
     report = find_sinks(glm.lens, glm.prompt)
     assert report.dims_by_mean == ()

@@ -38,8 +38,9 @@ def check_runnable(model: nn.Module) -> None:
     """ModelError for a model that cannot run as it is: it is being trained, or has no weights."""
     if model.training:
         raise ModelError("the model is in training mode, so dropout would change its answers\n  call model.eval()")
-    for name, module in model.named_modules():
+    for module in model.modules():
         if module.training and _differs_in_training(module):
+            name = next(name for name, each in model.named_modules() if each is module)
             raise ModelError(
                 f"{name} ({type(module).__name__}) is in training mode, so its answers would not be the model's\n"
                 "  call model.eval()"
@@ -72,7 +73,7 @@ def attention_configs(model: nn.Module, layers: Sequence[Layer], chosen: Sequenc
     holders = (
         module
         for module in model.modules()
-        if any(isinstance(child, nn.ModuleList) and layers[0].module in list(child) for child in module.children())
+        if any(isinstance(child, nn.ModuleList) and layers[0].module in child for child in module._modules.values())
     )
     modules: list[Any] = [*(layers[layer].attention for layer in chosen), *holders]
     return [module.config for module in modules if hasattr(module, "config")]

@@ -1,0 +1,64 @@
+"""The processor: SmolLM2's tokenizer, CLIP's image processor, and its chat template with a picture before the question.
+
+    <|im_start|>user
+    PICTURE SOFT PROMPT
+    What is in the picture?<|im_end|>
+    <|im_start|>assistant
+    Answer:
+
+The picture's placeholder and the soft prompt are special tokens that the tokenizer has and text never uses, so the
+vocabulary is the language model's own. A prompt without a picture has neither.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from lmm_lens.bundled.emoji.scenes import PATCH, SIZE
+
+IMAGE = "<reponame>"
+SOFT = (
+    "<repo_name>",
+    "<file_sep>",
+    "<filename>",
+    "<gh_stars>",
+    "<issue_start>",
+    "<issue_comment>",
+    "<issue_closed>",
+    "<jupyter_start>",
+)
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] if part['type'] == 'image' %}" + IMAGE + "".join(SOFT) + "\n{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+    "{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\nAnswer:{% endif %}"
+)
+
+
+def build_tokenizer(language_model: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(language_model, padding_side="left")
+
+
+def build_processor(language_model: Path) -> Any:
+    """A LlavaProcessor with left padding; pictures come out as [image, 3, 96, 96] in -1..1."""
+    from transformers import LlavaProcessor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    image_processor = CLIPImageProcessorPil(  # the variant that needs no torchvision
+        size={"shortest_edge": SIZE},
+        crop_size={"height": SIZE, "width": SIZE},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+    return LlavaProcessor(
+        image_processor=image_processor,
+        tokenizer=build_tokenizer(language_model),
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        image_token=IMAGE,
+        num_additional_image_tokens=1,  # the tower's class token, which "default" then drops
+        chat_template=CHAT_TEMPLATE,
+    )
