@@ -2,7 +2,8 @@
 
     python -m tests.backends.remote.ndif .venv/ndif
 
-Takes over half an hour on two cores: NDIF starts a Python for each request. What it started is stopped also where something fails.
+Takes over half an hour on two cores: NDIF starts a Python for each request. What it started is stopped also where
+something fails.
 """
 
 from __future__ import annotations
