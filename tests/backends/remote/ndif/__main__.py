@@ -2,7 +2,8 @@
 
     python -m tests.backends.remote.ndif .venv/ndif
 
-Takes a quarter of an hour on two cores. What it started is stopped also where something fails.
+Takes over half an hour on two cores: NDIF starts a Python for each request. What it started is stopped also where
+something fails.
 """
 
 from __future__ import annotations
@@ -25,9 +26,6 @@ from typing import Any
 from tests.support.torchvision_cpu import load
 
 load()  # before transformers, which looks for torchvision once
-
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
 
 from lmm_lens import Lens  # noqa: E402
 from lmm_lens.bundled import shapes  # noqa: E402
@@ -105,18 +103,9 @@ def saved(folder: Path) -> Iterator[tuple[str, Path]]:
     yield "shapes-llava", folder / "shapes-llava"
     for name in TINY:
         lens = lens_of(name)
-        sighted(lens.model)
         lens.model.save_pretrained(folder / name)
         lens.processor.save_pretrained(folder / name)
         yield name, folder / name
-
-
-def sighted(model: nn.Module) -> None:
-    """Give random values to matrices of zeros, as Gemma 3 begins with between its vision tower and its words."""
-    draws = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        if parameter.ndim > 1 and not bool(parameter.any()):
-            parameter.data = torch.randn(parameter.shape, generator=draws, dtype=torch.float32).to(parameter) * 0.1
 
 
 def tests(server: NDIF, folder: Path) -> tuple[str, bool]:

@@ -57,8 +57,8 @@ class Family:
     there: Lens
 
     def prompts(self, lens: Lens) -> tuple[Prompt, Prompt]:
-        """One question about two pictures."""
-        one, other = (lens.prompt("what color is the circle?", images=picture(seed)) for seed in (1, 2))
+        """One question about two pictures, short: the tiny Gemma 3 sees 24 tokens back through its windows."""
+        one, other = (lens.prompt("what color?", images=picture(seed)) for seed in (1, 2))
         return one, other
 
     @cached_property
