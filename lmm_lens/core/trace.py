@@ -25,6 +25,7 @@ class TraceLens:
     """
 
     opened: tuple[int, Any, Any] | None
+    entered: tuple[int, Tensor] | None
     last_pass: tuple[Any, int] | None
     values: dict[int, Tensor]
 
@@ -36,7 +37,7 @@ class TraceLens:
         pass_under_way: Callable[[LayerEnvoys, str], tuple[Any, int]] | None = None,
     ) -> None:
         self.layers, self.envoy, self.one_pass, self.pass_under_way = layers, envoy, one_pass, pass_under_way
-        self.opened, self.last_pass, self.values = None, None, {}
+        self.opened, self.last_pass, self.values, self.entered = None, None, {}, None
 
     @property
     def n_layers(self) -> int:
@@ -57,7 +58,9 @@ class TraceLens:
         """An activation, all rows: see `Lens.read`."""
         envoys = self.envoys_at(layer, site)
         activation: Tensor
-        if site == "resid_pre":
+        if site == "resid_pre" and self.one_pass and self.entered is not None and self.entered[0] == layer:
+            activation = self.entered[1]  # the model has gone past the first operation that holds it
+        elif site == "resid_pre":
             activation = envoys.entering()
         elif site == "pattern":
             attention = self.attention(envoys, again=self.one_pass or self.pass_under_way is not None)[0]
@@ -87,6 +90,7 @@ class TraceLens:
         value = value.to(old)  # device and dtype: means and stored activations are often fp32
         if site == "resid_pre":
             envoys.enter(value)
+            self.entered = (layer, value) if envoys.entries else None
         elif site == "pattern":
             attention.put(value, old, rows, None)
             operation.output = (attention.out, attention.weights)

@@ -114,7 +114,9 @@ def test_the_demo_writes_figures_scores_and_a_page(demo):
 
 
 def test_it_ends_by_saying_where_the_report_is(demo):
-    assert demo.out.strip().splitlines()[-1].endswith(str(demo.folder / "report.html"))
+    report, other = demo.out.strip().splitlines()[-2:]
+    assert report.endswith(str(demo.folder / "report.html"))
+    assert other == 'a real language model that learned to see: Lens.demo("emoji")'
 
 
 def test_it_asks_a_question_and_shows_the_annotated_sequence(demo):

@@ -260,7 +260,7 @@ def test_a_folder_of_another_sweep_is_refused(lens, samples, tmp_path):
 def test_when_memory_runs_out_the_batch_is_halved_and_the_sweep_goes_on(lens, samples):
     """In a process of its own, whose address space is limited for real."""
     heads = HeadSet([(layer, head) for layer in range(6) for head in range(8)], 6, 8)
-    units = tuple(random_subsets(heads, 250, seed=1))
+    units = tuple(random_subsets(heads, 400, seed=1))
     (sample,) = samples.take(1)
     item, ablation = Item("", sample), Ablation(units, "zero", "all")
     expected = EffectsWork(lens, ablation, Batches(256, lens.device))(item)["logits"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from lmm_lens.bundled.emoji.scenes import BACKGROUNDS, CELL, GRID, NAMES, SIZE, Scene
 
@@ -36,8 +36,8 @@ def sprite(name: str) -> "Image.Image":
 
 
 @lru_cache(4096)
-def _scaled(name: str, size: int, mirrored: bool) -> Float[np.ndarray, "height width 4"]:
-    """The sprite in 0..1, its longer side `size` pixels."""
+def _scaled(name: str, size: int, mirrored: bool) -> np.ndarray:
+    """The sprite, [height, width, 4] in 0..1, its longer side `size` pixels."""
     from PIL import Image
 
     image = sprite(name).copy()

@@ -25,6 +25,7 @@ from tests.support.cases import SITES, hooks_of_ours, plain
 from tests.support.models import FAMILIES
 from tests.support.placements import PLACEMENTS, device_map, home, load, same, weights_away
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*of the visual tokens are sinks")  # a threshold chosen low
 NAMES = ("llava", "qwen2_5_vl", "gemma3")  # plain; positions in three dimensions; tied words and sliding windows
 EFFECT = 1e-3  # what an edit changes, at least
 CRITERIA = {
