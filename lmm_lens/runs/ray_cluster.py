@@ -98,19 +98,25 @@ def connected(cluster: RayCluster) -> Iterator[Any]:
     except ScoreError:
         raise
     except (ImportError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        advice = "start one with `ray start --head`, or give a number of workers to use this machine"
-        if "auth" in str(error).lower() or "token" in str(error).lower():
-            advice = "the cluster asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as where it was started"
-        elif isinstance(error, ImportError):
-            advice = "pip install 'lmm-lens[ray]'"
-        raise ScoreError(
-            f"no Ray cluster can be used at {cluster.address or 'this machine'!r}: {said}\n  {advice}"
-        ) from error
+        raise ScoreError(refusal(cluster.address, error)) from error
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def refusal(address: str | None, error: Exception) -> str:
+    """What to say, and to do, where Ray could not connect for this reason."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    token = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as where it was started"
+    advice = "start one with `ray start --head`, or give a number of workers to use this machine"
+    if "auth" in str(error).lower() or "token" in str(error).lower():
+        advice = f"the cluster asks for a token: {token}"
+    elif isinstance(error, ImportError):
+        advice = "pip install 'lmm-lens[ray]'"
+    elif (address or "").startswith("ray://"):  # something listens; a client that lacks the token hears nothing more
+        advice = f"if the cluster asks for a token, {token}"
+    return f"no Ray cluster can be used at {address or 'this machine'!r}: {said}\n  {advice}"
 
 
 def check_listening(address: str) -> None:

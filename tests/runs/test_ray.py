@@ -8,7 +8,7 @@ import pytest
 
 from lmm_lens.errors import ScoreError
 from lmm_lens.runs import RayCluster, RunFolder, stream
-from lmm_lens.runs.ray_cluster import check_listening
+from lmm_lens.runs.ray_cluster import check_listening, refusal
 from tests.support.sweeps import assert_same, expected, key_of, local_cluster, make_work, making_pids, pids
 
 N = 60
@@ -91,6 +91,25 @@ def test_impossible_workers_are_refused():
 def test_an_address_where_nothing_listens_is_told_at_once(address):
     with pytest.raises(ScoreError, match=r"no Ray cluster can be used at .*: nothing listens there .*\n  start one"):
         check_listening(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "advice"),
+    [
+        ("10.0.0.1:6379", RuntimeError("Unauthenticated: no token"), "the cluster asks for a token: set RAY_AUTH_MODE"),
+        (
+            "ray://10.0.0.1:10001",
+            ConnectionError("ray client connection timeout"),
+            "if the cluster asks for a token, set",
+        ),
+        ("auto", ConnectionError("Could not find any running Ray instance"), "start one with `ray start --head`, or"),
+        ("ray://10.0.0.1:10001", ImportError("no grpc"), "pip install 'lmm-lens[ray]'"),
+    ],
+)
+def test_what_to_do_follows_from_why_ray_could_not_connect(address, error, advice):
+    first, second = refusal(address, error).splitlines()
+    assert first == f"no Ray cluster can be used at {address!r}: {error}"
+    assert second.startswith(f"  {advice}")
 
 
 @pytest.mark.parametrize("address", ["auto", "local"])
