@@ -74,9 +74,9 @@ def checkpoint(variant: str = "frozen") -> Path:
     file = Path(__file__).parent / "checkpoints" / f"{variant}.safetensors"
     if not file.is_file():
         raise FileNotFoundError(
-            f"the {variant!r} checkpoint of emoji-llava is not installed\n"
+            f"the {variant!r} checkpoint of emoji-llava is not there\n"
             f"  expected {file}\n"
-            "  reinstall lmm-lens, or make it again from a checkout of the repository: make emoji-model"
+            "  it is not in this version, or the installation is not whole; make emoji-model trains it in a checkout"
         )
     return file
 
