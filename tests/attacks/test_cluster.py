@@ -17,7 +17,7 @@ from lmm_lens.runs import RayCluster, RunFolder, stream
 from tests.support.sweeps import assert_same, expected, key_of, work
 
 pytestmark = pytest.mark.attack
-COUNTED = "losses of a cluster that cost only time"
+COUNTED = "events on a real cluster that changed no number"
 
 N = 60
 PORT = 9917  # of Ray's client server; its workers' ports begin at 10,002
