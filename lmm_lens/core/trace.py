@@ -12,6 +12,8 @@ from ..errors import HookError
 from .envoys import all_rows, attention_of
 from .layer_envoys import LayerEnvoys
 
+ONCE = "on a server ask in the order of the layers, and write once what all changes together make"
+
 
 class TraceLens:
     """Hook points by layer and name, inside a trace.
@@ -22,6 +24,9 @@ class TraceLens:
         one_pass: whether the model runs only once in the trace.
         pass_under_way: tells the trace and the pass over a layer that are under way, before a hook point of it is
             asked for; not on a server.
+
+    Attributes:
+        entered: the layer whose entering stream was written at its operations, and what was written.
     """
 
     opened: tuple[int, Any, Any] | None
@@ -58,10 +63,8 @@ class TraceLens:
         """An activation, all rows: see `Lens.read`."""
         envoys = self.envoys_at(layer, site)
         activation: Tensor
-        if site == "resid_pre" and self.one_pass and self.entered is not None and self.entered[0] == layer:
-            activation = self.entered[1]  # the model has gone past the first operation that holds it
-        elif site == "resid_pre":
-            activation = envoys.entering()
+        if site == "resid_pre":
+            activation = self._entering(envoys)
         elif site == "pattern":
             attention = self.attention(envoys, again=self.one_pass or self.pass_under_way is not None)[0]
             rows = all_rows(attention.shape[0], attention.shape[2], attention.device)
@@ -89,6 +92,8 @@ class TraceLens:
             raise HookError(f"{site} of layer {layer} is {tuple(old.shape)}, given {tuple(value.shape)}")
         value = value.to(old)  # device and dtype: means and stored activations are often fp32
         if site == "resid_pre":
+            if self._has_written(envoys):
+                raise HookError(f"resid_pre of layer {layer} was written before in this trace\n  {ONCE}")
             envoys.enter(value)
             self.entered = (layer, value) if envoys.entries else None
         elif site == "pattern":
@@ -100,6 +105,23 @@ class TraceLens:
             envoy = envoys.with_output(site)
             output = envoy.output
             envoy.output = (value, *output[1:]) if isinstance(output, tuple) else value
+
+    def _has_written(self, envoys: LayerEnvoys) -> bool:
+        """Whether the stream that enters a layer was written at its operations, which the model has gone past then."""
+        return self.one_pass and self.entered is not None and self.entered[0] == envoys.layer
+
+    def _entering(self, envoys: LayerEnvoys) -> Tensor:
+        if self.entered is not None and self._has_written(envoys):
+            return self.entered[1]
+        try:
+            return envoys.entering()
+        except Exception as error:
+            if not envoys.entries or type(error).__name__ != "OutOfOrderError":
+                raise
+            raise HookError(
+                f"the model has gone past resid_pre of layer {envoys.layer}: it was written before in this step, or "
+                f"what comes later was asked for first\n  {ONCE}"
+            ) from error
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lmm_lens import Read
+from lmm_lens.errors import HookError
 from tests.support.cases import SITES, case
 from tests.support.changes import CHANGES, Change, even, shifted
 from tests.support.nnsight_lenses import FOUR, TOLERANCE, edit_of
@@ -119,6 +120,29 @@ def test_what_was_written_is_read(site, backend):
         lens.write(1, site, value)
         seen = lens.read(1, site).save()
     assert (seen - value).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_what_is_written_last_counts(site, backend):
+    if (site, backend) == ("resid_pre", "remote"):  # written at operations that the model has gone past then
+        with pytest.raises(HookError, match="resid_pre of layer 1 was written before in this trace\n  on a server ask"):
+            written_twice(site, backend)
+    else:
+        logits, expected = written_twice(site, backend)
+        assert (logits - expected).abs().max() < TOLERANCE
+
+
+def written_twice(site, backend):
+    """Logits after an activation was written twice, and after the second was written natively."""
+    family, lens, change = case("llava"), case("llava").on(backend), CHANGES.get(site, shifted)
+    first = change(family.lens.run(family.prompt, read=[Read(site, [1])]).reads[site, 1])
+    last = even(first) if site == "pattern" else first / 2
+    expected = family.lens.run(family.prompt, [Change(site, 1, lambda x: last.to(x))]).logits
+    with lens.trace(family.prompt):
+        lens.write(1, site, first)
+        lens.write(1, site, last)
+        logits = lens.envoy.output.logits.save()
+    return logits, expected
 
 
 @pytest.mark.parametrize("edit", PATTERN_EDITS)

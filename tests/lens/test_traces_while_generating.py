@@ -45,8 +45,8 @@ def test_reads_of_every_step_are_the_native_ones(name, edit, backend):
 
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("name", ["llava", "qwen3_5"])
-def test_writes_of_every_step_are_the_native_edit(name, site):
-    family, lens = case(name), case(name).on("nnsight")
+def test_writes_of_every_step_are_the_native_edit(name, site, backend):
+    family, lens = case(name), case(name).on(backend)
     layer = family.layers_of(site)[-1]
     expected = family.lens.generate(family.prompt, [Change(site, layer, shifted)], logits=True, **OPTIONS)
     with lens.trace(family.prompt, **OPTIONS) as tracer:
@@ -58,6 +58,27 @@ def test_writes_of_every_step_are_the_native_edit(name, site):
     assert torch.equal(tokens[:, family.prompt.n_tokens :], expected.tokens)
     assert (torch.stack(list(logits), 1) - expected.logits).abs().max() < TOLERANCE
     assert not torch.allclose(expected.logits[:, 0], family.logits[:, -1], atol=1e-3)
+
+
+@pytest.mark.parametrize("again", ["read", "write"])
+def test_on_a_server_a_stream_that_was_written_in_a_step_is_gone(again):
+    with pytest.raises(
+        HookError, match=r"gone past resid_pre of layer 1: it was written before in .*\n  on a server ask"
+    ):
+        written_and(again)
+
+
+def written_and(again):
+    """Write a stream in every step on a server, and ask for it again."""
+    family, lens = case("llava"), case("llava").on("remote")
+    with lens.trace(family.prompt, **OPTIONS) as tracer:
+        for _ in tracer.iter[:STEPS]:
+            stream = lens.read(1, "resid_pre")
+            lens.write(1, "resid_pre", stream * 2)
+            if again == "read":
+                stream = lens.read(1, "resid_pre")
+            else:
+                lens.write(1, "resid_pre", stream)
 
 
 def test_without_a_cache_each_pass_has_all_rows_and_edits_the_right_ones():
