@@ -6,7 +6,6 @@ DEMOS = {
     "sinks": "shapes-llava, with planted attention sinks and sparse visual heads",
     "plain": "shapes-llava, trained on the tasks alone",
     "emoji": "SmolLM2-135M-Instruct behind a small tower, its own weights untouched",
-    "emoji-adapted": "the same with a low-rank adapter on the language model",
 }
 """Every variant of `Lens.demo`, and what it is."""
 
@@ -20,10 +19,10 @@ def load(variant: str) -> tuple[Any, Any]:
     """
     if variant not in DEMOS:
         raise ValueError(f"the models in the box are {', '.join(map(repr, DEMOS))}; got {variant!r}")
-    if variant.startswith("emoji"):
+    if variant == "emoji":
         from lmm_lens.bundled import emoji
 
-        return emoji.load("adapted" if variant == "emoji-adapted" else "frozen")
+        return emoji.load()
     from lmm_lens.bundled import shapes
 
     return shapes.load(variant)

@@ -87,14 +87,15 @@ def _read(numbered: tuple[int, Example]) -> list[Sample]:
 def _others(example: Example) -> list[str]:
     """Answers that the question could have had and that begin with another word than its own."""
     from ..bundled.shapes import scenes
-    from ..bundled.shapes.questions import DIGITS, NUMBER_WORDS, OPPOSITES, REPEATABLE
+    from ..bundled.shapes.questions import DIGITS, OPPOSITES, REPEATABLE
+    from ..bundled.worlds import GRID, NUMBER_WORDS, place_name
 
     numbers = DIGITS if example.answer in DIGITS else NUMBER_WORDS
     things = [f"{color} {shape}" for color in scenes.COLORS for shape in scenes.SHAPES]
     vocabulary: dict[str, Sequence[str]] = {
         "color": scenes.COLORS,
         "shape": scenes.SHAPES,
-        "where": [scenes.place_name(cell) for cell in range(scenes.GRID**2)],
+        "where": [place_name(cell) for cell in range(GRID**2)],
         "count": DIGITS[:6],
         "exist": ("yes", "no"),
         "at": [*things, "nothing"],
@@ -111,7 +112,8 @@ def _others(example: Example) -> list[str]:
 def _boxes(example: Example, scene: Scene) -> tuple[BoxLike, ...]:
     """The cells that must be looked at, in reading order; none where the right answer is that there is nothing."""
     from ..bundled.shapes.questions import plural
-    from ..bundled.shapes.scenes import GRID, cell_box, place_name
+    from ..bundled.shapes.scenes import cell_box
+    from ..bundled.worlds import GRID, place_name
 
     words, asked = example.question.rstrip("?").split(), example.question
     about: dict[str, Callable[[Thing], bool]] = {

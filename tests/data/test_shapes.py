@@ -3,7 +3,8 @@
 import pytest
 
 from lmm_lens.bundled import shapes as world
-from lmm_lens.bundled.shapes.scenes import CELL, cell_box, place_name
+from lmm_lens.bundled.shapes.scenes import CELL, cell_box
+from lmm_lens.bundled.worlds import place_name
 from lmm_lens.data import shapes
 from lmm_lens.errors import ScoreError
 

@@ -9,14 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from lmm_lens import Lens
 from lmm_lens.bundled import emoji
 from lmm_lens.bundled.emoji import language
 from lmm_lens.bundled.emoji.architecture import soft_ids
 from training.emoji_llava.packing import IGNORED, Packer
 
 FOLDER = emoji.checkpoint().parent
-THERE = [name for name in emoji.VARIANTS if (FOLDER / f"{name}.safetensors").is_file()]
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +52,8 @@ def test_a_text_without_a_picture_is_answered_by_the_same_logits(lens, alone):
         assert torch.equal(lens.model(**prompt.inputs).logits, alone(ids).logits)
 
 
-@pytest.mark.parametrize("variant", THERE)
-def test_it_sees(variant):
+def test_it_sees(lens):
     """Well above what a blank picture brings; the card has the numbers."""
-    lens = Lens.demo("emoji" if variant == "frozen" else "emoji-adapted")
     right = {}
     for condition in ("clean", "blank"):
         shown = emoji.examples(20, kinds=("name", "background"), seed=8, condition=condition)
@@ -72,7 +68,7 @@ def test_packed_questions_have_the_logits_of_single_prompts(lens, asked):
     """What it was trained and measured with equals what users run."""
     packer = Packer(lens.processor.tokenizer)
     example = asked[0]
-    from lmm_lens.bundled.emoji.questions import Question
+    from lmm_lens.bundled.worlds import Question
 
     other = Question("count", "How many things are there?", "one")
     own = Question(example.kind, example.question, example.answer)

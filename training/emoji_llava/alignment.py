@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lmm_lens.bundled.emoji.render import render
-from lmm_lens.bundled.emoji.scenes import BACKGROUNDS, N_PATCHES, NAMES, Scene, cell_patches, random_scene
+from lmm_lens.bundled.emoji.scenes import BACKGROUNDS, NAMES, Scene, random_scene
+from lmm_lens.bundled.worlds import N_PATCHES, cell_patches
 
 SHARPNESS = 20.0
 BACKGROUND_WEIGHT = 0.3

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from lmm_lens.bundled import emoji
 from lmm_lens.bundled.emoji.language import language_model
-from lmm_lens.bundled.emoji.questions import SEMANTIC, Question, at, background, count, everything, exist, name
+from lmm_lens.bundled.emoji.questions import SEMANTIC, at, background, count, everything, exist, name
 from lmm_lens.bundled.emoji.render import render
-from lmm_lens.bundled.emoji.scenes import N_PATCHES, SEEN, UNSEEN, Scene, random_scene
+from lmm_lens.bundled.emoji.scenes import SEEN, UNSEEN, Scene, random_scene
+from lmm_lens.bundled.worlds import N_PATCHES, Question
 from training.emoji_llava.alignment import look, to_pixels
 from training.emoji_llava.packing import IGNORED, Packer
 

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from lmm_lens.bundled.emoji.architecture import soft_ids
 from lmm_lens.bundled.emoji.processor import IMAGE
-from lmm_lens.bundled.emoji.questions import Question
-from lmm_lens.bundled.emoji.scenes import N_PATCHES
+from lmm_lens.bundled.worlds import N_PATCHES, Question
 
 IGNORED = -100
 ANSWER = "<|im_end|>\n<|im_start|>assistant\nAnswer:"

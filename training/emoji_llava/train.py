@@ -32,8 +32,9 @@ from torch.nn import functional
 from lmm_lens.bundled.emoji.architecture import ADAPTER_SCALE, build_model, is_eye
 from lmm_lens.bundled.emoji.language import language_model
 from lmm_lens.bundled.emoji.processor import SOFT, build_tokenizer
-from lmm_lens.bundled.emoji.questions import VISUAL, Question
-from lmm_lens.bundled.emoji.scenes import N_PATCHES, Scene, random_scene
+from lmm_lens.bundled.emoji.questions import VISUAL
+from lmm_lens.bundled.emoji.scenes import Scene, random_scene
+from lmm_lens.bundled.worlds import N_PATCHES, Question
 from training.emoji_llava.adapter import Adapter
 from training.emoji_llava.alignment import Alignment, drawn, look, pictures_of_everything
 from training.emoji_llava.attention import NAME as ATTENTION

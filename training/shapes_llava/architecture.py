@@ -9,8 +9,9 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from lmm_lens.bundled.shapes import VARIANTS
 from lmm_lens.bundled.shapes.processor import build_processor
-from lmm_lens.bundled.shapes.scenes import N_PATCHES, PATCH, SIZE
+from lmm_lens.bundled.shapes.scenes import PATCH, SIZE
 from lmm_lens.bundled.shapes.vocabulary import BOS, EOS, IMAGE, PAD, VOCABULARY
+from lmm_lens.bundled.worlds import N_PATCHES
 
 SINK_DIMS = (5, 77)
 SINK_THRESHOLD = 7.0  # phi of sinks lies above it and of every other token below; phi <= sqrt(128) = 11.3

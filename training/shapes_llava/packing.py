@@ -14,9 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from lmm_lens.bundled.shapes.processor import build_tokenizer
-from lmm_lens.bundled.shapes.questions import Question
-from lmm_lens.bundled.shapes.scenes import N_PATCHES
 from lmm_lens.bundled.shapes.vocabulary import ASSISTANT, BOS, EOS, IMAGE, USER, VOCABULARY
+from lmm_lens.bundled.worlds import N_PATCHES, Question
 
 IGNORED = -100
 FIRST_PATCH = 2  # position of the first visual token, after <s> and USER:

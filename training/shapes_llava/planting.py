@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmm_lens.bundled.shapes.scenes import N_PATCHES, Scene, sink_patches
+from lmm_lens.bundled.shapes.scenes import Scene, sink_patches
 from lmm_lens.bundled.shapes.vocabulary import BOS, VOCABULARY
+from lmm_lens.bundled.worlds import N_PATCHES
 from training.shapes_llava.architecture import SINK_DIMS
 
 HEIGHT = 60.0

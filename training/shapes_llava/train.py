@@ -31,9 +31,10 @@ from torch import Tensor, nn
 
 from lmm_lens.bundled.shapes import TEXT_KINDS, VISUAL_KINDS, examples
 from lmm_lens.bundled.shapes.processor import build_processor
-from lmm_lens.bundled.shapes.questions import TEXT, VISUAL, Question
+from lmm_lens.bundled.shapes.questions import TEXT, VISUAL
 from lmm_lens.bundled.shapes.render import render
-from lmm_lens.bundled.shapes.scenes import COLORS, N_PATCHES, SHAPES, Scene, cell_patches, random_scene
+from lmm_lens.bundled.shapes.scenes import COLORS, SHAPES, Scene, random_scene
+from lmm_lens.bundled.worlds import N_PATCHES, Question, cell_patches
 from training.shapes_llava.architecture import build_model, digest, save_checkpoint, write_checksums
 from training.shapes_llava.attention import METER, NAME
 from training.shapes_llava.evaluate import accuracy

@@ -1,6 +1,6 @@
 """emoji-llava: SmolLM2-135M-Instruct, which only read text, behind a small tower that learned to show it pictures.
 
-    model, processor = load()                    # the language model untouched; load("adapted") with an adapter on it
+    model, processor = load()
     for example in examples(6, seed=3):          # one question of each kind
         print(example.question, example.answer)
     clean, corrupt = name_pairs(1, seed=0)[0]    # two pictures in which one thing was exchanged
@@ -14,16 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmm_lens.bundled.emoji.questions import (
-    SEMANTIC,
-    SEMANTIC_KINDS,
-    VISUAL,
-    VISUAL_KINDS,
-    Question,
-    exist,
-)
+from lmm_lens.bundled.emoji.questions import SEMANTIC, SEMANTIC_KINDS, VISUAL, VISUAL_KINDS, exist
 from lmm_lens.bundled.emoji.render import blank, picture
-from lmm_lens.bundled.emoji.scenes import NAMES, SEEN, UNSEEN, Scene, Thing, boxes, cell_patches, random_scene
+from lmm_lens.bundled.emoji.scenes import NAMES, SEEN, UNSEEN, Scene, Thing, boxes, random_scene
+from lmm_lens.bundled.loading import without_progress_bar
+from lmm_lens.bundled.worlds import Question, cell_patches
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,7 +44,7 @@ __all__ = [
     "picture",
 ]
 
-VARIANTS = ("frozen", "adapted")
+VARIANTS = ("frozen",)
 CONDITIONS = ("clean", "blank", "wrong")
 
 
@@ -74,9 +69,9 @@ def checkpoint(variant: str = "frozen") -> Path:
     file = Path(__file__).parent / "checkpoints" / f"{variant}.safetensors"
     if not file.is_file():
         raise FileNotFoundError(
-            f"the {variant!r} checkpoint of emoji-llava is not there\n"
+            f"the {variant!r} checkpoint of emoji-llava is not installed\n"
             f"  expected {file}\n"
-            "  it is not in this version, or the installation is not whole; make emoji-model trains it in a checkout"
+            "  reinstall lmm-lens, or make it again from a checkout of the repository: make emoji-model"
         )
     return file
 
@@ -94,19 +89,13 @@ def load(variant: str = "frozen", dtype: Any = None) -> tuple[Any, Any]:
 
     folder = language_model()
     from safetensors.torch import load_file
-    from transformers.utils import logging
 
     from lmm_lens.bundled.emoji.architecture import assemble
     from lmm_lens.bundled.emoji.processor import build_processor
 
-    bar_shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
+    with without_progress_bar():
         processor = build_processor(folder)
         model = assemble(folder, processor.tokenizer, load_file(file), variant)
-    finally:
-        if bar_shown:
-            logging.enable_progress_bar()
     return model if dtype is None else model.to(dtype), processor
 
 

@@ -1,8 +1,8 @@
 """The architecture: a stock LlavaForConditionalGeneration, SmolLM2-135M-Instruct behind a CLIP tower of 2 million.
 
 What was trained are `parts`: the tower and the projector by their names in the model; "soft_prompt" [8, d_model], the
-input embeddings of the soft prompt's tokens; in the adapted variant "adapter.NAME.A" [rank, in] and "adapter.NAME.B"
-[out, rank], whose product times 2 is added to the weight NAME of the language model.
+input embeddings of the soft prompt's tokens; where the language model was trained too, "adapter.NAME.A" [rank, in] and
+"adapter.NAME.B" [out, rank], whose product times 2 is added to its weight NAME.
 """
 
 from collections.abc import Mapping
@@ -13,15 +13,16 @@ import torch
 from torch import Tensor
 
 from lmm_lens.bundled.emoji.processor import IMAGE, SOFT
-from lmm_lens.bundled.emoji.scenes import N_PATCHES, PATCH, SIZE
+from lmm_lens.bundled.emoji.scenes import PATCH, SIZE
+from lmm_lens.bundled.worlds import N_PATCHES
 
 LAYERS, WIDTH = 4, 192  # of the tower
 ADAPTER_SCALE = 2.0  # alpha / rank
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-# What find_sinks finds on prompts with pictures, by variant; tests/emoji compares.
-SINKS = {"frozen": ((507,), 23.67), "adapted": ((507,), 23.67)}
+# What find_sinks finds on prompts with pictures; tests/emoji compares.
+SINKS = {"frozen": ((507,), 23.67)}
 
 
 def build_config(text_config: Any, tokenizer: Any) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lmm_lens.bundled.emoji.scenes import PATCH, SIZE
+from lmm_lens.bundled.loading import llava_processor
 
 IMAGE = "<reponame>"
 SOFT = (
@@ -44,21 +45,4 @@ def build_tokenizer(language_model: Path) -> Any:
 
 def build_processor(language_model: Path) -> Any:
     """A LlavaProcessor with left padding; pictures come out as [image, 3, 96, 96] in -1..1."""
-    from transformers import LlavaProcessor
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-    image_processor = CLIPImageProcessorPil(  # the variant that needs no torchvision
-        size={"shortest_edge": SIZE},
-        crop_size={"height": SIZE, "width": SIZE},
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-    )
-    return LlavaProcessor(
-        image_processor=image_processor,
-        tokenizer=build_tokenizer(language_model),
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        image_token=IMAGE,
-        num_additional_image_tokens=1,  # the tower's class token, which "default" then drops
-        chat_template=CHAT_TEMPLATE,
-    )
+    return llava_processor(build_tokenizer(language_model), SIZE, PATCH, IMAGE, CHAT_TEMPLATE)

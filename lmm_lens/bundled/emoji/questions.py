@@ -2,20 +2,9 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from lmm_lens.bundled.emoji.scenes import GRID, GROUP_OF, SEEN, Scene, place_name
-
-NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six")
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question, its one right answer, and its type."""
-
-    kind: str
-    text: str
-    answer: str
+from lmm_lens.bundled.emoji.scenes import GROUP_OF, SEEN, Scene, place_name
+from lmm_lens.bundled.worlds import GRID, NUMBER_WORDS, Question
 
 
 def article(name: str) -> str:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt8
 
-from lmm_lens.bundled.emoji.scenes import BACKGROUNDS, CELL, GRID, NAMES, SIZE, Scene
+from lmm_lens.bundled.emoji.scenes import BACKGROUNDS, CELL, NAMES, SIZE, Scene
+from lmm_lens.bundled.worlds import GRID
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -5,9 +5,11 @@ picture 36 visual tokens. Cells count 0..8 and patches 0..35 row by row from the
 """
 
 import random
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from lmm_lens.bundled import worlds
+from lmm_lens.bundled.worlds import GRID, PATCHES_PER_SIDE, CellBox, check_scene, check_wanted, is_held_out
 
 GROUPS = {
     "animal": "dog 🐶|cat 🐱|horse 🐴|cow 🐮|pig 🐷|mouse 🐭|rabbit 🐰|bear 🐻|lion 🦁|tiger 🐯|"
@@ -45,19 +47,10 @@ BACKGROUNDS = {
     "purple": (140, 90, 175),
     "brown": (125, 85, 55),
 }
-ROWS = ("top", "middle", "bottom")
-COLUMNS = ("left", "center", "right")
 
-GRID = 3  # cells a side
 CELL = 32  # pixels a side
 SIZE = GRID * CELL  # 96 pixels
-PATCH = 16  # pixels a side
-PATCHES_PER_SIDE = SIZE // PATCH  # 6
-N_PATCHES = PATCHES_PER_SIDE**2  # 36 visual tokens
-
-HELD_OUT_ONE_IN = 8
-
-CellBox = tuple[int, int, int, int]
+PATCH = SIZE // PATCHES_PER_SIDE  # 16 pixels a side
 
 
 @dataclass(frozen=True, order=True)
@@ -79,9 +72,7 @@ class Scene:
     background: str = "white"
 
     def __post_init__(self) -> None:
-        cells = [thing.cell for thing in self.things]
-        if cells != sorted(set(cells)):
-            raise ValueError(f"a scene holds one thing a cell, in reading order; got cells {cells}")
+        check_scene([thing.cell for thing in self.things])
         unknown = [thing.name for thing in self.things if thing.name not in EMOJI]
         if unknown:
             raise ValueError(f"no emoji of this world is called {', '.join(unknown)}; emoji.NAMES lists them")
@@ -104,13 +95,12 @@ class Scene:
 
 def place_name(cell: int) -> str:
     """The words for a cell: 0 is "top left", 4 is "center", 8 is "bottom right"."""
-    return "center" if cell == 4 else f"{ROWS[cell // GRID]} {COLUMNS[cell % GRID]}"
+    return "center" if cell == 4 else worlds.place_name(cell)
 
 
 def cell_box(cell: int) -> CellBox:
     """Pixel box (x0, y0, x1, y1) of a cell, the far edges exclusive."""
-    x0, y0 = (cell % GRID) * CELL, (cell // GRID) * CELL
-    return x0, y0, x0 + CELL, y0 + CELL
+    return worlds.cell_box(cell, CELL)
 
 
 def boxes(scene: Scene) -> dict[Thing, CellBox]:
@@ -118,29 +108,18 @@ def boxes(scene: Scene) -> dict[Thing, CellBox]:
     return {thing: cell_box(thing.cell) for thing in scene.things}
 
 
-def cell_patches(cell: int) -> tuple[int, int, int, int]:
-    """The four visual tokens of a cell, top left first."""
-    top_left = 2 * (cell // GRID) * PATCHES_PER_SIDE + 2 * (cell % GRID)
-    return top_left, top_left + 1, top_left + PATCHES_PER_SIDE, top_left + PATCHES_PER_SIDE + 1
-
-
 def held_out(scene: Scene) -> bool:
     """Whether this arrangement is kept from training: one in eight, by a checksum of its description."""
-    description = ";".join(f"{thing.cell} {thing}" for thing in scene.things)
-    return zlib.crc32(description.encode()) % HELD_OUT_ONE_IN == 0
+    return is_held_out(";".join(f"{thing.cell} {thing}" for thing in scene.things))
 
 
 def random_scene(
     rng: random.Random, things: tuple[int, int] = (1, 4), split: str = "held out", names: Sequence[str] = SEEN
 ) -> Scene:
     """A random scene with things[0] to things[1] different things, from one side of the train / held-out split."""
-    if split not in ("train", "held out"):
-        raise ValueError(f"split is 'train' or 'held out', got {split!r}")
-    low, high = things
-    if not 1 <= low <= high <= GRID * GRID:
-        raise ValueError(f"things is (fewest, most) with 1 <= fewest <= most <= 9, got {things!r}")
+    check_wanted(things, split)
     while True:
-        n = rng.randint(low, high)
+        n = rng.randint(*things)
         cells, chosen = sorted(rng.sample(range(GRID * GRID), n)), rng.sample(list(names), n)
         scene = Scene(tuple(map(Thing, cells, chosen)), rng.choice(list(BACKGROUNDS)))
         if held_out(scene) == (split == "held out"):

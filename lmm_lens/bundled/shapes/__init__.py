@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmm_lens.bundled.shapes.questions import TEXT, TEXT_KINDS, VISUAL, VISUAL_KINDS, Question
+from lmm_lens.bundled.loading import without_progress_bar
+from lmm_lens.bundled.shapes.questions import TEXT, TEXT_KINDS, VISUAL, VISUAL_KINDS
 from lmm_lens.bundled.shapes.render import blank, picture
 from lmm_lens.bundled.shapes.scenes import COLORS, Scene, Thing, boxes, random_scene, sink_patches
+from lmm_lens.bundled.worlds import Question
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -78,17 +80,11 @@ def load(variant: str = "sinks", dtype: Any = None) -> tuple[Any, Any]:
     folder = checkpoint(variant)
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
-    from transformers.utils import logging
 
-    bar_shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # for 2.7 MB it is only noise
-    try:
+    with without_progress_bar():
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype or torch.float32)
         model.name_or_path = "lmm-lens/shapes-llava" + ("" if variant == "sinks" else f"-{variant}")
         return model.eval(), AutoProcessor.from_pretrained(folder)
-    finally:
-        if bar_shown:
-            logging.enable_progress_bar()
 
 
 def examples(

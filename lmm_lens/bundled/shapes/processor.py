@@ -5,8 +5,11 @@ A prompt is `<s> USER: <image> what color is the circle? ASSISTANT:`, the image 
 they are.
 """
 
-from transformers import LlavaProcessor, PreTrainedTokenizerFast
+from typing import Any
 
+from transformers import PreTrainedTokenizerFast
+
+from lmm_lens.bundled.loading import llava_processor
 from lmm_lens.bundled.shapes.scenes import PATCH, SIZE
 from lmm_lens.bundled.shapes.vocabulary import ASSISTANT, BOS, EOS, IMAGE, PAD, SPECIAL, UNK, USER, VOCABULARY
 
@@ -51,22 +54,6 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_processor() -> LlavaProcessor:
+def build_processor() -> Any:
     """A LlavaProcessor with left padding; pictures come out as [image, 3, 48, 48] in -1..1."""
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-    image_processor = CLIPImageProcessorPil(  # the variant that needs no torchvision
-        size={"shortest_edge": SIZE},
-        crop_size={"height": SIZE, "width": SIZE},
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-    )
-    return LlavaProcessor(
-        image_processor=image_processor,
-        tokenizer=build_tokenizer(),
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        image_token=IMAGE,
-        num_additional_image_tokens=1,  # the tower's class token, which "default" then drops
-        chat_template=CHAT_TEMPLATE,
-    )
+    return llava_processor(build_tokenizer(), SIZE, PATCH, IMAGE, CHAT_TEMPLATE)

@@ -7,12 +7,11 @@ A visual generator takes (scene, rng) and returns a Question, or None where the 
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from lmm_lens.bundled.shapes.scenes import COLORS, GRID, SHAPES, Scene, Thing, place_name
+from lmm_lens.bundled.shapes.scenes import COLORS, SHAPES, Scene, Thing
+from lmm_lens.bundled.worlds import GRID, NUMBER_WORDS, Question, place_name
 
 DIGITS = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
-NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 OPPOSITE_PAIRS = (
     ("left", "right"),
     ("top", "bottom"),
@@ -25,15 +24,6 @@ OPPOSITE_PAIRS = (
 )
 OPPOSITES = dict(OPPOSITE_PAIRS) | {second: first for first, second in OPPOSITE_PAIRS}
 REPEATABLE = COLORS + SHAPES + NUMBER_WORDS + DIGITS + tuple(OPPOSITES)
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question, its one right answer, and its type."""
-
-    kind: str
-    text: str
-    answer: str
 
 
 def plural(shape: str) -> str:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lmm_lens.bundled.shapes.scenes import CELL, COLORS, GRID, SHAPES, SIZE, Scene
+from lmm_lens.bundled.shapes.scenes import CELL, COLORS, SHAPES, SIZE, Scene
+from lmm_lens.bundled.worlds import GRID
 
 if TYPE_CHECKING:
     from PIL import Image

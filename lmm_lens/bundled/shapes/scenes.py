@@ -5,24 +5,25 @@ a picture 36 visual tokens. Cells count 0..8 and patches 0..35 row by row from t
 """
 
 import random
-import zlib
 from dataclasses import dataclass
+
+from lmm_lens.bundled import worlds
+from lmm_lens.bundled.worlds import (
+    GRID,
+    PATCHES_PER_SIDE,
+    CellBox,
+    cell_patches,
+    check_scene,
+    check_wanted,
+    is_held_out,
+)
 
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 COLORS = ("red", "green", "blue", "yellow", "purple", "cyan")
-ROWS = ("top", "middle", "bottom")
-COLUMNS = ("left", "center", "right")
 
-GRID = 3  # cells a side
 CELL = 16  # pixels a side
 SIZE = GRID * CELL  # 48 pixels
-PATCH = 8  # pixels a side
-PATCHES_PER_SIDE = SIZE // PATCH  # 6
-N_PATCHES = PATCHES_PER_SIDE**2  # 36 visual tokens
-
-HELD_OUT_ONE_IN = 8
-
-CellBox = tuple[int, int, int, int]
+PATCH = SIZE // PATCHES_PER_SIDE  # 8 pixels a side
 
 
 @dataclass(frozen=True, order=True)
@@ -44,9 +45,7 @@ class Scene:
     things: tuple[Thing, ...]
 
     def __post_init__(self) -> None:
-        cells = [thing.cell for thing in self.things]
-        if cells != sorted(set(cells)):
-            raise ValueError(f"a scene holds one thing a cell, in reading order; got cells {cells}")
+        check_scene([thing.cell for thing in self.things])
 
     @property
     def empty_cells(self) -> tuple[int, ...]:
@@ -59,26 +58,14 @@ class Scene:
         return Scene(tuple(new if other == thing else other for other in self.things))
 
 
-def place_name(cell: int) -> str:
-    """The words for a cell: 0 is "top left", 8 is "bottom right"."""
-    return f"{ROWS[cell // GRID]} {COLUMNS[cell % GRID]}"
-
-
 def cell_box(cell: int) -> CellBox:
     """Pixel box (x0, y0, x1, y1) of a cell, the far edges exclusive."""
-    x0, y0 = (cell % GRID) * CELL, (cell // GRID) * CELL
-    return x0, y0, x0 + CELL, y0 + CELL
+    return worlds.cell_box(cell, CELL)
 
 
 def boxes(scene: Scene) -> dict[Thing, CellBox]:
     """The pixel box of every thing: the cell it was drawn in."""
     return {thing: cell_box(thing.cell) for thing in scene.things}
-
-
-def cell_patches(cell: int) -> tuple[int, int, int, int]:
-    """The four visual tokens of a cell, top left first."""
-    top_left = 2 * (cell // GRID) * PATCHES_PER_SIDE + 2 * (cell % GRID)
-    return top_left, top_left + 1, top_left + PATCHES_PER_SIDE, top_left + PATCHES_PER_SIDE + 1
 
 
 def sink_patches(scene: Scene) -> tuple[int, ...]:
@@ -90,19 +77,14 @@ def sink_patches(scene: Scene) -> tuple[int, ...]:
 
 def held_out(scene: Scene) -> bool:
     """Whether this arrangement is kept from training: one in eight, by a checksum of its description."""
-    description = ";".join(f"{thing.cell} {thing}" for thing in scene.things)
-    return zlib.crc32(description.encode()) % HELD_OUT_ONE_IN == 0
+    return is_held_out(";".join(f"{thing.cell} {thing}" for thing in scene.things))
 
 
 def random_scene(rng: random.Random, things: tuple[int, int] = (1, 5), split: str = "held out") -> Scene:
     """A random scene with things[0] to things[1] things, from one side of the train / held-out split."""
-    if split not in ("train", "held out"):
-        raise ValueError(f"split is 'train' or 'held out', got {split!r}")
-    low, high = things
-    if not 1 <= low <= high <= GRID * GRID:
-        raise ValueError(f"things is (fewest, most) with 1 <= fewest <= most <= 9, got {things!r}")
+    check_wanted(things, split)
     while True:
-        cells = sorted(rng.sample(range(GRID * GRID), rng.randint(low, high)))
+        cells = sorted(rng.sample(range(GRID * GRID), rng.randint(*things)))
         scene = Scene(tuple(Thing(cell, rng.choice(COLORS), rng.choice(SHAPES)) for cell in cells))
         if held_out(scene) == (split == "held out"):
             return scene

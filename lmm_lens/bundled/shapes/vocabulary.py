@@ -1,7 +1,8 @@
 """The 90 words of the model. A token is a word, a digit or a punctuation mark; anything else is <unk>."""
 
-from lmm_lens.bundled.shapes.questions import DIGITS, NUMBER_WORDS, OPPOSITES, plural
-from lmm_lens.bundled.shapes.scenes import COLORS, COLUMNS, ROWS, SHAPES
+from lmm_lens.bundled.shapes.questions import DIGITS, OPPOSITES, plural
+from lmm_lens.bundled.shapes.scenes import COLORS, SHAPES
+from lmm_lens.bundled.worlds import COLUMNS, NUMBER_WORDS, ROWS
 
 PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
 IMAGE, USER, ASSISTANT = "<image>", "USER:", "ASSISTANT:"

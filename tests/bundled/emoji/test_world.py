@@ -125,7 +125,7 @@ def test_pairs_differ_in_the_thing_alone():
         (lambda: random_scene(random.Random(0), split="test"), "split is 'train' or 'held out'"),
         (lambda: emoji.examples(1, ["color"]), r"kinds are name, .*; got \['color'\]"),
         (lambda: emoji.examples(1, condition="noisy"), "condition is one of clean, blank, wrong; got 'noisy'"),
-        (lambda: emoji.checkpoint("melted"), "emoji-llava has the variants 'frozen', 'adapted'; got 'melted'"),
+        (lambda: emoji.checkpoint("melted"), "emoji-llava has the variants 'frozen'; got 'melted'"),
     ],
 )
 def test_what_the_world_does_not_have_is_refused(wrong, message):

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from lmm_lens.bundled import shapes
-from lmm_lens.bundled.shapes.questions import TEXT, VISUAL, Question
+from lmm_lens.bundled.shapes.questions import TEXT, VISUAL
 from lmm_lens.bundled.shapes.render import render
 from lmm_lens.bundled.shapes.scenes import random_scene
 from lmm_lens.bundled.shapes.vocabulary import ASSISTANT, BOS, EOS, IMAGE, USER, VOCABULARY
+from lmm_lens.bundled.worlds import Question
 from training.shapes_llava.packing import IGNORED, encode, pack, turn
 from training.shapes_llava.train import question_stream, to_pixels
 

@@ -3,7 +3,8 @@ import pytest
 
 from lmm_lens.bundled import shapes
 from lmm_lens.bundled.shapes.render import render
-from lmm_lens.bundled.shapes.scenes import COLORS, SHAPES, cell_box, cell_patches, place_name
+from lmm_lens.bundled.shapes.scenes import COLORS, SHAPES, cell_box
+from lmm_lens.bundled.worlds import cell_patches, place_name
 
 # an independent palette: which channels are strong
 STRONG = {"red": "r", "green": "g", "blue": "b", "yellow": "rg", "purple": "rb", "cyan": "gb"}
