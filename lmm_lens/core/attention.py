@@ -79,12 +79,12 @@ class AttentionCall:
             return logits.softmax(-1)
         extra = self.extra_logits.to(logits.dtype)
         by_query = extra.ndim == 4
-        extra = self._rows_of(extra, rows, heads) if by_query else _of_heads(extra.reshape(1, -1, 1, 1), heads)
+        extra = self._rows_of(extra, rows, heads) if by_query else of_heads(extra.reshape(1, -1, 1, 1), heads)
         return torch.cat([logits, extra.expand(*logits.shape[:-1], 1)], -1).softmax(-1)[..., :-1]
 
     def scores(self, rows: Chunk, heads: Heads = None) -> Float[Tensor, "batch head query key"]:
         """Attention scores of some rows and heads before the softmax, hidden keys at the lowest number."""
-        query = _of_heads(rows.gather(self.query, dim=2), heads).to(self._precision)
+        query = of_heads(rows.gather(self.query, dim=2), heads).to(self._precision)
         query = query * constant(self.scaling, query)
         logits = self._grouped(query, self._keys(), heads)
         if self.position_bias is not None:
@@ -123,7 +123,7 @@ class AttentionCall:
         """The chosen rows and heads of a mask or bias whose batch and head dimensions may be 1."""
         full = mask.expand(self.query.shape[0], -1, self.query.shape[2], -1)
         chosen = rows.gather(full, dim=2)[..., : self.key.shape[2]]
-        return chosen if chosen.shape[1] == 1 else _of_heads(chosen, heads)
+        return chosen if chosen.shape[1] == 1 else of_heads(chosen, heads)
 
 
 def dense_mask(mask: Any, n_queries: int, n_keys: int) -> Tensor | None:
@@ -171,23 +171,5 @@ class FusedAttention:
         if not self._is_ours:
             self.out, self._is_ours = self.out.clone(), True
         change = self.call.read_values(pattern - original, heads)
-        if rows.window is not None and self.out.dtype == change.dtype:
-            part = rows.gather(self.out)
-            if heads is None:
-                part += change
-            elif follow(heads):
-                part.narrow(2, heads[0], len(heads)).add_(change)
-            else:
-                part[:, :, list(heads)] += change
-            return
-        total = rows.gather(self.out).to(change.dtype)
-        if heads is None:
-            total = total + change
-        else:
-            total = total.clone()
-            total[:, :, list(heads)] += change
-        rows.scatter_(self.out, total.to(self.out.dtype))
-
-
-def _of_heads(x: Tensor, heads: Heads) -> Tensor:
-    return x if heads is None else of_heads(x, heads)
+        total = of_heads(rows.gather(self.out), heads, dim=2) + change  # in the wider of both
+        rows.put(self.out, total.to(self.out.dtype), heads)

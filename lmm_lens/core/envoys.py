@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import HookError, InterventionError
 from .attention import AttentionCall, FusedAttention, dense_mask, extra_logits
 from .layer_envoys import LayerEnvoys
-from .rows import Chunk
+from .rows import Chunk, of_heads
 from .tapping import Tapping
 
 AGREES = 0.05  # of the largest output: how far the recomputed attention of a row may lie from the kernel's in bf16
@@ -35,7 +35,7 @@ class WeightedAttention:
     def probabilities(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
         """Attention probabilities of some rows and heads."""
         chosen = rows.gather(self.weights, dim=2)
-        chosen = chosen if heads is None else chosen[:, list(heads)]
+        chosen = of_heads(chosen, heads)
         return chosen.to(torch.promote_types(chosen.dtype, torch.float32))
 
     def scores(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
@@ -63,12 +63,9 @@ class WeightedAttention:
         if not self.is_edited:
             self.out, self.weights, self.is_edited = self.out.clone(), self.weights.clone(), True
         by_row = self.weights.transpose(1, 2)  # batch query head key, a view
-        chosen, total = rows.gather(by_row).clone(), rows.gather(self.out).to(pattern.dtype).clone()
-        at = slice(None) if heads is None else list(heads)
-        chosen[:, :, at] = pattern.transpose(1, 2).to(chosen.dtype)
-        total[:, :, at] += self.read_values(pattern - original, heads)
-        rows.scatter_(by_row, chosen)
-        rows.scatter_(self.out, total.to(self.out.dtype))
+        total = of_heads(rows.gather(self.out), heads, dim=2) + self.read_values(pattern - original, heads)
+        rows.put(by_row, pattern.transpose(1, 2).to(by_row.dtype), heads)
+        rows.put(self.out, total.to(self.out.dtype), heads)
 
 
 def attention_of(envoys: LayerEnvoys, values: dict[int, Tensor]) -> tuple[Any, Any, Tensor | None]:

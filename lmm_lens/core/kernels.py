@@ -51,17 +51,17 @@ def mass(pattern: Pattern, keys: KeyMask) -> PerRow:
     tokens; region mass where they are the patches that overlap a box; non-sink mass (Kang et al., ICLR 2025,
     arXiv:2503.03321) where they are the visual tokens that are no sinks.
     """
-    return masses(pattern, keys[:, None])[0]
-
-
-def masses(pattern: Pattern, groups: Bool[Tensor, "batch group key"]) -> tuple[PerRow, ...]:
-    """Attention that falls on each group of keys, by one product."""
-    sums = torch.bmm(_by_row(pattern), groups.to(pattern.dtype).transpose(1, 2))
-    return tuple(of_group.reshape(pattern.shape[:3]) for of_group in sums.unbind(-1))
+    (sums,) = _sums(_by_row(pattern), keys[:, None].to(pattern.dtype))
+    return sums.reshape(pattern.shape[:3])
 
 
 def _by_row(pattern: Pattern) -> Float[Tensor, "batch row key"]:
     return pattern.reshape(pattern.shape[0], -1, pattern.shape[3])
+
+
+def _sums(by_row: Float[Tensor, "batch row key"], groups: Float[Tensor, "batch group key"]) -> tuple[Tensor, ...]:
+    """What falls on each group of keys, Float[batch, row] a group, by one product."""
+    return torch.bmm(by_row, groups.transpose(1, 2)).unbind(-1)
 
 
 def concentration(pattern: Pattern, keys: KeyMask, n_keys: Int[Tensor, " batch"] | None = None) -> PerRow:
@@ -132,8 +132,7 @@ def redistribute(
     """
     by_row, least = _by_row(pattern), torch.finfo(pattern.dtype).tiny
     groups = torch.stack([sink, visual.gt(sink), visual], 1).to(pattern.dtype)  # batch group key; gt: on, and no sink
-    sums = torch.bmm(by_row, groups.transpose(1, 2))  # one product gives all three
-    sink_mass, nonsink_mass, visual_mass = sums.unbind(-1)
+    sink_mass, nonsink_mass, visual_mass = _sums(by_row, groups)
     wanted = sink_mass * constant(transfer_fraction, pattern)
     limit = (visual_mass * constant(min_nonsink_ratio, pattern)).clamp_min(least)  # something has to take it
     chosen = nonsink_mass >= limit
@@ -144,7 +143,7 @@ def redistribute(
         taken, moved, loss = nonsink_mass, wanted * acts, acts * constant(-transfer_fraction, pattern)
     else:
         groups = torch.stack([givers, visual.gt(givers)], 1).to(pattern.dtype)
-        held, taken = torch.bmm(by_row, groups.transpose(1, 2)).unbind(-1)
+        held, taken = _sums(by_row, groups)
         wanted = wanted * acts
         moved = torch.minimum(wanted, held) * (taken > 0)
         loss = -moved / held.clamp_min(least)

@@ -67,19 +67,13 @@ class Rows:
         return f"Rows({self.label!r}, {int(self.prompt.sum())} of the prompt, generated {self.generated})"
 
 
-def of_heads(x: Tensor, heads: tuple[int, ...], dim: int = 1) -> Tensor:
-    """Some heads of x, which are its dimension `dim`, in order; a view where they follow one another."""
+def of_heads(x: Tensor, heads: tuple[int, ...] | None, dim: int = 1) -> Tensor:
+    """Some heads of x, or all, which are its dimension `dim`, in order; a view where they follow one another."""
+    if heads is None:
+        return x
     if follow(heads):
         return x.narrow(dim, heads[0], len(heads))
     return x[(slice(None),) * dim + (list(heads),)]
-
-
-def put_heads(x: Tensor, heads: tuple[int, ...], values: Tensor) -> None:
-    """Put values in the place of some heads of x [batch, query, head, ...]."""
-    if follow(heads):
-        x.narrow(2, heads[0], len(heads)).copy_(values)
-    else:
-        x[:, :, list(heads)] = values
 
 
 def follow(heads: tuple[int, ...]) -> bool:
@@ -153,13 +147,24 @@ class Chunk:
         batch = torch.arange(len(self.index), device=x.device)[:, None]
         return rows_first[batch, self.index].movedim(1, dim)
 
-    def scatter_(self, x: Tensor, rows: Tensor) -> None:
-        """Put rows [batch, query, ...] back into x [batch, chunk, ...], in place; padded entries are left alone."""
-        if self.window is not None:
-            self.gather(x).copy_(rows)
-            return
-        batch, entry = self.valid.nonzero(as_tuple=True)
-        x[batch, self.index[batch, entry]] = rows[batch, entry]
+    def put(self, x: Tensor, rows: Tensor, heads: tuple[int, ...] | None = None) -> None:
+        """Put rows [batch, query, ...] back into x [batch, chunk, ...], in place; padded entries are left alone.
+
+        Args:
+            x: into what.
+            rows: what.
+            heads: which heads they are, dimension 2; None for all.
+        """
+        chosen = self.gather(x)  # a part of x itself where the rows are a window
+        if heads is None:
+            chosen = rows if self.window is None else chosen.copy_(rows)
+        elif follow(heads):
+            of_heads(chosen, heads, dim=2).copy_(rows)
+        else:
+            chosen[:, :, list(heads)] = rows
+        if self.window is None:
+            batch, entry = self.valid.nonzero(as_tuple=True)
+            x[batch, self.index[batch, entry]] = chosen[batch, entry]
 
 
 class JoinedRows:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import HookError, InterventionError
 from .carried import Carried
 from .packing import slim
-from .rows import Chunk, JoinedRows, of_heads, put_heads
+from .rows import Chunk, JoinedRows, of_heads
 from .taps import RunState, Tap, TapContext
 
 CHUNK_ELEMENTS = 2**20  # probabilities held at once, 4 MiB: less than what a feed-forward layer needs anyway
@@ -247,19 +247,14 @@ class Tapping:
             if tap.edits and not copied:
                 x, copied = x.clone(), True
             chosen = rows.gather(x)
-            part = chosen if tap.heads is None else of_heads(chosen, tap.heads, dim=2)
+            part = of_heads(chosen, tap.heads, dim=2)
             result = tap.run(part, self._place(tap, rows, rows.valid, length))
             if not tap.edits:
                 self._keep(tap, rows, result, dim=1)
                 continue
             if not tap.chooses:
                 self._count(tap, rows.count * (part.shape[2] if x.ndim == 4 else 1))
-            if tap.heads is None:
-                rows.scatter_(x, result.to(x.dtype))
-            else:
-                put_heads(chosen, tap.heads, result.to(x.dtype))
-                if rows.window is None:  # else it is a part of x itself
-                    rows.scatter_(x, chosen)
+            rows.put(x, result.to(x.dtype), tap.heads)
         return x
 
     def attend(self, layer: int, attention: TappedAttention) -> None:

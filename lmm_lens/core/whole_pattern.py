@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import HookError
-from .rows import Chunk
+from .rows import Chunk, of_heads
 from .taps import HIDDEN
 
 
@@ -43,15 +43,9 @@ class WholePattern:
         if not self._is_ours:
             self.pattern, self._is_ours = self.pattern.clone(), True
         by_row = self.pattern.transpose(1, 2)  # batch query head key, a view
-        edited = pattern.transpose(1, 2).to(self.pattern.dtype)
-        if heads is not None:
-            whole = rows.gather(by_row).clone()
-            whole[:, :, list(heads)] = edited
-            edited = whole
-        rows.scatter_(by_row, edited)
+        rows.put(by_row, pattern.transpose(1, 2).to(self.pattern.dtype), heads)
 
 
 def _cut(x: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
-    chosen = rows.gather(x, dim=2)
-    chosen = chosen if heads is None else chosen[:, list(heads)]
+    chosen = of_heads(rows.gather(x, dim=2), heads)
     return chosen.to(torch.promote_types(x.dtype, torch.float32))

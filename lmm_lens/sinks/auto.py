@@ -58,9 +58,10 @@ def rule_on(
     Raises:
         ScoreError: nothing is known of this model, "auto" found nothing, or a dimension lies outside the model.
     """
-    known, given = is_auto("sink_dims", dims, ScoreError), is_auto("sink_threshold", threshold, ScoreError)
-    if not known and not given:
-        return rule_for(lens.adapter.config, dims, threshold), prompts  # type: ignore[arg-type]  # neither is a word
+    is_auto("sink_dims", dims, ScoreError)
+    is_auto("sink_threshold", threshold, ScoreError)
+    if not isinstance(dims, str) and not isinstance(threshold, str):
+        return rule_for(lens.adapter.config, dims, threshold), prompts
     again: Any = prompts
     if isinstance(prompts, Prompt):
         first: list[Prompt] = [prompts]
@@ -69,7 +70,9 @@ def rule_on(
         first = list(islice(coming, LOOKED_AT))
         again = prompts if isinstance(prompts, Sequence) else chain(first, coming)
     width = lens.shape.d_model
-    named: Sequence[int] | Auto = "auto" if known else rule_for(lens.adapter.config, dims, 0.5 * width**0.5).dims  # type: ignore[arg-type]
+    named: Sequence[int] | Auto = (
+        dims if isinstance(dims, str) else rule_for(lens.adapter.config, dims, 0.5 * width**0.5).dims
+    )
     asked = 20.0 if threshold is None else threshold
     with lens.nothing_applied():
         found = settled(named, asked, lambda own: find_sinks(lens, first, own), ScoreError, "none can be left out")
