@@ -121,7 +121,7 @@ def test_the_same_run_in_every_row_is_a_slice():
 def test_what_is_put_back_leaves_padded_entries_alone():
     chunk = Chunk.of(bools(".x.x", "..x."), 0)
     x = torch.arange(8.0).reshape(2, 4)
-    chunk.scatter_(x, torch.full((2, 2), -1.0))
+    chunk.put(x, torch.full((2, 2), -1.0))
     assert x.tolist() == [[0, -1, 2, -1], [4, 5, -1, 7]]
 
 
@@ -149,7 +149,7 @@ def test_gathered_rows_are_those_of_the_mask_and_go_back_where_they_came_from(ma
     inside = chunk.gather(x.movedim(1, 1 + dim), dim=1 + dim)
     assert torch.equal(inside.movedim(1 + dim, 1), rows)
     back = torch.zeros_like(x)
-    chunk.scatter_(back, rows)
+    chunk.put(back, rows)
     assert torch.equal(back, x * mask[:, :, None, None])
 
 
