@@ -20,14 +20,14 @@ NDIF := $(VENV)/ndif
 NDIF_PYTHON ?= $(shell for p in python3.12 python3.13 $(HOME)/.pyenv/versions/3.12.*/bin/python; do \
 	"$$p" -c "import sys; raise SystemExit(sys.version_info[:2] not in ((3, 12), (3, 13)))" 2> /dev/null && echo "$$p" && break; done)
 
-.PHONY: demo test containers emoji emoji-model attack stories ndif lint bench study notebooks docs readme model browser clean
+.PHONY: demo test containers emoji emoji-model attack long stories ndif lint bench study notebooks docs readme model browser clean
 
 demo: $(STAMP)
 	$(BIN)/lmm-lens demo
 
 # Without a browser the tests of pages are left out, which is said before and counted ("deselected") after.
 test: browser
-	@set -- "not attack and not story"; $(CHROMIUM) || { set -- "$$1 and not browser"; \
+	@set -- "not attack and not long and not story"; $(CHROMIUM) || { set -- "$$1 and not browser"; \
 		echo "NO BROWSER: the tests of pages are left out; '$(BIN)/playwright install chromium' gets one without root"; }; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5 -m "$$1"
 
@@ -42,6 +42,10 @@ emoji: $(EMOJI)/.installed
 # What takes minutes to break the library with: kills, bits turned over, servers that lie, nodes that go. Counts it, too.
 attack: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5 -m attack
+
+# What takes many seconds a test: clusters, servers, several processes, circuits by brute force.
+long: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5 -m long
 
 # Every notebook of tutorials/ run anew, its claims read off its fresh outputs.
 stories: $(STAMP)

@@ -14,6 +14,9 @@ from tests.support.sweeps import assert_same, expected, key_of, local_cluster, m
 N = 60
 
 
+pytestmark = pytest.mark.long
+
+
 @pytest.fixture(scope="module")
 def cluster():
     with local_cluster() as address:

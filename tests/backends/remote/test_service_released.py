@@ -20,6 +20,7 @@ from tests.backends.remote.audit import Payload
 from tests.backends.remote.clients import REPO, fails, same, same_generation, same_run
 from tests.backends.remote.service import Service
 
+pytestmark = pytest.mark.long
 nnsight.register(travelling)
 
 
