@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..answers.items import Answers, Items, key_of
 from ..answers.outcomes import answer_metric
 from ..data import Sample
+from ..data.settings import without_contents
 from ..errors import ScoreError
 from ..hooks.heads import HeadSet
 from ..interventions.means import HeadMeans
@@ -134,14 +135,6 @@ def head_effects(
         if opened is not None:
             opened.close()
     return effects
-
-
-def without_contents(settings: Any) -> Any:
-    """What a data set says of itself without the sizes and digests of its files: rows are compared one by one."""
-    if not isinstance(settings, Mapping):
-        return [without_contents(each) for each in settings] if isinstance(settings, (list, tuple)) else settings
-    is_file = {"name", "bytes", "sha256"} <= settings.keys()
-    return settings["name"] if is_file else {name: without_contents(value) for name, value in settings.items()}
 
 
 def _finish(folder: RunFolder, store: Store) -> None:

@@ -15,7 +15,17 @@ from ..hooks.points import ModelShape
 from ..hooks.results import Run
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
-from .base import Heads, HeadsLike, Intervention, checked_heads, heads_by_layer, plain_rows, shown, shown_heads
+from .base import (
+    Heads,
+    HeadsLike,
+    Intervention,
+    checked_heads,
+    control_heads,
+    heads_by_layer,
+    plain_rows,
+    shown,
+    shown_heads,
+)
 from .means import HeadMeans
 from .patch import all_heads, replace_rows, stored
 
@@ -62,6 +72,14 @@ class AblateHeads(Intervention):
         wanted = {"mean": HeadMeans, "resample": Run}.get(mode, type(None))
         if not isinstance(reference, wanted):
             raise InterventionError(f"mode {mode!r}: {MODES[mode]}\n  given reference {type(reference).__name__}")
+
+    def control_of(self, seed: int = 0) -> AblateHeads:
+        """Its control: the same ablation of random heads, as many in each layer.
+
+        Raises:
+            InterventionError: the heads are whole layers, or no HeadSet.
+        """
+        return AblateHeads(control_heads(self.heads, seed, "AblateHeads"), self.mode, self.rows, self.reference)
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """One edit in each layer that has a chosen head."""

@@ -56,6 +56,17 @@ class Intervention(ABC):
         """This intervention with everything it leaves to the model ("auto") found out on this prompt."""
         return self
 
+    def control_of(self, seed: int = 0) -> Intervention:
+        """A control of this intervention: the same on what is drawn at random, doing as much.
+
+        Raises:
+            InterventionError: this kind of intervention has none, or this one leaves nothing to draw from.
+        """
+        raise InterventionError(
+            f"{type(self).__name__} has no control that does as much at random\n  of: {', '.join(_with_control())}; "
+            "of others, write one and give it as a condition of its own"
+        )
+
     def fwd_hooks(self, prompt: Prompt, lens: MakesHooks) -> list[tuple[str, Any]]:
         """This intervention on a prompt as TransformerLens hooks, for `lens.bridge.run_with_hooks`.
 
@@ -106,6 +117,28 @@ class Intervention(ABC):
             return Intervention.kinds[name](**rest)
         except TypeError as error:
             raise InterventionError(f"{name} cannot be made of {rest}: {error}") from error
+
+
+def _with_control() -> list[str]:
+    kinds = Intervention.kinds.items()
+    return sorted(name for name, kind in kinds if kind.control_of is not Intervention.control_of)
+
+
+def control_heads(heads: Heads, seed: int, name: str) -> HeadSet:
+    """Random heads like these, as few of them as there must be.
+
+    Raises:
+        InterventionError: they are whole layers, or pairs, of which it is not known how many heads there are.
+    """
+    if not isinstance(heads, HeadSet):
+        raise InterventionError(
+            f"the control of {name} needs to know how many heads a layer has\n"
+            "  give a HeadSet, as scores.top(10) or HeadSet(pairs, lens.n_layers, lens.n_heads)"
+        )
+    drawn = heads.random_like(seed, disjoint="most")
+    if set(drawn) == set(heads):
+        raise InterventionError(f"the control of {name} would be the same {len(heads)} heads, which are whole layers")
+    return drawn
 
 
 def parameters(intervention: Any) -> list[str]:

@@ -131,6 +131,10 @@ class KnockoutSinks(Intervention):
         if self.layers is not None:
             object.__setattr__(self, "layers", whole_numbers(self.layers, "KnockoutSinks", "layers"))
 
+    def control_of(self, seed: int = 0) -> KnockoutSinks:
+        """Its control: as many random patches that are no sinks."""
+        return replace(self, control=seed)
+
     def resolve(self, prompt: Prompt, sinks_on: AutoSinks) -> Self:
         """With "auto" replaced by what `find_sinks` finds; InterventionError if that is nothing."""
         given = self.sink_dims, self.sink_threshold

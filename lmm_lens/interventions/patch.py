@@ -21,6 +21,7 @@ from .base import (
     HeadsLike,
     Intervention,
     checked_heads,
+    control_heads,
     heads_by_layer,
     plain_rows,
     shown,
@@ -132,6 +133,10 @@ class PatchHeads(Intervention):
         self._set(heads=checked_heads(heads, "PatchHeads"), clean=clean, rows=plain_rows(rows))
         check_run(clean, "PatchHeads")
 
+    def control_of(self, seed: int = 0) -> PatchHeads:
+        """Its control: random heads patched from the same run, as many in each layer."""
+        return PatchHeads(control_heads(self.heads, seed, "PatchHeads"), self.clean, self.rows)
+
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """One edit of z in each layer that has a chosen head."""
         rows = bind_rows(self.rows, prompt).prompt_only()
@@ -209,6 +214,10 @@ class PatchPattern(Intervention):
     def __init__(self, heads: HeadsLike, clean: Run, rows: RowsLike = "all") -> None:
         self._set(heads=checked_heads(heads, "PatchPattern"), clean=clean, rows=plain_rows(rows))
         check_run(clean, "PatchPattern")
+
+    def control_of(self, seed: int = 0) -> PatchPattern:
+        """Its control: random heads patched from the same run, as many in each layer."""
+        return PatchPattern(control_heads(self.heads, seed, "PatchPattern"), self.clean, self.rows)
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """One edit of the pattern in each layer that has a chosen head."""

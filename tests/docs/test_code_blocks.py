@@ -11,6 +11,7 @@ import yaml
 
 from tests.docs.pages import DOCS, blocks, expected, pages, run, same
 
+pytestmark = pytest.mark.long
 MAKEFILE = (DOCS.parent / "Makefile").read_text(encoding="utf-8")
 ASKED = (
     "haotian-liu/LLaVA/issues/1080",
