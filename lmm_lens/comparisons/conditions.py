@@ -94,13 +94,13 @@ def with_controls(
     conditions: Mapping[str, Condition], n: int, seed: int
 ) -> tuple[dict[str, Condition], dict[str, str]]:
     """Conditions with `n` draws of a control for each that edits anything, and of which condition each draw is."""
-    every, of = dict(conditions), dict[str, str]()
+    every, of = dict[str, Condition](), dict[str, str]()
     for name, condition in conditions.items():
+        every[name] = condition
         for draw in range(n):
-            control = condition.control_of(seed + draw)
+            control, drawn = condition.control_of(seed + draw), f"{name}, control {draw}"
+            if drawn in conditions:
+                raise ScoreError(f"a condition is called {drawn!r}, as a control would be: call it otherwise")
             if control is not None:
-                drawn = f"{name}, control {draw}"
-                if drawn in every:
-                    raise ScoreError(f"a condition is called {drawn!r}, as a control would be: call it otherwise")
                 every[drawn], of[drawn] = control, name
     return every, of
