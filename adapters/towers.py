@@ -124,7 +124,7 @@ def _n_used(config: Any, n: int) -> int:
     named = [getattr(config, name, None) for name in ("vision_feature_layer", "vision_feature_layers")]
     chosen = next((each for each in named if each is not None), -1)
     chosen = [chosen] if isinstance(chosen, int) else chosen
-    return max(each + n + 1 if each < 0 else each for each in chosen)
+    return max(int(each) + n + 1 if each < 0 else int(each) for each in chosen)
 
 
 def _stem(name: str) -> str:
@@ -172,7 +172,7 @@ def _parts(layer: nn.Module) -> Layer:
 
 
 @cache
-def _asks_transformers(kind: type[nn.Module]) -> bool:
+def _asks_transformers(kind: Any) -> bool:
     """Whether a class of attention fetches its function from transformers, so that a tap can take its place."""
     return "ALL_ATTENTION_FUNCTIONS" in inspect.getsource(kind)
 
