@@ -56,11 +56,12 @@ class DataSet:
         self._per_unit, self._numbered = per_unit, numbered
         self._seed: int | None = None
         self._limit: int | None = None
+        self._half: int | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """What a run's manifest stores: which files (name, size, SHA-256, never their folders) and which options."""
-        chosen = {"shuffled": self._seed, "taken": self._limit}
+        chosen = {"shuffled": self._seed, "taken": self._limit, "half": self._half}
         about = {"name": self.name, **self._describe(), "on_bad": self.on_bad}
         return about | {name: value for name, value in chosen.items() if value is not None}
 
@@ -74,7 +75,8 @@ class DataSet:
         given = 0
         for item in self._items():
             if isinstance(item, Sample):
-                yield item
+                if self._half in (None, given // self._per_unit % 2):
+                    yield item
                 given += 1
                 if given == self._limit:
                     return
@@ -118,7 +120,11 @@ class DataSet:
         except TypeError:
             raise TypeError(f"data set {self.name!r} is a stream, its length is not known") from None
         n = n_units * self._per_unit
-        return n if self._limit is None else min(n, self._limit)
+        n = n if self._limit is None else min(n, self._limit)
+        if self._half is None:
+            return n
+        pairs, rest = divmod(n, 2 * self._per_unit)
+        return pairs * self._per_unit + max(0, min(rest - self._half * self._per_unit, self._per_unit))
 
     def __bool__(self) -> bool:
         return True  # else Python would ask for the length
@@ -131,6 +137,8 @@ class DataSet:
         Raises:
             ScoreError: n is not positive, or would cut a group in two.
         """
+        if self._half is not None:
+            raise ScoreError("take before you halve: data.take(n).half(0)")
         if n < 1 or n % self._per_unit:
             expected = "a positive number" if self._per_unit == 1 else f"a positive multiple of {self._per_unit}"
             raise ScoreError(f"take of data set {self.name!r} expects {expected} of samples, given {n}")
@@ -151,11 +159,29 @@ class DataSet:
             )
         return self._with(seed=seed)
 
-    def _with(self, *, seed: int | None = None, limit: int | None = None) -> DataSet:
+    def half(self, which: int) -> DataSet:
+        """Every other good sample, so that what is chosen on one half is measured on the other.
+
+        What counts only together stays together. Of data that is no longer than one such group, half 1 has nothing.
+
+        Args:
+            which: 0, the half with the first sample, or 1, the other.
+
+        Raises:
+            ScoreError: another number, or this is a half already.
+        """
+        if isinstance(which, bool) or which not in (0, 1):
+            raise ScoreError(f"a half is 0 or 1, given {which!r}")
+        if self._half is not None:
+            raise ScoreError("this is a half already: take halves of the whole")
+        return self._with(half=which)
+
+    def _with(self, *, seed: int | None = None, limit: int | None = None, half: int | None = None) -> DataSet:
         other = object.__new__(type(self))
         other.__dict__ |= self.__dict__ | {"problems": Problems()}
         other._seed = self._seed if seed is None else seed
         other._limit = self._limit if limit is None else limit
+        other._half = self._half if half is None else half
         return other
 
     def __repr__(self) -> str:

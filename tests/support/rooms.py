@@ -30,6 +30,7 @@ answers
 replay
 scoring
 patching effects comparisons checks
+studies
 viewer
 reports
 cli
