@@ -1,9 +1,9 @@
 """Models side by side: what each is, and how alike they are by relative depth.
 
-Models have different numbers of layers and heads, so maps cannot be compared head by head. Profiles can: a score's mean
-over the heads of a layer, at eleven relative depths from the first layer (0) to the last (1), linear between layers.
-Spearman's correlation of two profiles is set against those of the second in random orders; since neighbouring depths are
-alike, this p is too small, and is a bound from below.
+Models have different numbers of layers and heads, so maps cannot be compared head by head. Profiles can: a score's
+mean over the heads of a layer, at eleven relative depths from the first layer (0) to the last (1), linear between
+layers. Spearman's correlation of two profiles is set against those of the second in random orders; since neighbouring
+depths are alike, this p is a bound from below.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Where along the depth the heads lie that look at the picture.
 
 The relative depth of a layer is its number over that of the last layer: 0 the first, 1 the last. The heads in question
-are the tenth of all heads with the highest scores. Drawn at random from all heads, as many heads have a mean depth, too:
-that is the control.
+are the tenth of all heads with the highest scores. The control is the mean depth of as many
+heads that are drawn at random from all.
 """
 
 from __future__ import annotations

@@ -25,11 +25,11 @@ from ..runs import RayLike
 from ..sinks import find_sinks
 from ..sinks.auto import LOOKED_AT
 from ..sinks.rule import SinkRule, is_known, rule_for
-from ..statistics import mean_interval
 from . import head_claims
 from .curves import Arm, ablate, arms, curve
-from .depth import by_layer, depth
+from .depth import depth
 from .looks import METRICS, Looks, check_queries, look
+from .maps import layers_of, maps_of
 from .ranks import Agreement, agreement, split_half
 from .record import FORMAT, Record, described, plain
 
@@ -111,7 +111,9 @@ def study_heads(
         raise ScoreError("a study of heads needs at least one data set of questions about pictures")
     twice = sorted(data.keys() & text.keys())
     if twice:
-        raise ScoreError(f"two data sets are called {twice[0]!r}, one with pictures and one without: call one otherwise")
+        raise ScoreError(
+            f"two data sets are called {twice[0]!r}, one with pictures and one without: call one otherwise"
+        )
     rule, source = sinks_of(lens, data)
     found = _run(lens, data, text, rule, settings, Going(folder, ray, changed, progress))
     content = {
@@ -215,8 +217,8 @@ def _put_together(found: Found, data: Mapping[str, DataSet], settings: HeadSetti
             key: {"n": n.get(key, found.text[key].n_prompts if key in found.text else 0), "settings": each.settings}
             for key, each in data.items()
         },
-        "maps": {key: _maps(each) for key, each in found.looks.items()},
-        "layers": {key: _layers(each) for key, each in found.looks.items()},
+        "maps": {key: maps_of(each) for key, each in found.looks.items()},
+        "layers": {key: layers_of(each) for key, each in found.looks.items()},
         "effects": {key: _effects(each) for key, each in found.effects.items()},
         "depth": [{"data": key, **asdict(each)} for key, each in depths.items()],
         "agreement": rows,
@@ -264,31 +266,6 @@ def _within(looks: Looks, settings: HeadSettings) -> dict[str, Agreement]:
 
 def _row(data: str, between: str, found: Agreement) -> dict[str, Any]:
     return {"data": data, "between": between, **asdict(found)}
-
-
-def _maps(looks: Looks) -> dict[str, Any]:
-    """Of every query and metric that was measured: mean, low and high, [layer][head]."""
-    found: dict[str, Any] = {}
-    for query in looks.queries:
-        found[query] = {}
-        for metric in METRICS:
-            values = looks.of(metric, query)
-            if not bool(values.isnan().all()):
-                interval = mean_interval(values)
-                found[query][metric] = {name: getattr(interval, name) for name in ("mean", "low", "high")}
-    return found
-
-
-def _layers(looks: Looks) -> dict[str, Any]:
-    """The same by layer, mean over heads."""
-    return {
-        query: {
-            metric: by_layer(looks.of(metric, query))
-            for metric in METRICS
-            if not bool(looks.of(metric, query).isnan().all())
-        }
-        for query in looks.queries
-    }
 
 
 def _effects(effects: HeadEffects) -> dict[str, Any]:

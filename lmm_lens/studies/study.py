@@ -17,7 +17,8 @@ from ..runs import RayLike
 from .across import correlations, summary
 from .head_study import HeadSettings, study_heads
 from .record import Record
-from .sink_study import SinkSettings, study_sinks
+from .sink_settings import SinkSettings
+from .sink_study import study_sinks
 
 if TYPE_CHECKING:
     import pandas
@@ -157,9 +158,7 @@ def heads(
 
     def one(name: str, subject: Subject, going: dict[str, Any]) -> Record:
         own = data if subject.data is None else subject.data
-        return study_heads(
-            subject.open(), name, own, spare if subject.text is None else subject.text, chosen, **going
-        )
+        return study_heads(subject.open(), name, own, spare if subject.text is None else subject.text, chosen, **going)
 
     return Study(tuple(_each(models, one, folder, ray, changed, progress)))
 
