@@ -1,7 +1,7 @@
 """Rank correlations of head maps, with their intervals and with the control that depth alone explains.
 
-Two maps agree in part because heads of one layer are alike. The control shuffles the heads of each layer of one map: what
-correlation is left is the layers' alone. `p` is the share of shuffles that agree at least as well, the map as it is
+Two maps agree in part because heads of one layer are alike. The control shuffles the heads of each layer of one map:
+what correlation is left is the layers' alone. `p` is the share of shuffles that agree at least as well, the map as it is
 counted as one more.
 """
 

@@ -95,7 +95,7 @@ def described(lens: Lens, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "model": {
-            "id": str(getattr(config, "_name_or_path", "") or getattr(lens.model, "name_or_path", "") or name),
+            "id": _shown(str(getattr(lens.model, "name_or_path", "") or getattr(config, "_name_or_path", "")) or name),
             "revision": getattr(config, "_commit_hash", None),
             "class": identity["model"],
             "family": lens.adapter.family,
@@ -108,6 +108,11 @@ def described(lens: Lens, name: str) -> dict[str, Any]:
         },
         "versions": current_versions(),
     }
+
+
+def _shown(name: str) -> str:
+    """A Hub name as it is; of a folder its own name alone: where it lies is nobody's business."""
+    return Path(name).name if Path(name).is_dir() or Path(name).is_absolute() else name
 
 
 def plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A study written up: tables as CSV, figures as PNG, and `report.md` that holds what was found in sentences and tables."""
+"""A study written up: tables as CSV, figures as PNG, and `report.md`, which says what was found."""
 
 from __future__ import annotations
 

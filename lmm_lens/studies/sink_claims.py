@@ -8,7 +8,7 @@ from typing import Any
 from ..comparisons import Comparison
 from ..sinks import SinkReport
 from ..statistics import mean_interval
-from .claims import Claim, by_test
+from .claims import Claim, by_interval, by_test
 from .looks import Looks
 from .sink_settings import MASKED, SinkSettings, condition_of
 
@@ -30,7 +30,7 @@ def claims(
             yield Claim(claim, KANG, "-", "not tested", "-", note="the model has no sinks")
         return
     for key, each in looks.items():
-        yield _held(key, each)
+        yield _held(key, each, report)
     for key, each in compared.items():
         yield _against(EMPTY, key, each, MASKED, f"{MASKED}, controls", "as many random patches masked")
     for key, each in compared.items():
@@ -59,15 +59,20 @@ def _massive(report: SinkReport) -> Claim:
     )
 
 
-def _held(key: str, looks: Looks) -> Claim:
-    """The share of the visual mass that lies on sinks, over heads with a visual mass of at least the paper's 0.2."""
+def _held(key: str, looks: Looks, report: SinkReport) -> Claim:
+    """The share of the visual mass that lies on sinks, over heads with a visual mass of at least the paper's 0.2,
+    against the share of the visual tokens that are sinks.
+    """
     mass, ratio = looks.of("visual_mass", "last"), looks.of("nonsink_ratio", "last")
     on_sinks = (1 - ratio).masked_fill(~(mass >= 0.2), float("nan")).flatten(1).nanmean(1)
     found = mean_interval(on_sinks)
     statistic = "share of the visual mass that lies on sinks, heads with a visual mass of at least 0.2, last row"
     value, low, high = (float(x) for x in (found.mean, found.low, found.high))
-    verdict = "holds" if low > 0 else "open"
-    return Claim(HOLDS, KANG, key, verdict, statistic, value, low, high, "no share", 0.0, n=int(found.n))
+    n_visual = sum(float(prompt.mask("visual").sum()) for prompt in report.prompts)
+    n_rows = sum(prompt.n_rows for prompt in report.prompts)
+    even = float(report.per_layer()["visual"].mean()) * n_rows / n_visual
+    verdict, control = by_interval(low, high, even), "the share of the visual tokens that are sinks"
+    return Claim(HOLDS, KANG, key, verdict, statistic, value, low, high, control, even, n=int(found.n))
 
 
 def _against(claim: str, key: str, compared: Comparison, name: str, against: str, what: str) -> Claim:

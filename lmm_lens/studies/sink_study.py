@@ -2,9 +2,9 @@
 
 1. Sink dimensions, how they were found, sink tokens by layer and where they lie; the tower's outliers beside them.
 2. The heads' visual mass, and the share of it that lies off the sinks.
-3. Answers with the sinks masked, beside as many random patches masked; and with VAR over a grid of its transfer fraction
-   and its ratio, each beside its matched control. Paired tests, by data set, each data set being of a type of task.
-4. Which of the paper's claims hold, as found. The paper's setting for a data set's type of task is the one that is tested.
+3. Answers with the sinks masked, beside as many random patches masked; and with VAR over a grid of its transfer
+   fraction and its ratio, each beside its matched control. Paired tests, by data set, each data set being of a type of task.
+4. Which of the paper's claims hold, as found. What is tested is the paper's setting for a data set's task.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def study_sinks(
 def conditions(key: str, rule: SinkRule, settings: SinkSettings) -> dict[str, list[Intervention]]:
     """What answers are compared under."""
     sinks: dict[str, Any] = {"sink_dims": rule.dims, "sink_threshold": rule.threshold}
-    grid = {
+    grid: dict[str, list[Intervention]] = {
         condition_of(p, rho): [VAR(transfer_fraction=p, min_nonsink_ratio=rho, **sinks)]
         for p, rho in settings.grid(key)
     }
