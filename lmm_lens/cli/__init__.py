@@ -115,6 +115,46 @@ def compare(
     run(config, flags)
 
 
+study_app = typer.Typer(no_args_is_help=True, help="The two papers' studies on any models and data sets.")
+app.add_typer(study_app, name="study")
+
+StudyFile = Annotated[Path, typer.Argument(help="A YAML file: models, data, settings, out.")]
+StudyN = Annotated[int | None, typer.Option("--n", help="How many of each data set, the first ones.")]
+StudyChanged = Annotated[str | None, typer.Option(help="Rows that changed since: refuse, or recompute.")]
+StudyOut = Annotated[Path | None, typer.Option(help="Folder; an unfinished study there is continued.")]
+StudyPlan = Annotated[bool, typer.Option("--plan", help="Only say what it will cost: forwards, hours, memory, disk.")]
+
+
+@study_app.command("heads")
+def study_heads(
+    config: StudyFile,
+    n: StudyN = None,
+    changed: StudyChanged = None,
+    out: StudyOut = None,
+    plan: StudyPlan = False,
+) -> None:
+    """Which heads look at the picture, where they lie, whether rankings agree, what answers lose without them."""
+    flags = {name: value for name, value in locals().items() if name != "config"}
+    from .study import run
+
+    run("heads", config, flags)
+
+
+@study_app.command("sinks")
+def study_sinks(
+    config: StudyFile,
+    n: StudyN = None,
+    changed: StudyChanged = None,
+    out: StudyOut = None,
+    plan: StudyPlan = False,
+) -> None:
+    """Which tokens are attention sinks and where, what masking them costs, what VAR does and costs."""
+    flags = {name: value for name, value in locals().items() if name != "config"}
+    from .study import run
+
+    run("sinks", config, flags)
+
+
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Of a sweep, finished or not.")],

@@ -159,6 +159,11 @@ class DataSet:
             )
         return self._with(seed=seed)
 
+    @property
+    def per_unit(self) -> int:
+        """How many samples count only together: two of MME's pictures and MMVP's pairs, else one."""
+        return self._per_unit
+
     def half(self, which: int) -> DataSet:
         """Every other good sample, so that what is chosen on one half is measured on the other.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .ranks import correlation_of_ranks
+from .ranks import correlations_of_ranks
 from .record import Record
 
 if TYPE_CHECKING:
@@ -89,9 +89,10 @@ def correlations(records: Sequence[Record], seed: int = 0) -> pandas.DataFrame:
 
 def _tested(a: Sequence[float], b: Sequence[float], draw: np.random.Generator) -> tuple[float, float]:
     """Spearman's correlation, and how often a random order agrees at least as well, two-sided."""
-    x, y = np.array(a, dtype=float), np.array(b, dtype=float)
-    observed = correlation_of_ranks(x, y)
+    x, y = np.array([a], dtype=float), np.array([b], dtype=float)
+    observed = float(correlations_of_ranks(x, y)[0])
     if np.isnan(observed):
         return observed, observed
-    null = np.array([correlation_of_ranks(x, draw.permutation(y)) for _ in range(N_ORDERS)])
+    orders = draw.permuted(y.repeat(N_ORDERS, 0), axis=1)
+    null = correlations_of_ranks(x.repeat(N_ORDERS, 0), orders)
     return observed, float((1 + (np.abs(null) >= abs(observed) - 1e-12).sum()) / (1 + N_ORDERS))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..hooks.heads import HeadSet, ranked
 from ..statistics import mean_interval
-from .ranks import Maps
+from .ranks import Maps, means_of
 
 SHARE = 0.1
 N_DRAWS = 2000
@@ -69,17 +69,14 @@ def depth(maps: Maps, seed: int = 0) -> Depth:
     values = maps.nanmean(0)
     top = top_heads(values)
     generator = torch.Generator().manual_seed(seed)
-    resampled = [
-        mean_depth(top_heads(maps[torch.randint(len(maps), (len(maps),), generator=generator)].nanmean(0), len(top)))
-        for _ in range(N_RESAMPLES if len(maps) > 1 else 0)
-    ]
+    rows = torch.randint(len(maps), (N_RESAMPLES if len(maps) > 1 else 0, len(maps)), generator=generator)
+    again = means_of(maps, rows)[:, ~values.isnan()].nan_to_num(nan=-torch.inf)
     layers = (~values.isnan()).nonzero()[:, 0].double() / max(1, len(values) - 1)
-    null = torch.stack(
-        [layers[torch.randperm(len(layers), generator=generator)[: len(top)]].mean() for _ in range(N_DRAWS)]
-    )
+    resampled = layers[again.topk(len(top), dim=1).indices].mean(1)
+    null = layers[torch.rand(N_DRAWS, len(layers), generator=generator).argsort(1)[:, : len(top)]].mean(1)
     observed = mean_depth(top)
     tails = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    bounds = torch.tensor(resampled, dtype=torch.float64).quantile(tails) if resampled else tails * torch.nan
+    bounds = resampled.quantile(tails) if len(resampled) else tails * torch.nan
     counted = [third(layer, len(values)) for layer, _ in top]
     return Depth(
         len(top),

@@ -3,7 +3,7 @@
 1. Sink dimensions, how they were found, sink tokens by layer and where they lie; the tower's outliers beside them.
 2. The heads' visual mass, and the share of it that lies off the sinks.
 3. Answers with the sinks masked, beside as many random patches masked; and with VAR over a grid of its transfer
-   fraction and its ratio, each beside its matched control. Paired tests, by data set, each data set being of a type of task.
+   fraction and its ratio, each beside its matched control. Paired tests, by data set, each of a type of task.
 4. Which of the paper's claims hold, as found. What is tested is the paper's setting for a data set's task.
 """
 
@@ -27,6 +27,7 @@ from ..sinks import SinkReport, find_sinks
 from ..sinks.auto import LOOKED_AT
 from ..sinks.rule import SinkRule
 from ..statistics.resampling import percentiles, resampled_sums
+from ..warnings import NothingChangedWarning, counted
 from . import sink_claims
 from .head_study import Going, sinks_of
 from .looks import Looks, look
@@ -95,16 +96,17 @@ def conditions(key: str, rule: SinkRule, settings: SinkSettings) -> dict[str, li
 
 
 def _compare(lens: Lens, key: str, data: DataSet, rule: SinkRule, settings: SinkSettings, going: Going) -> Comparison:
-    return compare(
-        lens,
-        data,
-        conditions(key, rule, settings),
-        settings.metrics.get(key, settings.metric),
-        controls=settings.controls,
-        seed=settings.seed,
-        max_new_tokens=settings.max_new_tokens,
-        **going.to(key, "answers"),
-    )
+    with counted(NothingChangedWarning):  # the notes of the comparison say so
+        return compare(
+            lens,
+            data,
+            conditions(key, rule, settings),
+            settings.metrics.get(key, settings.metric),
+            controls=settings.controls,
+            seed=settings.seed,
+            max_new_tokens=settings.max_new_tokens,
+            **going.to(key, "answers"),
+        )
 
 
 def _found(report: SinkReport) -> dict[str, Any]:

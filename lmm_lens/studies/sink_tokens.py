@@ -75,9 +75,9 @@ def tower(lens: Lens, prompts: Sequence[Prompt], report: SinkReport) -> dict[str
 
     Returns:
         threshold; after_last (tokens a picture of outlying norm after the last layer); largest and median (norms
-        there); rank, low, high: the mean share of patches with a smaller norm in the tower than the language model's visual
-        sinks, .5 by chance; None where tower and language model do not have a token each for each patch. `note` says
-        why something is missing.
+        there); rank, low, high: the mean share of patches with a smaller norm in the tower than the language model's
+        visual sinks, .5 by chance; None where tower and language model do not have a token each for each
+        patch. `note` says why something is missing.
     """
     try:
         each = [find_vision_sinks(lens, prompt) for prompt in prompts]

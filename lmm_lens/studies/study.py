@@ -16,7 +16,7 @@ from ..lens import Lens
 from ..runs import RayLike
 from .across import correlations, summary
 from .head_study import HeadSettings, study_heads
-from .record import Record
+from .record import FILE, Record
 from .sink_settings import SinkSettings
 from .sink_study import study_sinks
 
@@ -120,7 +120,7 @@ class Study:
 
 
 def _records_in(folder: Path) -> Iterator[Record]:
-    inside = sorted(folder.glob("*/study.json")) if folder.is_dir() and not (folder / "study.json").exists() else []
+    inside = sorted(folder.glob(f"*/{FILE}")) if folder.is_dir() and not (folder / FILE).exists() else []
     if inside:
         yield from map(Record.load, inside)
     else:
@@ -160,7 +160,7 @@ def heads(
         own = data if subject.data is None else subject.data
         return study_heads(subject.open(), name, own, spare if subject.text is None else subject.text, chosen, **going)
 
-    return Study(tuple(_each(models, one, folder, ray, changed, progress)))
+    return Study(tuple(_each("heads", models, one, folder, ray, changed, progress)))
 
 
 def sinks(
@@ -182,10 +182,11 @@ def sinks(
     def one(name: str, subject: Subject, going: dict[str, Any]) -> Record:
         return study_sinks(subject.open(), name, data if subject.data is None else subject.data, chosen, **going)
 
-    return Study(tuple(_each(models, one, folder, ray, changed, progress)))
+    return Study(tuple(_each("sinks", models, one, folder, ray, changed, progress)))
 
 
 def _each(
+    kind: str,
     models: Mapping[str, Lens | Opening | Subject],
     one: Callable[[str, Subject, dict[str, Any]], Record],
     folder: str | os.PathLike[str] | None,
@@ -203,8 +204,16 @@ def _each(
         if folder is not None:
             own = Path(folder) / name
             own.mkdir(parents=True, exist_ok=True)
+            _check_kind(own, kind)
         yield one(name, subject, {"folder": own, "ray": ray, "changed": changed, "progress": progress})
         _let_go()
+
+
+def _check_kind(folder: Path, kind: str) -> None:
+    """ScoreError for a folder in which another study is finished."""
+    if (folder / FILE).exists() and Record.load(folder).study != kind:
+        other = Record.load(folder).study
+        raise ScoreError(f"the folder {folder.name!r} holds a study of {other}, not of {kind}\n  give another folder")
 
 
 def _let_go() -> None:

@@ -1,0 +1,32 @@
+"""One study of heads and one of sinks, small, that several tests look at."""
+
+import pytest
+
+from lmm_lens import Lens
+from lmm_lens.data import shapes
+from lmm_lens.studies import HeadSettings, SinkSettings, heads, sinks
+
+HEADS = HeadSettings(queries=("last", "answer"), ks=(1, 2), controls=1)
+SINKS = SinkSettings(metric="log_prob", tasks={"exist": "hallucination"}, fractions=(0.6,), ratios=(0.8,))
+DATA = {"color": shapes(4, kinds="color"), "exist": shapes(4, kinds="exist")}
+TEXT = {"sums": shapes(2, kinds="arith")}
+
+
+@pytest.fixture(scope="session")
+def plain():
+    return Lens.demo("plain")
+
+
+@pytest.fixture(scope="session")
+def head_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("heads")
+
+
+@pytest.fixture(scope="session")
+def head_study(lens, head_folder):
+    return heads({"planted": lens}, DATA, text=TEXT, settings=HEADS, folder=head_folder)
+
+
+@pytest.fixture(scope="session")
+def sink_study(lens, plain):
+    return sinks({"planted": lens, "plain": lambda: plain}, DATA, settings=SINKS)
