@@ -156,6 +156,17 @@ def study_sinks(
 
 
 @app.command()
+def atlas(
+    folders: Annotated[list[Path], typer.Argument(help="Of studies, or of single models in them; anybody's.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("atlas.html"),
+) -> None:
+    """One page that compares the models of studies: maps, curves, claims, downloads. Needs no network."""
+    from .atlas import run
+
+    run(folders, out)
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Of a sweep, finished or not.")],
 ) -> None:

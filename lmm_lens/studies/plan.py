@@ -1,8 +1,8 @@
 """What a study will cost, measured on its first samples: forwards, seconds, memory, disk.
 
 Every stage of the study runs on the first samples of each data set, in memory, and what it took a sample is multiplied.
-It runs twice and the second time counts, less the time in which all weights are read for the model's identity: that is
-once a stage, whatever its length.
+What a stage does once, whatever its length, is no part of that: it runs on one sample first, whose forwards are taken
+off, and the time in which all weights are read for the model's identity is taken off, too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ..comparisons import compare
 from ..data import DataSet
 from ..effects import head_effects
 from ..runs import files
+from ..warnings import NothingChangedWarning, counted
 from .curves import ablate
 from .head_study import HeadSettings, choose, sinks_of
 from .looks import look
@@ -157,8 +158,15 @@ def plan_sinks(lens: Lens, name: str, data: Mapping[str, DataSet], settings: Sin
                 metric = settings.metrics.get(key, settings.metric)
 
                 def answers(part: DataSet, under: Any = under, metric: str = metric) -> Any:
-                    more = {"controls": settings.controls, "max_new_tokens": settings.max_new_tokens}
-                    return compare(lens, part, under, metric, **more)
+                    with counted(NothingChangedWarning):
+                        return compare(
+                            lens,
+                            part,
+                            under,
+                            metric,
+                            controls=settings.controls,
+                            max_new_tokens=settings.max_new_tokens,
+                        )
 
                 stages.append(_measured(lens, key, "answers", n, part, answers))
     return Plan(name, _where(lens), tuple(stages), _weights(lens), peak[0])
@@ -178,7 +186,9 @@ def _length(data: DataSet) -> int | None:
 
 def _measured(lens: Lens, key: str, stage: str, n: int | None, few: DataSet, run: Stage) -> PlannedStage:
     """One stage on the first samples, the second time."""
-    run(few)
+    one = few.take(few.per_unit)
+    with _counted(lens) as before:
+        run(one)
     with _counted(lens) as forwards:
         start = time.perf_counter()
         found = run(few)
@@ -186,8 +196,9 @@ def _measured(lens: Lens, key: str, stage: str, n: int | None, few: DataSet, run
     start = time.perf_counter()
     assert lens.identity
     seconds = max(0.0, seconds - (time.perf_counter() - start))
-    n_few = sum(1 for _ in few)
-    return PlannedStage(key, stage, n, forwards[0] / n_few, seconds / n_few, _size(found) / n_few)
+    n_few, n_one = sum(1 for _ in few), sum(1 for _ in one)
+    each = (forwards[0] - before[0]) / (n_few - n_one) if n_few > n_one else forwards[0] / n_few
+    return PlannedStage(key, stage, n, each, seconds / n_few, _size(found) / n_few)
 
 
 def _size(found: Any) -> int:
