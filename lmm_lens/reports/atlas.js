@@ -121,7 +121,7 @@ function plot(into, lines, { xlabel, ylabel, log = false }) {
     }, svg)
   }
   const names = make("p", undefined, into)
-  for (const line of lines.filter(line => line.name)) make("span", `${line.name}  `, names).style.color = line.color
+  for (const line of lines.filter(line => line.name)) Object.assign(make("span", line.name, names).style, { color: line.color, marginRight: "1.2em" })
 }
 
 function profile() {
@@ -134,14 +134,16 @@ function profile() {
 function curves() {
   at("curves").replaceChildren()
   if (chosen.study !== "heads") return
-  const lines = []
+  const lines = [], alone = shown().length === 1  // then colours tell data sets apart
   for (const record of shown()) {
-    for (const data of union(record.removal.map(row => row.data))) {
+    const sets = union(record.removal.map(row => row.data))
+    for (const data of sets) {
+      const own = alone ? COLORS[sets.indexOf(data) % COLORS.length] : color(record)
       if (chosen.data !== "all" && data !== chosen.data) continue
       const rows = record.removal.filter(row => row.data === data && row.set === "top" && row.outcome === "accuracy")
       rows.sort((a, b) => a.k - b.k)
-      lines.push({ name: `${record.name}, ${data}`, color: color(record), points: rows.map(row => [row.k, row.effect]) })
-      lines.push({ color: color(record), dashed: true, points: rows.map(row => [row.k, row.control]) })
+      lines.push({ name: `${record.name}, ${data}`, color: own, points: rows.map(row => [row.k, row.effect]) })
+      lines.push({ color: own, dashed: true, points: rows.map(row => [row.k, row.control]) })
     }
   }
   make("h2", "Accuracy lost without the top heads", at("curves"))

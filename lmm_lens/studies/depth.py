@@ -77,11 +77,13 @@ def depth(maps: Maps, seed: int = 0) -> Depth:
     observed = mean_depth(top)
     tails = torch.tensor([0.025, 0.975], dtype=torch.float64)
     bounds = resampled.quantile(tails) if len(resampled) else tails * torch.nan
+    low, high = bounds.tolist()
     counted = [third(layer, len(values)) for layer, _ in top]
     return Depth(
         len(top),
         observed,
-        *bounds.tolist(),
+        low,
+        high,
         float(null.mean()),
         float((1 + (null <= observed + 1e-12).sum()) / (1 + N_DRAWS)),
         (counted.count(0), counted.count(1), counted.count(2)),

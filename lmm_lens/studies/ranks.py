@@ -54,8 +54,8 @@ def correlations_of_ranks(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     scale = np.sqrt((x**2).sum(1) * (y**2).sum(1))
     with np.errstate(invalid="ignore", divide="ignore"):
         found = (x * y).sum(1) / scale
-    found[(scale < 1e-9) | np.isnan(a).any(1) | np.isnan(b).any(1)] = np.nan
-    return found
+    unknown = (scale < 1e-9) | np.isnan(a).any(1) | np.isnan(b).any(1)
+    return np.where(unknown, np.nan, found)
 
 
 def agreement(a: Maps, b: Float[Tensor, "other layer head"], seed: int = 0, paired: bool = False) -> Agreement:

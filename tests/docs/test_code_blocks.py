@@ -95,20 +95,24 @@ def test_the_commands_of_shell_blocks_exist(block):
         if words == ["--help"]:
             continue
         assert words[0] in commands, line
-        options = {
-            option for parameter in commands[words[0]].params for option in (*parameter.opts, *parameter.secondary_opts)
-        }
+        command = commands[words[0]]
+        if hasattr(command, "commands"):
+            assert words[1] in command.commands, line
+            command = command.commands[words[1]]
+        options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         assert {word for word in words if word.startswith("--")} <= options, line
 
 
 @pytest.mark.parametrize("block", of_language("yaml"))
 def test_a_config_is_one_that_its_command_takes(block, tmp_path):
     from lmm_lens.cli.compare_config import CompareConfig
+    from lmm_lens.cli.study_config import StudyConfig
     from lmm_lens.cli.sweep_config import SweepConfig
 
     path = tmp_path / "config.yaml"
     path.write_text(block.code, encoding="utf-8")
-    kind = CompareConfig if "conditions" in yaml.safe_load(block.code) else SweepConfig
+    keys = yaml.safe_load(block.code)
+    kind = StudyConfig if "models" in keys else CompareConfig if "conditions" in keys else SweepConfig
     assert kind.read(path, {}).out
 
 
