@@ -105,7 +105,7 @@ class StudyConfig:
 
         found = {}
         for name, given in self.models.items():
-            values = {"model": given} if isinstance(given, str) else dict(given)
+            values: dict[str, Any] = {"model": given} if isinstance(given, str) else dict(given)
             own = {key: self.sets(values[key]) for key in ("data", "text") if key in values}
             found[str(name)] = Subject(_Opening(values), own.get("data"), own.get("text"))
         return found

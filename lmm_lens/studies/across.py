@@ -35,7 +35,7 @@ def profile(record: Record, metric: str | None = None, query: str | None = None)
     values = np.nanmean(layers, axis=0)
     at = np.linspace(0, 1, len(values)) if len(values) > 1 else np.zeros(1)
     known = ~np.isnan(values)
-    return np.interp(DEPTHS, at[known], values[known]).tolist()
+    return [float(x) for x in np.interp(DEPTHS, at[known], values[known])]
 
 
 def summary(records: Sequence[Record]) -> pandas.DataFrame:

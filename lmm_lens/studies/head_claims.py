@@ -108,10 +108,10 @@ def _needed(data: str, effects: HeadEffects, chosen: Sequence[Arm], seed: int) -
 
 def _late(data: str, effects: HeadEffects, chosen: Sequence[Arm], seed: int) -> Claim:
     accuracy = effects.of("accuracy")
-    found = {arm.name: (arm, mine) for arm, mine, _ in of_arms(accuracy, chosen) if arm.name in ("early", "late")}
-    if len(found) < 2:
+    each = {arm.name: (arm, mine) for arm, mine, _ in of_arms(accuracy, chosen) if arm.name in ("early", "late")}
+    if len(each) < 2:
         return Claim(LATE, BI, data, "not tested", "accuracy lost", note="the model has too few layers for thirds")
-    (arm, late), (_, early) = found["late"], found["early"]
+    (arm, late), (_, early) = each["late"], each["early"]
     lost, clean = mean_interval(late, seed=seed), float(accuracy.clean.mean())
     p = float(sign_flip_test(early - late, seed=seed).p)
     found = _loss(LATE, data, lost, clean, f"without {arm.k} heads of the last third", len(late))

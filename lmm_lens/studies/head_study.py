@@ -122,7 +122,7 @@ def study_heads(
         **described(lens, name),
         "settings": asdict(settings),
         "sinks": {"dims": rule.dims if rule else (), "threshold": rule.threshold if rule else None, "source": source},
-        **_put_together(found, data | text, settings),
+        **_put_together(found, {**data, **text}, settings),
     }
     record = Record(plain(content))
     if folder is not None:

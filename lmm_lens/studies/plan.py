@@ -94,7 +94,7 @@ class Plan:
     def _total(self, what: str) -> float:
         if any(stage.n is None for stage in self.stages):
             return float("inf")
-        return sum((stage.n or 0) * getattr(stage, what) for stage in self.stages)
+        return float(sum((stage.n or 0) * getattr(stage, what) for stage in self.stages))
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row a stage: data, stage, samples, forwards, hours, megabytes."""

@@ -29,8 +29,8 @@ def claims(
         for claim in (HOLDS, EMPTY, GAIN, OWN):
             yield Claim(claim, KANG, "-", "not tested", "-", note="the model has no sinks")
         return
-    for key, each in looks.items():
-        yield _held(key, each, report)
+    for key, looked in looks.items():
+        yield _held(key, looked, report)
     for key, each in compared.items():
         yield _against(EMPTY, key, each, MASKED, f"{MASKED}, controls", "as many random patches masked")
     for key, each in compared.items():

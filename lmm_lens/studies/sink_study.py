@@ -125,14 +125,18 @@ def _found(report: SinkReport) -> dict[str, Any]:
 def _put_together(
     looks: Mapping[str, Looks], compared: Mapping[str, Comparison], data: Mapping[str, DataSet], settings: SinkSettings
 ) -> dict[str, Any]:
-    values, tests, seconds, notes = [], [], [], []
+    values: list[dict[Any, Any]] = []
+    tests: list[dict[Any, Any]] = []
+    seconds: list[dict[str, Any]] = []
+    notes: list[dict[str, str]] = []
     for key, each in compared.items():
         about = {"data": key, "task": settings.task(key), "metric": each.metric}
-        grid = {condition_of(*setting): setting for setting in settings.grid(key)}
+        grid = {condition_of(p, rho): (p, rho) for p, rho in settings.grid(key)}
         for row in each.to_pandas(seed=settings.seed).drop(columns="seconds").to_dict("records"):
-            fraction, ratio = grid.get(row["condition"].removesuffix(", controls"), (None, None))
-            paper = (fraction, ratio) == settings.paper(key)
-            values.append({**about, **row, "fraction": fraction, "ratio": ratio, "paper": paper})
+            setting = grid.get(str(row["condition"]).removesuffix(", controls"))
+            fraction, ratio = setting or (None, None)
+            row |= {"fraction": fraction, "ratio": ratio, "paper": setting == settings.paper(key)}
+            values.append({**about, **row})
         tests += [{**about, **row} for row in each.tests(seed=settings.seed).to_dict("records")]
         seconds += [{"data": key, **row} for row in times(each, settings.seed)]
         notes += [{"data": key, "note": note} for note in each.notes]

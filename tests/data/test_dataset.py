@@ -119,6 +119,29 @@ def test_take_gives_the_first_good_samples_and_reads_no_further():
     assert (len(data(GOOD).take(3)), len(data(GOOD).take(30))) == (3, 10)
 
 
+def test_halves_are_every_other_good_sample_and_together_all():
+    rows = [*GOOD[:3], {}, *GOOD[3:9]]
+    samples = data(rows, on_bad="skip")
+    first, second = samples.half(0), samples.half(1)
+    assert answers(first) == [f"answer {i}" for i in (0, 2, 4, 6, 8)]
+    assert answers(second) == [f"answer {i}" for i in (1, 3, 5, 7)]
+    assert second.problems.count == 1
+    whole = data(GOOD[:9])
+    assert [len(whole.half(0)), len(whole.half(1)), len(whole.take(6).half(1))] == [5, 4, 3]
+    assert answers(whole.take(3).half(1)) == ["answer 1"]
+    assert whole.half(1).settings["half"] == 1
+
+
+def test_halves_of_halves_and_other_parts_are_refused():
+    samples = data(GOOD)
+    with pytest.raises(ScoreError, match="a half is 0 or 1, given 2"):
+        samples.half(2)
+    with pytest.raises(ScoreError, match="this is a half already"):
+        samples.half(0).half(1)
+    with pytest.raises(ScoreError, match="take before you halve"):
+        samples.half(0).take(2)
+
+
 def test_shuffled_gives_every_sample_once_in_the_order_of_the_seed(tmp_path):
     for source in (GOOD, jsonl(tmp_path / "t.jsonl", GOOD)):
         samples = data(source)

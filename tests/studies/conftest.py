@@ -3,13 +3,8 @@
 import pytest
 
 from lmm_lens import Lens
-from lmm_lens.data import shapes
-from lmm_lens.studies import HeadSettings, SinkSettings, heads, sinks
-
-HEADS = HeadSettings(queries=("last", "answer"), ks=(1, 2), controls=1)
-SINKS = SinkSettings(metric="log_prob", tasks={"exist": "hallucination"}, fractions=(0.6,), ratios=(0.8,))
-DATA = {"color": shapes(4, kinds="color"), "exist": shapes(4, kinds="exist")}
-TEXT = {"sums": shapes(2, kinds="arith")}
+from lmm_lens.studies import heads, sinks
+from tests.studies.small import DATA, HEADS, SINKS, TEXT
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from lmm_lens.errors import ScoreError
 from lmm_lens.statistics import sign_flip_test
 from lmm_lens.studies import HeadSettings, Record, Study, heads, sinks
 from lmm_lens.studies.looks import LookWork
-from tests.studies.conftest import DATA, HEADS, TEXT
+from tests.studies.small import DATA, HEADS, TEXT
 
 
 def test_maps_are_those_of_score_heads(lens, head_study):

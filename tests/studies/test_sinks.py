@@ -8,7 +8,7 @@ from lmm_lens.bundled.shapes import examples, sink_patches
 from lmm_lens.errors import ScoreError
 from lmm_lens.studies import SinkSettings, sinks
 from lmm_lens.studies.sink_study import times
-from tests.studies.conftest import DATA, SINKS
+from tests.studies.small import DATA, SINKS
 
 
 def test_it_finds_the_dimensions_and_tokens_of_find_sinks(lens, sink_study):
