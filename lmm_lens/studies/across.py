@@ -13,6 +13,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from .ranks import correlations_of_ranks
 from .record import Record
@@ -32,7 +33,7 @@ def profile(record: Record, metric: str | None = None, query: str | None = None)
         np.array([np.nan if x is None else x for x in each[query][metric]["mean"]], dtype=float)
         for each in record["layers"].values()
     ]
-    values = np.nanmean(layers, axis=0)
+    values = torch.tensor(np.array(layers)).nanmean(0).numpy()  # numpy's own warns of layers without heads
     at = np.linspace(0, 1, len(values)) if len(values) > 1 else np.zeros(1)
     known = ~np.isnan(values)
     return [float(x) for x in np.interp(DEPTHS, at[known], values[known])]
