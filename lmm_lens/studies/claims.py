@@ -5,7 +5,7 @@
     open            it says neither: too few prompts, or no difference
     not tested      what the claim is about is not there, as a second data set, sinks, or right answers to lose
 
-"Can be removed" needs a margin: what is lost is called nothing where its whole interval lies below five points of
+"Can be removed" needs a margin: what is lost is called nothing where its whole interval lies at or below five points of
 accuracy. Where no answer changed, the bootstrap's interval has no width, so the interval counts as reaching to 3 / n at
 least (the rule of three: the 95% bound of a rate of which n trials showed no case); 60 prompts are the fewest that can
 show it. The margin, and that p has to be below .05, are ours.
@@ -84,6 +84,6 @@ def nothing_lost(low: float, high: float, clean: float, n: int) -> str:
     """Whether an accuracy was lost by less than the margin, of n prompts; `clean` is the accuracy there was to lose."""
     if not clean > MARGIN:
         return "not tested"
-    if max(high, 3 / n) < MARGIN:
+    if max(high, 3 / n) <= MARGIN:
         return "holds"
     return "contradicted" if low > 0 else "open"

@@ -32,6 +32,7 @@ class Depth:
         low, high: its 95% interval, resampling prompts and ranking anew.
         control: the mean depth of as many random heads.
         p: the share of random sets that lie at most as deep, the observed one counted as one more.
+        p_deeper: the same of those that lie at least as deep.
         thirds: how many lie in the first, the middle and the last third of the layers.
     """
 
@@ -41,6 +42,7 @@ class Depth:
     high: float
     control: float
     p: float
+    p_deeper: float
     thirds: tuple[int, int, int]
 
 
@@ -86,6 +88,7 @@ def depth(maps: Maps, seed: int = 0) -> Depth:
         high,
         float(null.mean()),
         float((1 + (null <= observed + 1e-12).sum()) / (1 + N_DRAWS)),
+        float((1 + (null >= observed - 1e-12).sum()) / (1 + N_DRAWS)),
         (counted.count(0), counted.count(1), counted.count(2)),
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..effects import HeadEffects
 from ..statistics import mean_interval, paired_interval, sign_flip_test
-from .claims import Claim, by_interval, by_test, nothing_lost
+from .claims import ALPHA, Claim, by_interval, by_test, nothing_lost
 from .curves import Arm, of_arms
 from .depth import Depth
 from .ranks import Agreement
@@ -29,7 +29,7 @@ def of_depth(found: Mapping[str, Depth], n: Mapping[str, int]) -> Iterator[Claim
             EARLY,
             BI,
             data,
-            by_test(at.p, at.value < at.control, at.low > at.control),
+            by_test(at.p, at.value < at.control, at.p_deeper < ALPHA),
             f"mean relative depth of the top {at.n} heads, 0 first layer, 1 last",
             at.value,
             at.low,

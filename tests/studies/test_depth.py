@@ -21,6 +21,7 @@ def test_depth_by_hand():
     early[:, 0, :2] = 1.0
     found = depth(early)
     assert found.value == 0
+    assert found.p_deeper == 1
     assert found.p == pytest.approx((4 / 20) * (3 / 19), abs=0.02)  # both of two random heads in the first layer
 
 
