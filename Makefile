@@ -20,7 +20,7 @@ NDIF := $(VENV)/ndif
 NDIF_PYTHON ?= $(shell for p in python3.12 python3.13 $(HOME)/.pyenv/versions/3.12.*/bin/python; do \
 	"$$p" -c "import sys; raise SystemExit(sys.version_info[:2] not in ((3, 12), (3, 13)))" 2> /dev/null && echo "$$p" && break; done)
 
-.PHONY: demo test containers emoji emoji-model attack long stories ndif lint bench study notebooks docs readme model browser clean
+.PHONY: demo test containers emoji emoji-model attack long stories ndif lint bench study studies notebooks docs readme model browser clean
 
 demo: $(STAMP)
 	$(BIN)/lmm-lens demo
@@ -73,6 +73,10 @@ docs: $(STAMP)
 # Every table of tutorials/results.
 study: $(STAMP)
 	$(BIN)/python tutorials/study_shapes_llava.py
+
+# The two papers' studies on the bundled models, and the atlas of the documentation.
+studies: $(STAMP)
+	$(BIN)/python tutorials/study_papers.py
 
 bench: browser
 	$(BIN)/python -m benchmarks.attention_tap

@@ -70,7 +70,7 @@ def removal_curves(table: pandas.DataFrame, outcome: str = "accuracy", ax: Axes 
     ax.set_xscale("log", base=2)
     ax.set_xticks(ks, [str(k) for k in ks])
     ax.minorticks_off()
-    ax.set(xlabel="heads removed", ylabel=f"{outcome.replace('_', ' ')} lost")
+    ax.set(xlabel="heads removed", ylabel={"accuracy": "accuracy lost", "log_prob": "log probability lost"}[outcome])
     ax.legend(fontsize=8, frameon=False)
     ax.set_title("the top heads, 95% intervals; dashed: random heads of the same layers", fontsize=10)
     return ax
@@ -95,7 +95,7 @@ def var_grid(table: pandas.DataFrame, tests: pandas.DataFrame, ax: Axes | None =
         at = ratios.index(row["ratio"]), fractions.index(row["fraction"])
         found = against.loc[row["condition"]]
         values[at] = found["difference"]
-        text = f"{found['difference']:+.3f}\np {found['p']:.2g}"
+        text = f"{found['difference']:+.2g}\np {found['p']:.2g}"
         ax.text(at[1], at[0], text, ha="center", va="center", fontsize=8)
         if row["paper"]:
             ax.add_patch(Rectangle((at[1] - 0.48, at[0] - 0.48), 0.96, 0.96, fill=False, linewidth=1.6))

@@ -59,11 +59,20 @@ def _paragraphs(study: Study, drawn: Sequence[str]) -> Iterator[str]:
         yield "## Sinks"
         yield "\n".join(f"- {record.name}: {record['found']['said']}" for record in study.records)
         yield "## What a reader must know"
-        notes = [f"- {r.name}, {row['data']}: {row['note']}" for r in study.records for row in r["notes"]]
-        yield "\n".join(notes) or "Nothing."
+        yield "\n".join(f"- {note}" for record in study.records for note in _notes(record)) or "Nothing."
     if drawn:
         yield "## Figures"
         yield "\n\n".join(f"![{name.removesuffix('.png')}]({name.replace(' ', '%20')})" for name in drawn)
+
+
+def _notes(record: Record) -> list[str]:
+    """What its comparisons say of themselves, of VAR in the paper's setting alone; the record has all of it."""
+    paper = {(row["data"], row["condition"]) for row in record["conditions"] if row["paper"]}
+    return [
+        f"{record.name}, {row['data']}: {row['note']}"
+        for row in record["notes"]
+        if "VAR p=" not in row["note"] or any(row["data"] == data and name in row["note"] for data, name in paper)
+    ]
 
 
 def _about(record: Record) -> str:
