@@ -1,7 +1,7 @@
 """The two papers' studies on the bundled models, by the commands that anyone runs, and their atlas.
 
-Run with `make studies`: results/studies gets both write-ups and the sealed records, docs/atlas.html the page made of them.
-What was killed goes on where it was. On two idle cores it takes about five minutes.
+Run with `make studies`: results/studies gets both write-ups and the sealed records, docs/atlas.html their page.
+What was killed goes on where it was. On two cores that others used, too, it took eight minutes.
 """
 
 import shutil
