@@ -1,0 +1,255 @@
+"""Figures of circuits: the graph with layers up and a lane a span, and the curve of faithfulness."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import ScoreError
+from ..figures import new_axes
+from .graph import DEEPSTACK, EMBED, HEAD, LOGITS, MLP, K, V
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from .circuit import Circuit
+    from .faithfulness import Faithfulness
+    from .graph import Entry, Graph, Node
+
+RED, BLUE, GREY, LANE = "#b2182b", "#2166ac", "#8a8a8a", "#f3f3f1"
+LANE_WIDTH = 2.3  # inches a span with edges
+Place = tuple[float, float]
+Spot = tuple[str, int, int, int]
+"""What is drawn once: kind, layer, number, lane."""
+
+
+def connected(graph: Graph, edges: Iterable[int]) -> list[int]:
+    """Of some edges, in order, those on a way from what is given to the answer.
+
+    A node's value at a span comes out of entries there, and through a head's k and v out of those at any span.
+    """
+    found = list(edges)
+    while True:
+        read, wrote = set[tuple[object, ...]](), set[tuple[object, ...]]()
+        for edge in found:
+            node, entry, span = _of(graph, edge)
+            wrote.add((*_unit_of(node), span))
+            for unit in _units_of(graph, entry):
+                read.add((*unit, span, entry.kind in (K, V)))
+        kept = []
+        for edge in found:
+            node, entry, span = _of(graph, edge)
+            fed = node.kind in (EMBED, DEEPSTACK) or any(
+                unit[:3] == _unit_of(node) and (unit[3] == span or unit[4]) for unit in read
+            )
+            used = entry.kind == LOGITS or any(
+                unit[:3] in _units_of(graph, entry) and (unit[3] == span or entry.kind in (K, V)) for unit in wrote
+            )
+            if fed and used:
+                kept.append(edge)
+        if len(kept) == len(found):
+            return kept
+        found = kept
+
+
+def _of(graph: Graph, edge: int) -> tuple[Node, Entry, int]:
+    node, entry, span = graph.edges[edge].tolist()
+    return graph.nodes[node], graph.entries[entry], span
+
+
+def _unit_of(node: Node) -> tuple[str, int, int]:
+    return node.kind, node.layer, node.head
+
+
+def _units_of(graph: Graph, entry: Entry) -> list[tuple[str, int, int]]:
+    """The nodes whose value an entry is part of: under grouped queries k and v are of several heads."""
+    if entry.kind in (MLP, LOGITS):
+        return [(entry.kind, entry.layer, 0)]
+    n, kv = graph.n_heads[entry.layer], graph.n_kv[entry.layer]
+    group = n // kv if entry.kind in (K, V) else 1
+    return [(HEAD, entry.layer, head) for head in range(entry.head * group, (entry.head + 1) * group)]
+
+
+# ---------------------------------------------------------------------- the graph
+
+
+def circuit_graph(circuit: Circuit, ax: Axes | None = None, n: int = 60) -> Axes:
+    """The circuit as a graph; `Circuit.plot` documents the arguments.
+
+    Raises:
+        ScoreError: none of the edges is on a way to the answer.
+    """
+    graph = circuit.graph
+    looked_at = circuit.kept[:n].tolist()
+    edges = connected(graph, looked_at)
+    if not edges:
+        raise ScoreError(
+            f"none of the {len(looked_at)} best edges is on a way from the prompt to the answer, so there is nothing to "
+            "draw\n  look at more of them: plot(n=...)"
+        )
+    lanes = sorted({span for edge in edges for span in [_of(graph, edge)[2]]} | {graph.answer_span})
+    spots = _spots(graph, edges)
+    at = _places(graph, lanes, spots)
+    height = min(max(3.6, 0.62 * (len(_levels(graph, spots)) + 1)), 14)
+    ax = ax or new_axes(LANE_WIDTH * len(lanes) + 1.1, height)
+    top = at[LOGITS, graph.n_layers, 0, graph.answer_span][1]
+    for lane in range(len(lanes)):
+        ax.axvspan(lane + 0.04, lane + 0.96, color=LANE, zorder=0, linewidth=0)
+    _draw_moves(ax, at, spots)
+    largest = float(circuit.scores[edges].abs().max())
+    for edge in reversed(edges):  # the strongest on top
+        node, entry, span = _of(graph, edge)
+        score = float(circuit.scores[edge])
+        start = at[(*_unit_of(node), span)]
+        for unit in _units_of(graph, entry):
+            if (*unit, span) in at:
+                _arrow(ax, start, at[(*unit, span)], score, largest, entry.kind)
+    _draw_spots(ax, graph, at)
+    ax.set_xticks([lane + 0.5 for lane in range(len(lanes))], [graph.spans[span].replace("_", " ") for span in lanes])
+    levels = _levels(graph, spots)
+    marks = {y: f"layer {layer}" for (layer, kind), y in levels.items() if kind != MLP or (layer, HEAD) not in levels}
+    marks = {y: label for y, label in marks.items() if 0 < y < top}
+    ax.set_yticks(list(marks), list(marks.values()), fontsize=8)
+    ax.tick_params(length=0)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    ax.set(xlim=(0, len(lanes)), ylim=(-0.6, top + 0.6))
+    pair = f"{circuit.answers[0][0]!r} against {circuit.answers[0][1]!r}" if len(circuit.answers) == 1 else ""
+    told = pair or f"mean of {len(circuit.answers)} pairs"
+    ax.set_title(f"{len(edges)} of {circuit.n_edges:,} edges by {circuit.method}, {told}", fontsize=9)
+    _legend(ax, largest)
+    return ax
+
+
+def _spots(graph: Graph, edges: Sequence[int]) -> list[Spot]:
+    """Everything that an edge leaves or enters, at its span."""
+    found: dict[Spot, None] = {}
+    for edge in edges:
+        node, entry, span = _of(graph, edge)
+        found[(*_unit_of(node), span)] = None
+    wrote = {spot[:3] for spot in found}
+    for edge in edges:
+        _, entry, span = _of(graph, edge)
+        for unit in _units_of(graph, entry):
+            if unit in wrote or unit[0] == LOGITS:
+                found[(*unit, span)] = None
+    return list(found)
+
+
+def _levels(graph: Graph, spots: Sequence[Spot]) -> dict[tuple[int, str], float]:
+    """The height of each layer's heads and feed-forward part that are drawn, one above the other."""
+    rank = {EMBED: 0, HEAD: 1, MLP: 2, DEEPSTACK: 3, LOGITS: 4}
+    present = sorted({(layer, rank[kind], kind) for kind, layer, _, _ in spots})
+    return {(layer, kind): float(height) for height, (layer, _, kind) in enumerate(present)}
+
+
+def _places(graph: Graph, lanes: Sequence[int], spots: Sequence[Spot]) -> dict[Spot, Place]:
+    """Where each spot is drawn: a head at the same place in every lane."""
+    levels = _levels(graph, spots)
+    found: dict[Spot, Place] = {}
+    for layer, kind in levels:
+        heads = sorted({number for k, at, number, _ in spots if (k, at) == (kind, layer)})
+        for spot in spots:
+            if (spot[0], spot[1]) == (kind, layer):
+                if kind == HEAD:
+                    x = 0.14 + 0.5 * (heads.index(spot[2]) + 0.5) / len(heads)
+                else:
+                    x = {MLP: 0.82, EMBED: 0.5, LOGITS: 0.5}.get(kind, 0.93)
+                found[spot] = (lanes.index(spot[3]) + x, levels[layer, kind])
+    return found
+
+
+def _draw_moves(ax: Axes, at: dict[Spot, Place], spots: Sequence[Spot]) -> None:
+    """A head that reads in one lane and writes in another carries something across."""
+    for unit in {spot[:3] for spot in spots if spot[0] == HEAD}:
+        xs = sorted(place[0] for spot, place in at.items() if spot[:3] == unit)
+        y = next(place[1] for spot, place in at.items() if spot[:3] == unit)
+        ax.plot([xs[0], xs[-1]], [y, y], color=GREY, linewidth=1.0, linestyle=(0, (1, 1.5)), zorder=1)
+
+
+def _arrow(ax: Axes, start: Place, end: Place, score: float, largest: float, kind: str) -> None:
+    from matplotlib.patches import FancyArrowPatch
+
+    share = abs(score) / largest
+    steps = end[1] - start[1]
+    curve = 0.0 if steps <= 1 else min(0.28, 0.06 * steps) * (1 if end[0] >= start[0] else -1)
+    ax.add_patch(
+        FancyArrowPatch(
+            start,
+            end,
+            arrowstyle="-",
+            connectionstyle=f"arc3,rad={curve}",
+            color=RED if score > 0 else BLUE,
+            linewidth=0.5 + 4.5 * share,
+            alpha=0.4 + 0.55 * share**0.5,
+            linestyle={"q": (0, (1, 1.2)), "k": (0, (3, 1.5))}.get(kind, "-"),
+            zorder=2,
+            shrinkA=0,
+            shrinkB=0,
+            capstyle="butt",
+        )
+    )
+
+
+def _draw_spots(ax: Axes, graph: Graph, at: dict[Spot, Place]) -> None:
+    for (kind, layer, number, _), (x, y) in at.items():
+        name = {EMBED: "embed", LOGITS: "logits", MLP: "MLP", DEEPSTACK: "deepstack"}.get(kind, f"{layer}.{number}")
+        box = {"boxstyle": "round,pad=0.25" if kind == HEAD else "square,pad=0.25", "linewidth": 0.8}
+        color = {HEAD: "#ffffff", MLP: "#e8e0cf"}.get(kind, "#d5e3d0")
+        ax.text(
+            x, y, name, ha="center", va="center", fontsize=6.5, zorder=4, bbox={**box, "fc": color, "ec": "#444444"}
+        )
+
+
+def _legend(ax: Axes, largest: float) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=RED, linewidth=5, label=f"helps the answer, {largest:.2g} logits"),
+        Line2D([], [], color=BLUE, linewidth=2.75, label=f"hurts it, {largest / 2:.2g} logits"),
+        Line2D([], [], color="#444444", linewidth=1.2, linestyle=(0, (1, 1.2)), label="into q"),
+        Line2D([], [], color="#444444", linewidth=1.2, linestyle=(0, (3, 1.5)), label="into k"),
+        Line2D([], [], color=GREY, linewidth=1, linestyle=(0, (1, 1.5)), label="the same head at other tokens"),
+    ]
+    figure = ax.get_figure(root=True)
+    if figure is not None and len(figure.axes) == 1:
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=7, frameon=False)
+    else:
+        ax.legend(handles=handles, fontsize=6, frameon=False)
+
+
+# ---------------------------------------------------------------------- the curve
+
+
+def faithfulness_curve(curve: Faithfulness, ax: Axes | None = None) -> Axes:
+    """f over the share of edges kept, on a scale of powers of ten, with its interval; random circuits in grey.
+
+    Args:
+        curve: what to draw.
+        ax: where; a new figure by default.
+    """
+    ax = ax or new_axes(5.4, 3.4)
+    share = 100 * curve.sizes.numpy() / curve.n_edges
+    for index, values in enumerate(curve.random_values.numpy()):
+        label = f"{len(curve.random)} random circuits, CPR {float(curve.random_cpr.mean()):.2f}" if not index else None
+        ax.plot(share, values, color=GREY, linewidth=0.9, label=label)
+    if len(curve.clean_ld) > 1:
+        low, high = curve.interval()
+        ax.fill_between(share, low.numpy(), high.numpy(), color=RED, alpha=0.18, linewidth=0)
+    label = f"best edges by {curve.method}, CPR {curve.cpr:.2f}, CMD {curve.cmd:.2f}"
+    ax.plot(share, curve.values.numpy(), color=RED, marker="o", markersize=3.5, linewidth=1.6, label=label)
+    for level in (0, 1):
+        ax.axhline(level, color="black", linewidth=0.6, linestyle=":")
+    if (share > 0).all():
+        ax.set_xscale("log")
+        ticks = [tick for tick in (0.1, 1, 10, 100) if tick >= share.min() * 0.9]
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.minorticks_off()
+    top = np.nanmax([1.15, float(curve.values.max()) + 0.1])
+    ax.set(xlabel="edges kept, % of the model's", ylabel="faithfulness (0 corrupt, 1 clean)", ylim=(None, top))
+    known = f", {curve.n_known} of them those it was found on" if curve.n_known else ""
+    ax.set_title(f"{len(curve.clean_ld)} pairs{known}", fontsize=9)
+    ax.legend(fontsize=7, frameon=False, loc="lower right")
+    return ax
