@@ -1,4 +1,4 @@
-"""Circuits: which edges between heads, feed-forward parts and spans carry an answer, and how faithful the best alone are"""
+"""Circuits: which edges carry an answer, between which parts of a model, at which spans, and how faithful they are"""
 
 from .circuit import Circuit
 from .faithfulness import Faithfulness

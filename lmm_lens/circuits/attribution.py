@@ -106,7 +106,8 @@ def _gradients(pair: Pair, share: float) -> tuple[Mapping[int, _Layer], Tensor, 
 
     def done(index: int, seen: Seen) -> None:
         parts = decoder.parts[index]
-        read = (*(seen.returned(module) for module in (parts.q, parts.k, parts.v)), seen.given(parts.layer.mlp))
+        q, k, v = (seen.returned(module) for module in (parts.q, parts.k, parts.v))
+        read = (q, k, v, seen.given(parts.layer.mlp))
         found[index] = _Layer(seen.hidden.detach(), seen.mid(parts).detach(), read)
 
     embed = between(pair.corrupt.embed, pair.clean.embed, share).requires_grad_()
@@ -158,7 +159,7 @@ def backwards(
 def _multiply(
     scores: Float[Tensor, "batch node entry span"],
     vectors: Float[Tensor, "node place d_model"],
-    gradients: Float[Tensor, "entry place d_model"],
+    gradients: Float[Tensor, "own place d_model"],
     entries: slice,
     places: Places,
 ) -> None:

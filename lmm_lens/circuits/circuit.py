@@ -221,16 +221,13 @@ class Circuit:
             return cls(graph=graph, **labels | tensors)
 
     def __repr__(self) -> str:
-        best = [
-            f"{node} to {entry} at {span} {self.scores[edge]:+.2f}"
-            for edge in self.kept[:3].tolist()
-            for node, entry, span in [self.graph.named(edge)]
-        ]
+        named = [(*self.graph.named(edge), float(self.scores[edge])) for edge in self.kept[:3].tolist()]
+        best = ", ".join(f"{node} to {entry} at {span} {score:+.2f}" for node, entry, span, score in named)
         return (
-            f"Circuit by {self.method}: {self.n_kept:,} of {self.n_edges:,} edges between {len(self.graph.nodes)} nodes "
-            f"and {len(self.graph.entries)} entries at {len(self.graph.spans)} spans, mean of {len(self.answers)} pairs; "
-            f"logit difference {self.clean_ld.mean():+.2f} clean, {self.corrupt_ld.mean():+.2f} corrupt; "
-            f"strongest {', '.join(best)}"
+            f"Circuit by {self.method}: {self.n_kept:,} of {self.n_edges:,} edges between {len(self.graph.nodes)} "
+            f"nodes and {len(self.graph.entries)} entries at {len(self.graph.spans)} spans, mean of "
+            f"{len(self.answers)} pairs; logit difference {self.clean_ld.mean():+.2f} clean, "
+            f"{self.corrupt_ld.mean():+.2f} corrupt; strongest {best}"
         )
 
     def _repr_html_(self) -> str:

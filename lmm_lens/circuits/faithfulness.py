@@ -2,7 +2,7 @@
 
     f(n) = (m(n best edges) - m(none)) / (m(all) - m(none))        m the mean logit difference
 
-Every edge that is not kept carries what its node wrote in the corrupt run, in a real forward, so f(0) = 0 and f(all) = 1.
+Every edge that is not kept carries what its node wrote in the corrupt run, in a real forward: f(0) = 0, f(all) = 1.
 Two areas over the share of edges kept, from 0 to 1, by the trapezoid rule: CPR, under f, is large where few edges carry
 much; CMD, under |1 - f|, is small where the circuit does what the model does, no more and no less. A random circuit has
 as many edges between each two layers at each span: its curve is what the choice of edges has to beat.
@@ -155,7 +155,8 @@ class Faithfulness:
             n, pairs = {"size": len(tensors["sizes"])}, {"pair": len(tensors["clean_ld"])}
             files.check_numbers(path, "per_pair", tensors["per_pair"], {**n, **pairs})
             files.check_numbers(path, "corrupt_ld", tensors["corrupt_ld"], pairs)
-            return cls(**tensors, **{name: about[name] for name in LABELS})
+            named: dict[str, Any] = {**tensors, **{name: about[name] for name in LABELS}}
+            return cls(**named)
 
     def __repr__(self) -> str:
         known = f", {self.n_known} of them those it was found on" if self.n_known else ""

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ScoreError
 from ..figures import new_axes
-from .graph import DEEPSTACK, EMBED, HEAD, LOGITS, MLP, K, V
+from .graph import DEEPSTACK, EMBED, HEAD, LOGITS, MLP, K, Q, V
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .graph import Entry, Graph, Node
 
 RED, BLUE, GREY, LANE = "#b2182b", "#2166ac", "#8a8a8a", "#f3f3f1"
+DASHES = {Q: (0, (1, 1.2)), K: (0, (3, 1.5))}
+MOVE = (0, (1, 2.5))
 LANE_WIDTH = 2.3  # inches a span with edges
 Place = tuple[float, float]
 Spot = tuple[str, int, int, int]
@@ -86,8 +88,8 @@ def circuit_graph(circuit: Circuit, ax: Axes | None = None, n: int = 60) -> Axes
     edges = connected(graph, looked_at)
     if not edges:
         raise ScoreError(
-            f"none of the {len(looked_at)} best edges is on a way from the prompt to the answer, so there is nothing to "
-            "draw\n  look at more of them: plot(n=...)"
+            f"none of the {len(looked_at)} best edges is on a way from the prompt to the answer\n"
+            "  look at more of them: plot(n=...)"
         )
     lanes = sorted({span for edge in edges for span in [_of(graph, edge)[2]]} | {graph.answer_span})
     spots = _spots(graph, edges)
@@ -97,7 +99,7 @@ def circuit_graph(circuit: Circuit, ax: Axes | None = None, n: int = 60) -> Axes
     top = at[LOGITS, graph.n_layers, 0, graph.answer_span][1]
     for lane in range(len(lanes)):
         ax.axvspan(lane + 0.04, lane + 0.96, color=LANE, zorder=0, linewidth=0)
-    _draw_moves(ax, at, spots)
+    moved = _draw_moves(ax, at, spots)
     largest = float(circuit.scores[edges].abs().max())
     for edge in reversed(edges):  # the strongest on top
         node, entry, span = _of(graph, edge)
@@ -105,13 +107,13 @@ def circuit_graph(circuit: Circuit, ax: Axes | None = None, n: int = 60) -> Axes
         start = at[(*_unit_of(node), span)]
         for unit in _units_of(graph, entry):
             if (*unit, span) in at:
-                _arrow(ax, start, at[(*unit, span)], score, largest, entry.kind)
+                _curve(ax, start, at[(*unit, span)], score, largest, entry.kind)
     _draw_spots(ax, graph, at)
     ax.set_xticks([lane + 0.5 for lane in range(len(lanes))], [graph.spans[span].replace("_", " ") for span in lanes])
     levels = _levels(graph, spots)
-    marks = {y: f"layer {layer}" for (layer, kind), y in levels.items() if kind != MLP or (layer, HEAD) not in levels}
-    marks = {y: label for y, label in marks.items() if 0 < y < top}
-    ax.set_yticks(list(marks), list(marks.values()), fontsize=8)
+    shown = sorted({layer for layer, _ in levels if 0 <= layer < graph.n_layers})
+    middles = [np.mean([y for (at_layer, _), y in levels.items() if at_layer == layer]) for layer in shown]
+    ax.set_yticks(middles, [f"layer {layer}" for layer in shown], fontsize=8)
     ax.tick_params(length=0)
     for spine in ax.spines.values():
         spine.set_visible(False)
@@ -119,7 +121,8 @@ def circuit_graph(circuit: Circuit, ax: Axes | None = None, n: int = 60) -> Axes
     pair = f"{circuit.answers[0][0]!r} against {circuit.answers[0][1]!r}" if len(circuit.answers) == 1 else ""
     told = pair or f"mean of {len(circuit.answers)} pairs"
     ax.set_title(f"{len(edges)} of {circuit.n_edges:,} edges by {circuit.method}, {told}", fontsize=9)
-    _legend(ax, largest)
+    kinds = {_of(graph, edge)[1].kind for edge in edges}
+    _legend(ax, circuit.scores[edges].tolist(), kinds, moved)
     return ax
 
 
@@ -154,41 +157,43 @@ def _places(graph: Graph, lanes: Sequence[int], spots: Sequence[Spot]) -> dict[S
         for spot in spots:
             if (spot[0], spot[1]) == (kind, layer):
                 if kind == HEAD:
-                    x = 0.14 + 0.5 * (heads.index(spot[2]) + 0.5) / len(heads)
+                    x = 0.13 + 0.52 * (heads.index(spot[2]) + 0.5) / len(heads)
                 else:
-                    x = {MLP: 0.82, EMBED: 0.5, LOGITS: 0.5}.get(kind, 0.93)
+                    x = {MLP: 0.78, EMBED: 0.4, LOGITS: 0.4}.get(kind, 0.9)
                 found[spot] = (lanes.index(spot[3]) + x, levels[layer, kind])
     return found
 
 
-def _draw_moves(ax: Axes, at: dict[Spot, Place], spots: Sequence[Spot]) -> None:
-    """A head that reads in one lane and writes in another carries something across."""
+def _draw_moves(ax: Axes, at: dict[Spot, Place], spots: Sequence[Spot]) -> bool:
+    """A head that reads in one lane and writes in another carries something across; whether any does."""
+    found = False
     for unit in {spot[:3] for spot in spots if spot[0] == HEAD}:
         xs = sorted(place[0] for spot, place in at.items() if spot[:3] == unit)
         y = next(place[1] for spot, place in at.items() if spot[:3] == unit)
-        ax.plot([xs[0], xs[-1]], [y, y], color=GREY, linewidth=1.0, linestyle=(0, (1, 1.5)), zorder=1)
+        ax.plot([xs[0], xs[-1]], [y, y], color=GREY, linewidth=1.0, linestyle=MOVE, zorder=1)
+        found = found or len(xs) > 1
+    return found
 
 
-def _arrow(ax: Axes, start: Place, end: Place, score: float, largest: float, kind: str) -> None:
-    from matplotlib.patches import FancyArrowPatch
+def _curve(ax: Axes, start: Place, end: Place, score: float, largest: float, kind: str) -> None:
+    """An edge, bent outwards where it passes over layers, within its lane."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
 
-    share = abs(score) / largest
-    steps = end[1] - start[1]
-    curve = 0.0 if steps <= 1 else min(0.28, 0.06 * steps) * (1 if end[0] >= start[0] else -1)
+    share, steps = abs(score) / largest, end[1] - start[1]
+    middle = (start[0] + end[0]) / 2
+    outwards = 1 if middle % 1 > 0.5 else -1
+    bend = 0.0 if steps <= 1 else min(0.24, 0.05 * steps) * outwards
+    line = Path([start, (middle + bend, (start[1] + end[1]) / 2), end], [Path.MOVETO, Path.CURVE3, Path.CURVE3])
     ax.add_patch(
-        FancyArrowPatch(
-            start,
-            end,
-            arrowstyle="-",
-            connectionstyle=f"arc3,rad={curve}",
-            color=RED if score > 0 else BLUE,
+        PathPatch(
+            line,
+            facecolor="none",
+            edgecolor=RED if score > 0 else BLUE,
             linewidth=0.5 + 4.5 * share,
             alpha=0.4 + 0.55 * share**0.5,
-            linestyle={"q": (0, (1, 1.2)), "k": (0, (3, 1.5))}.get(kind, "-"),
+            linestyle=DASHES.get(kind, "-"),
             zorder=2,
-            shrinkA=0,
-            shrinkB=0,
-            capstyle="butt",
         )
     )
 
@@ -203,19 +208,31 @@ def _draw_spots(ax: Axes, graph: Graph, at: dict[Spot, Place]) -> None:
         )
 
 
-def _legend(ax: Axes, largest: float) -> None:
+def _legend(ax: Axes, scores: Sequence[float], kinds: Iterable[str], moves: bool) -> None:
+    """What is in the figure, and no more."""
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=RED, linewidth=5, label=f"helps the answer, {largest:.2g} logits"),
-        Line2D([], [], color=BLUE, linewidth=2.75, label=f"hurts it, {largest / 2:.2g} logits"),
-        Line2D([], [], color="#444444", linewidth=1.2, linestyle=(0, (1, 1.2)), label="into q"),
-        Line2D([], [], color="#444444", linewidth=1.2, linestyle=(0, (3, 1.5)), label="into k"),
-        Line2D([], [], color=GREY, linewidth=1, linestyle=(0, (1, 1.5)), label="the same head at other tokens"),
+        Line2D(
+            [],
+            [],
+            color=color,
+            linewidth=0.5 + 4.5 * abs(most) / max(map(abs, scores)),
+            label=f"{word}, up to {abs(most):.2g} logits",
+        )
+        for color, word, most in ((RED, "helps the answer", max(scores)), (BLUE, "hurts it", min(scores)))
+        if (most > 0) == (color == RED) and most != 0
     ]
+    handles += [
+        Line2D([], [], color="#444444", linewidth=1.2, linestyle=DASHES[kind], label=f"into {kind}")
+        for kind in DASHES
+        if kind in kinds
+    ]
+    if moves:
+        handles.append(Line2D([], [], color=GREY, linewidth=1, linestyle=MOVE, label="a head, from tokens to others"))
     figure = ax.get_figure(root=True)
     if figure is not None and len(figure.axes) == 1:
-        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=7, frameon=False)
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=7, frameon=False)
     else:
         ax.legend(handles=handles, fontsize=6, frameon=False)
 
@@ -251,5 +268,9 @@ def faithfulness_curve(curve: Faithfulness, ax: Axes | None = None) -> Axes:
     ax.set(xlabel="edges kept, % of the model's", ylabel="faithfulness (0 corrupt, 1 clean)", ylim=(None, top))
     known = f", {curve.n_known} of them those it was found on" if curve.n_known else ""
     ax.set_title(f"{len(curve.clean_ld)} pairs{known}", fontsize=9)
-    ax.legend(fontsize=7, frameon=False, loc="lower right")
+    figure = ax.get_figure(root=True)
+    if figure is not None and len(figure.axes) == 1:
+        figure.legend(loc="outside lower center", fontsize=7, frameon=False)
+    else:
+        ax.legend(fontsize=7, frameon=False)
     return ax

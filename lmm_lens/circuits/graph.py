@@ -1,9 +1,9 @@
 """The graph of a decoder: who writes into the residual stream, who reads from it, and the edges between them by span.
 
 A node writes: the merged input embeddings, each head, each feed-forward part, and features that a model adds between
-layers (deepstack). An entry reads: the q, k and v inputs of heads, feed-forward parts, the logits. Under grouped queries
-the heads of a group share one k and one v entry. An edge is (node, entry, span): at the tokens of one span, what the
-node writes there and the entry reads there. From token to token it is the heads that carry, not edges.
+layers (deepstack). An entry reads: the q, k and v inputs of heads, feed-forward parts, the logits. Under grouped
+queries the heads of a group share one k and one v entry. An edge is (node, entry, span): at the tokens of one span,
+what the node writes there and the entry reads there. From token to token it is the heads that carry, not edges.
 
 Nodes are listed in the order in which they write, so that an entry reads from a prefix of the list.
 """
@@ -158,7 +158,8 @@ class Graph:
         layers = torch.tensor([node.layer + 1 for node in self.nodes])
         entered = torch.tensor([entry.layer for entry in self.entries])
         node, entry, span = self.edges.T
-        return (layers[node] * (self.n_layers + 1) + entered[entry]) * len(self.spans) + span
+        found: Tensor = (layers[node] * (self.n_layers + 1) + entered[entry]) * len(self.spans) + span
+        return found
 
     def named(self, edge: int) -> tuple[str, str, str]:
         """The names of an edge's node, entry and span."""

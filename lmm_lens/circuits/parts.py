@@ -74,7 +74,8 @@ class Parts:
         weight, _ = linear(self.layer.output_projection)
         gain = self.gain
         weight = weight if gain is None else weight * gain[:, None]
-        return weight.T.unflatten(0, (self.layer.n_heads, -1))
+        found: Tensor = weight.T.unflatten(0, (self.layer.n_heads, -1))
+        return found
 
 
 @dataclass(eq=False)
@@ -105,9 +106,8 @@ class Seen:
 
     def z(self, parts: Parts) -> Float[Tensor, "batch position head d_head"]:
         """What the heads give, times the scale with which it is written."""
-        z = self.given(parts.layer.output_projection).unflatten(-1, (parts.layer.n_heads, -1))
-        attended = self.returned(parts.layer.attention)
-        return z * written_scale(parts, attended)[..., None]
+        z: Tensor = self.given(parts.layer.output_projection).unflatten(-1, (parts.layer.n_heads, -1))
+        return z * written_scale(parts, self.returned(parts.layer.attention))[..., None]
 
     def mlp_written(self, parts: Parts) -> Float[Tensor, "batch position d_model"]:
         """What the feed-forward part writes."""
@@ -117,11 +117,11 @@ class Seen:
 
 def written_scale(parts: Parts, attended: Float[Tensor, "batch position d_model"]) -> Tensor:
     """The scale of a norm behind attention for each row, times the layer's own factor; [batch, position, 1] or [1]."""
-    if parts.after is None:
-        return attended.new_full((1,), parts.factor)
     gain = parts.gain
+    if parts.after is None or gain is None:
+        return attended.new_full((1,), parts.factor)
     plain, normed = attended * gain, parts.after(attended)
-    scale = (plain * normed).sum(-1, keepdim=True) / plain.square().sum(-1, keepdim=True)
+    scale: Tensor = (plain * normed).sum(-1, keepdim=True) / plain.square().sum(-1, keepdim=True)
     if not _close(scale * plain, normed):
         raise UnfitError(f"{type(parts.after).__name__} behind attention does not only scale what it is given")
     return scale * parts.factor

@@ -29,7 +29,9 @@ data
 answers
 replay
 scoring
-patching effects comparisons checks
+patching comparisons checks
+effects
+circuits
 viewer
 reports
 cli
