@@ -15,8 +15,7 @@ between the two runs' input embeddings, pictures merged in and added features wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..answers.contrast import logit_difference
+from ..patching.attribution import differentiable
 from ..replay import UnfitError
 from ..replay.check import ROUNDING
 from .graph import EMBED
@@ -54,26 +54,12 @@ def edge_scores(pair: Pair, method: str, steps: int) -> Float[Tensor, "batch nod
     """
     graph = pair.graph
     size = len(pair.marks), len(graph.nodes), len(graph.entries), len(graph.spans)
-    scores = torch.zeros(size, dtype=torch.float64)
     shares = [1.0] if method == "eap" else [(step + 0.5) / steps for step in range(steps)]
-    with frozen(*(layer.module for layer in pair.decoder.layers), *pair.decoder.unembedding.modules):
+    with differentiable(*(layer.module for layer in pair.decoder.layers), *pair.decoder.unembedding.modules):
+        scores = torch.zeros(size, dtype=torch.float64)
         for share in shares:
             _add(scores, pair, share, 1 / len(shares))
-    return scores.masked_fill_(~graph.exists, 0)
-
-
-@contextmanager
-def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Without gradients of the parameters, with those of activations, whatever is switched off around."""
-    trained = [p for module in modules for p in module.parameters() if p.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
+    return scores
 
 
 def _add(scores: Float[Tensor, "batch node entry span"], pair: Pair, share: float, weight: float) -> None:

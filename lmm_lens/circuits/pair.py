@@ -160,7 +160,9 @@ def pair_of(
     units = Units.of("span", corrupt, max(lens.shape.n_heads))
     spans = dict(zip(units.names, units.masks, strict=True)) if by_span else {WHOLE: corrupt.mask("all")}
     try:
-        return _pair(lens, clean, corrupt, answers, spans, keep_corrupt)
+        # tensors made in inference mode could not be differentiated later
+        with torch.inference_mode(False):
+            return _pair(lens, clean, corrupt, answers, spans, keep_corrupt)
     except UnfitError as why:
         raise ScoreError(
             f"no circuit can be found in this model: {why}\n"
