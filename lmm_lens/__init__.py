@@ -39,6 +39,9 @@ _HOME = {
     "head_attribution": "effects",
     "activation_patching": "patching",
     "attribution_patching": "patching",
+    "Circuit": "circuits",
+    "find_circuit": "circuits",
+    "smallest_heads": "circuits",
     "ablation_table": "comparisons",
     "image_table": "comparisons",
     "blank_images": "comparisons",
@@ -63,6 +66,9 @@ if TYPE_CHECKING:
     from .bundled import shapes as shapes
     from .checks.layout import Misplaced as Misplaced
     from .checks.layout import misplaced as misplaced
+    from .circuits import Circuit as Circuit
+    from .circuits import find_circuit as find_circuit
+    from .circuits import smallest_heads as smallest_heads
     from .comparisons import ablation_table as ablation_table
     from .comparisons import blank_images as blank_images
     from .comparisons import exact_match as exact_match

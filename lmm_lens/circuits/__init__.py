@@ -3,5 +3,6 @@
 from .circuit import Circuit
 from .faithfulness import Faithfulness
 from .find import find_circuit
+from .heads import SmallestHeads, smallest_heads
 
-__all__ = ["Circuit", "Faithfulness", "find_circuit"]
+__all__ = ["Circuit", "Faithfulness", "SmallestHeads", "find_circuit", "smallest_heads"]

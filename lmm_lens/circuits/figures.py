@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .circuit import Circuit
     from .faithfulness import Faithfulness
     from .graph import Entry, Graph, Node
+    from .heads import SmallestHeads
 
 RED, BLUE, GREY, LANE = "#b2182b", "#2166ac", "#8a8a8a", "#f3f3f1"
 DASHES = {Q: (0, (1, 1.2)), K: (0, (3, 1.5))}
@@ -272,5 +273,22 @@ def faithfulness_curve(curve: Faithfulness, ax: Axes | None = None) -> Axes:
     if figure is not None and len(figure.axes) == 1:
         figure.legend(loc="outside lower center", fontsize=7, frameon=False)
     else:
+        ax.legend(fontsize=7, frameon=False)
+    return ax
+
+
+def heads_curve(found: SmallestHeads, ax: Axes | None = None) -> Axes:
+    """What sets of heads keep over their size; `SmallestHeads.plot` documents the arguments."""
+    ax = ax or new_axes(5.0, 3.2)
+    ax.axhline(found.keep, color="black", linewidth=0.6, linestyle=":")
+    if len(found.random):
+        values = found.random_values.numpy()
+        ax.scatter([found.n_kept] * len(values), values, color=GREY, s=14, label=f"{len(values)} random sets like it")
+    ax.plot(found.sizes, found.values.numpy(), color=RED, linewidth=1.6, marker="o", markersize=2.5)
+    ax.scatter([found.n_kept], [float(found.values[found.sizes.index(found.n_kept)])], color=RED, s=36, zorder=3)
+    where = "other prompts" if found.held_out else "the prompts they were ordered on"
+    ax.set_title(f"{found.n_kept} heads keep {found.keep:g}, ordered by {found.by}; {where}", fontsize=9)
+    ax.set(xlabel="heads kept, all others ablated", ylabel=f"share of {found.metric.replace('_', ' ')} kept")
+    if len(found.random):
         ax.legend(fontsize=7, frameon=False)
     return ax

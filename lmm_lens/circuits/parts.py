@@ -240,7 +240,9 @@ def _written(module: nn.Module, seen: Seen, layer: Layer) -> tuple[Tensor, nn.Mo
     """What a module writes into the stream, and the norm behind it, if there is one."""
     returned = seen.returned(module)
     for other, given, normed in seen.calls:
-        if other is not layer.output_projection and _same(given, returned) and other is not module:
+        if other in (module, layer.output_projection) or _same(given, normed):  # dropout hands on what it is given
+            continue
+        if _same(given, returned):
             return normed.reshape(seen.hidden.shape), other
     return returned.reshape(seen.hidden.shape), None
 

@@ -92,7 +92,7 @@ def test_other_metrics_have_estimates_of_their_own(exact, samples, metric):
         return log if metric == "log_prob" else log.exp()
 
     expected = slope(exact, prompt, "all", (1, 4), torch.zeros(1, dtype=torch.float64), of)
-    assert float(found.estimates[1, 4]) == pytest.approx(float(expected), rel=1e-3)
+    assert float(found.estimates[1, 4]) == pytest.approx(float(expected), rel=5e-3)
 
 
 def test_the_best_heads_are_those_of_the_full_sweep_with_the_same_effects(lens, samples):
