@@ -12,7 +12,7 @@ heads in each layer.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +131,7 @@ class SmallestHeads:
             files.check_numbers(path, "with_none", tensors["with_none"], prompts)
             if lens is not None:
                 files.check_model(path, named["model"], lens.identity)
-            return cls(order=order, sizes=sizes, **named, **tensors)
+            return cls(order=order, sizes=sizes, **named | tensors)
 
     def __repr__(self) -> str:
         kept = float(self.values[self.sizes.index(self.n_kept)])
@@ -189,7 +189,7 @@ def smallest_heads(
     if not 0 < keep <= 1:
         raise ScoreError(f"keep is a share of what the heads do together, above 0 and at most 1, given {keep}")
     for given in (prompts, held_out):
-        if given is not None and not isinstance(given, Prompt) and iter(given) is given:
+        if isinstance(given, Iterator):
             raise ScoreError("the prompts are gone through more than once: give a list or a data set, not an iterator")
     among = heads_of(lens, heads)
     task = _Task(lens, among, ablation, rows, metric, reference)

@@ -142,7 +142,7 @@ def mean_estimates(
             f"ablation {ablation.mode!r} has no estimate: it depends on what the head would read\n"
             "  screen 'zero', 'mean' or 'resample', or leave screen= out"
         )
-    if iter(items.prompts) is items.prompts:
+    if isinstance(items.prompts, Iterator):
         raise ScoreError("screen= goes over the prompts twice: give a list or a data set, not an iterator")
     total, n = torch.zeros(lens.n_layers, lens.n_heads, dtype=torch.float64), 0
     work = EffectsWork(lens, ablation, Batches(None, lens.device))

@@ -71,7 +71,8 @@ def head_effects(
             every head alone.
         screen: "attribution" to estimate every head's effect from one backward pass a prompt, and to ablate exactly
             only those with the largest; `effects.screen` says how far that can be trusted. The prompts are gone
-            through twice. Worth it in rows that are slow to ablate, not in the last one. None for every head exactly.
+            through twice. Worth it in rows that are slow to ablate, not in the last one, and by metric
+            "logit_difference": where a model is sure, "log_prob" has next to no slope. None for every head exactly.
         verify: with a screen, how many heads are ablated exactly.
         sample: with a screen, how many random others are too, as its error bar.
         seed: of that sample.
@@ -99,7 +100,12 @@ def head_effects(
     """
     chosen = answer_metric(metric)
     if screen is not None:
-        options = {"folder": folder, "ray": ray, "rows_per_pass": rows_per_pass, "seconds_per_part": seconds_per_part}
+        options: dict[str, Any] = {
+            "folder": folder,
+            "ray": ray,
+            "rows_per_pass": rows_per_pass,
+            "seconds_per_part": seconds_per_part,
+        }
         options |= {"changed": changed, "progress": progress, "answers": answers, "reference": reference}
         return _screened(lens, prompts, ablation, rows, metric, heads, screen, verify, sample, seed, options)
     if rows_per_pass is not None and rows_per_pass < 1:
