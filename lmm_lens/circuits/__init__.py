@@ -3,6 +3,7 @@
 from .circuit import Circuit
 from .faithfulness import Faithfulness
 from .find import find_circuit
-from .heads import SmallestHeads, smallest_heads
+from .heads import SmallestHeads
+from .smallest import smallest_heads
 
 __all__ = ["Circuit", "Faithfulness", "SmallestHeads", "find_circuit", "smallest_heads"]

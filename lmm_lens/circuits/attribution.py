@@ -28,7 +28,8 @@ from ..replay import UnfitError
 from ..replay.check import ROUNDING
 from .graph import EMBED
 from .pair import Pair
-from .parts import Parts, Seen
+from .parts import Parts
+from .watching import Seen
 from .written import Places
 
 

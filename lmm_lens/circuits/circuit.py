@@ -134,7 +134,7 @@ class Circuit:
             ScoreError: as `find_circuit`; prompts with other spans than the circuit's; on the mean of all pairs clean
                 and corrupt do not differ.
         """
-        from .faithfulness import measure
+        from .measure import measure
 
         return measure(self, lens, clean, corrupt, answer, against, sizes, n_random, seed, progress)
 

@@ -13,9 +13,7 @@ into the projections. What cannot be followed so is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,12 +21,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..replay import UnfitError
-from ..replay.check import ROUNDING
+from .watching import PROJECTIONS, Seen, close, tolerance
 
 if TYPE_CHECKING:
     from ..adapters import Layer
-
-PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,110 +74,6 @@ class Parts:
         return found
 
 
-@dataclass(eq=False)
-class Seen:
-    """What one layer did in one forward.
-
-    Attributes:
-        calls: (module, what it was given, what it returned) of every part, in order.
-        hidden, out: what entered and left the layer.
-    """
-
-    hidden: Tensor
-    out: Tensor = field(default_factory=lambda: torch.empty(0))
-    calls: list[tuple[nn.Module, Tensor, Tensor]] = field(default_factory=list)
-
-    def given(self, module: nn.Module | None) -> Tensor:
-        """What a module was given."""
-        return next(given for each, given, _ in self.calls if each is module)
-
-    def returned(self, module: nn.Module | None) -> Tensor:
-        """What it returned."""
-        return next(returned for each, _, returned in self.calls if each is module)
-
-    def mid(self, parts: Parts) -> Tensor:
-        """The stream that the feed-forward part reads."""
-        found = self.given(parts.mlp_norm or parts.layer.mlp)
-        return found.reshape(self.hidden.shape)
-
-    def z(self, parts: Parts) -> Float[Tensor, "batch position head d_head"]:
-        """What the heads give, times the scale with which it is written."""
-        z: Tensor = self.given(parts.layer.output_projection).unflatten(-1, (parts.layer.n_heads, -1))
-        return z * written_scale(parts, self.returned(parts.layer.attention))[..., None]
-
-    def mlp_written(self, parts: Parts) -> Float[Tensor, "batch position d_model"]:
-        """What the feed-forward part writes."""
-        written = self.returned(parts.mlp_after or parts.layer.mlp).reshape(self.hidden.shape)
-        return written if parts.mlp_factor == 1 else written * parts.mlp_factor
-
-
-def written_scale(parts: Parts, attended: Float[Tensor, "batch position d_model"]) -> Tensor:
-    """The scale of a norm behind attention for each row, times the layer's own factor; [batch, position, 1] or [1]."""
-    gain = parts.gain
-    if parts.after is None or gain is None:
-        return attended.new_full((1,), parts.factor)
-    plain, normed = attended * gain, parts.after(attended)
-    scale: Tensor = (plain * normed).sum(-1, keepdim=True) / plain.square().sum(-1, keepdim=True)
-    if not _close(scale * plain, normed):
-        raise UnfitError(f"{type(parts.after).__name__} behind attention does not only scale what it is given")
-    return scale * parts.factor
-
-
-# ---------------------------------------------------------------------- watching
-
-
-@contextmanager
-def watching(layers: list[Layer] | tuple[Layer, ...], done: Callable[[int, Seen], None]) -> Iterator[None]:
-    """Inside, every layer that runs is watched; `done` is called at its end, after which nothing of it is kept.
-
-    What the feed-forward part reads is made a tensor of its own, so that its gradient is its own.
-    """
-    with ExitStack() as stack:
-        for index, layer in enumerate(layers):
-            _watch(index, layer, done, stack)
-        yield
-
-
-def _watch(index: int, layer: Layer, done: Callable[[int, Seen], None], stack: ExitStack) -> None:
-    under_way: list[Seen] = []
-
-    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        under_way.append(Seen(_first(args, kwargs)))
-
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        given, returned = _first(args, kwargs), output[0] if isinstance(output, tuple) else output
-        if under_way and isinstance(given, Tensor) and isinstance(returned, Tensor):
-            under_way[-1].calls.append((module, given, returned))
-
-    def own(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        first = _first(args, kwargs)
-        if not (isinstance(first, Tensor) and first.requires_grad):
-            return None
-        alias = first.view_as(first)
-        return ((alias, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": alias})
-
-    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        seen = under_way.pop()
-        seen.out = output[0] if isinstance(output, tuple) else output
-        done(index, seen)
-
-    stack.callback(layer.module.register_forward_pre_hook(enter, with_kwargs=True).remove)
-    if layer.mlp is not None:
-        stack.callback(layer.mlp.register_forward_pre_hook(own, with_kwargs=True).remove)
-    inner = [getattr(layer.attention, name, None) for name in PROJECTIONS]
-    watched = [*layer.module.children(), *inner, layer.output_projection]
-    for module in {id(each): each for each in watched if each is not None}.values():
-        stack.callback(module.register_forward_hook(note, with_kwargs=True).remove)
-    stack.callback(layer.module.register_forward_hook(leave).remove)
-
-
-def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return args[0] if args else kwargs.get("hidden_states")
-
-
-# ---------------------------------------------------------------------- taking apart
-
-
 def parts_of(index: int, layer: Layer, seen: Seen) -> Parts:
     """Take a layer apart by what one forward of it did.
 
@@ -212,7 +104,7 @@ def parts_of(index: int, layer: Layer, seen: Seen) -> Parts:
     between = seen.hidden if parallel else mid
     if parallel:
         factor = mlp_factor = 1.0
-        if not _close(seen.out, seen.hidden + attended + fed):
+        if not close(seen.out, seen.hidden + attended + fed):
             raise UnfitError(f"{name} does not only add attention and feed-forward part to the residual stream")
     else:
         factor = _factor(mid - seen.hidden, attended, mid, name)
@@ -252,21 +144,13 @@ def _factor(change: Tensor, written: Tensor, stream: Tensor, name: str) -> float
     factor = float((change * written).double().sum() / written.double().square().sum().clamp_min(1e-30))
     factor = 1.0 if abs(factor - 1) < 1e-2 else factor
     off = (change - factor * written).abs().max().double()
-    if not off <= _tolerance(stream) * stream.abs().max().double():
+    if not off <= tolerance(stream) * stream.abs().max().double():
         raise UnfitError(f"{name} does not only add attention and feed-forward part to the residual stream")
     return factor
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
     return one.data_ptr() == other.data_ptr() and one.numel() == other.numel()
-
-
-def _tolerance(like: Tensor) -> float:
-    return ROUNDING.get(like.dtype, 2e-4)
-
-
-def _close(one: Tensor, other: Tensor) -> bool:
-    return bool((one - other).abs().max() <= _tolerance(other) * other.abs().max())
 
 
 # ---------------------------------------------------------------------- weights

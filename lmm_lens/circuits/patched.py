@@ -21,7 +21,8 @@ from ..answers.contrast import logit_difference
 from ..backends.native import interface as attention
 from .graph import MLP, Q
 from .pair import Pair
-from .parts import Parts, Seen, watching, written_scale
+from .parts import Parts
+from .watching import Seen, watching, written_scale
 from .written import Places, Written
 
 Keep = Bool[Tensor, "node entry span"]

@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .parts import Parts, Seen
+    from .parts import Parts
+from .watching import Seen
 
 CHUNK_ELEMENTS = 2**23
 """Numbers that one chunk of written vectors may have: 32 MiB of fp32."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lmm_lens.circuits import Faithfulness, find_circuit
-from lmm_lens.circuits.faithfulness import random_like
+from lmm_lens.circuits.measure import random_like
 from lmm_lens.circuits.pair import pair_of
 from lmm_lens.circuits.patched import PatchedForwards
 from lmm_lens.errors import ScoreError

@@ -7,7 +7,7 @@ import torch
 
 from lmm_lens import AblateHeads, HeadSet, head_effects, smallest_heads
 from lmm_lens.circuits import SmallestHeads
-from lmm_lens.circuits.heads import MOST_SIZES, _sizes
+from lmm_lens.circuits.smallest import MOST_SIZES, _sizes
 from lmm_lens.errors import ScoreError
 from tests.support.color_pairs import color_batch
 
