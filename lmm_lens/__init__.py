@@ -42,6 +42,9 @@ _HOME = {
     "Circuit": "circuits",
     "find_circuit": "circuits",
     "smallest_heads": "circuits",
+    "compare": "comparisons",
+    "Comparison": "comparisons",
+    "Condition": "comparisons",
     "ablation_table": "comparisons",
     "image_table": "comparisons",
     "blank_images": "comparisons",
@@ -69,6 +72,8 @@ if TYPE_CHECKING:
     from .circuits import Circuit as Circuit
     from .circuits import find_circuit as find_circuit
     from .circuits import smallest_heads as smallest_heads
+    from .comparisons import Comparison as Comparison
+    from .comparisons import Condition as Condition
     from .comparisons import ablation_table as ablation_table
     from .comparisons import blank_images as blank_images
     from .comparisons import exact_match as exact_match

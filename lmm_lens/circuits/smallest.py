@@ -19,12 +19,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..answers.items import Answers, Items
 from ..answers.outcomes import answer_metric
 from ..data import Sample
 from ..effects import HeadEffects, head_effects
 from ..effects.ablations import Ablation, Partner, heads_of, units_of
 from ..effects.screen import mean_estimates
-from ..effects.work import Answers, Items
 from ..errors import ScoreError, unknown
 from ..hooks.heads import HeadSet
 from ..interventions.means import HeadMeans

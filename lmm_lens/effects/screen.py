@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..answers.items import Item, Items
 from ..answers.outcomes import AnswerMetric, Outcomes
 from ..core.rows import Rows
 from ..core.taps import Tap, TapContext
@@ -32,7 +33,7 @@ from ..prompts.prompt import Prompt
 from ..replay.batches import Batches
 from ..runs.job import LeftOutError
 from .ablations import Ablation, AblationOn
-from .work import EffectsWork, Item, Items
+from .work import EffectsWork
 
 if TYPE_CHECKING:
     from ..lens import Lens

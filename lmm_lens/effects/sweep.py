@@ -13,11 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..answers.items import Answers, Items, key_of
 from ..answers.outcomes import answer_metric
 from ..data import Sample
+from ..data.settings import without_contents
 from ..errors import ScoreError, unknown
 from ..hooks.heads import HeadSet
 from ..interventions.means import HeadMeans
+from ..lens.travelling import TravellingLens
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike
 from ..runs import RayLike, RunFolder, Store, stream
@@ -25,7 +28,7 @@ from ..runs.checkpoint import applied_in, fingerprint
 from .ablations import Ablation, Partner, described, heads_of, units_of
 from .scores import KIND, HeadEffects
 from .screen import SCREENS, choose, mean_estimates, to_about
-from .work import Answers, Items, MakeEffectsWork, key_of, origin_of
+from .work import MakeEffectsWork
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -131,11 +134,8 @@ def head_effects(
             ablation=ablated,
             rows_per_pass=rows_per_pass or halved_to,
             is_halved=halved_to is not None,
-            lens=lens,
-            device=lens.device.type,
-            origin=origin_of(lens) if ray is not None else None,
+            lens=TravellingLens.of(lens, about["model"], travels=ray is not None),
             folder=opened,
-            model=about["model"],
         )
         store = stream(
             items,
@@ -191,14 +191,6 @@ def _screened(
     effects = head_effects(lens, prompts, ablation, rows, metric, heads=best | others, **options)
     told = to_about(estimates, best, others, metric)
     return replace(effects, about={**effects.about, "screen": told})
-
-
-def without_contents(settings: Any) -> Any:
-    """What a data set says of itself without the sizes and digests of its files: rows are compared one by one."""
-    if not isinstance(settings, Mapping):
-        return [without_contents(each) for each in settings] if isinstance(settings, (list, tuple)) else settings
-    is_file = {"name", "bytes", "sha256"} <= settings.keys()
-    return settings["name"] if is_file else {name: without_contents(value) for name, value in settings.items()}
 
 
 def _finish(folder: RunFolder, store: Store) -> None:
