@@ -150,5 +150,5 @@ def test_an_iterator_is_refused(lens, colors):
 def test_heads_that_do_nothing_for_the_answer_are_refused(lens, colors):
     one = colors[0]
     last = HeadSet([(5, 1), (5, 2)], 6, 8)  # nothing comes behind them that could read the first token
-    with pytest.raises(ScoreError, match=r"with all 2 heads ablated the mean logit_difference is what it was.*0 / 0"):
+    with pytest.raises(ScoreError, match=r"with all 2 heads ablated the mean logit_difference is what it was"):
         smallest_heads(lens, one.prompt, heads=last, answers=one.answers, rows="bos")
