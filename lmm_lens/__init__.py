@@ -27,6 +27,10 @@ _HOME = {
     "PatchHeads": "interventions",
     "PatchPattern": "interventions",
     "PatchResidual": "interventions",
+    "ScaleAttention": "interventions",
+    "Direction": "steering",
+    "direction": "steering",
+    "Steer": "steering",
     "head_means": "interventions",
     "find_sinks": "sinks",
     "HeadScores": "scoring",
@@ -86,6 +90,7 @@ if TYPE_CHECKING:
     from .interventions import PatchHeads as PatchHeads
     from .interventions import PatchPattern as PatchPattern
     from .interventions import PatchResidual as PatchResidual
+    from .interventions import ScaleAttention as ScaleAttention
     from .interventions import head_means as head_means
     from .lens import Lens as Lens
     from .patching import PatchScores as PatchScores
@@ -99,6 +104,9 @@ if TYPE_CHECKING:
     from .scoring import localize as localize
     from .scoring import score_heads as score_heads
     from .sinks import find_sinks as find_sinks
+    from .steering import Direction as Direction
+    from .steering import Steer as Steer
+    from .steering import direction as direction
     from .viewer import View as View
     from .viewer import view as view
 

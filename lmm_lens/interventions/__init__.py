@@ -6,6 +6,7 @@ from .boost import BoostAttention
 from .knockout import Knockout, KnockoutSinks
 from .means import HeadMeans, head_means
 from .patch import PatchHeads, PatchPattern, PatchResidual
+from .scale import ScaleAttention
 from .tokens import AblateTokens
 from .var import VAR
 
@@ -21,6 +22,7 @@ __all__ = [
     "PatchHeads",
     "PatchPattern",
     "PatchResidual",
+    "ScaleAttention",
     "from_json",
     "head_means",
     "to_json",

@@ -12,6 +12,7 @@ from lmm_lens import (
     AblateHeads,
     AblateTokens,
     BoostAttention,
+    Direction,
     Intervention,
     Knockout,
     KnockoutSinks,
@@ -20,6 +21,8 @@ from lmm_lens import (
     PatchPattern,
     PatchResidual,
     Read,
+    ScaleAttention,
+    Steer,
     head_means,
 )
 from tests.support.cases import SITES, Case, case
@@ -45,6 +48,9 @@ EDITS = (
     "patch_residual",
     "patch_mlp",
     "patch_pattern",
+    "back_patch",
+    "scale",
+    "steer",
 )
 CORE = ("zero_after_image", "var", "knockout", "patch_heads")
 WIDE = ("llava", "qwen2_5_vl", "gemma3", "paligemma2", "qwen3_5", "mllama")  # one of each kind
@@ -111,7 +117,18 @@ def edit_of(name: str, edit: str) -> Intervention:
         "patch_residual": lambda: PatchResidual([2 if name == "mllama" else 1], clean(name), rows="all"),
         "patch_mlp": lambda: PatchResidual([2], clean(name), rows="last", site="mlp_out"),
         "patch_pattern": lambda: PatchPattern(heads, clean(name)),
+        "back_patch": lambda: PatchResidual([1], clean(name), rows="all", source_layer=2),
+        "scale": lambda: ScaleAttention("text", factor=2.0),
+        "steer": lambda: Steer(way(name), [0, 1], "after_image"),
     }[edit]()
+
+
+@cache
+def way(name: str) -> Direction:
+    """A direction of any kind."""
+    shape = case(name).lens.shape
+    values = torch.randn(shape.n_layers, shape.d_model, generator=torch.Generator().manual_seed(0))
+    return Direction(values, tuple(range(shape.n_layers)))
 
 
 @cache

@@ -26,7 +26,7 @@ bundled
 lens
 runs statistics
 data
-answers
+answers steering
 replay
 scoring
 patching effects comparisons checks
