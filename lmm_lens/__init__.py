@@ -22,6 +22,8 @@ _HOME = {
     "AblateHeads": "interventions",
     "AblateTokens": "interventions",
     "BoostAttention": "interventions",
+    "Edit": "interventions",
+    "EditPattern": "interventions",
     "Knockout": "interventions",
     "KnockoutSinks": "interventions",
     "PatchHeads": "interventions",
@@ -84,6 +86,8 @@ if TYPE_CHECKING:
     from .interventions import AblateHeads as AblateHeads
     from .interventions import AblateTokens as AblateTokens
     from .interventions import BoostAttention as BoostAttention
+    from .interventions import Edit as Edit
+    from .interventions import EditPattern as EditPattern
     from .interventions import Intervention as Intervention
     from .interventions import Knockout as Knockout
     from .interventions import KnockoutSinks as KnockoutSinks

@@ -28,7 +28,7 @@ NO_ROOM = {
 PUBLIC = """
 Lens Prompt Span Box HeadSet Read Intervention
 VAR AblateHeads AblateTokens BoostAttention Knockout KnockoutSinks PatchHeads PatchPattern PatchResidual head_means
-ScaleAttention Direction direction Steer
+Edit EditPattern ScaleAttention Direction direction Steer
 find_sinks HeadScores score_heads localization_heads localize
 PatchScores activation_patching attribution_patching HeadEffects head_effects head_attribution
 ablation_table image_table blank_images swapped_images exact_match

@@ -18,19 +18,9 @@ from ..errors import InterventionError
 from ..hooks.points import ModelShape
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
-from .base import (
-    Heads,
-    HeadsLike,
-    Intervention,
-    checked_heads,
-    heads_by_layer,
-    layers_with_heads,
-    plain_rows,
-    shown,
-    shown_heads,
-    whole_numbers,
-)
+from .base import Heads, HeadsLike, Intervention, plain_rows, shown
 from .knockout import PICTURES
+from .where import at_heads, checked_where, shown_where
 
 
 @dataclass(frozen=True)
@@ -74,14 +64,13 @@ class ScaleAttention(Intervention):
             raise InterventionError(f"ScaleAttention: factor is a number, 0 or more, given {factor!r}")
         if factor == 1:
             raise InterventionError("ScaleAttention: a factor of 1 changes nothing")
-        if layers is not None and heads is not None:
-            raise InterventionError("ScaleAttention takes layers, with all of their heads, or heads, not both")
+        own_layers, own_heads = checked_where(layers, heads, "ScaleAttention")
         self._set(
             source=plain_rows(source),
             target=plain_rows(target),
             factor=float(factor),
-            layers=None if layers is None else whole_numbers(layers, "ScaleAttention", "layers"),
-            heads=None if heads is None else checked_heads(heads, "ScaleAttention"),
+            layers=own_layers,
+            heads=own_heads,
             renormalise=bool(renormalise),
         )
 
@@ -99,15 +88,10 @@ class ScaleAttention(Intervention):
                 return pattern * factor
             return scale(pattern, context.keys(source, pattern.shape[-1]), factor, renormalise)
 
-        if self.heads is None:
-            chosen = layers_with_heads(self.layers, shape, whole)
-            return [Tap("pattern", layer, rows, multiply, edits=True) for layer in chosen]
-        by_layer = heads_by_layer(self.heads, shape)
-        layers_with_heads(by_layer, shape, whole)
-        return [Tap("pattern", layer, rows, multiply, own, edits=True) for layer, own in by_layer.items()]
+        where = at_heads(self.layers, self.heads, shape, whole)
+        return [Tap("pattern", layer, rows, multiply, own, edits=True) for layer, own in where.items()]
 
     def __repr__(self) -> str:
-        where = "" if self.layers is None else f", layers={list(self.layers)}"
-        where += "" if self.heads is None else f", {shown_heads(self.heads)}"
+        where = shown_where(self.layers, self.heads)
         sums = "" if self.renormalise else ", renormalise=False"
         return f"ScaleAttention({shown(self.source)} x {self.factor:g} in rows {shown(self.target)}{where}{sums})"

@@ -13,6 +13,8 @@ from lmm_lens import (
     AblateTokens,
     BoostAttention,
     Direction,
+    Edit,
+    EditPattern,
     HeadSet,
     Intervention,
     Knockout,
@@ -109,6 +111,8 @@ HOLDING = [
     "rows is a Tensor",
     "source is a Tensor",
     "direction is a Direction",
+    "function is a function (pattern)",
+    "function is a function (rows)",
 ]
 
 
@@ -127,6 +131,8 @@ def holding():
         AblateHeads([(0, 0)], rows=llava.prompt.mask("image")),
         Knockout(torch.tensor([1, 2])),
         Steer(Direction(torch.ones(1, 4), (0,))),
+        EditPattern(lambda pattern, keys: pattern),
+        Edit("z", lambda z, context: z),
     ]
     return dict(zip(HOLDING, edits, strict=True))
 

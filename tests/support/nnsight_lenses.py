@@ -13,6 +13,8 @@ from lmm_lens import (
     AblateTokens,
     BoostAttention,
     Direction,
+    Edit,
+    EditPattern,
     Intervention,
     Knockout,
     KnockoutSinks,
@@ -51,6 +53,8 @@ EDITS = (
     "back_patch",
     "scale",
     "steer",
+    "own_pattern",
+    "own_rows",
 )
 CORE = ("zero_after_image", "var", "knockout", "patch_heads")
 WIDE = ("llava", "qwen2_5_vl", "gemma3", "paligemma2", "qwen3_5", "mllama")  # one of each kind
@@ -120,7 +124,16 @@ def edit_of(name: str, edit: str) -> Intervention:
         "back_patch": lambda: PatchResidual([1], clean(name), rows="all", source_layer=2),
         "scale": lambda: ScaleAttention("text", factor=2.0),
         "steer": lambda: Steer(way(name), [0, 1], "after_image"),
+        "own_pattern": lambda: EditPattern(more_on_text()),
+        "own_rows": lambda: Edit("z", lambda z, context: z * (1 + context.layer), "after_image", heads=heads),
     }[edit]()
+
+
+def more_on_text() -> Any:
+    def more(pattern: Any, keys: Any) -> Any:
+        return torch.where(keys["text"], 2 * pattern, pattern)
+
+    return more
 
 
 @cache

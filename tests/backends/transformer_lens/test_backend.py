@@ -9,6 +9,8 @@ from lmm_lens import (
     AblateTokens,
     BoostAttention,
     Direction,
+    Edit,
+    EditPattern,
     Knockout,
     KnockoutSinks,
     Lens,
@@ -67,10 +69,12 @@ def interventions(lens, prompt):
         ScaleAttention("text", "last", 0.5, heads=heads, renormalise=False),
         PatchResidual([1], other, source_layer=4),
         Steer(Direction(torch.ones(2, lens.shape.d_model), (1, 3)), rows="after_image"),
+        EditPattern(lambda pattern, keys: pattern**2),
+        Edit("mlp_out", lambda x, context: 0.5 * x, "last"),
     ]
 
 
-@pytest.mark.parametrize("index", range(21))
+@pytest.mark.parametrize("index", range(23))
 def test_every_intervention_gives_the_logits_of_the_native_backend(lens, bridged, prompt, index):
     edit = interventions(lens, prompt)[index]
     native, bridge = (each.generate(prompt, [edit], max_new_tokens=5, logits=True) for each in (lens, bridged))
