@@ -56,6 +56,8 @@ _HOME = {
     "misplaced": "checks.layout",
     "view": "viewer",
     "View": "viewer",
+    "InformationFlow": "flow",
+    "information_flow": "flow",
     "LensError": "errors",
 }
 
@@ -80,6 +82,8 @@ if TYPE_CHECKING:
     from .effects import head_attribution as head_attribution
     from .effects import head_effects as head_effects
     from .errors import LensError as LensError
+    from .flow import InformationFlow as InformationFlow
+    from .flow import information_flow as information_flow
     from .hooks.heads import HeadSet as HeadSet
     from .hooks.points import Read as Read
     from .interventions import VAR as VAR

@@ -29,7 +29,7 @@ data
 answers steering
 replay
 scoring
-patching effects comparisons checks
+patching effects comparisons checks flow
 viewer
 reports
 cli
