@@ -76,9 +76,7 @@ def measure(lens: Lens, prompts: Sequence[Prompt], window: int, rounds: int, dev
         base = [seconds(partial(plain, lens, prompt), device) for _ in sampled]
         found: dict[object, object] = {}
         own = [
-            seconds(
-                partial(store, found, i, partial(lens.run, prompt, [change.intervention], logits="last")), device
-            )
+            seconds(partial(store, found, i, partial(lens.run, prompt, [change.intervention], logits="last")), device)
             for i, change in enumerate(sampled)
         ]
         spent = seconds(partial(flow.of_row, forwards, 0, None), device)
@@ -135,8 +133,8 @@ def main() -> None:
         f"{machine(device)}. The routes image to question, image to last and question to last, with a draw of random "
         "keys; windows at the ends of a model that have the same layers count once. Recording the prompt is part of "
         f"all points. Medians of {rounds} rounds ({4 * rounds} for the bundled model); a round's rivals are the mean "
-        f"of {N_SAMPLED} forwards, times the number of points; the plain one varied by {noise:.0%} (interquartile range). "
-        "The first prompt of a call also pays for a forward that checks the replays against the model."
+        f"of {N_SAMPLED} forwards, times the number of points; the plain one varied by {noise:.0%} (interquartile "
+        "range). The first prompt of a call also pays for a forward that checks the replays against the model."
     )
     lines = table_of(results)
     show(lines, notes)

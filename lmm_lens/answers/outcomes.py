@@ -133,7 +133,8 @@ class Outcomes:
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Outcomes:
         """What `tensors` gave."""
-        return cls(*(tensors[name] for name in ("logits", "log_sum", "said", "marks")), own=tensors.get("own"))
+        logits, log_sum, said, marks = (tensors[name] for name in ("logits", "log_sum", "said", "marks"))
+        return cls(logits, log_sum, said, marks, tensors.get("own"))
 
     def __getitem__(self, index: Any) -> Outcomes:
         own = None if self.own is None else self.own[index]

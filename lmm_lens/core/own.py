@@ -46,7 +46,7 @@ class Keys:
         return self.context.visible()
 
 
-def settled_pattern(name: str, pattern: Tensor, new: Any, keys: Keys, renormalise: bool) -> Tensor:
+def settled_pattern(name: str, pattern: Tensor, made: Any, keys: Keys, renormalise: bool) -> Tensor:
     """What an own edit made of a pattern, as attention that the model can go on with.
 
     Nothing stays on keys that a row cannot see, padding among them; rows with anything left are brought back to their
@@ -55,20 +55,20 @@ def settled_pattern(name: str, pattern: Tensor, new: Any, keys: Keys, renormalis
     Args:
         name: of the function.
         pattern: what it was given.
-        new: what it returned.
+        made: what it returned.
         keys: of the rows.
         renormalise: whether to bring rows back.
 
     Raises:
         InterventionError: it returned something else than weights in the shape of the pattern.
     """
-    if not isinstance(new, Tensor) or new.shape != pattern.shape or new.dtype == torch.bool:
-        given = f"{new.dtype} {list(new.shape)}" if isinstance(new, Tensor) else type(new).__name__
+    if not isinstance(made, Tensor) or made.shape != pattern.shape or made.dtype == torch.bool:
+        given = f"{made.dtype} {list(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
         raise InterventionError(
             f"{name} returned {given}\n"
             f"  expected attention [batch, head, query, key] = {list(pattern.shape)}, as it was given"
         )
-    new = new.to(pattern.dtype)
+    new: Tensor = made.to(pattern.dtype)
     fits = new.isfinite() & (new >= 0) if renormalise else new.isfinite()
     if not bool(fits.all()):
         what = "that is not finite" if not bool(new.isfinite().all()) else "below 0, which cannot be renormalised"

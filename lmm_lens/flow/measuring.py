@@ -248,14 +248,12 @@ class FlowOn:
         shape = self.task.lens.shape
         masks = [self._masks(cell, n_forced) for cell in self.cells]
         if n_forced not in self._cuts:  # of the whole batch, so that its rows share the forwards
-            sources = [
-                self.task.routes[cell[0]].source if set(cell[2]) & set(shape.crossing) else keys
-                for cell, (keys, _) in zip(self.cells, masks, strict=True)
-            ]
-            self._cuts[n_forced] = [
-                Knockout(source, rows, cell[2])
-                for cell, source, (_, rows) in zip(self.cells, sources, masks, strict=True)
-            ]
+            crossing, cuts = set(shape.crossing), []
+            for (number, _, layers), (keys, rows) in zip(self.cells, masks, strict=True):
+                source = self.task.routes[number].source
+                named = source if isinstance(source, str) and not crossing.isdisjoint(layers) else keys
+                cuts.append(Knockout(named, rows, layers))
+            self._cuts[n_forced] = cuts
         found = []
         for cell, cut, (keys, rows) in zip(self.cells, self._cuts[n_forced], masks, strict=True):
             crosses = bool(set(cell[2]) & set(shape.crossing))

@@ -70,7 +70,8 @@ class Variant:
     @property
     def rows(self) -> Bool[Tensor, " position"]:
         """The rows that anything is changed in."""
-        return torch.stack([each.rows for each in (*self.edits, *self.hidden)]).any(0)
+        rows = [edit.rows for edit in self.edits] + [each.rows for each in self.hidden]
+        return torch.stack(rows).any(0)
 
     def first_row(self, n_layers: int, last: int) -> int:
         """The first row that differs in a way that can reach the logits of row `last`."""

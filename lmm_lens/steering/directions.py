@@ -69,7 +69,8 @@ class Direction:
     @property
     def norms(self) -> Float[Tensor, " layer"]:
         """The length of each layer's vector."""
-        return torch.linalg.vector_norm(self.values, dim=-1)
+        lengths: Tensor = torch.linalg.vector_norm(self.values, dim=-1)
+        return lengths
 
     def at(self, layer: int) -> Float[Tensor, " d_model"]:
         """The vector of a layer; InterventionError for one that it has none of."""

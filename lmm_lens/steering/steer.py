@@ -112,7 +112,7 @@ def _turned(vector: Tensor, strength: float) -> TapFunction:
         wide = stream.to(torch.promote_types(stream.dtype, torch.float32))
         along = torch.nn.functional.normalize(vector.to(wide), dim=-1)
         mixed = torch.nn.functional.normalize(wide, dim=-1) + strength * along
-        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        length: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         return length * torch.nn.functional.normalize(mixed, dim=-1)
 
     return turn
