@@ -2,8 +2,9 @@
 
     def margin(logits, goal):
         '''Logit of the right answer minus the largest other one.'''
-        right = logits[:, goal.right[0]]
-        return right - logits.index_fill(1, torch.tensor(goal.right), -torch.inf).amax(1)
+        others = logits.clone()
+        others[:, list(goal.right)] = -torch.inf
+        return logits[:, goal.right[0]] - others.amax(1)
 
     effects = head_effects(lens, samples, metric=margin)
 
