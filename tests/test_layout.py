@@ -32,7 +32,7 @@ InformationFlow information_flow
 Edit EditPattern ScaleAttention Direction direction Steer
 find_sinks HeadScores score_heads localization_heads localize
 PatchScores activation_patching attribution_patching HeadEffects head_effects head_attribution
-ablation_table image_table blank_images swapped_images exact_match
+compare Comparison Condition ablation_table image_table blank_images swapped_images exact_match
 DataSet Sample Misplaced misplaced view View LensError __version__
 """
 SHARED_BACKENDS = {

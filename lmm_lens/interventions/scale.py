@@ -18,7 +18,7 @@ from ..errors import InterventionError
 from ..hooks.points import ModelShape
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
-from .base import Heads, HeadsLike, Intervention, plain_rows, shown
+from .base import Heads, HeadsLike, Intervention, control_heads, plain_rows, shown
 from .knockout import PICTURES
 from .where import at_heads, checked_where, shown_where
 
@@ -73,6 +73,17 @@ class ScaleAttention(Intervention):
             heads=own_heads,
             renormalise=bool(renormalise),
         )
+
+    def control_of(self, seed: int = 0) -> ScaleAttention:
+        """Its control: the same of random heads, as many in each layer.
+
+        Raises:
+            InterventionError: no HeadSet was given, or its heads are whole layers.
+        """
+        if self.heads is None:
+            raise InterventionError("the control of ScaleAttention is of random heads: give heads=, a HeadSet")
+        heads = control_heads(self.heads, seed, "ScaleAttention")
+        return ScaleAttention(self.source, self.target, self.factor, None, heads, self.renormalise)
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """One edit of the pattern a layer."""

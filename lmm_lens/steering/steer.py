@@ -63,7 +63,7 @@ class Steer(Intervention):
         object.__setattr__(self, "layers", chosen)
         object.__setattr__(self, "rows", plain_rows(self.rows))
 
-    def control_of(self, seed: int) -> Steer:
+    def control_of(self, seed: int = 0) -> Steer:
         """The same with a random direction of the same norm, in the same rows and layers."""
         return replace(self, direction=self.direction.random_like(seed))
 

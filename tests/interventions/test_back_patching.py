@@ -76,7 +76,7 @@ def test_what_leaves_a_layer_can_be_moved_too():
     family = double("llava")
     rows = sorted(spans(family.inputs)["question"][0])
     clean = family.lens.run(family.prompt, read=["resid_post"])
-    run = family.lens.run(family.prompt, [PatchResidual([0], clean, "question", "resid_post", 2)])
+    run = family.lens.run(family.prompt, [PatchResidual([0], clean, "question", "resid_post", source_layer=2)])
     close(run.logits, patched(family, [(0, 2)], rows, "resid_post"), 1e-7)
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lmm_lens import Knockout, Lens, ScaleAttention
+from lmm_lens import HeadSet, Knockout, Lens, ScaleAttention
 from lmm_lens.core.kernels import scale
 from lmm_lens.errors import HookError, InterventionError
 from tests.support.cases import case, close, double, edits_of
@@ -166,3 +166,15 @@ def test_every_kernel_gives_the_same():
         lens = Lens(model)
         logits.append(lens.run(lens.prompt(inputs=inputs), [ScaleAttention(factor=3.0)]).logits)
     close(logits[0], logits[1])
+
+
+def test_its_control_scales_as_many_other_heads():
+    llava = case("llava")
+    heads = HeadSet([(0, 1), (1, 2)], llava.n_layers, 4)
+    edit = ScaleAttention("question", "last", 0.5, heads=heads, renormalise=False)
+    control = edit.control_of(3)
+    assert control.heads == heads.random_like(3, disjoint="most")
+    assert (control.source, control.target, control.factor, control.renormalise) == ("question", "last", 0.5, False)
+    assert edits_of(llava.lens.run(llava.prompt, [control])) == edits_of(llava.lens.run(llava.prompt, [edit]))
+    with pytest.raises(InterventionError, match="the control of ScaleAttention is of random heads: give heads="):
+        ScaleAttention().control_of()
