@@ -26,10 +26,10 @@ bundled
 lens
 runs statistics
 data
-answers
+answers steering
 replay
 scoring
-patching effects comparisons checks
+patching effects comparisons checks flow
 viewer
 reports
 cli
