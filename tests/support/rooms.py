@@ -29,7 +29,7 @@ data
 answers
 replay
 scoring
-patching effects comparisons checks
+patching effects comparisons checks readouts
 viewer
 reports
 cli
