@@ -137,11 +137,16 @@ def canvases_of(prompt: Prompt, row: int) -> tuple[Canvas, ...]:
 
 def check_placed(canvases: Sequence[Canvas], prompt: Prompt, row: int) -> None:
     """PromptError where a prompt row has nothing to draw on: no visual token, or none whose place is known."""
-    if canvases:
-        return
-    if not bool(prompt.mask("visual")[row].any()):
+    if not canvases and not bool(prompt.mask("visual")[row].any()):
         raise PromptError(f"row {row} of the prompt has no visual tokens, so there is no picture to draw on")
-    raise PromptError("the layout of these visual tokens is not known, so they cannot be drawn over the picture")
+    if not canvases:
+        raise PromptError("the layout of these visual tokens is not known, so they cannot be drawn over the picture")
+
+
+def check_boards(canvases: Sequence[Canvas], row: int) -> None:
+    """The same of a result, which has the canvases alone."""
+    if not canvases:
+        raise PromptError(f"row {row} has no picture to draw on, or it is not known where its visual tokens lie in it")
 
 
 def _pixels(picture: Any) -> UInt8[Tensor, "height width 3"] | None:

@@ -1,6 +1,23 @@
 """Readouts: where heads look, what the residual stream says in words, what each part of a model adds to its answer"""
 
 from .attention_map import attention_map
+from .bank import EmbeddingBank, embedding_bank
+from .latent_lens import latent_lens
+from .logit_lens import logit_lens
 from .maps import AttentionMap
+from .neighbours import LatentLens
+from .translators import Translators, fit_translators
+from .words import LogitLens
 
-__all__ = ["AttentionMap", "attention_map"]
+__all__ = [
+    "AttentionMap",
+    "EmbeddingBank",
+    "LatentLens",
+    "LogitLens",
+    "Translators",
+    "attention_map",
+    "embedding_bank",
+    "fit_translators",
+    "latent_lens",
+    "logit_lens",
+]
