@@ -38,6 +38,10 @@ class WholePattern:
         """Which keys these rows can see."""
         return self.scores(rows, heads) > HIDDEN
 
+    def read_values(self, weights: Tensor, heads: tuple[int, ...] | None) -> Tensor:
+        """Nothing is known of the values."""
+        raise HookError("the values that this attention reads are not known here, so nothing can be read from them")
+
     def put(self, pattern: Tensor, original: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> None:
         """Put edited rows in the place of the original ones, in a copy of the pattern."""
         if not self._is_ours:

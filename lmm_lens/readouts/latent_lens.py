@@ -117,7 +117,7 @@ class NeighbourReader:
         step = max(1, LEAST // len(self.vectors)) if len(self.vectors) < LEAST else 1
         vectors = self.vectors.to(flat.device)
         parts = [self._nearest(flat[start : start + step], vectors) for start in range(0, len(flat), step)]
-        return torch.cat(parts).unflatten(0, hidden.shape[:2])
+        return torch.cat(parts).reshape(*hidden.shape[:2], -1)
 
     def _nearest(
         self, rows: Float[Tensor, "row d_model"], vectors: Float[Tensor, "entry d_model"]

@@ -116,9 +116,9 @@ class LatentLens(Reading):
             shape = {"layer": len(own["layers"]), "batch": batch, "query": query, "top": None}
             for name in ("neighbours", "cosines"):
                 files.check_numbers(path, name, tensors[name], shape)
-            words = {name: tuple(about[name]) for name in ("bank_layers", "words", "sentences")}
-            numbers = {name: tensors[name] for name in TENSORS[1:]}
-            return cls(**own, **words, **numbers, model=dict(about["model"]))
+            own |= {name: tuple(about[name]) for name in ("bank_layers", "words", "sentences")}
+            own |= {name: tensors[name] for name in TENSORS[1:]}
+            return cls(**own, model=dict(about["model"]))
 
     def __repr__(self) -> str:
         n, layer = int((self.positions >= 0).sum()), self.layers[-1]

@@ -8,6 +8,7 @@ with the logits that the model returned.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -126,14 +127,15 @@ def _holder(adapter: Adapter) -> nn.Module:
     for module in adapter.model.modules():
         if any(isinstance(child, nn.ModuleList) and first in child for child in module._modules.values()):
             return module
-    return adapter.model  # type: ignore[no-any-return]
+    model: nn.Module = adapter.model
+    return model
 
 
 def _head(model: Any) -> nn.Module | None:
-    found = model.get_output_embeddings() if callable(getattr(model, "get_output_embeddings", None)) else None
+    found: Any = model.get_output_embeddings() if callable(getattr(model, "get_output_embeddings", None)) else None
     if isinstance(found, nn.Module):
         return found
-    named = (module for name, module in model.named_modules() if name.rpartition(".")[2] in HEADS)
+    named: Iterator[nn.Module] = (module for name, module in model.named_modules() if name.rpartition(".")[2] in HEADS)
     return next(named, None)
 
 

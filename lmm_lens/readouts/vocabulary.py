@@ -74,7 +74,7 @@ class WordReader:
         width = self._width()
         step = max(1, budget // width)
         parts = [self._numbers(flat[start : start + step], layer) for start in range(0, len(flat), step)]
-        return torch.cat(parts).unflatten(0, hidden.shape[:2])
+        return torch.cat(parts).reshape(*hidden.shape[:2], -1)
 
     def _width(self) -> int:
         weight = getattr(self.unembedding.head, "weight", None)

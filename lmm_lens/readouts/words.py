@@ -170,14 +170,10 @@ class LogitLens(Reading):
             shape = {"layer": len(own["layers"]), "batch": batch, "query": query}
             files.check_numbers(path, "top", tensors["top"], {**shape, "top": None})
             files.check_numbers(path, "entropy", tensors["entropy"], shape)
-            return cls(
-                **own,
-                forms=tuple(Form(*form) for form in about["forms"]),
-                texts={int(token): text for token, text in about["texts"].items()},
-                translated=bool(about["translated"]),
-                model=dict(about["model"]),
-                **{name: tensors[name] for name in TENSORS[1:]},
-            )
+            own |= {name: tensors[name] for name in TENSORS[1:]}
+            own["forms"] = tuple(Form(*form) for form in about["forms"])
+            own["texts"] = {int(token): text for token, text in about["texts"].items()}
+            return cls(**own, translated=bool(about["translated"]), model=dict(about["model"]))
 
     def __repr__(self) -> str:
         n, last = int((self.positions >= 0).sum()), self.layers[-1]
