@@ -45,16 +45,11 @@ class AnswerDirection:
         """
         frozen = FrozenNorm.of(unembedding.norm, rows)
         normed = rows if unembedding.norm is None else _quiet(unembedding.norm, rows)
-        logits, slopes, offsets = [], [], []
-        for answer in range(ids.shape[1]):
-            logit, slope, offset = _read_off(unembedding, normed, ids[:, answer])
-            logits.append(logit)
-            slopes.append(slope)
-            offsets.append(offset)
-        signs = [1.0, -1.0][: len(slopes)]
-        slope = sum(sign * each for sign, each in zip(signs, slopes, strict=True))
-        offset = sum(sign * each for sign, each in zip(signs, offsets, strict=True))
-        assert isinstance(slope, Tensor)
+        read = [_read_off(unembedding, normed, column) for column in ids.T]
+        logits = [logit for logit, _, _ in read]
+        slope, offset = read[0][1:]
+        if len(read) > 1:
+            slope, offset = slope - read[1][1], offset - read[1][2]
         factor = unembedding.scale or 1.0
         scaled = [factor * logit for logit in logits]
         chord = _chord(scaled, unembedding.cap)
@@ -92,6 +87,6 @@ def _chord(logits: list[Tensor], cap: float | None) -> Tensor:
         return torch.ones_like(logits[0])
     capped = [torch.tanh(logit / cap) * cap for logit in logits]
     one, two = (values[0] - (values[1] if len(values) > 1 else 0.0) for values in (logits, capped))
-    middle = sum(logits) / len(logits)
+    middle = torch.stack(logits).mean(0)
     slope = 1 - torch.tanh(middle / cap) ** 2
     return torch.where(one.abs() > 1e-6 * cap, two / torch.where(one == 0, 1.0, one), slope)

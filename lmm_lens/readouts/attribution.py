@@ -2,11 +2,11 @@
 
     logit[a] - logit[b] = sum over parts of c g . part + bias          see `answer_direction`
 
-The last row's residual stream is the sum of its embedding and of what every layer added: attention heads' z W_O slices,
-attention biases, feed-forward parts (after the normalisations behind them, frozen, in Gemma 2 and 3). A head's part is
-sum_j a_ij (v_j W_O), so it splits by the span of the key j, exactly. The final norm's scale is held at what it was: what
-a part adds to the norm of the row, and so to everybody's share, is no part of its own. A soft cap is replaced by its
-chord, the factor by which it makes the difference of the two logits smaller.
+The last row's residual stream is the sum of its embedding and of what every layer added: heads' z W_O slices, attention
+biases, feed-forward parts (after the normalisations behind them, frozen, in Gemma 2 and 3). A head's part is
+sum_j a_ij (v_j W_O), so it splits by the span of the key j, exactly. The final norm's scale is held as it was: what a
+part adds to the norm of the row, and so takes of everybody's share, is no part of its own. A soft cap is replaced by
+its chord, the factor by which it makes the difference of the two logits smaller.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def direct_attribution(
     difference = chosen[:, 0] - (chosen[:, 1] if ids.shape[1] > 1 else 0.0)
     ledger = _Ledger(lens, row, goal.direction, by, len(spans))
     ledger.fill()
-    rest = {"embedding": ledger.along(row.stream("resid_pre", 0)), **ledger.rest, "biases behind": goal.bias}
+    rest = {"embedding": ledger.along(row.stream("resid_pre", 0)), **ledger.rest, "final biases": goal.bias}
     rest = {name: amount.cpu() for name, amount in rest.items() if name == "embedding" or bool((amount != 0).any())}
     total = ledger.values.flatten(1).nansum(1) + sum(rest.values())
     return DirectAttribution(
@@ -177,16 +177,14 @@ class _Ledger:
         found = taken_apart(parts, layer, pre, post, attn, mlp, self.dtype)
         self.add("parts without heads", self.along(found.other))
         if found.mlp is not None and mlp is not None:
-            amount = self.along(mlp, found.mlp.pulled(self.direction)) + self.along(
-                found.mlp.bias + torch.zeros_like(pre)
-            )
+            amount = self.along(mlp, found.mlp.pulled(self.direction)) + self.along(found.mlp.offset(pre))
             if self.by == "mlp":
                 self.values[:, layer] = amount.cpu()
             else:
                 self.add("feed-forward parts", amount)
         if found.attention is not None and attn is not None:
             direction = found.attention.pulled(self.direction)
-            behind = self.along(found.attention.bias + torch.zeros_like(pre))
+            behind = self.along(found.attention.offset(pre))
             if self.by == "mlp":
                 self.add("attention", self.along(attn, direction) + behind)
             else:

@@ -61,8 +61,8 @@ class FrozenNorm:
         away = (scale * basis - out).abs().amax()
         if away > tolerance(rows.dtype) * out.abs().amax():
             raise ModelError(
-                f"{type(norm).__name__} is no RMS and no layer normalisation, so its scale cannot be frozen: with that of "
-                f"its row it is {float(away):.3g} away from its own output"
+                f"{type(norm).__name__} is no RMS and no layer normalisation, so its scale cannot be frozen: with that "
+                f"of its row it is {float(away):.3g} away from its own output"
             )
         return cls(scale * weight, bias, centred)
 
@@ -71,7 +71,7 @@ class FrozenNorm:
         return self.gain * (x - x.mean(-1, keepdim=True) if self.centred else x)
 
     def pulled(self, direction: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_model"]:
-        """A direction of the output as one of the input: its product with x is that of `direction` and what x becomes."""
+        """A direction of the output as one of the input, whose product with x is that of the former with its norm."""
         back = self.gain * direction
         return back - back.mean(-1, keepdim=True) if self.centred else back
 

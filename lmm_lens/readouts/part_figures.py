@@ -32,13 +32,12 @@ def contributions(found: DirectAttribution, ax: Axes | None = None) -> Axes:
         ax.set_title(f"{title}, by {found.by}", fontsize=10)
         return ax
     spans = found.by == "span"
-    values = (found.by_span().mean(0) if spans else found.mean).numpy()
-    n_layers, n_columns = values.shape
+    drawn = found.by_span().mean(0) if spans else found.mean
+    n_layers, n_columns = drawn.shape
     slant = 0.9 if spans else 0.0
     ax = ax or new_axes(max(3.6, (0.7 if spans else 0.34) * n_columns + 1.8), max(2.4, 0.3 * n_layers + 1.2) + slant)
-    shown = found.by_span().mean(0) if spans else found.mean
-    limit = max(FAINTEST_EFFECT, float(shown.nan_to_num().abs().max()))
-    image = ax.imshow(values, cmap=EFFECT_COLORS, aspect="auto", vmin=-limit, vmax=limit)
+    limit = max(FAINTEST_EFFECT, float(drawn.nan_to_num().abs().max()))
+    image = ax.imshow(drawn.numpy(), cmap=EFFECT_COLORS, aspect="auto", vmin=-limit, vmax=limit)
     ax.figure.colorbar(image, ax=ax).set_label(UNIT, fontsize=9)
     tick_heads(ax, n_layers, n_columns)
     if spans:

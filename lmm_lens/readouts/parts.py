@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -56,7 +55,7 @@ class DirectAttribution:
     model: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def mean(self) -> Float[Tensor, layer * unit]:
+    def mean(self) -> Float[Tensor, " layer *unit"]:
         """Over batch rows."""
         return self.values.mean(0)
 
@@ -164,8 +163,3 @@ class DirectAttribution:
 
     def _repr_html_(self) -> str:
         return self.to_pandas().head(20).round(3).to_html(index=False)
-
-
-def summed(found: DirectAttribution) -> Float[Tensor, " batch"]:
-    """Everything that is attributed, added up."""
-    return found.values.flatten(1).nansum(1) + torch.stack(list(found.rest.values())).sum(0)

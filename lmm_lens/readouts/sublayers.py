@@ -2,8 +2,8 @@
 
     resid_post = resid_pre + A(attn_out) + M(mlp_out)
 
-A and M are the identity in most families; a number (Granite), or a normalisation behind the part (Gemma 2 and 3), with its
-scale frozen. Which it is, is found by trying what the layer has, and kept only if it adds up; parallel blocks add up too.
+A and M are the identity in most families; a number (Granite), or a normalisation behind the part (Gemma 2 and 3), with
+its scale frozen. Which it is, is found by trying what the layer has, and kept if it adds up, as parallel blocks do too.
 """
 
 from __future__ import annotations
@@ -39,10 +39,14 @@ class Behind:
         """What is added of a part, without a bias."""
         return self.factor * (x if self.norm is None else self.norm(x))
 
-    @property
-    def bias(self) -> Float[Tensor, " d_model"] | float:
-        """What is added whatever the part is."""
-        return 0.0 if self.norm is None else self.factor * self.norm.bias
+    def offset(self, like: Rows) -> Rows:
+        """What is added whatever the part is: a bias of the normalisation."""
+        nothing = torch.zeros_like(like)
+        return nothing if self.norm is None else nothing + self.factor * self.norm.bias.to(like.device)
+
+    def added(self, part: Rows) -> Rows:
+        """All that is added of a part, in fp64."""
+        return self(part.double()) + self.offset(part.double())
 
     def pulled(self, direction: Rows) -> Rows:
         """A direction of the stream as one of the part."""
@@ -82,12 +86,11 @@ def taken_apart(
     if attn is None or mlp is None:  # linear attention and the like: what is not known of is one
         known = mlp if attn is None else attn
         behind = Behind() if known is None else next(iter(_candidates(layer, known)))
-        other = change if known is None else change - behind(known.double()) - behind.bias
+        other = change if known is None else change - behind.added(known)
         return Sublayers(None if attn is None else behind, None if mlp is None else behind, other)
     for a, m in product(_candidates(layer, attn), _candidates(layer, mlp)):
-        added = [a(attn.double()) + a.bias, m(mlp.double()) + m.bias]
-        parts = pre.abs() + post.abs() + sum(each.abs() for each in added)
-        if close(pre + added[0] + added[1], post, parts, dtype):
+        one, two = a.added(attn), m.added(mlp)
+        if close(pre + one + two, post, pre.abs() + post.abs() + one.abs() + two.abs(), dtype):
             return Sublayers(a, m, torch.zeros_like(pre))
     kind = type(layer.module).__name__
     raise ModelError(

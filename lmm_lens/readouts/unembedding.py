@@ -8,7 +8,6 @@ with the logits that the model returned.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -124,10 +123,10 @@ class Unembedding:
 def _holder(adapter: Adapter) -> nn.Module:
     """The module that holds the list of decoder layers."""
     first = adapter.layers[0].module
-    for module in adapter.model.modules():
+    model: nn.Module = adapter.model
+    for module in model.modules():
         if any(isinstance(child, nn.ModuleList) and first in child for child in module._modules.values()):
             return module
-    model: nn.Module = adapter.model
     return model
 
 
@@ -135,8 +134,8 @@ def _head(model: Any) -> nn.Module | None:
     found: Any = model.get_output_embeddings() if callable(getattr(model, "get_output_embeddings", None)) else None
     if isinstance(found, nn.Module):
         return found
-    named: Iterator[nn.Module] = (module for name, module in model.named_modules() if name.rpartition(".")[2] in HEADS)
-    return next(named, None)
+    modules: list[tuple[str, nn.Module]] = list(model.named_modules())
+    return next((module for name, module in modules if name.rpartition(".")[2] in HEADS), None)
 
 
 def _never(model: Any) -> Int[Tensor, " token"] | None:
