@@ -99,7 +99,8 @@ class DirectAttribution:
         lines.sort(key=lambda line: -float(line["contribution"]))
         others = [*self.rest.items(), ("remainder", self.remainder)]
         lines += [{"part": name, "contribution": float(pick(amount))} for name, amount in others]
-        return pandas.DataFrame(lines, columns=["part", *axes, "contribution"])
+        whole = {axis: "Int64" for axis in axes if axis != "span"}
+        return pandas.DataFrame(lines, columns=["part", *axes, "contribution"]).astype(whole)
 
     def _name(self, place: list[int]) -> str:
         layer, *more = place
@@ -158,7 +159,7 @@ class DirectAttribution:
         what = "logit difference" if len(self.answers[0]) > 1 else "logit"
         return (
             f"DirectAttribution of {goal} by {self.by}: {what} {float(self.difference.mean()):+.2f}\n"
-            f"  most: {said}\n  rest: {rest}; remainder {float(self.remainder.abs().max()):.1g}{capped}"
+            f"  most: {said}\n  rest: {rest}; remainder {float(self.remainder.abs().max()):.1e}{capped}"
         )
 
     def _repr_html_(self) -> str:
