@@ -1,10 +1,10 @@
 """Readouts: where heads look, what the residual stream says in words, what each part of a model adds to its answer"""
 
-from .attention_map import attention_map
+from .attention import attention_map
 from .attribution import direct_attribution
 from .bank import EmbeddingBank, embedding_bank
-from .latent_lens import latent_lens
-from .logit_lens import logit_lens
+from .by_neighbours import latent_lens
+from .by_words import logit_lens
 from .maps import AttentionMap
 from .neighbours import LatentLens
 from .parts import DirectAttribution

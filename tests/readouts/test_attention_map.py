@@ -310,7 +310,7 @@ def test_heads_whose_keys_are_pictures_are_refused():
     with pytest.raises((HookError, PromptError)) as caught:
         attention_map(lens, prompt, heads=crossing)
     assert "layout" in str(caught.value) or "cross-attention" in str(caught.value)
-    from lmm_lens.readouts.attention_map import chosen_heads
+    from lmm_lens.readouts.attention import chosen_heads
 
     with pytest.raises(HookError, match="their keys are no tokens of the sequence"):
         chosen_heads(lens, crossing)

@@ -74,7 +74,7 @@ def test_a_sentence_is_nearest_to_itself(lens, bank):
 
 def test_chunks_of_rows_and_of_the_bank_find_the_same(lens, prompt, bank, monkeypatch):
     whole = latent_lens(lens, prompt, bank)
-    monkeypatch.setattr(sys.modules["lmm_lens.readouts.latent_lens"], "LEAST", 40)
+    monkeypatch.setattr(sys.modules["lmm_lens.readouts.by_neighbours"], "LEAST", 40)
     found = latent_lens(lens, prompt, bank)
     torch.testing.assert_close(found.cosines, whole.cosines, atol=1e-5, rtol=1e-4)
 
