@@ -137,8 +137,8 @@ def main() -> None:
         f"{machine(device)}. {lens}, {lens.model.dtype}, {N_WORDS[options.size]:,} words; {prompt.n_tokens} tokens, "
         f"{n_image} of them visual; a bank of {N_BANK:,} words after each layer. Times are medians of "
         f"{options.repeats} rounds; the plain forward varied by {spread(times[PLAIN]):.0%} (interquartile range). A "
-        "target of time is of the products where there are any. Each call reads all weights once, to say of which model "
-        "it is."
+        "target of time is of the products where there are any. Each call reads all weights once, to say of which "
+        "model it is."
     )
     show(lines, notes)
     write(lines, "What readouts cost", notes, RESULTS / f"readouts{'' if device.type == 'cpu' else '_cuda'}.md")

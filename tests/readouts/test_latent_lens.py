@@ -10,6 +10,7 @@ from lmm_lens.errors import HookError, PromptError, ScoreError
 from lmm_lens.readouts import EmbeddingBank, LatentLens, embedding_bank, latent_lens
 from lmm_lens.readouts.bank import words_around
 from tests.support.families import lens_of, prompt_of
+from tests.support.quick import quick
 
 SENTENCES = ["the circle is red", "the triangle is blue", "is the cross left of the circle ?", "the square is red"]
 
@@ -88,7 +89,7 @@ def test_every_backend_finds_the_same_neighbours(lens, prompt, bank, backend):
     torch.testing.assert_close(embedding_bank(other, SENTENCES[:2]).vectors, bank.vectors[:, :8], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["llava", "gemma3", "qwen2_5_vl"])
+@pytest.mark.parametrize("name", quick(["llava", "gemma3", "qwen2_5_vl"], ["llava"]))
 def test_subwords_are_of_whole_words_on_real_processors(name):
     lens = lens_of(name)
     made = embedding_bank(lens, ["A red triangle.", "Two cats"], layers=[1])

@@ -12,6 +12,7 @@ from lmm_lens.readouts import LogitLens, logit_lens
 from tests.support.cases import case, double
 from tests.support.families import lens_of, prompt_of
 from tests.support.models import FAMILIES
+from tests.support.quick import quick
 
 SLOW = ["llava", "qwen2_5_vl", "qwen3_vl", "gemma3", "paligemma2", "glm4v", "mllama", "idefics2", "qwen3_5", "mistral3"]
 
@@ -62,7 +63,7 @@ def check_numbers(readout, at, row, query, logits):
 # ---------------------------------------------------------------------- known answers
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("name", quick(sorted(FAMILIES), ("llava", "gemma3", "mllama", "paligemma2", "idefics2")))
 def test_after_the_last_layer_it_is_what_the_model_says(name):
     family = case(name)
     last = family.n_layers - 1
@@ -71,7 +72,7 @@ def test_after_the_last_layer_it_is_what_the_model_says(name):
         check_numbers(readout, 0, 0, query, family.logits[0, query])
 
 
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("name", quick(SLOW, ("qwen3_vl", "gemma3", "paligemma2")))
 def test_each_layer_is_the_models_own_norm_and_embedding_in_fp64(name):
     family = double(name)
     found, logits = streams(family.model, family.inputs)
@@ -159,7 +160,7 @@ def test_chunks_of_one_row_say_the_same(lens, prompt, monkeypatch):
     torch.testing.assert_close(found.entropy, whole.entropy, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["llava", "gemma3", "qwen3_vl"])
+@pytest.mark.parametrize("name", quick(["llava", "gemma3", "qwen3_vl"], ["llava"]))
 @pytest.mark.parametrize("backend", ["transformer_lens", "nnsight", "remote"])
 def test_every_backend_reads_the_same_words(name, backend):
     family = case(name)
