@@ -19,8 +19,10 @@ import torch
 from ray import cloudpickle
 
 from lmm_lens import Lens, data, head_effects
+from lmm_lens.answers.items import Items, key_of
 from lmm_lens.effects.ablations import Ablation, units_of
-from lmm_lens.effects.work import Items, MakeEffectsWork, key_of, origin_of
+from lmm_lens.effects.work import MakeEffectsWork
+from lmm_lens.lens.travelling import TravellingLens
 from lmm_lens.runs import RunFolder
 from lmm_lens.runs.job import Job, do
 from lmm_lens.runs.saving import Saving
@@ -71,7 +73,7 @@ def ours(lens: Lens) -> str:
     (item,) = Items(samples, None, "")
     fresh = iter(list(Items(list(data.shapes(n=40, seed=1)), None, "")))  # a sample keeps its digests
     ablation = Ablation(units_of(lens, None), "zero", "all")
-    make = MakeEffectsWork(ablation, None, lens, "cpu", origin_of(lens), None, lens.identity)
+    make = MakeEffectsWork(TravellingLens.of(lens, lens.identity, travels=True), ablation, None)
     done = do(Job(0, key_of(item), item), make(), "measuring")
     with TemporaryDirectory() as folder, RunFolder(f"{folder}/run", "benchmark", {}) as opened:
         saving, indices = Saving(opened, 0), count()

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from lmm_lens import Lens, Prompt, data
+from lmm_lens.answers.items import Item
 from lmm_lens.effects.ablations import Ablation, units_of
-from lmm_lens.effects.work import EffectsWork, Item
+from lmm_lens.effects.work import EffectsWork
 from lmm_lens.replay.batches import Batches
 from lmm_lens.replay.ways import Way
 

@@ -51,6 +51,9 @@ _HOME = {
     "embedding_bank": "readouts",
     "DirectAttribution": "readouts",
     "direct_attribution": "readouts",
+    "compare": "comparisons",
+    "Comparison": "comparisons",
+    "Condition": "comparisons",
     "ablation_table": "comparisons",
     "image_table": "comparisons",
     "blank_images": "comparisons",
@@ -75,6 +78,8 @@ if TYPE_CHECKING:
     from .bundled import shapes as shapes
     from .checks.layout import Misplaced as Misplaced
     from .checks.layout import misplaced as misplaced
+    from .comparisons import Comparison as Comparison
+    from .comparisons import Condition as Condition
     from .comparisons import ablation_table as ablation_table
     from .comparisons import blank_images as blank_images
     from .comparisons import exact_match as exact_match

@@ -17,6 +17,7 @@ import pytest
 
 from lmm_lens.backends.requirements import REQUIREMENTS
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).parent.parent
 HEAVY = ["matplotlib", "nnsight", "pandas", "ray", "transformer_lens"]
 PREAMBLE = """

@@ -100,6 +100,22 @@ def sweep(
 
 
 @app.command()
+def compare(
+    config: Annotated[Path, typer.Argument(help="A YAML file: model, data, conditions, metric, controls, out.")],
+    n: Annotated[int | None, typer.Option("--n", help="How many questions, the first ones; all by default.")] = None,
+    metric: Annotated[str | None, typer.Option(help="exact_match, contains, yes_no, log_prob, ...")] = None,
+    controls: Annotated[int | None, typer.Option(help="Random controls of each condition that edits anything.")] = None,
+    changed: Annotated[str | None, typer.Option(help="Rows that changed since: refuse, or recompute.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; an unfinished comparison there is continued.")] = None,
+) -> None:
+    """The same questions under several conditions, as with VAR and without: paired tests, controls, a figure."""
+    flags = {name: value for name, value in locals().items() if name != "config"}
+    from .compare import run
+
+    run(config, flags)
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Of a sweep, finished or not.")],
 ) -> None:

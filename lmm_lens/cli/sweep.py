@@ -12,8 +12,9 @@ from rich.console import Console
 
 from ..errors import LensError, ScoreError, unknown
 from ..reports.sweep import CONFIG, CONTROLS, EFFECTS
+from .config_files import begin_folder, free_folder
+from .opening import open_data, open_lens
 from .report import show
-from .score import DTYPES
 from .sweep_config import SweepConfig, heads_from, ray_of
 
 if TYPE_CHECKING:
@@ -38,12 +39,14 @@ def run(path: Path | None, flags: Mapping[str, Any]) -> None:
     given = _entries(flags)
     config = SweepConfig.of_flags(given) if path is None else SweepConfig.read(path, given)
     console = Console()
-    folder = _free(Path(config.out))
-    data = _data(config)
-    lens = _lens(config, console)
+    folder = free_folder(Path(config.out), EFFECTS, "sweep")
+    data = open_data(config)
+    _check(config)
+    lens = open_lens(config, console)
     heads = heads_from(config.heads, lens)
     sets = _controls(config, heads)
-    _begin(config, folder)
+    if begin_folder(folder, EFFECTS):
+        config.save(folder)
     reference = _reference(config, lens, data, console)
     try:
         _sweep(config, lens, data, heads, reference, folder / EFFECTS)
@@ -81,30 +84,14 @@ def _sweep(
     )
 
 
-def _data(config: SweepConfig) -> DataSet:
-    from ..data import named
-
-    data = named(**config.data)
-    return data if config.n is None else data.take(config.n)
-
-
-def _lens(config: SweepConfig, console: Console) -> Lens:
+def _check(config: SweepConfig) -> None:
+    """LensError for a metric or an ablation that does not exist, before the model is loaded."""
     from ..answers.outcomes import answer_metric
     from ..interventions.ablate import MODES
-    from ..lens import Lens
 
-    answer_metric(config.metric)  # before the model is loaded
-    for what, value, valid in (("dtype", config.dtype, DTYPES), ("ablation mode", config.ablation, MODES)):
-        if value not in valid:
-            raise LensError(unknown(what, value, valid))
-    with console.status("loading the model"):
-        if config.model == "demo":
-            lens = Lens.demo(backend=config.backend)
-        else:
-            placed: dict[str, Any] = {} if config.device_map is None else {"device_map": config.device_map}
-            lens = Lens.from_pretrained(config.model, config.backend, dtype=config.dtype, **placed)
-    console.print(lens)
-    return lens
+    answer_metric(config.metric)
+    if config.ablation not in MODES:
+        raise LensError(unknown("ablation mode", config.ablation, MODES))
 
 
 def _controls(config: SweepConfig, heads: HeadSet) -> list[HeadSet]:
@@ -118,27 +105,6 @@ def _controls(config: SweepConfig, heads: HeadSet) -> list[HeadSet]:
         )
     seeds = range(config.controls.seed, config.controls.seed + config.controls.number)
     return [heads, *(heads.random_like(seed, disjoint=False) for seed in seeds)]
-
-
-def _free(folder: Path) -> Path:
-    """The folder, if it is a sweep's or can become one; ScoreError otherwise."""
-    if "\0" in str(folder):
-        raise ScoreError(f"no folder can be called {str(folder)!r}: it holds a NUL character")
-    if folder.exists() and not folder.is_dir():
-        raise ScoreError(f"{str(folder)!r} is a file: a sweep is written into a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / EFFECTS).is_dir():
-        raise ScoreError(f"the folder {str(folder)!r} holds other things and no sweep\n  give a new or an empty folder")
-    return folder
-
-
-def _begin(config: SweepConfig, folder: Path) -> None:
-    """Make the sweep's folder with its config, if it is not there; ScoreError if that cannot be."""
-    try:
-        (folder / EFFECTS).mkdir(parents=True, exist_ok=True)
-        if not (folder / CONFIG).exists():
-            config.save(folder)
-    except OSError as error:
-        raise ScoreError(f"the folder {str(folder)!r} cannot be made: {error.strerror}") from error
 
 
 def _reference(config: SweepConfig, lens: Lens, data: DataSet, console: Console) -> Any:

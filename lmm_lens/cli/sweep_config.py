@@ -18,10 +18,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import LensError, unknown
-from ..reports.sweep import CONFIG, EFFECTS
+from ..errors import LensError
+from ..reports.sweep import EFFECTS
 from ..runs import RayCluster, RayLike
 from ..runs.ray_cluster import as_cluster
+from .config_files import are_whole, check_keys, check_whole, read_values, save_values
 
 if TYPE_CHECKING:
     from ..hooks.heads import HeadSet
@@ -41,8 +42,8 @@ class Controls:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_whole("controls: number", self.number, least=0)
-        _check_whole("controls: seed", self.seed, least=0)
+        check_whole("controls: number", self.number, least=0)
+        check_whole("controls: seed", self.seed, least=0)
 
 
 @dataclass(frozen=True)
@@ -93,20 +94,20 @@ class SweepConfig:
         if not isinstance(self.data, Mapping) or not isinstance(self.data.get("kind"), str):
             raise LensError(f"data must have a kind and that kind's options, given {self.data!r}\n  {DATA_EXAMPLE}")
         if self.n is not None:
-            _check_whole("n", self.n, least=1)
-        _check_whole("seed", self.seed, least=0)
+            check_whole("n", self.n, least=1)
+        check_whole("seed", self.seed, least=0)
         _check_heads(self.heads)
         as_cluster(ray_of(self.ray))
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> SweepConfig:
         """A config of what a file says; LensError for keys that no config has."""
-        _check_keys("key of the config", values, [each.name for each in fields(cls)])
+        check_keys("key of the config", values, [each.name for each in fields(cls)])
         controls = values.get("controls", {})
         if not isinstance(controls, (Mapping, Controls)):
             raise LensError(f"controls must be {{number: ..., seed: ...}}, given {controls!r}")
         if isinstance(controls, Mapping):
-            _check_keys("key of controls", controls, [each.name for each in fields(Controls)])
+            check_keys("key of controls", controls, [each.name for each in fields(Controls)])
             controls = Controls(**controls)
         return cls(**{**values, "controls": controls})
 
@@ -121,24 +122,10 @@ class SweepConfig:
         Raises:
             LensError: no such file, no YAML, no such key, or a value that cannot be meant.
         """
-        import yaml
-
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise LensError(f"the config {str(path)!r} cannot be read: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise LensError(f"the config {str(path)!r} cannot be read: it is no text") from error
-        except (yaml.YAMLError, RecursionError, ValueError) as error:
-            said = " ".join(str(error).split())[:300]
-            raise LensError(f"the config {path.name!r} is no YAML: {said}") from error
-        if not values:
-            raise LensError(
-                f"the config {path.name!r} is empty, and a sweep of everything is hardly meant\n"
-                "  write what to sweep over, or give flags and no config"
-            )
-        if not isinstance(values, Mapping):
-            raise LensError(f"the config {path.name!r} must hold keys and values, it holds {values!r:.60}")
+        values = read_values(
+            path,
+            "a sweep of everything is hardly meant\n  write what to sweep over, or give flags and no config",
+        )
         if "out" not in values and (path.parent / EFFECTS).is_dir():
             values = {**values, "out": os.fspath(path.parent)}
         return cls.from_values(_over(values, flags))
@@ -150,10 +137,7 @@ class SweepConfig:
 
     def save(self, folder: Path) -> None:
         """Write it into the sweep's folder, without the folder's own name: it may be moved."""
-        import yaml
-
-        values = {name: value for name, value in asdict(self).items() if name != "out"}
-        (folder / CONFIG).write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        save_values({name: value for name, value in asdict(self).items() if name != "out"}, folder)
 
 
 DATA_EXAMPLE = "as in data: {kind: pope, annotations: coco_pope_random.json, images: val2014}"
@@ -186,7 +170,7 @@ def ray_of(spec: Any) -> RayLike:
     if not isinstance(spec, Mapping):
         workers: RayLike = spec
         return workers
-    _check_keys("key of ray", spec, [each.name for each in fields(RayCluster)])
+    check_keys("key of ray", spec, [each.name for each in fields(RayCluster)])
     return RayCluster(**spec)
 
 
@@ -194,27 +178,12 @@ def _check_heads(spec: Any) -> None:
     pairs = isinstance(spec, (list, tuple)) and spec
     valid = (
         spec == "all"
-        or (pairs and all(isinstance(x, (list, tuple)) and len(x) == 2 and _are_whole(x) for x in spec))
-        or (isinstance(spec, Mapping) and set(spec) == {"layers"} and _are_whole(spec["layers"]) and spec["layers"])
-        or (isinstance(spec, Mapping) and set(spec) == {"top", "of"} and _are_whole([spec["top"]]))
+        or (pairs and all(isinstance(x, (list, tuple)) and len(x) == 2 and are_whole(x) for x in spec))
+        or (isinstance(spec, Mapping) and set(spec) == {"layers"} and are_whole(spec["layers"]) and spec["layers"])
+        or (isinstance(spec, Mapping) and set(spec) == {"top", "of"} and are_whole([spec["top"]]))
     )
     if not valid:
         raise LensError(f"heads must be {HEADS_EXAMPLE}, given {spec!r}")
-
-
-def _are_whole(values: Any) -> bool:
-    return isinstance(values, (list, tuple)) and all(isinstance(x, int) and not isinstance(x, bool) for x in values)
-
-
-def _check_whole(name: str, value: Any, least: int) -> None:
-    if not _are_whole([value]) or value < least:
-        raise LensError(f"{name} must be a whole number of at least {least}, given {value!r}")
-
-
-def _check_keys(what: str, given: Mapping[Any, Any], valid: list[str]) -> None:
-    for key in given:
-        if key not in valid:
-            raise LensError(unknown(what, key, valid))
 
 
 def _over(values: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:

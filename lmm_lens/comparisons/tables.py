@@ -8,75 +8,24 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from ..errors import PromptError
 from ..hooks.heads import HeadSet
 from ..interventions import AblateHeads
 from ..interventions.base import Intervention
 from ..prompts.prompt import Prompt
 from ..statistics.resampling import bootstrap_interval
 from .matching import exact_match
+from .pictures import blank_images, swapped_images
 
 if TYPE_CHECKING:
     import pandas
-    from PIL.Image import Image
 
     from ..lens import Lens
-
-
-def blank_images(lens: Lens, prompt: Prompt) -> Prompt:
-    """The same prompt with every picture replaced by a plain one of its size and mean colour.
-
-    Raises:
-        PromptError: the prompt was made from tensors, so there is no picture to replace.
-    """
-    from PIL import Image
-
-    def blank(image: Image.Image) -> Image.Image:
-        pixels = image.convert("RGB").resize((1, 1), Image.Resampling.BOX)
-        return pixels.resize(image.size)
-
-    return _with_images(lens, prompt, [[blank(image) for image in row] for row in prompt.images])
-
-
-def swapped_images(lens: Lens, prompt: Prompt, seed: int = 0) -> Prompt:
-    """The same prompt with every row's pictures taken from another row with as many.
-
-    Raises:
-        PromptError: the prompt was made from tensors, or a row has no other to swap with.
-    """
-    groups: dict[int, list[int]] = {}
-    for row, images in enumerate(prompt.images):
-        if images:
-            groups.setdefault(len(images), []).append(row)
-    source = list(range(prompt.n_rows))
-    draw = random.Random(seed)
-    for n_images, rows in groups.items():
-        if len(rows) < 2:
-            raise PromptError(
-                f"row {rows[0]} is the only one with {n_images} picture{'s' * (n_images > 1)}, "
-                "so there is none to swap with\n"
-                "  put more prompts into the batch"
-            )
-        order = draw.sample(rows, len(rows))  # a cycle in random order moves every row
-        for here, there in zip(order, order[1:] + order[:1], strict=True):
-            source[here] = there
-    return _with_images(lens, prompt, [list(prompt.images[row]) for row in source])
-
-
-def _with_images(lens: Lens, prompt: Prompt, images: list[list[Image]]) -> Prompt:
-    if prompt.texts is None:
-        raise PromptError(
-            "this prompt was made from tensors, so its pictures cannot be replaced\n"
-            "  make it with lens.prompt(text, images=...), or process the other pictures yourself"
-        )
-    return lens.prompt(list(prompt.texts), images=images, template=prompt.template)
 
 
 def image_table(

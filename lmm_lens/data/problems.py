@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .sample import Sample
@@ -57,6 +57,14 @@ class Problems:
     @property
     def count(self) -> int:
         return self.by_reason.total()
+
+    @classmethod
+    def of_notes(cls, notes: Mapping[str, str]) -> Problems:
+        """Those that a run noted: where to "reason<tab>detail"."""
+        problems = cls()
+        for where, note in notes.items():
+            problems.add(Bad(where, *note.partition("\t")[::2]))
+        return problems
 
     def add(self, bad: Bad) -> None:
         """Count a row."""

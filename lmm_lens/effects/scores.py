@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..answers.outcomes import ANSWER_METRICS, YES_NO, Outcomes, answer_metric, yes_no_counts, yes_no_scores
-from ..data.problems import Bad, Problems
+from ..data.problems import Problems
 from ..errors import ScoreError, unknown
 from ..hooks.heads import HeadSet, ranked
 from ..replay.ways import HALVED, Way
@@ -69,7 +69,7 @@ class HeadEffects:
         tensors, notes = store.tensors(), store.notes()
         left_out = {name: notes[index] for name, index in zip(ids, numbers, strict=True) if index in notes}
         if len(left_out) == len(ids):
-            raise ScoreError(f"no prompt can be used: {problems_of(left_out)}")
+            raise ScoreError(f"no prompt can be used: {Problems.of_notes(left_out)}")
         used = tensors["way"] != Way.LEFT_OUT
         ids = [name for name, is_used in zip(ids, used.tolist(), strict=True) if is_used]
         return cls._of({name: rows[used] for name, rows in tensors.items()}, ids, units, about, metric, left_out)
@@ -135,7 +135,7 @@ class HeadEffects:
     @property
     def problems(self) -> Problems:
         """The rows that were left out, counted by what is wrong with them."""
-        return problems_of(self.left_out)
+        return Problems.of_notes(self.left_out)
 
     @cached_property
     def clean(self) -> Float[Tensor, " prompt"]:
@@ -297,15 +297,6 @@ class HeadEffects:
 
     def _repr_html_(self) -> str:
         return self.to_pandas().head(10).round(4).to_html(index=False)
-
-
-def problems_of(left_out: Mapping[str, str]) -> Problems:
-    """Rows that were left out, counted; each note is "reason<tab>detail"."""
-    problems = Problems()
-    for name, note in left_out.items():
-        reason, _, detail = note.partition("\t")
-        problems.add(Bad(name, reason, detail))
-    return problems
 
 
 def _units_in(about: Mapping[str, Any]) -> tuple[HeadSet, ...]:

@@ -10,20 +10,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..answers.items import Answers, Items, key_of
 from ..answers.outcomes import answer_metric
 from ..data import Sample
+from ..data.settings import without_contents
 from ..errors import ScoreError
 from ..hooks.heads import HeadSet
 from ..interventions.means import HeadMeans
+from ..lens.travelling import TravellingLens
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike
 from ..runs import RayLike, RunFolder, Store, stream
 from ..runs.checkpoint import applied_in, fingerprint
 from .ablations import Ablation, Partner, described, units_of
 from .scores import KIND, HeadEffects
-from .work import Answers, Items, MakeEffectsWork, key_of, origin_of
+from .work import MakeEffectsWork
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -108,11 +111,8 @@ def head_effects(
             ablation=ablated,
             rows_per_pass=rows_per_pass or halved_to,
             is_halved=halved_to is not None,
-            lens=lens,
-            device=lens.device.type,
-            origin=origin_of(lens) if ray is not None else None,
+            lens=TravellingLens.of(lens, about["model"], travels=ray is not None),
             folder=opened,
-            model=about["model"],
         )
         store = stream(
             items,
@@ -135,14 +135,6 @@ def head_effects(
         if opened is not None:
             opened.close()
     return effects
-
-
-def without_contents(settings: Any) -> Any:
-    """What a data set says of itself without the sizes and digests of its files: rows are compared one by one."""
-    if not isinstance(settings, Mapping):
-        return [without_contents(each) for each in settings] if isinstance(settings, (list, tuple)) else settings
-    is_file = {"name", "bytes", "sha256"} <= settings.keys()
-    return settings["name"] if is_file else {name: without_contents(value) for name, value in settings.items()}
 
 
 def _finish(folder: RunFolder, store: Store) -> None:

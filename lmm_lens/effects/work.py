@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -10,160 +10,49 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..answers.contrast import AnswerLike
-from ..answers.outcomes import Goal, Outcomes, answers_at, goal_of, goal_of_texts
-from ..backends.identity import differences, in_words
-from ..data import DataSet, Sample
+from ..answers.items import Item
+from ..answers.outcomes import Goal, Outcomes, goal_of, goal_of_texts
+from ..data import Sample
 from ..data.problems import Bad
 from ..errors import LensError, PromptError, ScoreError
+from ..lens.travelling import TravellingLens
 from ..prompts.prompt import Prompt
 from ..replay.batches import Batches
 from ..replay.forwards import Forwards
 from ..replay.ways import HALVED, Way
 from ..runs import RunFolder
-from ..runs.checkpoint import digest, digest_of_text, fingerprint
 from ..runs.job import LeftOutError
 from .ablations import Ablation, AblationOn
 
 if TYPE_CHECKING:
     from ..lens import Lens
 
-Answers = Sequence[tuple[AnswerLike, AnswerLike | None]]
-
-
-@dataclass(frozen=True, eq=False)
-class Item:
-    """One row of a sweep.
-
-    Attributes:
-        name: for people.
-        source: a sample, a prompt, or a row of a data set that gives no sample.
-        row: which row of the prompt.
-        answer: (right, wrong) as given; None for a sample's own, or the model's.
-        may_be_left_out: whether the sweep goes on without it where it cannot be used.
-        prompt: what the source was made into ahead of time.
-    """
-
-    name: str
-    source: Prompt | Sample | Bad
-    row: int = 0
-    answer: tuple[AnswerLike, AnswerLike | None] | None = None
-    may_be_left_out: bool = False
-    prompt: Prompt | None = None
-
-
-def key_of(item: Item) -> str:
-    """What tells an item from others: its name and digests of what the model is given and of the answers."""
-    source = item.source
-    if isinstance(source, Bad):
-        parts = {"row": digest_of_text(str(source))}
-    else:
-        parts = dict(source.digests) if isinstance(source, Sample) else {"prompt": digest(source)}
-    if item.answer is not None:
-        parts["answers"] = digest_of_text(fingerprint(item.answer))
-    return "\t".join((item.name, " ".join(f"{name}:{value}" for name, value in parts.items())))
-
-
-class Items:
-    """Prompts and samples as items, one a row; has a length where the prompts have one.
-
-    Args:
-        prompts, answers: as in `head_effects`.
-        contrast: the metric that needs a wrong answer, if it does.
-    """
-
-    def __init__(self, prompts: Any, answers: Answers | None, contrast: str) -> None:
-        self.prompts, self.answers, self.contrast, self.n_used = prompts, answers, contrast, 0
-        if isinstance(prompts, Prompt):
-            self.prompts = [prompts]
-        elif not isinstance(prompts, Iterable) or isinstance(prompts, (str, bytes, Mapping)):
-            raise ScoreError(f"expected prompts made by lens.prompt(...) or samples, given {type(prompts).__name__}")
-        if answers is not None and isinstance(self.prompts, (list, tuple)) and len(self) < len(answers):
-            self.n_used = len(self)
-            self.check_all_used()
-
-    def __len__(self) -> int:
-        counted = isinstance(self.prompts, (list, tuple))
-        return sum(getattr(each, "n_rows", 1) for each in self.prompts) if counted else len(self.prompts)
-
-    def __iter__(self) -> Iterator[Item]:
-        skips = isinstance(self.prompts, DataSet) and self.prompts.on_bad == "skip"
-        for number, source in enumerate(self.prompts.rows() if isinstance(self.prompts, DataSet) else self.prompts):
-            if isinstance(source, Bad):
-                yield Item(source.where, source, may_be_left_out=True)
-                continue
-            if isinstance(source, Sample):
-                yield replace(self._item(source.id, source, 0), may_be_left_out=skips)
-                continue
-            if not isinstance(source, Prompt):
-                raise ScoreError(f"expected prompts made by lens.prompt(...) or samples, given {source!r} at {number}")
-            for row in range(source.n_rows):
-                name = f"prompt {number}" + (f" row {row}" if source.n_rows > 1 else "")
-                yield self._item(name, source, row)
-
-    def _item(self, name: str, source: Prompt | Sample, row: int) -> Item:
-        answer = answers_at(self.answers, self.n_used)
-        self.n_used += 1
-        wrong = answer[1] if answer is not None else getattr(source, "wrong", None)
-        if self.contrast and wrong is None:
-            raise ScoreError(
-                f"{self.contrast} needs a wrong answer for every prompt, and {name} has none\n"
-                "  give answers=[(right, wrong), ...] or samples with `wrong`, or take metric='log_prob'"
-            )
-        return Item(name, source, row, answer)
-
-    def check_all_used(self) -> None:
-        """ScoreError for more answers than prompts."""
-        if self.answers is not None and len(self.answers) != self.n_used:
-            raise ScoreError(f"{len(self.answers)} answers were given for {self.n_used} prompt rows: give one a row")
-
 
 @dataclass(eq=False)
 class MakeEffectsWork:
-    """Makes the work of a sweep: here with the lens at hand, on a worker of a cluster with one of its own.
+    """Makes the work of a sweep, here or on a worker of a cluster.
 
     Attributes:
+        lens: the model, opened where the work is.
         ablation: what is done.
         rows_per_pass: how large batches may be.
-        lens: the model; does not travel.
-        device: the kind of device it is on, which a worker must have too.
-        origin: opens it elsewhere.
         folder: where a smaller batch is noted; does not travel.
-        model: the model's identity, which a worker's must have.
         is_halved: whether memory ran out before, and batches were made smaller.
     """
 
+    lens: TravellingLens
     ablation: Ablation
     rows_per_pass: int | None
-    lens: Lens | None
-    device: str
-    origin: Callable[[], Lens] | None = None
     folder: RunFolder | None = None
-    model: Mapping[str, Any] | None = None
     is_halved: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "lens": None, "folder": None}
+        return {**self.__dict__, "folder": None}
 
     def __call__(self) -> EffectsWork:
-        if self.lens is None:
-            assert self.origin is not None
-            self.lens = self.origin()
-            if self.lens.device.type != self.device:
-                raise LensError(
-                    f"the model is on {self.device} here and on {self.lens.device.type} in a Ray worker, which would "
-                    "be slow and give other last bits\n"
-                    "  give each worker its share: ray=RayCluster(workers=2, num_gpus=1)"
-                )
-            differing = [] if self.model is None else differences(self.model, self.lens.identity)
-            if differing:
-                raise LensError(
-                    f"a Ray worker has opened another model than the one here: {in_words(differing)}\n"
-                    "  it opens the model by name: save the changed one and open that, or sweep without ray"
-                )
+        lens = self.lens.open()
         on_change = (lambda rows: None) if self.folder is None else self._note
-        batches = Batches(self.rows_per_pass, self.lens.device, on_change)
-        return EffectsWork(self.lens, self.ablation, batches, self.is_halved)
+        return EffectsWork(lens, self.ablation, Batches(self.rows_per_pass, lens.device, on_change), self.is_halved)
 
     def _note(self, rows: int) -> None:
         assert self.folder is not None
@@ -256,17 +145,3 @@ class EffectsWork:
         if item.answer is None and isinstance(item.source, Sample):
             return goal_of_texts(self.lens, clean, item.source.answer, item.source.wrong)
         return goal_of(self.lens, clean, item.answer)
-
-
-def origin_of(lens: Lens) -> Callable[[], Lens]:
-    """What opens the same lens in another process: by name where it was opened by name, else with its model."""
-    if lens.origin is not None:
-        return lens.origin
-    model, processor, backend = lens.model, lens.processor, lens.backend
-
-    def reopened() -> Lens:
-        from ..lens import Lens
-
-        return Lens(model, processor, backend)
-
-    return reopened

@@ -122,6 +122,10 @@ class VAR(Intervention):
         """
         return cls(transfer_fraction=1 - p, min_nonsink_ratio=1 - rho, **changes)
 
+    def control_of(self, seed: int = 0) -> VAR:
+        """Its control: the same attention from as many random tokens, in the very rows that the sinks choose."""
+        return replace(self, control=seed)
+
     def resolve(self, prompt: Prompt, sinks_on: AutoSinks) -> Self:
         """With "auto" replaced by what `find_sinks` finds; InterventionError if the model has no massive activation."""
         given = self.sink_dims, self.sink_threshold

@@ -8,18 +8,21 @@ from .controls import ControlTest, control_test
 from .effects_table import effects_table
 from .head_sets import HeadSetTest, head_set_test
 from .many import benjamini_hochberg, holm
+from .mcnemar import McNemar, mcnemar_test
 from .paired import Interval, SignFlip, mean_interval, paired_interval, sign_flip_test
 
 __all__ = [
     "ControlTest",
     "HeadSetTest",
     "Interval",
+    "McNemar",
     "SignFlip",
     "benjamini_hochberg",
     "control_test",
     "effects_table",
     "head_set_test",
     "holm",
+    "mcnemar_test",
     "mean_interval",
     "paired_interval",
     "sign_flip_test",

@@ -11,6 +11,7 @@ import yaml
 
 from tests.docs.pages import DOCS, blocks, expected, pages, run, same
 
+pytestmark = pytest.mark.long
 MAKEFILE = (DOCS.parent / "Makefile").read_text(encoding="utf-8")
 ASKED = (
     "haotian-liu/LLaVA/issues/1080",
@@ -101,10 +102,14 @@ def test_the_commands_of_shell_blocks_exist(block):
 
 
 @pytest.mark.parametrize("block", of_language("yaml"))
-def test_a_config_is_one_that_the_command_takes(block):
+def test_a_config_is_one_that_its_command_takes(block, tmp_path):
+    from lmm_lens.cli.compare_config import CompareConfig
     from lmm_lens.cli.sweep_config import SweepConfig
 
-    assert SweepConfig.from_values(yaml.safe_load(block.code)).out
+    path = tmp_path / "config.yaml"
+    path.write_text(block.code, encoding="utf-8")
+    kind = CompareConfig if "conditions" in yaml.safe_load(block.code) else SweepConfig
+    assert kind.read(path, {}).out
 
 
 @pytest.mark.parametrize("block", of_language("toml"))

@@ -17,6 +17,7 @@ sys.path.insert(0, str(DOCS))
 import doctests
 import tables
 
+pytestmark = pytest.mark.long
 LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "link": "href"}
 
 

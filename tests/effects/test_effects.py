@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from lmm_lens import HeadEffects, HeadSet, Lens, data, head_attribution, head_effects, head_means
+from lmm_lens.answers.items import Item
 from lmm_lens.comparisons import blank_images
 from lmm_lens.effects import random_subsets
 from lmm_lens.effects.ablations import Ablation, units_of
 from lmm_lens.effects.regression import regress
-from lmm_lens.effects.work import EffectsWork, Item
+from lmm_lens.effects.work import EffectsWork
 from lmm_lens.errors import HookError, InterventionError, ModelError, ScoreError
 from lmm_lens.interventions import AblateHeads
 from lmm_lens.replay.batches import Batches

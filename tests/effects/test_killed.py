@@ -13,6 +13,7 @@ from lmm_lens import HeadEffects, Lens, data, head_effects
 from lmm_lens.effects.ablations import Ablation, units_of
 from lmm_lens.effects.work import MakeEffectsWork
 from lmm_lens.errors import LensError
+from lmm_lens.lens.travelling import TravellingLens
 from lmm_lens.runs import RunFolder
 
 N = 12
@@ -70,6 +71,6 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_numbers(lens, whole
 
 
 def test_a_worker_without_the_device_of_the_sweep_is_an_error_not_slow(lens):
-    make = MakeEffectsWork(Ablation(units_of(lens, None)), None, None, "cuda", Lens.demo)
+    make = MakeEffectsWork(TravellingLens(None, "cuda", Lens.demo), Ablation(units_of(lens, None)), None)
     with pytest.raises(LensError, match=r"on cuda here and on cpu in a Ray worker.*\n  give each .* num_gpus=1"):
         pickle.loads(pickle.dumps(make))()

@@ -9,9 +9,10 @@ import torch
 from lmm_lens import HeadSet, Lens, data, head_effects
 from lmm_lens.bundled import shapes
 from lmm_lens.effects.ablations import Ablation
-from lmm_lens.effects.work import MakeEffectsWork, origin_of
+from lmm_lens.effects.work import MakeEffectsWork
 from lmm_lens.errors import LensError, ScoreError
 from lmm_lens.interventions import AblateHeads
+from lmm_lens.lens.travelling import TravellingLens, origin_of
 
 HEADS = HeadSet([(0, 4)], 6, 8)
 
@@ -48,11 +49,11 @@ def test_a_worker_that_opens_another_model_by_name_is_refused(own):
     with torch.no_grad():
         own.model.lm_head.weight[3, 4] += 1
     change = Ablation((HEADS,), "zero", "all", None)
-    make = MakeEffectsWork(change, None, opened, "cpu", opened.origin, model=opened.identity)
+    make = MakeEffectsWork(TravellingLens(opened, "cpu", opened.origin, opened.identity), change, None)
     assert make().lens is opened
     with pytest.raises(LensError) as caught:
         pickle.loads(pickle.dumps(make))()
     assert str(caught.value).startswith("a Ray worker has opened another model than the one here: the weights differ\n")
     plain = Lens.demo()
-    make = MakeEffectsWork(change, None, plain, "cpu", origin_of(plain), model=plain.identity)
+    make = MakeEffectsWork(TravellingLens(plain, "cpu", origin_of(plain), plain.identity), change, None)
     assert pickle.loads(pickle.dumps(make))().lens is not plain

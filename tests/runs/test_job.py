@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lmm_lens import data
+from lmm_lens.answers.items import Items
 from lmm_lens.effects.ablations import Ablation, units_of
-from lmm_lens.effects.work import EffectsWork, Items
+from lmm_lens.effects.work import EffectsWork
 from lmm_lens.replay.batches import Batches
 from lmm_lens.runs.job import Job, do_all
 from tests.support.sweeps import assert_same

@@ -12,6 +12,8 @@ from tests.backends.native import parallel_worker
 from tests.backends.native.parallel_worker import answers
 from tests.support.cases import close
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):

@@ -7,6 +7,7 @@ from torch.profiler import ProfilerActivity, profile
 from lmm_lens import VAR, AblateHeads, Knockout, KnockoutSinks, Read, find_sinks
 from lmm_lens.bundled import shapes
 
+pytestmark = pytest.mark.long
 WAITING = ("aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero", "aten::equal")
 FEW, MANY = 4, 12
 

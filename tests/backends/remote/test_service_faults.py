@@ -17,7 +17,11 @@ from tests.backends.remote.service import Service
 
 INPUTS = {"input_ids": torch.tensor([[1, 5, 7, 8, 6]])}
 # nnsight's own client, which these tests use, leaves the socket of a connection that was lost to the garbage collector
-pytestmark = [pytest.mark.usefixtures("known", "collected"), pytest.mark.filterwarnings("ignore:unclosed <socket")]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.usefixtures("known", "collected"),
+    pytest.mark.filterwarnings("ignore:unclosed <socket"),
+]
 
 
 @pytest.fixture

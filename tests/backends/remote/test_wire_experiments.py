@@ -12,6 +12,7 @@ from lmm_lens.scoring.metrics import HEAD_METRICS
 from tests.backends.remote.clients import same
 from tests.backends.remote.service import Service
 
+pytestmark = pytest.mark.long
 BOX = (8.0, 8.0, 32.0, 32.0)
 SMALL = 8000  # bytes of a result that holds one number a head, layer and metric
 
