@@ -45,6 +45,18 @@ _HOME = {
     "head_attribution": "effects",
     "activation_patching": "patching",
     "attribution_patching": "patching",
+    "AttentionMap": "readouts",
+    "attention_map": "readouts",
+    "LogitLens": "readouts",
+    "logit_lens": "readouts",
+    "Translators": "readouts",
+    "fit_translators": "readouts",
+    "LatentLens": "readouts",
+    "latent_lens": "readouts",
+    "EmbeddingBank": "readouts",
+    "embedding_bank": "readouts",
+    "DirectAttribution": "readouts",
+    "direct_attribution": "readouts",
     "compare": "comparisons",
     "Comparison": "comparisons",
     "Condition": "comparisons",
@@ -112,6 +124,18 @@ if TYPE_CHECKING:
     from .prompts.prompt import Prompt as Prompt
     from .prompts.spans import Box as Box
     from .prompts.spans import Span as Span
+    from .readouts import AttentionMap as AttentionMap
+    from .readouts import DirectAttribution as DirectAttribution
+    from .readouts import EmbeddingBank as EmbeddingBank
+    from .readouts import LatentLens as LatentLens
+    from .readouts import LogitLens as LogitLens
+    from .readouts import Translators as Translators
+    from .readouts import attention_map as attention_map
+    from .readouts import direct_attribution as direct_attribution
+    from .readouts import embedding_bank as embedding_bank
+    from .readouts import fit_translators as fit_translators
+    from .readouts import latent_lens as latent_lens
+    from .readouts import logit_lens as logit_lens
     from .scoring import HeadScores as HeadScores
     from .scoring import localization_heads as localization_heads
     from .scoring import localize as localize

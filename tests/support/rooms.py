@@ -29,7 +29,7 @@ data
 answers steering
 replay
 scoring
-patching effects comparisons checks flow
+patching effects comparisons checks flow readouts
 viewer
 reports
 cli
