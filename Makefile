@@ -83,6 +83,7 @@ bench: browser
 	$(BIN)/python -m benchmarks.identity
 	$(BIN)/python -m benchmarks.sweeps
 	$(BIN)/python -m benchmarks.flow
+	$(BIN)/python -m benchmarks.circuits
 	$(BIN)/python -m benchmarks.cluster
 	$(BIN)/python -m benchmarks.million
 	$(BIN)/python -m benchmarks.steps

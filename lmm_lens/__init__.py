@@ -57,6 +57,9 @@ _HOME = {
     "embedding_bank": "readouts",
     "DirectAttribution": "readouts",
     "direct_attribution": "readouts",
+    "Circuit": "circuits",
+    "find_circuit": "circuits",
+    "smallest_heads": "circuits",
     "compare": "comparisons",
     "Comparison": "comparisons",
     "Condition": "comparisons",
@@ -86,6 +89,9 @@ if TYPE_CHECKING:
     from .bundled import shapes as shapes
     from .checks.layout import Misplaced as Misplaced
     from .checks.layout import misplaced as misplaced
+    from .circuits import Circuit as Circuit
+    from .circuits import find_circuit as find_circuit
+    from .circuits import smallest_heads as smallest_heads
     from .comparisons import Comparison as Comparison
     from .comparisons import Condition as Condition
     from .comparisons import ablation_table as ablation_table
