@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..answers.items import Answers, Items, key_of
 from ..answers.outcomes import answer_metric
+from ..answers.own import AnswerFunction, OwnAnswer
 from ..data import Sample
 from ..data.settings import without_contents
 from ..errors import ScoreError, unknown
@@ -39,7 +40,7 @@ def head_effects(
     prompts: Prompt | Iterable[Prompt | Sample],
     ablation: str = "zero",
     rows: RowsLike = "last",
-    metric: str = "log_prob",
+    metric: str | AnswerFunction = "log_prob",
     *,
     answers: Answers | None = None,
     heads: HeadSet | Sequence[HeadSet] | None = None,
@@ -67,7 +68,9 @@ def head_effects(
         ablation: "zero", "mean", "resample" or "uniform"; see `lmm_lens.interventions.ablate.MODES`.
         rows: which query rows the heads are ablated in: "last", "after_image", "all", any other mask name, positions,
             or Bool[batch, position].
-        metric: "log_prob", "logit_difference", "probability" or "accuracy"; see `lmm_lens.answers.outcomes`.
+        metric: "log_prob", "logit_difference", "probability" or "accuracy"; see `lmm_lens.answers.outcomes`. Or a
+            function of your own, (logits, goal) -> numbers, see `lmm_lens.answers.own`; the results are called by its
+            name, and an effect is positive where the ablation lowers the number.
         answers: (right, wrong) of each prompt row, token ids or texts of one token, wrong may be None. Samples bring
             their own; by default what the model itself answers.
         heads: a HeadSet, each of whose heads is ablated alone; a list of HeadSets, each ablated at once; None for
@@ -101,8 +104,15 @@ def head_effects(
         InterventionError: an ablation without its reference.
         RemoteError: a screen on a server, where gradients do not travel.
     """
-    chosen = answer_metric(metric)
+    own = None if isinstance(metric, str) else OwnAnswer.of(metric)
+    name = metric if isinstance(metric, str) else OwnAnswer.of(metric).name
+    needs_wrong = isinstance(metric, str) and answer_metric(metric).needs_wrong
     if screen is not None:
+        if not isinstance(metric, str):
+            raise ScoreError(
+                f"a screen ranks heads by the gradient of a metric of this library, given the function {name}\n"
+                "  take a named metric, or no screen"
+            )
         options: dict[str, Any] = {
             "folder": folder,
             "ray": ray,
@@ -126,7 +136,9 @@ def head_effects(
     settings = getattr(prompts, "settings", None)
     if isinstance(settings, Mapping):
         about["data"] = without_contents({name: value for name, value in settings.items() if name != "on_bad"})
-    items = Items(prompts, answers, metric if chosen.needs_wrong else "")
+    if own is not None:
+        about["own_metric"] = {"name": own.name, "meaning": own.meaning, "code": fingerprint(own.function)}
+    items = Items(prompts, answers, name if needs_wrong else "")
     opened = None if folder is None else RunFolder(folder, KIND, about)
     try:
         halved_to = opened.state.get("rows_per_pass") if opened is not None and rows_per_pass is None else None
@@ -136,6 +148,7 @@ def head_effects(
             is_halved=halved_to is not None,
             lens=TravellingLens.of(lens, about["model"], travels=ray is not None),
             folder=opened,
+            own_metric=own,
         )
         store = stream(
             items,
@@ -153,7 +166,7 @@ def head_effects(
         items.check_all_used()
         if opened is not None:
             _finish(opened, store)
-        effects = HeadEffects.of_store(store, ablated.units, about, metric)
+        effects = HeadEffects.of_store(store, ablated.units, about, name)
     finally:
         if opened is not None:
             opened.close()

@@ -26,10 +26,10 @@ bundled
 lens
 runs statistics
 data
-answers
+answers steering
 replay
 scoring
-patching comparisons checks
+patching comparisons checks flow readouts
 effects
 circuits
 viewer
