@@ -81,6 +81,7 @@ def smallest_heads(
     """
     if by not in ORDERS:
         raise ScoreError(unknown("order", by, ORDERS))
+    answer_metric(metric)
     if not 0 < keep <= 1:
         raise ScoreError(f"keep is a share of what the heads do together, above 0 and at most 1, given {keep}")
     for given in (prompts, held_out):

@@ -133,6 +133,7 @@ def test_of_many_heads_some_sizes_are_measured():
     ("given", "message"),
     [
         ({"by": "effects"}, "unknown order 'effects', did you mean 'effect'"),
+        ({"metric": "log_probs"}, "unknown metric 'log_probs', did you mean 'log_prob'"),
         ({"keep": 0}, "above 0 and at most 1, given 0"),
         ({"keep": 1.5}, "above 0 and at most 1, given 1.5"),
     ],
