@@ -22,11 +22,17 @@ _HOME = {
     "AblateHeads": "interventions",
     "AblateTokens": "interventions",
     "BoostAttention": "interventions",
+    "Edit": "interventions",
+    "EditPattern": "interventions",
     "Knockout": "interventions",
     "KnockoutSinks": "interventions",
     "PatchHeads": "interventions",
     "PatchPattern": "interventions",
     "PatchResidual": "interventions",
+    "ScaleAttention": "interventions",
+    "Direction": "steering",
+    "direction": "steering",
+    "Steer": "steering",
     "head_means": "interventions",
     "find_sinks": "sinks",
     "HeadScores": "scoring",
@@ -51,6 +57,9 @@ _HOME = {
     "embedding_bank": "readouts",
     "DirectAttribution": "readouts",
     "direct_attribution": "readouts",
+    "Circuit": "circuits",
+    "find_circuit": "circuits",
+    "smallest_heads": "circuits",
     "compare": "comparisons",
     "Comparison": "comparisons",
     "Condition": "comparisons",
@@ -65,6 +74,8 @@ _HOME = {
     "misplaced": "checks.layout",
     "view": "viewer",
     "View": "viewer",
+    "InformationFlow": "flow",
+    "information_flow": "flow",
     "LensError": "errors",
 }
 
@@ -78,6 +89,9 @@ if TYPE_CHECKING:
     from .bundled import shapes as shapes
     from .checks.layout import Misplaced as Misplaced
     from .checks.layout import misplaced as misplaced
+    from .circuits import Circuit as Circuit
+    from .circuits import find_circuit as find_circuit
+    from .circuits import smallest_heads as smallest_heads
     from .comparisons import Comparison as Comparison
     from .comparisons import Condition as Condition
     from .comparisons import ablation_table as ablation_table
@@ -91,18 +105,23 @@ if TYPE_CHECKING:
     from .effects import head_attribution as head_attribution
     from .effects import head_effects as head_effects
     from .errors import LensError as LensError
+    from .flow import InformationFlow as InformationFlow
+    from .flow import information_flow as information_flow
     from .hooks.heads import HeadSet as HeadSet
     from .hooks.points import Read as Read
     from .interventions import VAR as VAR
     from .interventions import AblateHeads as AblateHeads
     from .interventions import AblateTokens as AblateTokens
     from .interventions import BoostAttention as BoostAttention
+    from .interventions import Edit as Edit
+    from .interventions import EditPattern as EditPattern
     from .interventions import Intervention as Intervention
     from .interventions import Knockout as Knockout
     from .interventions import KnockoutSinks as KnockoutSinks
     from .interventions import PatchHeads as PatchHeads
     from .interventions import PatchPattern as PatchPattern
     from .interventions import PatchResidual as PatchResidual
+    from .interventions import ScaleAttention as ScaleAttention
     from .interventions import head_means as head_means
     from .lens import Lens as Lens
     from .patching import PatchScores as PatchScores
@@ -128,6 +147,9 @@ if TYPE_CHECKING:
     from .scoring import localize as localize
     from .scoring import score_heads as score_heads
     from .sinks import find_sinks as find_sinks
+    from .steering import Direction as Direction
+    from .steering import Steer as Steer
+    from .steering import direction as direction
     from .viewer import View as View
     from .viewer import view as view
 

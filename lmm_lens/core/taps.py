@@ -199,6 +199,7 @@ class Tap:
             `TapContext.note`.
         name: under which a read's result is filed; without one it is not kept.
         owner: index of the intervention it belongs to, for the report.
+        needs_scores: whether its function asks for the scores before the softmax, which a server does not have.
     """
 
     def __init__(
@@ -212,7 +213,9 @@ class Tap:
         chooses: bool = False,
         name: str = "",
         owner: int = 0,
+        needs_scores: bool = False,
     ) -> None:
+        self.needs_scores = needs_scores
         self.site, self.layer, self.rows, self.run, self.heads = site, layer, rows, run, heads
         self.edits, self.chooses, self.name, self.owner = edits, chooses, name, owner
 
