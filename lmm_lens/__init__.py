@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from .circuits import find_circuit as find_circuit
     from .circuits import smallest_heads as smallest_heads
     from .comparisons import Comparison as Comparison
+    from .comparisons.compare import compare as compare
     from .comparisons import Condition as Condition
     from .comparisons import ablation_table as ablation_table
     from .comparisons import blank_images as blank_images
