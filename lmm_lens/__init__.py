@@ -93,13 +93,13 @@ if TYPE_CHECKING:
     from .circuits import find_circuit as find_circuit
     from .circuits import smallest_heads as smallest_heads
     from .comparisons import Comparison as Comparison
-    from .comparisons.compare import compare as compare
     from .comparisons import Condition as Condition
     from .comparisons import ablation_table as ablation_table
     from .comparisons import blank_images as blank_images
     from .comparisons import exact_match as exact_match
     from .comparisons import image_table as image_table
     from .comparisons import swapped_images as swapped_images
+    from .comparisons.compare import compare as compare
     from .data import DataSet as DataSet
     from .data import Sample as Sample
     from .effects import HeadEffects as HeadEffects
