@@ -168,8 +168,8 @@ def main() -> None:
         notes = (
             f"{machine(device)}. A screened sweep estimates every head from one backward pass a prompt, and ablates "
             f"exactly the {N_VERIFIED} with the largest estimates and {N_SAMPLE} random others; the rank correlation "
-            f"is that of estimate and effect on the random ones. Found are those of the {N_BEST} best of the full sweep "
-            "that were ablated."
+            f"is that of estimate and effect on the random ones. Found are those of the {N_BEST} best of the full "
+            "sweep that were ablated."
         )
         show(lines, notes)
         found["screens"] = [table(lines), notes]

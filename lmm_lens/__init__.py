@@ -99,6 +99,7 @@ if TYPE_CHECKING:
     from .comparisons import exact_match as exact_match
     from .comparisons import image_table as image_table
     from .comparisons import swapped_images as swapped_images
+    from .comparisons.compare import compare as compare
     from .data import DataSet as DataSet
     from .data import Sample as Sample
     from .effects import HeadEffects as HeadEffects

@@ -20,7 +20,7 @@ from .unembedding import Unembedding
 if TYPE_CHECKING:
     from .translators import Translators
 
-LEAST, MOST = 2**22, 2**26
+LEAST, MOST = 2**21, 2**26
 """Logits held at once: at least, and at most."""
 
 
