@@ -45,6 +45,21 @@ _HOME = {
     "head_attribution": "effects",
     "activation_patching": "patching",
     "attribution_patching": "patching",
+    "AttentionMap": "readouts",
+    "attention_map": "readouts",
+    "LogitLens": "readouts",
+    "logit_lens": "readouts",
+    "Translators": "readouts",
+    "fit_translators": "readouts",
+    "LatentLens": "readouts",
+    "latent_lens": "readouts",
+    "EmbeddingBank": "readouts",
+    "embedding_bank": "readouts",
+    "DirectAttribution": "readouts",
+    "direct_attribution": "readouts",
+    "Circuit": "circuits",
+    "find_circuit": "circuits",
+    "smallest_heads": "circuits",
     "compare": "comparisons",
     "Comparison": "comparisons",
     "Condition": "comparisons",
@@ -74,6 +89,9 @@ if TYPE_CHECKING:
     from .bundled import shapes as shapes
     from .checks.layout import Misplaced as Misplaced
     from .checks.layout import misplaced as misplaced
+    from .circuits import Circuit as Circuit
+    from .circuits import find_circuit as find_circuit
+    from .circuits import smallest_heads as smallest_heads
     from .comparisons import Comparison as Comparison
     from .comparisons import Condition as Condition
     from .comparisons import ablation_table as ablation_table
@@ -81,6 +99,7 @@ if TYPE_CHECKING:
     from .comparisons import exact_match as exact_match
     from .comparisons import image_table as image_table
     from .comparisons import swapped_images as swapped_images
+    from .comparisons.compare import compare as compare
     from .data import DataSet as DataSet
     from .data import Sample as Sample
     from .effects import HeadEffects as HeadEffects
@@ -112,6 +131,18 @@ if TYPE_CHECKING:
     from .prompts.prompt import Prompt as Prompt
     from .prompts.spans import Box as Box
     from .prompts.spans import Span as Span
+    from .readouts import AttentionMap as AttentionMap
+    from .readouts import DirectAttribution as DirectAttribution
+    from .readouts import EmbeddingBank as EmbeddingBank
+    from .readouts import LatentLens as LatentLens
+    from .readouts import LogitLens as LogitLens
+    from .readouts import Translators as Translators
+    from .readouts import attention_map as attention_map
+    from .readouts import direct_attribution as direct_attribution
+    from .readouts import embedding_bank as embedding_bank
+    from .readouts import fit_translators as fit_translators
+    from .readouts import latent_lens as latent_lens
+    from .readouts import logit_lens as logit_lens
     from .scoring import HeadScores as HeadScores
     from .scoring import localization_heads as localization_heads
     from .scoring import localize as localize

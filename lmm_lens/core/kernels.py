@@ -7,6 +7,7 @@ one while decoding or thousands in a prefill.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -103,6 +104,14 @@ def sink_score(
     norm = torch.linalg.vector_norm(x, dim=-1)
     # the root of the sum of squares and of width * eps, which is the RMS times sqrt(width)
     return largest * constant(width**0.5, x) / torch.hypot(norm, constant((width * eps) ** 0.5, x))
+
+
+def prominence(x: Float[Tensor, "batch position d_model"], dims: Sequence[int]) -> Float[Tensor, "batch position"]:
+    """`max_{d in dims} |x[d]| / sqrt(mean_{d not in dims} x[d]^2 + 1e-6)`, in fp32; no limit above."""
+    x = x.float()
+    outside = torch.ones(x.shape[-1], dtype=torch.bool, device=x.device)
+    outside[list(dims)] = False
+    return x[..., list(dims)].abs().amax(-1) / x[..., outside].pow(2).mean(-1).add(1e-6).sqrt()
 
 
 def redistribute(

@@ -20,6 +20,7 @@ from ..replay.ways import HALVED, Way
 from ..runs import RunFolder, Store, files
 from ..statistics.resampling import bootstrap_interval, percentiles, resampled_sums
 from .own import metric_in, own_in
+from .screen import Screen, from_about
 
 if TYPE_CHECKING:
     import pandas
@@ -181,6 +182,14 @@ class HeadEffects:
             values[next(iter(unit))] = mean
         return values
 
+    @property
+    def screen(self) -> Screen | None:
+        """How the heads were chosen, and how far that can be trusted; None where all were ablated."""
+        told = self.about.get("screen")
+        if told is None:
+            return None
+        return from_about(told, self.about["shape"], self.of(told["metric"]).values)
+
     def interval(self, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Bootstrap interval of each mean effect over prompts, paired: low and high, Float[unit]."""
         return bootstrap_interval(self.per_prompt, level, resamples, seed)
@@ -304,6 +313,7 @@ class HeadEffects:
         return (
             f"HeadEffects: {self.ablation} ablation of {what} in rows {self.rows!r}, {self.metric} lost, "
             f"mean of {self.n_prompts} prompts; largest {best}\n  computed: {self.how}"
+            + (f"\n  screened: {self.screen}" if "screen" in self.about else "")
             + (f"\n  {self.problems}" if self.left_out else "")
         )
 

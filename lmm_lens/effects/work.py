@@ -116,13 +116,11 @@ class EffectsWork:
         if isinstance(item.source, Bad):
             raise LeftOutError(f"{item.source.reason}\t{item.source.detail}", self._blank())
         if self._at_hand is None or self._at_hand.source is not item.source:
-            with self._leaving_out(item, PromptError, "no prompt"):
-                prompt = self._prompt(item)
+            prompt = self.prompt_of(item)
             self._at_hand = _AtHand(item.source, prompt, self.ablation.on(self.lens, prompt))
         prompt, ablation = self._at_hand.prompt, self._at_hand.ablation
         clean = self.forwards.clean(prompt)[item.row]
-        with self._leaving_out(item, ScoreError, "no answer token"):
-            goal = self._goal(item, clean)
+        goal = self.goal_of(item, clean)
         changed, way = self.forwards.changed(prompt, item.row, ablation.changes(item.row))
         found = Outcomes.of(torch.cat([clean[None].to(changed.device), changed]), goal, self.own_metric)
         number = int(way) + (HALVED if self._is_halved else 0)
@@ -147,7 +145,14 @@ class EffectsWork:
         found = Outcomes(nothing[:, :2], nothing[:, 2], none, none.to(torch.int8), own)
         return {**found.tensors(), "is_yes": torch.tensor(-1), "way": torch.tensor(int(Way.LEFT_OUT))}
 
-    def _goal(self, item: Item, clean: Tensor) -> Goal:
-        if item.answer is None and isinstance(item.source, Sample):
-            return goal_of_texts(self.lens, clean, item.source.answer, item.source.wrong)
-        return goal_of(self.lens, clean, item.answer)
+    def prompt_of(self, item: Item) -> Prompt:
+        """The item's prompt; LeftOutError where none can be made, and it may be left out."""
+        with self._leaving_out(item, PromptError, "no prompt"):
+            return self._prompt(item)
+
+    def goal_of(self, item: Item, clean: Tensor) -> Goal:
+        """What the item is about, by the logits of its plain forward; LeftOutError as `prompt_of`."""
+        with self._leaving_out(item, ScoreError, "no answer token"):
+            if item.answer is None and isinstance(item.source, Sample):
+                return goal_of_texts(self.lens, clean, item.source.answer, item.source.wrong)
+            return goal_of(self.lens, clean, item.answer)

@@ -46,7 +46,7 @@ def by_hand(family, source, target, layers, tokens):
     return float(sum(logs[ids.shape[1] - 1 + i, token] for i, token in enumerate(tokens)) / len(tokens))
 
 
-@pytest.mark.parametrize("name", quick(["llava", "gemma3"], ["llava", "gemma3", "qwen3_vl", "paligemma2"]))
+@pytest.mark.parametrize("name", quick(["llava", "gemma3", "qwen3_vl", "paligemma2"], ["llava", "gemma3"]))
 def test_every_point_is_what_a_forward_with_masked_scores_gives(name):
     family = double(name)
     token = answer_of(family, 1)
@@ -62,7 +62,7 @@ def test_every_point_is_what_a_forward_with_masked_scores_gives(name):
     assert flow.layers == tuple(range(family.n_layers))
 
 
-@pytest.mark.parametrize("name", quick(["llava"], ["llava", "qwen2_5_vl"]))
+@pytest.mark.parametrize("name", quick(["llava", "qwen2_5_vl"], ["llava"]))
 def test_of_an_answer_of_several_tokens_its_own_rows_are_cut_too(name):
     family = double(name)
     tokens = answer_of(family, 3)
@@ -99,7 +99,7 @@ def test_layers_without_attention_have_no_point_of_their_own():
         assert bool(flow.values[0, layer].isnan()) == (layer not in family.self_attending)
 
 
-@pytest.mark.parametrize("backend", quick(["nnsight"], ["transformer_lens", "nnsight", "remote"]))
+@pytest.mark.parametrize("backend", quick(["transformer_lens", "nnsight", "remote"], ["nnsight"]))
 def test_every_backend_gives_the_same(backend):
     family = case("llava")
     tokens = answer_of(family, 2)
@@ -162,7 +162,7 @@ def test_an_answer_is_found_in_the_form_the_model_says_it(lens):
     torch.testing.assert_close(by_id.per_prompt, by_text.per_prompt)
 
 
-@pytest.mark.parametrize("name", quick(["llava", "gemma3", "mllama"], CAUSAL))
+@pytest.mark.parametrize("name", quick(CAUSAL, ["llava", "gemma3", "mllama"]))
 def test_a_forced_answer_is_what_the_model_goes_on_from(name):
     family = case(name)
     words = {"suppress_tokens": [*range(100, family.model.get_output_embeddings().weight.shape[0])]}  # and no pictures

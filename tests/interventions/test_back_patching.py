@@ -50,7 +50,7 @@ def patched(family, moves, rows, site="resid_pre"):
     return run(edits)
 
 
-@pytest.mark.parametrize("name", quick(FEW, NAMES))
+@pytest.mark.parametrize("name", quick(NAMES, FEW))
 def test_the_image_rows_of_a_late_layer_enter_an_early_one(name):
     family = double(name)
     late = family.n_layers - 1

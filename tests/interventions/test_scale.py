@@ -37,7 +37,7 @@ def scaled(layers, keys, rows, factor, renormalise=True, heads=None):
 
 
 @pytest.mark.parametrize("renormalise", [True, False])
-@pytest.mark.parametrize("name", quick(FEW, NAMES))
+@pytest.mark.parametrize("name", quick(NAMES, FEW))
 def test_rows_after_the_image_look_harder_at_it_at_prefill_and_in_every_step(name, renormalise):
     family = double(name)
     roles = spans(family.inputs, NEW)

@@ -57,7 +57,7 @@ def by_hand(family, given, layers, rows, strength, keep_norm, new=NEW):
 
 
 @pytest.mark.parametrize("keep_norm", [False, True])
-@pytest.mark.parametrize("name", quick(FEW, NAMES))
+@pytest.mark.parametrize("name", quick(NAMES, FEW))
 def test_rows_after_the_image_are_steered_at_prefill_and_in_every_step(name, keep_norm):
     family = double(name)
     given, layers, strength = way(family), [0, family.n_layers - 1], -0.7

@@ -1,11 +1,13 @@
-"""A few families in every run of the suite, and the rest where there is time: `make long`."""
+"""Which of many cases run with every suite, and which with `make long` alone."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pytest
 
 
-def quick(few: Sequence[str], names: Iterable[str]) -> list[Any]:
-    """The names as parameters of a test, those that are not among the few marked long."""
-    return [name if name in few else pytest.param(name, marks=pytest.mark.long) for name in names]
+def quick(names: Iterable[str], chosen: Collection[str]) -> list[Any]:
+    """Parameters of a test: the chosen ones as they are, the others marked as long."""
+    names = list(names)
+    assert set(chosen) <= set(names)
+    return [name if name in chosen else pytest.param(name, marks=pytest.mark.long) for name in names]

@@ -29,7 +29,9 @@ data
 answers steering
 replay
 scoring
-patching effects comparisons checks flow
+patching comparisons checks flow readouts
+effects
+circuits
 viewer
 reports
 cli

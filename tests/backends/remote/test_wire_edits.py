@@ -151,10 +151,11 @@ def test_an_apply_in_which_nothing_runs_is_refused(served: Lens) -> None:
 @pytest.mark.parametrize("where", ["url", "local"])
 def test_what_needs_scores_before_the_softmax_is_refused(served: Lens, pair: Any, service: Service, where: str) -> None:
     remote = service.url if where == "url" else "local"
-    message = r"scores before the softmax(.|\n)*BoostAttention(.|\n)*remote=False"
+    message, n_before = r"scores before the softmax(.|\n)*BoostAttention(.|\n)*remote=False", len(service.log())
     for call in (served.run, served.generate):
         with pytest.raises(InterventionError, match=message):
             call(pair[0], [BoostAttention()], remote=remote)
+    assert len(service.log()) == n_before, "nothing is sent"
 
 
 def test_gradients_are_refused(served: Lens, pair: Any, service: Service) -> None:
