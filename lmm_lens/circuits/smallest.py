@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 ORDERS = ("effect", "attribution", "greedy")
 MOST_SIZES = 64
+NOISE = 1e-5
+"""What heads do together counts as nothing below this share of the metric: replays round."""
 
 
 def smallest_heads(
@@ -79,6 +81,7 @@ def smallest_heads(
     """
     if by not in ORDERS:
         raise ScoreError(unknown("order", by, ORDERS))
+    answer_metric(metric)
     if not 0 < keep <= 1:
         raise ScoreError(f"keep is a share of what the heads do together, above 0 and at most 1, given {keep}")
     for given in (prompts, held_out):
@@ -148,7 +151,8 @@ class _Task:
     def gap(self, with_all: Tensor, with_none: Tensor) -> Tensor:
         """What the heads do together on the mean prompt; ScoreError for nothing."""
         gap = with_all.mean() - with_none.mean()
-        if not abs(float(gap)) > 1e-3 * float((with_all - with_none).abs().mean()):
+        each = (with_all - with_none).abs().mean()
+        if not abs(float(gap)) > float(1e-3 * each + NOISE * with_all.abs().max()):
             raise ScoreError(
                 f"with all {len(self.among)} heads ablated the mean {self.metric} is what it was, "
                 f"{float(with_all.mean()):.4g}, so no set keeps a share of it: 0 / 0"

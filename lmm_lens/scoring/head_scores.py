@@ -133,7 +133,8 @@ class HeadScores:
             model, per_prompt = dict(about["model"]), tensors["per_prompt"]
             if lens is not None:
                 files.check_model(path, model, lens.identity)
-            shape = {"prompt": None, "layer": model.get("n_layers"), "head": model.get("n_heads")}
+            n_layers, n_heads = about["settings"].get("shape", (model.get("n_layers"), model.get("n_heads")))
+            shape = {"prompt": None, "layer": n_layers, "head": n_heads}
             files.check_numbers(path, "per_prompt", per_prompt, shape)
             if "own_metric" not in about["settings"]:
                 head_metric(about["metric"])

@@ -19,7 +19,7 @@ from ..core.spatial import cell_keys
 from ..core.taps import Tap, TapContext
 from ..errors import ScoreError, unknown
 from ..hooks.points import ModelShape
-from ..interventions.base import Intervention
+from ..interventions.base import DECODER, VISION, Intervention, checked_part
 from ..prompts.prompt import MASKS, Prompt
 from ..prompts.rows import bind_rows
 from ..runs.checkpoint import Checkpoint, digest, fingerprint
@@ -29,6 +29,7 @@ from .head_scores import HeadScores
 from .localization import map_cells
 from .metrics import HeadMetric, check_tokens
 from .own import OwnMetric, about_own, check_finite, metric_of
+from .tower import score_tower
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -55,6 +56,7 @@ def score_heads(
     interventions: Sequence[Intervention] = (),
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = False,
+    part: str = DECODER,
 ) -> HeadScores:
     """Score every head of every layer on every prompt.
 
@@ -86,6 +88,8 @@ def score_heads(
             one ended. Without one, what a server has finished stays with the lens, so that the same call continues
             after a lost connection.
         progress: show a progress bar.
+        part: "decoder", or "vision": heads of the vision tower by "entropy", "class_mass", "register_mass" or
+            "sink_mass" of their patches (`lmm_lens.scoring.tower`); nothing else of what is above goes with it.
 
     Returns:
         HeadScores with one row a prompt; NaN for layers without attention heads. In cross-attention layers every key
@@ -96,6 +100,13 @@ def score_heads(
         ScoreError: unknown metric or query, no prompts, a prompt without visual tokens, boxes or relevant tokens that
             do not match the prompts, sink dimensions that are not known, or no one grid where a map is needed.
     """
+    if checked_part(part) == VISION:
+        beside = {"boxes": boxes, "relevant": relevant, "sink_dims": sink_dims, "checkpoint": checkpoint}
+        given = [name for name, value in beside.items() if value is not None]
+        if given or query != "last" or not isinstance(metric, str):
+            what = given[0] if given else "query" if query != "last" else "a metric of your own"
+            raise ScoreError(f"heads of the vision tower are scored without {what}")
+        return score_tower(lens, prompts, metric, interventions=interventions)
     asks_for_sinks = not (sink_dims is None and sink_threshold is None)
     chosen = metric_of(metric, boxes is not None, relevant is not None, asks_for_sinks)
     if query not in QUERIES:
