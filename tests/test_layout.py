@@ -28,7 +28,7 @@ NO_ROOM = {
 PUBLIC = """
 Lens Prompt Span Box HeadSet Read Intervention
 VAR AblateHeads AblateTokens BoostAttention Knockout KnockoutSinks PatchHeads PatchPattern PatchResidual head_means
-InformationFlow information_flow Circuit find_circuit smallest_heads
+InformationFlow information_flow
 Edit EditPattern ScaleAttention Direction direction Steer
 find_sinks HeadScores score_heads localization_heads localize
 PatchScores activation_patching attribution_patching HeadEffects head_effects head_attribution
