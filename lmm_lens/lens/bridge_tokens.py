@@ -91,7 +91,7 @@ class BoundTokens(Tensor):
             bound = [_bound(x, origin, rows) for x, origin in zip(_listed(found), _listed(origins), strict=True)]
         return type(found)(bound) if isinstance(found, (tuple, list)) else bound[0]
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]  # torch's has no types
         return f"BoundTokens of {len(self.rows)} rows x {self.shape[-1]} tokens, with their pictures"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> BoundTokens:

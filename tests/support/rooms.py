@@ -30,7 +30,7 @@ answers
 replay
 scoring
 patching effects comparisons checks
-viewer
+viewer harnesses
 reports
 cli
 """
