@@ -76,7 +76,8 @@ class Point:
         pictures = torch.randn(self.batch * n_pictures, PICTURE, WIDTH) / 50
         for dim in SINK_DIMS:
             pictures[::n_pictures, [place % PICTURE for place in SINK_PATCHES], dim % WIDTH] = MASSIVE
-        given = {"image": BaseModelOutputWithPooling(pooler_output=[*pictures])}
+        features: Any = [*pictures]  # a list, as the model's own are
+        given = {"image": BaseModelOutputWithPooling(pooler_output=features)}
         lens = Lens(model)
         return lens, lens.prompt(inputs={"input_ids": ids, "mm_encoder_outputs": given})
 

@@ -18,7 +18,16 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lmm_lens import Lens, activation_patching, find_sinks, head_effects, localization_heads, localize, score_heads
+from lmm_lens import (
+    Lens,
+    activation_patching,
+    find_circuit,
+    find_sinks,
+    head_effects,
+    localization_heads,
+    localize,
+    score_heads,
+)
 from lmm_lens.bundled import shapes
 from lmm_lens.core.kernels import redistribute
 from lmm_lens.prompts.prompt import Prompt
@@ -137,6 +146,14 @@ def patching(lens: Lens) -> Figure:
     return _figure_of(found.plot())
 
 
+def circuit(lens: Lens) -> Figure:
+    """Which edges carry a colour from the picture to the answer."""
+    pairs = shapes.color_pairs(12)[:6]
+    clean, corrupt = (lens.prompt([p[i].question for p in pairs], images=[p[i].image for p in pairs]) for i in (0, 1))
+    answers = {"answer": [p[0].answer for p in pairs], "against": [p[1].answer for p in pairs]}
+    return _figure_of(find_circuit(lens, clean, corrupt, **answers).top(32).plot())
+
+
 def place(lens: Lens) -> Figure:
     """The box that localization heads give."""
     heads = localization_heads(lens, asked(lens), 3, drop_sinks=True)
@@ -179,7 +196,7 @@ def _figure_of(ax: Any) -> Figure:
 
 
 PICTURES: dict[str, Callable[[Lens], Figure | None]] = {
-    each.__name__: each for each in (hero, masks, sinks, var, effects, patching, place, viewer)
+    each.__name__: each for each in (hero, masks, sinks, var, effects, patching, circuit, place, viewer)
 }
 
 

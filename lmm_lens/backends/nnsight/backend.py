@@ -11,11 +11,13 @@ from typing import Any, ClassVar
 import torch
 
 from ...adapters import Adapter
+from ...adapters.towers import Tower, tower_in
 from ...core.carried import Carried
+from ...core.envoys import NO_SCORES
 from ...core.layer_envoys import LayerEnvoys
 from ...core.taps import Tap
 from ...core.trace import TraceLens
-from ...errors import HookError, LensError, ModelError, RemoteError
+from ...errors import HookError, InterventionError, LensError, ModelError, RemoteError
 from ...prompts.prompt import Prompt
 from ..address import Address, without_login
 from ..base import Continuation, Forward, ForwardPass, PromptOf, Remote, TapsOf
@@ -74,6 +76,11 @@ class NNsightBackend:
         self._model_envoys: dict[bool, ModelEnvoys] = {}
 
     @property
+    def tower(self) -> Tower:
+        """As in `Backend.tower`."""
+        return tower_in(self.envoy._module, self.adapter.tower)
+
+    @property
     def envoy(self) -> Any:
         """The model in nnsight's wrapping; wrapped anew where the user's model is no longer what was wrapped."""
         if trace_under_way() is None:
@@ -108,6 +115,9 @@ class NNsightBackend:
         return NNsightBackend, (self.adapter, None, self.served_as, self.remote, self.timeout)
 
     # ------------------------------------------------------------------ running
+
+    def prepare(self, prompt: Prompt) -> None:
+        """As in `Backend.prepare`: nothing."""
 
     def forward(
         self,
@@ -303,7 +313,14 @@ class NNsightBackend:
         )
 
     def checked(self, taps: Sequence[Tap]) -> Sequence[Tap]:
-        """The taps, the operations that they need labelled; HookError for a hook point that the layer does not have."""
+        """The taps, the operations that they need labelled.
+
+        Raises:
+            HookError: a hook point that the layer does not have.
+            InterventionError: something that a server does not have is needed there.
+        """
+        if self.remote and any(tap.needs_scores for tap in taps):
+            raise InterventionError(NO_SCORES)
         for tap in taps:
             envoys = self.model_envoys.layers[tap.layer]
             if tap.site not in envoys.sites:
