@@ -20,6 +20,7 @@ NO_ROOM = {
     "stories": "the notebooks, run anew; `make stories` does",
     "containers": "what people hold their models in, with packages that only `make containers` installs",
     "emoji": "the library on emoji-llava, with the language model that only `make emoji` installs",
+    "harness": "a lens as a model of lmms-eval, which only `make harness` installs",
     "browser": "pages in a browser",
     "docs": "the site and its blocks of code",
     "support": "what several tests share",
