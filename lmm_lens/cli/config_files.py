@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LensError, unknown
-from ..reports.sweep import CONFIG
+from ..reports.folder import CONFIG
+
+EMPTY_SWEEP = "a sweep of everything is hardly meant\n  write what to sweep over, or give flags and no config"
+EMPTY_COMPARISON = "a comparison needs conditions"
+"""What an empty config leaves open."""
 
 
 def read_values(path: Path, if_empty: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from .tables import head_table
+from .waiting import shows_bars, waiting
 
 if TYPE_CHECKING:
     from ..bundled.shapes import Example
@@ -55,7 +56,8 @@ def run(out: Path, n_prompts: int, seed: int) -> None:
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """The bundled model is so small that a second thread only costs."""
-    import torch
+    with waiting("starting"):
+        import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -66,12 +68,13 @@ def _one_thread() -> Iterator[None]:
 
 
 def _run(out: Path, n_prompts: int, seed: int) -> None:
-    from ..bundled import shapes
-    from ..lens import Lens
-    from ..scoring import score_heads
-
     console = Console()
-    lens = Lens.demo()
+    with waiting("loading the model"):
+        from ..bundled import shapes
+        from ..lens import Lens
+        from ..scoring import score_heads
+
+        lens = Lens.demo()
     console.print(lens)
 
     asked = shapes.examples(1, kinds=("color",), seed=seed + 1)[0]
@@ -85,8 +88,8 @@ def _run(out: Path, n_prompts: int, seed: int) -> None:
     text = shapes.examples(n_prompts // 2, kinds=shapes.TEXT_KINDS, seed=seed)
     visual_prompts, text_prompts = _batches(lens, visual), _batches(lens, text)
     console.rule(f"which heads look at the image? {n_prompts} questions")
-    raw = score_heads(lens, visual_prompts, "visual_mass", progress=True)
-    nonsink = score_heads(lens, visual_prompts, "nonsink_mass", progress=True)
+    raw = score_heads(lens, visual_prompts, "visual_mass", progress=shows_bars())
+    nonsink = score_heads(lens, visual_prompts, "nonsink_mass", progress=shows_bars())
     for scores, what in ((raw, "raw visual mass"), (nonsink, "non-sink visual mass")):
         console.print(head_table(scores, N_TOP, f"{what}, layers {FIRST_LAYER} to {lens.n_layers - 1}", FIRST_LAYER))
 
@@ -99,7 +102,7 @@ def _run(out: Path, n_prompts: int, seed: int) -> None:
     for name, heads in best.items():
         conditions.append((f"top {N_TOP} by {name} mass", [heads]))
         conditions.append((f"{N_TOP} random, same layers", [_control(heads, s) for s in range(N_CONTROLS)]))
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=not shows_bars()) as progress:
         n_answers = (len(visual) + len(text)) * sum(len(sets) for _, sets in conditions)
         task = progress.add_task("asking with heads ablated", total=n_answers)
         measured = [
@@ -114,8 +117,8 @@ def _run(out: Path, n_prompts: int, seed: int) -> None:
         ]
     table = Table(
         "ablated",
-        f"visual ({len(visual)})",
-        f"text-only ({len(text)})",
+        f"visual (n = {len(visual)})",
+        f"text-only (n = {len(text)})",
         title=f"z set to 0 in all rows, heads of layers {FIRST_LAYER} to {lens.n_layers - 1}",
     )
     for accuracy in measured:
@@ -124,7 +127,7 @@ def _run(out: Path, n_prompts: int, seed: int) -> None:
 
     from ..reports.demo import write_report
 
-    with console.status("drawing"):
+    with waiting("drawing"):
         path = write_report(
             out,
             lens,
