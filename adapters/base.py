@@ -22,6 +22,7 @@ from lmm_lens.prompts.turns import Turns
 
 from .calls import Calls
 from .row import BatchRow, TokenRun
+from .towers import Tower, find_tower
 from .walker import Layer, find_layers
 
 
@@ -79,13 +80,30 @@ class Adapter(Calls):
         """The decoder layers; override for a model whose parts have unusual names."""
         return find_layers(self.model)
 
+    def find_tower(self) -> Tower:
+        """The vision tower; override for a model whose parts have unusual names.
+
+        Raises:
+            ModelError: it has none, or one without attention heads.
+        """
+        return find_tower(self.model, self.layers)
+
+    @property
+    def tower(self) -> Tower:
+        """The vision tower, looked for once; ModelError where there is none with heads."""
+        if "_tower" not in self.__dict__:
+            self.__dict__["_tower"] = self.find_tower()
+        tower: Tower = self.__dict__["_tower"]
+        return tower
+
     def look_again(self) -> None:
         """Find the layers anew where modules of the model were exchanged: an adapter put in, a layer replaced."""
         modules = list(self.model.modules())
         if len(modules) == len(self._modules) and all(map(operator.is_, modules, self._modules)):
             return
         self.layers, self._modules = self.find_layers(), modules
-        self.__dict__.pop("runs_alone", None)
+        for found in ("runs_alone", "_tower"):
+            self.__dict__.pop(found, None)
 
     @property
     def image_token_id(self) -> int | None:

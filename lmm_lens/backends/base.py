@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..adapters import Adapter
+from ..adapters.towers import Tower
 from ..core.carried import Carried
 from ..core.tapping import Tapping
 from ..core.taps import Tap
@@ -124,6 +125,11 @@ class Backend(Protocol):
         """Where a prompt's tensors go."""
         ...
 
+    @property
+    def tower(self) -> Tower:
+        """The vision tower of the modules that run; ModelError where there is none with heads."""
+        ...
+
     def forward(
         self,
         prompt: Prompt,
@@ -150,6 +156,10 @@ class Backend(Protocol):
 
     def generate(self, prompt: Prompt, taps_of: TapsOf, options: Mapping[str, Any]) -> Continuation:
         """Generate with transformers' own `generate`, cache and all; greedy unless the options say otherwise."""
+        ...
+
+    def prepare(self, prompt: Prompt) -> None:
+        """Do what the first run of such a prompt would do besides running it."""
         ...
 
     def session(self, taps_of: TapsOf, prompt: Prompt | None = None, prompt_of: PromptOf | None = None) -> Session:

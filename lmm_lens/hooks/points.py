@@ -22,6 +22,7 @@ from .heads import check_head, check_layer
 
 if TYPE_CHECKING:
     from ..adapters import Adapter
+    from ..adapters.towers import Tower
 
 
 class HookPoint(NamedTuple):
@@ -42,6 +43,10 @@ HOOK_POINTS: dict[str, HookPoint] = {
     "resid_post": HookPoint("batch query d_model", "the residual stream that leaves the layer", False, False),
 }
 """TransformerLens's hook names without `blocks.l.` and `hook_`, in the order in which they fire in a layer."""
+
+
+TOWER = "vision."
+"""Before the name of a hook point of the vision tower."""
 
 
 class ModelShape(NamedTuple):
@@ -77,6 +82,17 @@ class ModelShape(NamedTuple):
             reinjects=bool(getattr(vision, "deepstack_visual_indexes", None)),
         )
 
+    @classmethod
+    def of_tower(cls, tower: Tower) -> ModelShape:
+        """The shape of a vision tower."""
+        return cls(
+            n_layers=len(tower.layers),
+            n_heads=tuple(layer.n_heads for layer in tower.layers),
+            d_head=tuple(layer.d_head for layer in tower.layers),
+            cross_attention=(False,) * len(tower.layers),
+            d_model=tower.d_model,
+        )
+
     @property
     def crossing(self) -> list[int]:
         """The layers whose keys are pictures, not tokens of the sequence."""
@@ -101,7 +117,8 @@ class Read:
     """Rows of an activation to be returned by a run, reduced on the spot if asked.
 
     Args:
-        site: a hook point; `HOOK_POINTS` lists them.
+        site: a hook point; `HOOK_POINTS` lists them. Of the vision tower with "vision." before it, as in
+            "vision.pattern"; rows are then "all", "image" (patches), "class", "register", positions or a mask.
         layers: which layers; None for all that have the hook point.
         heads: which heads, at `pattern` and `z`; None for all.
         rows: which query rows; see `lmm_lens.prompts.rows`.
@@ -121,10 +138,18 @@ class Read:
     reduce: TapFunction | None = None
     name: str | None = None
 
+    @property
+    def in_tower(self) -> bool:
+        """Whether it is of the vision tower."""
+        return isinstance(self.site, str) and self.site.startswith(TOWER)
+
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
-        """Bind to a prompt and a model; HookError for a site, layer, head or row scope that does not exist."""
-        check_site(self.site)
-        by_head = HOOK_POINTS[self.site].by_head
+        """Bind to a prompt and a model; HookError for a site, layer, head or row scope that does not exist.
+
+        One of the vision tower is bound to what the tower runs (`lmm_lens.prompts.tower`), and to its shape.
+        """
+        site = check_site(self.site.removeprefix(TOWER) if self.in_tower else self.site)
+        by_head = HOOK_POINTS[site].by_head
         for name, given in (("layers", self.layers), ("heads", self.heads)):
             if given is not None and not isinstance(given, Iterable):
                 raise HookError(f"{name} is a list of whole numbers, as in [{given}], given {given!r}")
@@ -133,7 +158,7 @@ class Read:
         if self.heads is not None and not by_head:
             raise HookError(f"{self.site} has no heads, so heads={list(self.heads)} cannot be read there")
         if self.layers is None:
-            lacking = HOOK_POINTS[self.site].needs_attention
+            lacking = HOOK_POINTS[site].needs_attention
             layers = [layer for layer in range(shape.n_layers) if shape.n_heads[layer] or not lacking]
         else:
             layers = [check_layer(layer, shape.n_layers) for layer in self.layers]
@@ -147,7 +172,7 @@ class Read:
         def keep(rows: Tensor, context: TapContext) -> Tensor:
             return rows.clone() if reduce is None else reduce(rows.clone(), context)  # it may work in place
 
-        return [Tap(self.site, layer, rows, keep, heads, name=self.name or self.site) for layer in layers]
+        return [Tap(site, layer, rows, keep, heads, name=self.name or self.site) for layer in layers]
 
 
 def check_site(site: str) -> str:

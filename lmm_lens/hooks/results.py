@@ -87,17 +87,20 @@ class Run:
         reads: (name, layer) to what was read, [batch, query, ...] (at `pattern` [batch, head, query, ...]). Entry i is
             the token at `positions[name][batch row, i]`, which is not position i where the rows are some of them or the
             batch is padded: padding is never read.
-        positions: name to the absolute position of each row that was read, -1 where a batch row has fewer.
+        positions: name to the absolute position of each row that was read, [batch, query] (of the vision tower its own
+            rows), -1 where a batch row has fewer.
         reports: what each intervention did, in order.
         sums: (name, layer) to what taps added up with `TapContext.add`.
+        tower: what the vision tower ran, where it was read or edited: its rows (pictures, tiles, frames) and tokens.
     """
 
     prompt: Prompt
     logits: Float[Tensor, "batch position vocab"]
     reads: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
-    positions: Mapping[str, Int[Tensor, "batch query"]] = field(default_factory=dict)
+    positions: Mapping[str, Int[Tensor, "_ _"]] = field(default_factory=dict)
     reports: tuple[Report, ...] = ()
     sums: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
+    tower: Prompt | None = None
 
     def on_prompt(self, name: str, layer: int) -> Tensor:
         """A read put onto the prompt's positions, so that masks of the prompt select from it.
@@ -135,7 +138,7 @@ class Generation:
     tokens: Int[Tensor, "batch new"]
     logits: Float[Tensor, "batch new vocab"] | None = None
     reads: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
-    positions: Mapping[str, Int[Tensor, "batch query"]] = field(default_factory=dict)
+    positions: Mapping[str, Int[Tensor, "_ _"]] = field(default_factory=dict)
     reports: tuple[Report, ...] = ()
 
     def on_prompt(self, name: str, layer: int) -> Tensor:

@@ -16,15 +16,18 @@ from ..hooks.results import Run
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
 from .base import (
+    DECODER,
     Heads,
     HeadsLike,
     Intervention,
     checked_heads,
+    checked_part,
     control_heads,
     heads_by_layer,
     plain_rows,
     shown,
     shown_heads,
+    shown_part,
 )
 from .means import HeadMeans
 from .patch import all_heads, replace_rows, stored
@@ -53,6 +56,8 @@ class AblateHeads(Intervention):
         rows: which query rows: "all", "after_image" (generated tokens included), "last" (the last prompt token), any
             other mask name, positions, or Bool[batch, position].
         reference: what "mean" and "resample" replace z by.
+        part: "decoder", or "vision": heads of the vision tower, whose row scopes are "all", "image" (patches), "class"
+            and "register"; modes "zero" and "uniform".
 
     Raises:
         InterventionError: no heads, an unknown mode, or no reference of the right kind.
@@ -62,11 +67,23 @@ class AblateHeads(Intervention):
     mode: str
     rows: RowsLike
     reference: HeadMeans | Run | None
+    part: str
 
     def __init__(
-        self, heads: HeadsLike, mode: str = "zero", rows: RowsLike = "all", reference: HeadMeans | Run | None = None
+        self,
+        heads: HeadsLike,
+        mode: str = "zero",
+        rows: RowsLike = "all",
+        reference: HeadMeans | Run | None = None,
+        part: str = DECODER,
     ) -> None:
         self._set(heads=checked_heads(heads, "AblateHeads"), mode=mode, rows=plain_rows(rows), reference=reference)
+        self._set(part=checked_part(part))
+        if self.in_tower and mode not in ("zero", "uniform"):
+            raise InterventionError(
+                f"heads of the vision tower are ablated by zero or uniform, given {mode!r}\n"
+                '  put in what they do on another picture with PatchHeads(..., part="vision")'
+            )
         if mode not in MODES:
             raise InterventionError(unknown("ablation mode", mode, MODES))
         wanted = {"mean": HeadMeans, "resample": Run}.get(mode, type(None))
@@ -79,7 +96,9 @@ class AblateHeads(Intervention):
         Raises:
             InterventionError: the heads are whole layers, or no HeadSet.
         """
-        return AblateHeads(control_heads(self.heads, seed, "AblateHeads"), self.mode, self.rows, self.reference)
+        return AblateHeads(
+            control_heads(self.heads, seed, "AblateHeads"), self.mode, self.rows, self.reference, self.part
+        )
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """One edit in each layer that has a chosen head."""
@@ -106,7 +125,7 @@ class AblateHeads(Intervention):
         return _noncausal(bind_rows("all", prompt))
 
     def __repr__(self) -> str:
-        return f"AblateHeads({shown_heads(self.heads)}, mode={self.mode!r}, rows={shown(self.rows)})"
+        return f"AblateHeads({shown_heads(self.heads)}, mode={self.mode!r}, rows={shown(self.rows)}{shown_part(self)})"
 
 
 def _evenly() -> TapFunction:

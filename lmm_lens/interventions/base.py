@@ -33,6 +33,11 @@ class Intervention(ABC):
     why_nothing: ClassVar[str] = "its rows were not reached"
     """Why a run may end without an edit; part of the warning that says so."""
 
+    @property
+    def in_tower(self) -> bool:
+        """Whether it acts in the vision tower instead of the decoder: its field `part` says so, where it has one."""
+        return getattr(self, "part", DECODER) == VISION
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if not cls.__name__.startswith("_"):  # parts of an experiment have no name that users could write
@@ -162,8 +167,27 @@ def from_json(text: str) -> list[Intervention]:
     return [Intervention.from_dict(values) for values in listed]
 
 
-def bind_all(interventions: Sequence[Intervention], prompt: Prompt, shape: ModelShape) -> list[Tap]:
+DECODER, VISION = "decoder", "vision"
+"""The parts of a model that an intervention may act in."""
+
+
+def checked_part(part: str) -> str:
+    """A part of the model; InterventionError for one that there is not."""
+    if part not in (DECODER, VISION):
+        raise InterventionError(unknown("part of the model", part, (DECODER, VISION)))
+    return part
+
+
+def bind_all(
+    interventions: Sequence[Intervention], prompt: Prompt, shape: ModelShape, in_tower: bool = False
+) -> list[Tap]:
     """The taps of several interventions, in order: where two edit the same rows, the second edits what the first left.
+
+    Args:
+        interventions: those of every part of the model.
+        prompt: of the part at hand.
+        shape: of it.
+        in_tower: which part that is.
 
     Raises:
         InterventionError: one of them is no intervention, or its row scope selects nothing of this prompt.
@@ -174,6 +198,8 @@ def bind_all(interventions: Sequence[Intervention], prompt: Prompt, shape: Model
             raise InterventionError(
                 f"expected interventions such as AblateHeads(heads), given {intervention!r} at place {index}"
             )
+        if intervention.in_tower != in_tower:
+            continue
         own = intervention.taps(prompt, shape)
         if not any(tap.edits and tap.rows.reaches() for tap in own):
             scopes = ", ".join(sorted({repr(tap.rows.label) for tap in own if tap.edits}))
@@ -272,6 +298,11 @@ def plain_rows(rows: RowsLike) -> RowsLike:
 def shown(rows: object) -> str:
     """A row scope in a repr."""
     return repr(rows) if isinstance(rows, str) else "given positions"
+
+
+def shown_part(intervention: Intervention) -> str:
+    """The part of the model in a repr, where it is not the decoder."""
+    return ", part='vision'" if intervention.in_tower else ""
 
 
 def shown_heads(heads: Heads, n: int = 6) -> str:

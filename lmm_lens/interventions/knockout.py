@@ -21,7 +21,17 @@ from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
 from ..sinks.auto import Auto, is_auto, settled
 from ..sinks.rule import SinkRule
-from .base import AutoSinks, Intervention, layers_with_heads, plain_rows, shown, whole_numbers
+from .base import (
+    DECODER,
+    AutoSinks,
+    Intervention,
+    checked_part,
+    layers_with_heads,
+    plain_rows,
+    shown,
+    shown_part,
+    whole_numbers,
+)
 
 PICTURES = ("image", "visual")  # the sources that are all that a cross-attention layer sees
 
@@ -41,6 +51,8 @@ class Knockout(Intervention):
         target: rows, named alike.
         layers: which layers; None for all. `Knockout.window` gives the usual ones.
         heads: which heads of these layers; None for all.
+        part: "decoder", or "vision": between tokens of the vision tower ("all", "image", "class", "register",
+            positions).
 
     Raises:
         InterventionError: the source selects no token of the prompt.
@@ -50,6 +62,7 @@ class Knockout(Intervention):
     target: RowsLike
     layers: tuple[int, ...] | None
     heads: tuple[int, ...] | None
+    part: str
 
     why_nothing = "the target rows were not reached"
 
@@ -59,8 +72,10 @@ class Knockout(Intervention):
         target: RowsLike = "last",
         layers: Iterable[int] | None = None,
         heads: Iterable[int] | None = None,
+        part: str = DECODER,
     ) -> None:
         self._set(
+            part=checked_part(part),
             source=plain_rows(source),
             target=plain_rows(target),
             layers=None if layers is None else whole_numbers(layers, "Knockout", "layers"),
@@ -95,7 +110,7 @@ class Knockout(Intervention):
     def __repr__(self) -> str:
         layers = "all" if self.layers is None else list(self.layers)
         heads = "" if self.heads is None else f", heads={list(self.heads)}"
-        return f"Knockout({shown(self.source)} -> {shown(self.target)}, layers={layers}{heads})"
+        return f"Knockout({shown(self.source)} -> {shown(self.target)}, layers={layers}{heads}{shown_part(self)})"
 
 
 @dataclass(frozen=True)

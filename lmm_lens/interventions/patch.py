@@ -17,20 +17,24 @@ from ..hooks.results import Run
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
 from .base import (
+    DECODER,
+    VISION,
     Heads,
     HeadsLike,
     Intervention,
     checked_heads,
+    checked_part,
     control_heads,
     heads_by_layer,
     plain_rows,
     shown,
     shown_heads,
+    shown_part,
     whole_numbers,
 )
 
 
-def stored(run: Run, site: str, layer: int, prompt: Prompt, rows: Rows | None = None) -> Tensor:
+def stored(run: Run, site: str, layer: int, prompt: Prompt, rows: Rows | None = None, in_tower: bool = False) -> Tensor:
     """All rows of an activation that a run read, [batch, position, ...] (at `pattern` [batch, head, position, key]).
 
     Args:
@@ -39,29 +43,31 @@ def stored(run: Run, site: str, layer: int, prompt: Prompt, rows: Rows | None = 
         layer: its layer.
         prompt: the prompt it is to be put into.
         rows: the rows that will be taken; all by default.
+        in_tower: whether it is the vision tower's.
 
     Raises:
         InterventionError: the run did not read it, or not all of it, or its prompt has another layout than `prompt`.
     """
-    if (site, layer) not in run.reads:
+    name, ran = (f"{VISION}.{site}", run.tower) if in_tower else (site, run.prompt)
+    if (name, layer) not in run.reads or ran is None:
         raise InterventionError(
-            f"the clean run holds no {site} of layer {layer}: make it with lens.run(prompt, read=[{site!r}])"
+            f"the clean run holds no {name} of layer {layer}: make it with lens.run(prompt, read=[{name!r}])"
         )
-    check_same_layout(run.prompt, prompt)
+    check_same_layout(ran, prompt)
     # one index for all layers, on the CPU: they may lie on several devices
-    positions, dim = run.positions[site].cpu(), 2 if site == "pattern" else 1
-    values = run.reads[site, layer]
+    positions, dim = run.positions[name].cpu(), 2 if site == "pattern" else 1
+    values = run.reads[name, layer]
     rows = rows or bind_rows("all", prompt)
     have = torch.zeros_like(rows.prompt)
     batch, entry = (positions >= 0).nonzero(as_tuple=True)
     have[batch, positions[batch, entry]] = True
     if bool((rows.prompt & ~have).any()) or values.ndim != 2 + HOOK_POINTS[site].by_head + 1:
         raise InterventionError(
-            f"the clean run holds {site} of layer {layer} reduced, or not for all rows of {rows.label!r}\n"
+            f"the clean run holds {name} of layer {layer} reduced, or not for all rows of {rows.label!r}\n"
             f"  make it with lens.run(prompt, read=[{site!r}])"
         )
     shape = list(values.shape)
-    shape[dim] = run.prompt.n_tokens
+    shape[dim] = ran.n_tokens
     whole = torch.zeros(shape, dtype=values.dtype, device=values.device).movedim(dim, 1)
     whole[batch, positions[batch, entry]] = values.detach().movedim(dim, 1)[batch, entry]
     return whole.movedim(1, dim)
@@ -95,6 +101,8 @@ def check_same_layout(clean: Prompt, corrupt: Prompt) -> None:
             f"{sizes[1][0]} x {sizes[1][1]}\n  patching needs a pair that differs in one thing and has the same length"
         )
     for name in ("pad", "image", "video", "marker"):
+        if name not in clean.masks:
+            continue
         differ = (clean.mask(name) != corrupt.mask(name)).any(1).nonzero().flatten().tolist()
         if differ:
             raise InterventionError(
@@ -123,19 +131,21 @@ class PatchHeads(Intervention):
         heads: a HeadSet, or (layer, head) pairs.
         clean: `lens.run(clean_prompt, read=["z"])`, of a prompt with the same layout.
         rows: which query rows; see `AblateHeads`. Prompt rows only.
+        part: "decoder", or "vision", with a run that read "vision.SITE".
     """
 
     heads: Heads
     clean: Run
     rows: RowsLike
+    part: str
 
-    def __init__(self, heads: HeadsLike, clean: Run, rows: RowsLike = "all") -> None:
-        self._set(heads=checked_heads(heads, "PatchHeads"), clean=clean, rows=plain_rows(rows))
+    def __init__(self, heads: HeadsLike, clean: Run, rows: RowsLike = "all", part: str = DECODER) -> None:
+        self._set(part=checked_part(part), heads=checked_heads(heads, "PatchHeads"), clean=clean, rows=plain_rows(rows))
         check_run(clean, "PatchHeads")
 
     def control_of(self, seed: int = 0) -> PatchHeads:
         """Its control: random heads patched from the same run, as many in each layer."""
-        return PatchHeads(control_heads(self.heads, seed, "PatchHeads"), self.clean, self.rows)
+        return PatchHeads(control_heads(self.heads, seed, "PatchHeads"), self.clean, self.rows, self.part)
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """One edit of z in each layer that has a chosen head."""
@@ -145,7 +155,7 @@ class PatchHeads(Intervention):
                 "z",
                 layer,
                 rows,
-                replace_rows(all_heads(stored(self.clean, "z", layer, prompt, rows), shape, layer)),
+                replace_rows(all_heads(stored(self.clean, "z", layer, prompt, rows, self.in_tower), shape, layer)),
                 chosen,
                 edits=True,
             )
@@ -153,7 +163,7 @@ class PatchHeads(Intervention):
         ]
 
     def __repr__(self) -> str:
-        return f"PatchHeads({shown_heads(self.heads)}, rows={shown(self.rows)})"
+        return f"PatchHeads({shown_heads(self.heads)}, rows={shown(self.rows)}{shown_part(self)})"
 
 
 @dataclass(frozen=True)
@@ -165,16 +175,19 @@ class PatchResidual(Intervention):
         clean: `lens.run(clean_prompt, read=[site])`, of a prompt with the same layout.
         rows: which query rows; see `AblateHeads`. Prompt rows only.
         site: "resid_pre", "attn_out", "mlp_out" or "resid_post".
+        part: "decoder", or "vision", with a run that read "vision.SITE".
     """
 
     layers: Sequence[int]
     clean: Run
     rows: RowsLike = "image"
     site: str = "resid_pre"
+    part: str = DECODER
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", whole_numbers(self.layers, "PatchResidual", "layers"))
         check_run(self.clean, "PatchResidual")
+        checked_part(self.part)
         object.__setattr__(self, "rows", plain_rows(self.rows))
         if HOOK_POINTS[check_site(self.site)].by_head:
             raise InterventionError(f"PatchResidual patches no {self.site}: use PatchHeads or PatchPattern")
@@ -187,14 +200,16 @@ class PatchResidual(Intervention):
                 self.site,
                 check_layer(layer, shape.n_layers),
                 rows,
-                replace_rows(stored(self.clean, self.site, layer, prompt, rows)),
+                replace_rows(stored(self.clean, self.site, layer, prompt, rows, self.in_tower)),
                 edits=True,
             )
             for layer in self.layers
         ]
 
     def __repr__(self) -> str:
-        return f"PatchResidual(layers={list(self.layers)}, site={self.site!r}, rows={shown(self.rows)})"
+        return (
+            f"PatchResidual(layers={list(self.layers)}, site={self.site!r}, rows={shown(self.rows)}{shown_part(self)})"
+        )
 
 
 @dataclass(frozen=True)
@@ -205,26 +220,30 @@ class PatchPattern(Intervention):
         heads: a HeadSet, or (layer, head) pairs.
         clean: `lens.run(clean_prompt, read=["pattern"])`, of a prompt with the same layout.
         rows: which query rows; see `AblateHeads`. Prompt rows only.
+        part: "decoder", or "vision", with a run that read "vision.SITE".
     """
 
     heads: Heads
     clean: Run
     rows: RowsLike
+    part: str
 
-    def __init__(self, heads: HeadsLike, clean: Run, rows: RowsLike = "all") -> None:
-        self._set(heads=checked_heads(heads, "PatchPattern"), clean=clean, rows=plain_rows(rows))
+    def __init__(self, heads: HeadsLike, clean: Run, rows: RowsLike = "all", part: str = DECODER) -> None:
+        self._set(
+            part=checked_part(part), heads=checked_heads(heads, "PatchPattern"), clean=clean, rows=plain_rows(rows)
+        )
         check_run(clean, "PatchPattern")
 
     def control_of(self, seed: int = 0) -> PatchPattern:
         """Its control: random heads patched from the same run, as many in each layer."""
-        return PatchPattern(control_heads(self.heads, seed, "PatchPattern"), self.clean, self.rows)
+        return PatchPattern(control_heads(self.heads, seed, "PatchPattern"), self.clean, self.rows, self.part)
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """One edit of the pattern in each layer that has a chosen head."""
         rows = bind_rows(self.rows, prompt).prompt_only()
         taps = []
         for layer, chosen in heads_by_layer(self.heads, shape).items():
-            source = stored(self.clean, "pattern", layer, prompt, rows)
+            source = stored(self.clean, "pattern", layer, prompt, rows, self.in_tower)
             all_heads(source.movedim(1, 2), shape, layer)
 
             def put(pattern: Tensor, context: TapContext, source: Tensor = source) -> Tensor:
@@ -237,4 +256,4 @@ class PatchPattern(Intervention):
         return taps
 
     def __repr__(self) -> str:
-        return f"PatchPattern({shown_heads(self.heads)}, rows={shown(self.rows)})"
+        return f"PatchPattern({shown_heads(self.heads)}, rows={shown(self.rows)}{shown_part(self)})"

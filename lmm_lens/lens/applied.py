@@ -6,12 +6,14 @@ calls of the model are edited in all threads, since `generate` is often called f
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ..backends.base import Backend, PromptOf, Session
 from ..backends.interrupts import GUARD, uninterrupted
+from ..backends.native.tower import TowerSession
 from ..errors import InterventionError
 from ..interventions.base import Intervention
 from .plan import Plan
@@ -95,6 +97,8 @@ class Applied(Block):
         super().__init__(lens, interventions)
         self.backend, self.prompt_of = backend, prompt_of
         self._session: Session | None = None
+        self._towers = ExitStack()
+        self._tower: TowerSession | None = None
         self._plan: Plan | None = None
 
     @uninterrupted
@@ -103,6 +107,7 @@ class Applied(Block):
         try:
             self._open()
             self._plan = self.lens._plan_of(applied_to(self.lens))
+            self._tower = self._towers.enter_context(self.lens._in_tower(self._plan, None))
             session = self.backend.session(self._plan.taps, prompt_of=self.prompt_of)
             session.__enter__()
             self._session = session
@@ -120,6 +125,7 @@ class Applied(Block):
             if session is not None:
                 session.__exit__(None, None, None)
         finally:
+            self._towers.close()
             self._close()
             GUARD.close()
 
@@ -142,4 +148,4 @@ class Applied(Block):
                 f"  call {self.backend.ways_in} in it"
             )
         if n_passes:
-            plan.reports(session.tapping)
+            plan.reports(session.tapping, self._tower)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -14,6 +15,7 @@ from ..adapters import Adapter, Layer, adapter_for
 from ..backends.base import Forward, ForwardPass
 from ..backends.holders import framework_of, unwrapped
 from ..backends.identity import identity_of
+from ..backends.native.tower import TowerSession
 from ..backends.options import Options
 from ..backends.table import backend_of, check_backend
 from ..errors import LensError, ModelError, PromptError, unknown
@@ -29,6 +31,7 @@ from .frameworks import NNsightMethods, TransformerLensMethods
 from .nan import where_nan
 from .opening import open_model
 from .plan import Plan, PlannedRun
+from .vision import VisionTower
 
 
 class Lens(TransformerLensMethods, NNsightMethods):
@@ -170,6 +173,16 @@ class Lens(TransformerLensMethods, NNsightMethods):
         return self._shape[1]
 
     @property
+    def vision(self) -> VisionTower:
+        """The vision tower: layers, heads, sizes.
+
+        Raises:
+            ModelError: the model has none, or one without attention heads.
+        """
+        self.adapter.look_again()
+        return VisionTower(self.adapter.tower)
+
+    @property
     def backend(self) -> str:
         """Its name: "native", "transformer_lens" or "nnsight"."""
         return self._backend.name
@@ -278,9 +291,9 @@ class Lens(TransformerLensMethods, NNsightMethods):
         if logits not in ("all", "last"):
             raise LensError(unknown("choice of logits", logits, ("all", "last")))
         plan = self._plan(prompt, interventions, read)
-        with self._at(remote):
+        with self._at(remote), self._in_tower(plan, prompt) as tower:
             done = self._backend.forward(prompt, plan.taps, last_only=logits == "last", grad=grad)
-        return self._run_of(prompt, plan, done)
+        return self._run_of(prompt, plan, done, tower)
 
     def run_all(self, runs: Sequence[PlannedRun]) -> Iterator[Run]:
         """Several forward passes of one experiment, each with the logits of its rows' last prompt tokens.
@@ -292,18 +305,21 @@ class Lens(TransformerLensMethods, NNsightMethods):
             runs: prompt, interventions, reads and tokens of each.
         """
         plans = [self._plan(each.prompt, each.interventions, each.reads) for each in runs]
+        if any(plan.needs_tower for plan in plans):
+            raise LensError("runs of one job neither read nor edit the vision tower\n  run them one by one")
         passes = [ForwardPass(each.prompt, plan.taps, each.tokens) for each, plan in zip(runs, plans, strict=True)]
         for each, plan, done in zip(runs, plans, self._backend.forward_all(passes), strict=True):
             yield self._run_of(each.prompt, plan, done)
 
-    def _run_of(self, prompt: Prompt, plan: Plan, done: Forward) -> Run:
+    def _run_of(self, prompt: Prompt, plan: Plan, done: Forward, tower: TowerSession | None = None) -> Run:
         """The result of a forward pass; ModelError where a last logit is NaN."""
         logits, tapping = done.logits, done.tapping
         rows = torch.arange(len(logits))
         last = logits[:, -1] if logits.shape[1] == 1 else logits[rows, prompt.mask("last").int().argmax(1)]
         if bool(last.isnan().any()):
             raise ModelError(where_nan(self._backend, prompt, plan))
-        return Run(prompt, logits, *plan.collect(tapping), plan.reports(tapping), tapping.sums)
+        reads, reports = plan.collect(tapping, tower), plan.reports(tapping, tower)
+        return Run(prompt, logits, *reads, reports, tapping.sums, tower and tower.prompt)
 
     def generate(
         self,
@@ -343,14 +359,14 @@ class Lens(TransformerLensMethods, NNsightMethods):
             )
         options["output_logits"] = logits
         try:
-            with self._at(remote):
+            with self._at(remote), self._in_tower(plan, prompt) as tower:
                 done = self._backend.generate(prompt, plan.taps, options)
         except FloatingPointError as error:
             raise ModelError(f"{error}\n  {where_nan(self._backend, prompt, plan)}") from error
         decode = self.adapter.tokenizer.batch_decode if self.processor else None
         decoded = decode(done.tokens, skip_special_tokens=True) if decode else [""] * len(done.tokens)
         text = tuple(row.strip() for row in decoded)
-        reads, reports = plan.collect(done.tapping), plan.reports(done.tapping)
+        reads, reports = plan.collect(done.tapping, tower), plan.reports(done.tapping, tower)
         return Generation(prompt, text, done.tokens, done.logits, *reads, reports)
 
     # ------------------------------------------------------------------ editing whatever runs
@@ -380,6 +396,17 @@ class Lens(TransformerLensMethods, NNsightMethods):
 
     def _prompt_of_call(self, kwargs: Mapping[str, Any]) -> Prompt:
         return prompting.from_call(self.adapter, kwargs, self.device)
+
+    def _in_tower(self, plan: Plan, prompt: Prompt | None) -> AbstractContextManager[TowerSession | None]:
+        """Inside, the vision tower runs with what a plan reads and edits there; nothing where it does neither."""
+        if not plan.needs_tower or self._backend.remote is not False:  # refused by the plan where it is bound
+            return nullcontext()
+        plan.tower_is_open = True
+        if prompt is not None:
+            self._backend.prepare(prompt)
+        thread = None if prompt is None else threading.get_ident()  # an open context holds for all
+        taps_of = partial(plan.tower_taps, self.vision.shape)
+        return TowerSession(self._backend.tower, type(self.model).__name__, taps_of, thread)
 
     def _at(self, remote: bool | str | None) -> AbstractContextManager[None]:
         """Inside, run there."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Int
 from torch import Tensor
 
+from ..backends.native.tower import TowerSession
 from ..core.tapping import Tapping
 from ..core.taps import Tap
 from ..errors import HookError, LensError
@@ -47,6 +48,7 @@ class Plan:
 
     Attributes:
         interventions: as given, and once bound with everything "auto" found out.
+        tower_is_open: whether somebody takes care of what is to be done in the vision tower.
 
     Raises:
         HookError: something that cannot be read.
@@ -62,45 +64,81 @@ class Plan:
         self.shape, self.sinks_on = shape, sinks_on
         self.interventions = tuple([interventions] if isinstance(interventions, Intervention) else interventions)
         items = [reads] if isinstance(reads, (str, Reader)) else reads
+        self.tower_is_open = False
         self.reads = tuple(Read(item) if isinstance(item, str) else item for item in items)
         for item in self.reads:
             if not isinstance(item, Reader):
                 raise HookError(f"expected a hook point name or Read(...), given {item!r}")
 
+    @property
+    def needs_tower(self) -> bool:
+        """Whether something is read or edited in the vision tower."""
+        return any(map(_in_tower, (*self.interventions, *self.reads)))
+
+    def tower_taps(self, shape: ModelShape, prompt: Prompt) -> list[Tap]:
+        """The taps on what the vision tower runs, for a tower of that shape."""
+        reading = [tap for read in self.reads if _in_tower(read) for tap in read.taps(prompt, shape)]
+        _check_names(reading)
+        return bind_all(self.interventions, prompt, shape, in_tower=True) + reading
+
     def taps(self, prompt: Prompt) -> list[Tap]:
-        """The taps on a prompt."""
+        """The taps on a prompt, in the decoder.
+
+        Raises:
+            HookError: something is to be done in the vision tower, and nobody has opened it.
+        """
+        if self.needs_tower and not self.tower_is_open:
+            raise HookError(
+                "the vision tower is read and edited in lens.run, lens.generate and lens.apply on this machine\n"
+                "  not in a trace, nor as hooks of a bridge, nor on a server"
+            )
         given = self.interventions
         self.interventions = tuple(
             each.resolve(prompt, self.sinks_on) if isinstance(each, Intervention) else each for each in given
         )
-        reading = [tap for read in self.reads for tap in read.taps(prompt, self.shape)]
-        named = [(tap.name, tap.layer) for tap in reading if tap.name]
-        if len(set(named)) < len(named):
-            twice = sorted({name for name, layer in named if named.count((name, layer)) > 1})
-            raise LensError(f"two reads share the name {twice[0]!r}\n  tell them apart with Read(..., name=...)")
+        reading = [tap for read in self.reads if not _in_tower(read) for tap in read.taps(prompt, self.shape)]
+        _check_names(reading)
         return bind_all(self.interventions, prompt, self.shape) + reading
 
-    def collect(self, tapping: Tapping) -> tuple[Reads, dict[str, Tensor]]:
-        """What was read, by (name, layer), and by name the rows' positions.
+    def collect(self, tapping: Tapping, tower: TowerSession | None = None) -> tuple[Reads, dict[str, Tensor]]:
+        """What was read, by (name, layer), and by name the rows' positions; of the vision tower, too, if it was open.
 
         Raises:
             HookError: a read's rows select nothing of this run.
         """
+        kept = dict(tapping.kept)
+        if tower is not None:
+            tower.check_ran()
+            kept |= tower.tapping.kept
         for item in self.reads:
-            if isinstance(item, Read) and not any(name == (item.name or item.site) for name, _ in tapping.kept):
+            if isinstance(item, Read) and not any(name == (item.name or item.site) for name, _ in kept):
                 raise HookError(
                     f"rows {shown(item.rows)} of the read at {item.site} select no row of this run\n"
                     '  "answer" exists only while generating; masks after the image need one'
                 )
-        return collect(tapping.kept)
+        return collect(kept)
 
-    def reports(self, tapping: Tapping) -> tuple[Report, ...]:
+    def reports(self, tapping: Tapping, tower: TowerSession | None = None) -> tuple[Report, ...]:
         """What each intervention did; warns of one that changed nothing, and of sinks that most visual tokens are."""
         told_of_many(tapping.sums)
+        where = [tower.tapping if tower is not None and _in_tower(each) else tapping for each in self.interventions]
         reports = tuple(
-            report(x, i, tapping.edited, tapping.moved, tapping.short) for i, x in enumerate(self.interventions)
+            report(x, i, at.edited, at.moved, at.short)
+            for i, (x, at) in enumerate(zip(self.interventions, where, strict=True))
         )
         for intervention, what in zip(self.interventions, reports, strict=True):
             if not what.n_edits:
                 warn(f"{what.intervention} changed nothing: {intervention.why_nothing}", NothingChangedWarning)
         return reports
+
+
+def _in_tower(thing: object) -> bool:
+    return bool(getattr(thing, "in_tower", False))
+
+
+def _check_names(reading: Sequence[Tap]) -> None:
+    """LensError for two reads of one name."""
+    named = [(tap.name, tap.layer) for tap in reading if tap.name]
+    if len(set(named)) < len(named):
+        twice = sorted({name for name, layer in named if named.count((name, layer)) > 1})
+        raise LensError(f"two reads share the name {twice[0]!r}\n  tell them apart with Read(..., name=...)")

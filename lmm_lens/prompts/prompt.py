@@ -90,7 +90,7 @@ class Prompt:
             PromptError: there is no such mask.
         """
         if name not in self.masks:
-            raise PromptError(unknown("mask", name, MASKS))
+            raise PromptError(unknown("mask", name, self.masks if MASKS.keys() - self.masks else MASKS))
         return self.masks[name]
 
     @property

@@ -66,11 +66,13 @@ def bind_rows(rows: RowsLike, prompt: Prompt) -> Rows:
 
 def _named(rows: str, prompt: Prompt) -> Rows:
     everyone = torch.ones(prompt.n_rows, dtype=torch.bool)
+    if prompt.masks.keys() != MASKS.keys() and rows not in prompt.masks:  # of a vision tower
+        raise HookError(unknown("row scope of the vision tower", rows, list(prompt.masks)))
     if rows == "answer":
         return Rows(rows, torch.zeros_like(prompt.mask("all")), (0, 1), everyone)
     if rows == "generating":
         return Rows(rows, prompt.mask("last"), (0, None), everyone)
-    if rows not in MASKS:
+    if rows not in prompt.masks:
         raise HookError(unknown("row scope", rows, [*MASKS, "answer", "generating"]))
     mask = prompt.mask(rows)
     if rows in ("all", "text"):

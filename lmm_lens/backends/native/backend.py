@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor
 
 from ...adapters import Adapter
+from ...adapters.towers import Tower
 from ...core.carried import Carried
 from ...errors import HookError, LensError
 from ...prompts.prompt import Prompt
@@ -54,6 +55,11 @@ class NativeBackend:
         self.adapter, self.around = adapter, tuple(around)
         self.model: Any = adapter.model
         self.options = Options(self.model)
+
+    @property
+    def tower(self) -> Tower:
+        """As in `Backend.tower`."""
+        return self.adapter.tower
 
     def forward(
         self,
@@ -110,6 +116,9 @@ class NativeBackend:
 
     def _ends(self, config: GenerationConfig) -> list[int]:
         return [*ends_of(config), *self.adapter.ends]
+
+    def prepare(self, prompt: Prompt) -> None:
+        """As in `Backend.prepare`: nothing."""
 
     def session(
         self, taps_of: TapsOf, prompt: Prompt | None = None, prompt_of: PromptOf | None = None

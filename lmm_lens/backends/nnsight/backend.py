@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 
 from ...adapters import Adapter
+from ...adapters.towers import Tower, tower_in
 from ...core.carried import Carried
 from ...core.layer_envoys import LayerEnvoys
 from ...core.taps import Tap
@@ -74,6 +75,11 @@ class NNsightBackend:
         self._model_envoys: dict[bool, ModelEnvoys] = {}
 
     @property
+    def tower(self) -> Tower:
+        """As in `Backend.tower`."""
+        return tower_in(self.envoy._module, self.adapter.tower)
+
+    @property
     def envoy(self) -> Any:
         """The model in nnsight's wrapping; wrapped anew where the user's model is no longer what was wrapped."""
         if trace_under_way() is None:
@@ -108,6 +114,9 @@ class NNsightBackend:
         return NNsightBackend, (self.adapter, None, self.served_as, self.remote, self.timeout)
 
     # ------------------------------------------------------------------ running
+
+    def prepare(self, prompt: Prompt) -> None:
+        """As in `Backend.prepare`: nothing."""
 
     def forward(
         self,

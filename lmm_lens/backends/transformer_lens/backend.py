@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ...adapters import Adapter
+from ...adapters.towers import Tower, tower_in
 from ...core.carried import Carried
 from ...core.tapping import Tapping
 from ...core.whole_pattern import WholePattern
@@ -78,11 +79,38 @@ class TransformerLensBackend(NativeBackend):
             self._build()
         return self._bridge
 
+    @property
+    def tower(self) -> Tower:
+        """As in `Backend.tower`."""
+        return tower_in(self.bridge.original_model, self.adapter.tower)
+
     def _call(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
         return self.model(**inputs, **options)
 
     def _generate(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
         return self.model.generate(**inputs, **options)
+
+    def prepare(self, prompt: Prompt) -> None:
+        """The first prompt with a picture is also run eight times with probe edits, so that a hook whose edits are lost
+        is an error and not a silent no-op.
+
+        Raises:
+            HookError: an edit at some hook point does not reach the logits of this bridge.
+            ModelError: the model does not run inside a bridge.
+        """
+        bridge = self.bridge
+        has_picture = bool(prompt.mask("visual").any())
+        # not inside an apply block, whose edits would reach the probes
+        if self._is_checked or not has_picture or listener_of(self.model) is not None:
+            return
+        try:
+            check_edits_land(bridge, prompt.inputs)
+        except (TypeError, AttributeError, RuntimeError, IndexError) as error:
+            raise ModelError(
+                f"{type(self.adapter.model).__name__} cannot be run as a TransformerBridge: {error}\n"
+                "  use backend='native' or backend='nnsight'"
+            ) from error
+        self._is_checked = True
 
     def _session(
         self,
@@ -92,31 +120,12 @@ class TransformerLensBackend(NativeBackend):
         carried: Carried | None,
         ends: Sequence[int] | None = None,
     ) -> NativeSession:
-        """A context in which the bridge runs with taps.
-
-        The first prompt with a picture is also run eight times with probe edits, so that a hook whose edits are lost
-        is an error and not a silent no-op.
-
-        Raises:
-            HookError: an edit at some hook point does not reach the logits of this bridge.
-            ModelError: the model does not run inside a bridge.
-        """
+        """A context in which the bridge runs with taps; see `prepare` for what it raises."""
         check_runnable(self.adapter.model)
-        bridge = self.bridge
-        has_picture = prompt is not None and bool(prompt.mask("visual").any())
-        # not inside an apply block, whose edits would reach the probes
-        if has_picture and not self._is_checked and listener_of(self.model) is None:
-            assert prompt is not None
-            try:
-                check_edits_land(bridge, prompt.inputs)
-            except (TypeError, AttributeError, RuntimeError, IndexError) as error:
-                raise ModelError(
-                    f"{type(self.adapter.model).__name__} cannot be run as a TransformerBridge: {error}\n"
-                    "  use backend='native' or backend='nnsight'"
-                ) from error
-            self._is_checked = True
+        if prompt is not None:
+            self.prepare(prompt)
         return BridgeSession(
-            bridge, self.model, self.adapter.layers, taps_of, prompt, prompt_of, carried, (), (), ends or ()
+            self.bridge, self.model, self.adapter.layers, taps_of, prompt, prompt_of, carried, (), (), ends or ()
         )
 
 

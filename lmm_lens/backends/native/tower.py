@@ -1,0 +1,289 @@
+"""Taps in the vision tower: torch's own hooks on its layers, and the attention tap on its attention.
+
+The tower runs as the plain Hugging Face module on every backend of this machine, so one way of hooking it serves all.
+What it runs is known when it runs: how many rows (pictures, tiles, frames), how many tokens. Then interventions and
+reads are bound, and the first layer begins.
+
+Packed towers put all pictures into one sequence, [token, width], and attend picture by picture (or window by window),
+one call each: such a call is a pass over its part of the sequence, whose keys begin where it begins.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ...adapters.towers import Tower
+from ...core.attention import AttentionCall, FusedAttention
+from ...core.rows import Chunk
+from ...core.tapping import Tapping
+from ...core.taps import Tap
+from ...errors import HookError, InterventionError
+from ...prompts.prompt import Prompt
+from ...prompts.tower import tower_prompt
+from ..interrupts import GUARD, uninterrupted
+from . import interface
+
+TapsOf = Callable[[Prompt], Sequence[Tap]]
+
+
+class TowerSession:
+    """A context in which the vision tower runs with taps.
+
+    Args:
+        tower: the one that runs.
+        model_name: what the model is called, for errors.
+        taps_of: gives the taps of what the tower runs.
+        thread: whose passes; None for every thread's.
+
+    Attributes:
+        tapping: what the taps read and did.
+        prompt: what the tower ran; None before it did.
+        n_passes: how often it ran.
+
+    """
+
+    replaces = False
+
+    def __init__(self, tower: Tower, model_name: str, taps_of: TapsOf, thread: int | None) -> None:
+        self.tower, self.model_name, self.taps_of, self.thread = tower, model_name, taps_of, thread
+        self.layers = self.tower.layers
+        self.tapping = Tapping([layer.n_heads for layer in self.layers])
+        self.prompt: Prompt | None = None
+        self.n_passes = 0
+        self._layer_of = {id(layer.attention): number for number, layer in enumerate(self.layers)}
+        self._attended: dict[int, int] = {}  # tokens of the pass that each layer has attended from
+        self._hooks = ExitStack()
+
+    # ------------------------------------------------------------------ opening and closing
+
+    @uninterrupted
+    def __enter__(self) -> TowerSession:
+        GUARD.open()
+        try:
+            for number, parts in enumerate(self.layers):
+                if number == 0:  # before what is tapped there
+                    begin = parts.module.register_forward_pre_hook(self._begin, with_kwargs=True, prepend=True)
+                    self._hooks.callback(begin.remove)
+                for site in ("resid_pre", "z", "attn_out", "mlp_out", "resid_post"):
+                    self._hook(site, number)
+            self._hooks.callback(interface.stop_listening, self)
+            interface.listen(self)
+            configs = [cast(Any, layer.attention).config for layer in self.layers if layer.attends_in is None]
+            self._hooks.enter_context(interface.switched(configs))
+        except BaseException:
+            self.__exit__()
+            raise
+        if GUARD.waiting:
+            self.__exit__()
+        return self
+
+    @uninterrupted
+    def __exit__(self, *exception: object) -> None:
+        try:
+            self.tapping.settle()
+        finally:
+            self._hooks.close()
+            GUARD.close()
+
+    def owns(self, module: nn.Module) -> bool:
+        """Whether the module is one of the tower's attention modules."""
+        return id(module) in self._layer_of
+
+    def _is_ours(self) -> bool:
+        attention = self.layers[0].attention
+        assert attention is not None
+        return self.thread in (None, threading.get_ident()) and interface.listener_of(attention) is self
+
+    # ------------------------------------------------------------------ a pass
+
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The tower begins to run: bind the taps to what it runs."""
+        if not self._is_ours():
+            return
+        x = _as_rows(_stream(args, kwargs)[1], 0)
+        tower = self.tower
+        places = tower.n_class, tower.n_registers, tower.class_behind, tower.knows_places
+        prompt = tower_prompt(x.shape[0], x.shape[1], *places)
+        if self.n_passes and self.tapping.kept:
+            raise HookError(
+                "the vision tower ran twice, on pictures and on videos, so it is not known whose activations are "
+                "to be read\n  give pictures and videos in prompts of their own"
+            )
+        taps = self.taps_of(prompt)
+        self._check(taps)
+        self.prompt, self.n_passes, self._attended = prompt, self.n_passes + 1, {}
+        self.tapping.start(prompt.n_rows, taps)
+        self.tapping.first = 0
+
+    def _check(self, taps: Sequence[Tap]) -> None:
+        """Refuse what would be nothing, or cannot be done.
+
+        Raises:
+            InterventionError: an edit behind what the features come from.
+            HookError: a hook point that a layer does not have.
+        """
+        for tap in taps:
+            parts = self.layers[tap.layer]
+            if tap.edits and tap.layer >= self.tower.n_used:
+                raise InterventionError(
+                    f"layer {tap.layer} of the vision tower runs, but {self.model_name} takes the features that leave "
+                    f"layer {self.tower.n_used - 1}: what changes behind it reaches no answer\n"
+                    f"  edit layers 0 to {self.tower.n_used - 1}"
+                )
+            if tap.site == "pattern" and parts.attends_in is not None:
+                raise HookError(
+                    f"layer {tap.layer} of the vision tower ({type(parts.module).__name__}) computes attention in its "
+                    "own forward, out of reach\n  z, attn_out and the residual stream can be read and edited"
+                )
+            if tap.site == "mlp_out" and parts.mlp is None:
+                raise HookError(f"layer {tap.layer} of the vision tower has no mlp_out")
+
+    def _check_length(self, layer: int, length: int) -> None:
+        """HookError where a layer runs on other tokens than the first."""
+        assert self.prompt is not None
+        if length != self.prompt.n_tokens:
+            raise HookError(
+                f"layer {layer} of the vision tower runs on {length} tokens, the first on {self.prompt.n_tokens}: this "
+                "tower merges patches on its way, so that rows of its first layer say nothing here\n"
+                "  read and edit the layers before"
+            )
+
+    def check_ran(self) -> None:
+        """Refuse a run in which the tower did not do what was asked.
+
+        Raises:
+            HookError: it did not run, or a tap was not reached.
+        """
+        if not self.n_passes:
+            raise HookError(
+                f"the vision tower of {self.model_name} did not run, so nothing was read or edited in it\n"
+                "  give a prompt with pictures, and their pixels"
+            )
+        for site, layer in self.tapping.taps:
+            if (site, layer) not in self.tapping.fired:
+                raise HookError(
+                    f"vision.{site} of layer {layer} did not fire, so nothing was read or edited there\n"
+                    f"  {type(self.layers[layer].module).__name__} does not go through its module's forward"
+                )
+
+    # ------------------------------------------------------------------ hook points
+
+    def _hook(self, site: str, layer: int) -> None:
+        parts = self.layers[layer]
+        modules = {
+            "resid_pre": parts.module,
+            "z": parts.output_projection,
+            "attn_out": parts.attention,
+            "mlp_out": parts.mlp,
+            "resid_post": parts.module,
+        }
+        module = modules[site]
+        if module is None:
+            return
+
+        def tapped(x: Tensor) -> Tensor:
+            rows = _as_rows(x, layer)
+            self._check_length(layer, rows.shape[1])
+            if site == "z":
+                rows = rows.reshape(*rows.shape[:2], parts.n_heads, parts.d_head)
+            return self.tapping.through(rows, site, layer).reshape(x.shape)
+
+        def acts() -> bool:
+            return (site, layer) in self.tapping.taps and self._is_ours()
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if not acts():
+                return None
+            name, x = _stream(args, kwargs)
+            return (args, {**kwargs, name: tapped(x)}) if name else ((tapped(x), *args[1:]), kwargs)
+
+        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            if not acts():
+                return None
+            return (tapped(output[0]), *output[1:]) if isinstance(output, tuple) else tapped(output)
+
+        if site in ("resid_pre", "z"):
+            handle = module.register_forward_pre_hook(before, with_kwargs=True)
+        else:  # before those that capture features for the model
+            handle = module.register_forward_hook(after, prepend=True)
+        self._hooks.callback(handle.remove)
+
+    def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
+        """Called by the attention function of transformers."""
+        layer = self._layer_of[id(module)]
+        if self.prompt is None or ("pattern", layer) not in self.tapping.taps:
+            return out
+        n_rows, n_tokens = self.prompt.n_rows, self.prompt.n_tokens
+        length = call.query.shape[2]
+        fused = FusedAttention(call, out)
+        if call.query.shape[0] != n_rows or call.key.shape[2] != length:
+            raise HookError(
+                f"layer {layer} of the vision tower attends {tuple(call.query.shape)} to {tuple(call.key.shape)}, "
+                f"which are not its {n_rows} rows of {n_tokens} tokens\n"
+                "  z and the residual stream can be read and edited"
+            )
+        first = self._attended.get(layer, 0)
+        self._attended[layer] = first + length
+        self.tapping.first = first
+        try:
+            self.tapping.attend(layer, _Packed(fused, first) if length < n_tokens else fused)
+        finally:
+            self.tapping.first = 0
+        return fused.out
+
+
+class _Packed:
+    """The attention of one part of a packed sequence: the keys before it are there, and get nothing."""
+
+    def __init__(self, fused: FusedAttention, first: int) -> None:
+        self.fused, self.first = fused, first
+        batch, head, row, key = fused.shape
+        self.shape, self.device = (batch, head, row, first + key), fused.device
+
+    def _placed(self, of: Tensor, fill: float | bool) -> Tensor:
+        return nn.functional.pad(of, (self.first, 0), value=fill)
+
+    def probabilities(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
+        return self._placed(self.fused.probabilities(rows, heads), 0.0)
+
+    def scores(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
+        found = self.fused.scores(rows, heads)
+        return self._placed(found, torch.finfo(found.dtype).min)
+
+    def visible(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
+        return self._placed(self.fused.visible(rows, heads), False)
+
+    def put(self, pattern: Tensor, original: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> None:
+        if bool((pattern[..., : self.first] != 0).any()):
+            raise InterventionError(
+                "an edit gives attention to tokens of another picture or window, which these rows cannot see"
+            )
+        self.fused.put(pattern[..., self.first :], original[..., self.first :], rows, heads)
+
+
+def _stream(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Tensor]:
+    """What goes into a module: the name it was given by, empty for its place, and the tensor."""
+    if args:
+        return "", args[0]
+    name = next(name for name in ("hidden_states", "hidden_state", "inputs", "x") if name in kwargs)
+    return name, kwargs[name]
+
+
+def _as_rows(x: Tensor, layer: int) -> Tensor:
+    """An activation as [row, token, width].
+
+    Raises:
+        HookError: it is neither that nor a packed [token, width].
+    """
+    if x.ndim not in (2, 3):
+        raise HookError(
+            f"layer {layer} of the vision tower runs on {tuple(x.shape)}: a map of rows and columns, as in SAM, has no "
+            "sequence of tokens\n  lmm-lens reads and edits towers whose tokens stand in a row"
+        )
+    return x if x.ndim == 3 else x[None]
