@@ -42,12 +42,12 @@ def read_values(path: Path, if_empty: str) -> dict[str, Any]:
     return dict(values)
 
 
-def save_values(values: Mapping[str, Any], folder: Path) -> None:
-    """Write a config into a run's folder."""
+def save_values(values: Mapping[str, Any], folder: Path, name: str = CONFIG) -> None:
+    """Write a config into a folder."""
     import yaml
 
     text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
-    (folder / CONFIG).write_text(text, encoding="utf-8")
+    (folder / name).write_text(text, encoding="utf-8")
 
 
 def check_keys(what: str, given: Mapping[Any, Any], valid: list[str]) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..prompts.prompt import Prompt
 
 N_TOP = 8
+SWEEP = "sweep.yaml"
 FIRST_LAYER = 1  # layer 0 reads the words: ablating there hurts every answer, and drowns what we look for
 N_CONTROLS = 5
 BATCH = 70  # a multiple of the number of question kinds, so that batches are alike
@@ -141,8 +142,23 @@ def _run(out: Path, n_prompts: int, seed: int) -> None:
             FIRST_LAYER,
             measured,
         )
+    _write_sweep(out)
     console.print("figures and report:", str(path), markup=False, highlight=False, soft_wrap=True)
     console.print('a real language model that learned to see: Lens.demo("emoji")', markup=False, highlight=False)
+
+
+def _write_sweep(out: Path) -> None:
+    """A config to go on with: what each of the best heads does alone, and together beside random ones."""
+    from .config_files import save_values
+
+    values = {
+        "model": "demo",
+        "data": {"kind": "shapes", "n": 60},
+        "heads": {"top": N_TOP, "of": str(out / "nonsink_mass.safetensors")},
+        "controls": {"number": N_CONTROLS, "seed": 0},
+        "out": f"{out}-sweep",
+    }
+    save_values(values, out, SWEEP)
 
 
 def _batches(lens: Lens, examples: Sequence[Example]) -> list[Prompt]:
