@@ -159,9 +159,9 @@ def test_patches_are_as_bright_as_they_are_attended(viewer, asked, eager):
         alphas[position] = int(canvas[int(middle[1]), int(middle[0]), 3])
     row = eager[0][1, 4, -1]
     most = sorted(alphas, key=lambda position: -row[position])
-    assert alphas[most[0]] == pytest.approx(0.8 * 255, abs=2)  # full colour
+    assert alphas[most[0]] == pytest.approx(0.6 * 255, abs=2)  # full colour
     for position, alpha in alphas.items():
-        expected = 0.8 * 255 * min(1, row[position] / row[most[0]]) ** 0.5
+        expected = 0.6 * 255 * min(1, row[position] / row[most[0]]) ** 0.5
         assert alpha == pytest.approx(expected, abs=2)
 
 
