@@ -83,7 +83,8 @@ def _as_html(text: str) -> str:
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r" (border=\"1\"|style=\"text-align: right;\")", "", text)
     text = text.replace(" alt=''", "").replace("<img ", "<img alt='The picture of the prompt that was asked about' ")
-    return f'<div class="shown">{" ".join(text.split())}</div>'
+    text = text.replace("<th></th>", "<td></td>")
+    return f'<div class="shown" tabindex="0">{" ".join(text.split())}</div>'
 
 
 SHOWN: dict[str, Callable[[str], str]] = {"text/plain": _as_text, "text/html": _as_html}

@@ -13,6 +13,7 @@ from lmm_lens import HeadSet, Lens
 from lmm_lens.bundled import shapes
 from lmm_lens.sinks import SinkRule
 from lmm_lens.viewer import view
+from tests.support.axe import faults, overflow
 from tests.support.eager import Eager, sinks_by_layer
 
 DIMS, THRESHOLD = (5, 77), 7  # of the bundled model's card
@@ -402,3 +403,11 @@ def test_a_word_that_looks_like_html_stays_a_word(visit, lens, asked, tmp_path):
     viewer.wait_for_selector("html[data-ready]")
     assert viewer.locator("h1").inner_text() == "<b>bold</b> & co"
     assert viewer.locator(".chip").first.inner_text() == words[0]
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (1200, "dark"), (400, "light")])
+def test_it_can_be_read_by_everyone_and_on_a_telephone(visit, file, width, scheme):
+    page = visit(file, color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 800})
+    assert faults(page) == []
+    assert overflow(page) == 0

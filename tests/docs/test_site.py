@@ -14,6 +14,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from tests.docs.pages import DOCS, pages
+from tests.support.axe import faults, overflow
 from tests.support.chromium import executable
 
 sys.path.insert(0, str(DOCS))
@@ -138,6 +139,43 @@ def test_the_search_finds_common_words_inside_code(site):
             told = re.compile(r"^\d{2,} matching documents")  # ten or more
             expect(page.locator(".md-search-result__meta")).to_have_text(told, timeout=60_000)
             expect(page.locator(".md-search-result__item mark").first).to_be_attached()
+        browser.close()
+
+
+def test_pages_can_be_read_by_everyone_and_on_a_telephone(site):
+    found = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable(), args=["--no-sandbox", "--disable-gpu"])
+        for name in (
+            "index",
+            "new",
+            "gallery",
+            "methods/sinks",
+            "howto/share",
+            "reference/scoring",
+            "tutorials/03_a_circuit",
+        ):
+            for width, scheme in ((1200, "light"), (1200, "dark"), (400, "light")):
+                page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+                page.goto((site / f"{name}.html").as_uri())
+                found += [(name, width, scheme, fault) for fault in faults(page, without=("landmark-unique",))]
+                if overflow(page):
+                    found.append((name, width, scheme, "wider than the window"))
+                page.close()
+        browser.close()
+    assert found == []
+
+
+def test_comments_and_outputs_have_a_contrast_of_seven(site):
+    enhanced = ("color-contrast-enhanced",)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable(), args=["--no-sandbox", "--disable-gpu"])
+        for scheme in ("light", "dark"):
+            page = browser.new_page(color_scheme=scheme)
+            page.goto((site / "index.html").as_uri())
+            told = [each for each in faults(page, enhanced) if re.search(r"\.c1|\.output", each)]
+            assert told == []
+            page.close()
         browser.close()
 
 
