@@ -82,9 +82,12 @@ bench: browser
 	$(BIN)/python -m benchmarks.spans
 	$(BIN)/python -m benchmarks.identity
 	$(BIN)/python -m benchmarks.sweeps
+	$(BIN)/python -m benchmarks.flow
+	$(BIN)/python -m benchmarks.circuits
 	$(BIN)/python -m benchmarks.cluster
 	$(BIN)/python -m benchmarks.million
 	$(BIN)/python -m benchmarks.steps
+	$(BIN)/python -m benchmarks.readouts
 	$(BIN)/python -m benchmarks.viewer
 
 # The table of families in the README, from the adapters themselves, and that of rooms in CONTRIBUTING, from the imports.

@@ -7,6 +7,7 @@ are the longest module list there whose members hold attention, those of later s
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -124,7 +125,7 @@ def _n_used(config: Any, n: int) -> int:
     named = [getattr(config, name, None) for name in ("vision_feature_layer", "vision_feature_layers")]
     chosen = next((each for each in named if each is not None), -1)
     chosen = [chosen] if isinstance(chosen, int) else chosen
-    return max(each + n + 1 if each < 0 else each for each in chosen)
+    return max(int(each) + n + 1 if each < 0 else int(each) for each in chosen)
 
 
 def _stem(name: str) -> str:
@@ -166,15 +167,16 @@ def _parts(layer: nn.Module) -> Layer:
     told = [getattr(each, name) for each in said for name in counts if hasattr(each, name)]
     if not told:
         raise ModelError(f"the number of heads of {type(attention).__name__} is not known; write an adapter")
-    own = None if _asks_transformers(type(attention)) else attention
+    kind = type(attention)
+    own = None if _asks_transformers(kind.__module__, kind.__qualname__) else attention
     mlp = _inside(_first(layer, MLP))
     return Layer(layer, attention, projection, mlp, told[0], width // told[0], attends_in=own)
 
 
 @cache
-def _asks_transformers(kind: type[nn.Module]) -> bool:
+def _asks_transformers(module: str, name: str) -> bool:
     """Whether a class of attention fetches its function from transformers, so that a tap can take its place."""
-    return "ALL_ATTENTION_FUNCTIONS" in inspect.getsource(kind)
+    return "ALL_ATTENTION_FUNCTIONS" in inspect.getsource(getattr(sys.modules[module], name))
 
 
 def _linear(projection: Any) -> Any:

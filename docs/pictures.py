@@ -24,6 +24,7 @@ from lmm_lens import (
     Intervention,
     Lens,
     activation_patching,
+    find_circuit,
     find_sinks,
     head_effects,
     localization_heads,
@@ -176,6 +177,14 @@ def patching(lens: Lens) -> Figure:
     return _figure_of(found.plot())
 
 
+def circuit(lens: Lens) -> Figure:
+    """Which edges carry a colour from the picture to the answer."""
+    pairs = shapes.color_pairs(12)[:6]
+    clean, corrupt = (lens.prompt([p[i].question for p in pairs], images=[p[i].image for p in pairs]) for i in (0, 1))
+    answers = {"answer": [p[0].answer for p in pairs], "against": [p[1].answer for p in pairs]}
+    return _figure_of(find_circuit(lens, clean, corrupt, **answers).top(32).plot())
+
+
 def place(lens: Lens) -> Figure:
     """The box that three localization heads give, solid, and the thing that was asked about, dashed."""
     heads = localization_heads(lens, asked(lens), 3, drop_sinks=True)
@@ -218,9 +227,9 @@ def viewer(lens: Lens) -> None:
         browser.close()
 
 
-def circuit(lens: Lens) -> None:
+def drawn_circuit(lens: Lens) -> None:
     """The circuit of tutorial 3 as a drawing: the word goes to the last token, then the colour."""
-    _from_tutorial("03_a_circuit", 8, "circuit")
+    _from_tutorial("03_a_circuit", 8, "drawn_circuit")
 
 
 def knockout(lens: Lens) -> None:
@@ -242,7 +251,8 @@ def _figure_of(ax: Any) -> Figure:
 
 
 PICTURES: dict[str, Callable[[Lens], Figure | None]] = {
-    each.__name__: each for each in (hero, masks, sinks, var, effects, patching, place, circuit, knockout, viewer)
+    each.__name__: each
+    for each in (hero, masks, sinks, var, effects, patching, circuit, place, drawn_circuit, knockout, viewer)
 }
 
 

@@ -15,7 +15,7 @@ import raised
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-BENCHMARKS = ("attention_tap", "interventions", "bridge", "envoy", "spans", "viewer")
+BENCHMARKS = ("attention_tap", "interventions", "bridge", "envoy", "spans", "readouts", "viewer")
 """The order in which they are shown; others follow by name."""
 
 

@@ -86,7 +86,7 @@ def sweep(
     dtype: Annotated[str | None, typer.Option(help="Of the weights: auto, float32, bfloat16, float16.")] = None,
     device_map: Annotated[str | None, typer.Option(help='Where the weights go, as "auto" or "cuda".')] = None,
     backend: Annotated[str | None, typer.Option(help="native, transformer_lens or nnsight.")] = None,
-    data: Annotated[str | None, typer.Option(help="pope, mme, mmvp, pointqa, table or shapes.")] = None,
+    data: Annotated[str | None, typer.Option(help="pope, mme, gqa, vqav2, mmbench, ..., table or shapes.")] = None,
     data_option: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of the data set, as images=val2014; repeat.")
     ] = None,

@@ -13,6 +13,7 @@ from typing import Any
 from ..answers.outcomes import ANSWER_METRICS
 from ..data import Sample, grading
 from ..data.sample import plain
+from ..data.vqa_score import vqa_accuracy
 from ..errors import ScoreError, unknown
 from ..runs.checkpoint import digest_of_text
 from .matching import exact_match
@@ -44,11 +45,23 @@ def _letter(said: str, sample: Sample) -> bool:
     return grading.letter(said, sample.question) == right
 
 
+def _choice(said: str, sample: Sample) -> bool:
+    if not sample.options:
+        raise ScoreError(f"{sample.id} has no options to choose from")
+    return grading.choice(said, sample.options) == grading.choice(sample.answer, sample.options)
+
+
+def _vqa(said: str, sample: Sample) -> float:
+    return vqa_accuracy(said, sample.given)
+
+
 TEXT_METRICS: dict[str, tuple[str, OfText]] = {
     "exact_match": ("whether exactly the answer was said, up to case and spaces, 0 or 1", _equal),
     "contains": ("whether the answer is among what was said, as whole words, 0 or 1", _contains),
     "yes_no": ("whether yes or no was said rightly, by MME's rule, 0 or 1", _yes_no("mme")),
     "yes_no_pope": ("whether yes or no was said rightly, by POPE's rule, 0 or 1", _yes_no("pope")),
+    "choice": ("whether the right one of the options was said, by letter or in words, 0 or 1", _choice),
+    "vqa": ("VQA's accuracy: agreement with the answers of people, 0 to 1", _vqa),
     "letter": ("whether the right option (a) or (b) was said, 0 or 1", _letter),
 }
 """Metrics of generated text: what each means, and how it is found."""

@@ -14,6 +14,10 @@ from .rows import Chunk, of_heads
 from .tapping import Tapping
 
 AGREES = 0.05  # of the largest output: how far the recomputed attention of a row may lie from the kernel's in bf16
+NO_SCORES = (
+    "the attention scores before the softmax are out of reach on a server, which gives weights alone\n"
+    "  what needs them, as BoostAttention does, runs on a lens with remote=False"
+)
 
 
 class WeightedAttention:
@@ -41,10 +45,7 @@ class WeightedAttention:
     def scores(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
         """The same before the softmax."""
         if self.call is None:
-            raise InterventionError(
-                "the attention scores before the softmax are out of reach on a server, which gives weights alone\n"
-                "  what needs them, as BoostAttention does, runs on a lens with remote=False"
-            )
+            raise InterventionError(NO_SCORES)
         return self.call.scores(rows, heads)
 
     def visible(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:

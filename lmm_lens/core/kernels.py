@@ -7,6 +7,7 @@ one while decoding or thousands in a prefill.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -105,6 +106,14 @@ def sink_score(
     return largest * constant(width**0.5, x) / torch.hypot(norm, constant((width * eps) ** 0.5, x))
 
 
+def prominence(x: Float[Tensor, "batch position d_model"], dims: Sequence[int]) -> Float[Tensor, "batch position"]:
+    """`max_{d in dims} |x[d]| / sqrt(mean_{d not in dims} x[d]^2 + 1e-6)`, in fp32; no limit above."""
+    x = x.float()
+    outside = torch.ones(x.shape[-1], dtype=torch.bool, device=x.device)
+    outside[list(dims)] = False
+    return x[..., list(dims)].abs().amax(-1) / x[..., outside].pow(2).mean(-1).add(1e-6).sqrt()
+
+
 def redistribute(
     pattern: Pattern,
     visual: KeyMask,
@@ -162,6 +171,16 @@ def knockout(pattern: Pattern, keys: KeyMask) -> Pattern:
     total = kept.sum(-1, keepdim=True)
     scale = pattern.sum(-1, keepdim=True) / total.clamp_min(torch.finfo(pattern.dtype).tiny)
     return torch.where(total > zero, kept * scale, pattern)
+
+
+def scale(pattern: Pattern, keys: KeyMask, factor: float, renormalise: bool) -> Pattern:
+    """Attention on the chosen keys times a factor; rows with anything left brought back to their sum, if asked."""
+    scaled = torch.where(keys[:, None, None], pattern * constant(factor, pattern), pattern)
+    if not renormalise:
+        return scaled
+    total = scaled.sum(-1, keepdim=True)
+    back = pattern.sum(-1, keepdim=True) / total.clamp_min(torch.finfo(pattern.dtype).tiny)
+    return torch.where(total > constant(0.0, pattern), scaled * back, pattern)
 
 
 def uniform(visible: Bool[Tensor, "batch head query key"]) -> Pattern:

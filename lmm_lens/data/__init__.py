@@ -1,4 +1,4 @@
-"""Data sets: POPE, MME, MMVP, PointQA, any table, and the bundled world, all as `Sample` after `Sample`.
+"""Data sets: POPE, MME, MMVP, PointQA, eleven more, any table, the bundled world, all as `Sample` after `Sample`.
 
     data = pope("coco_pope_adversarial.json", "val2014", on_bad="skip")
     for sample in data.shuffled(0).take(100):
@@ -12,21 +12,27 @@ A row that cannot be used is an error that names it, or is left out, named and c
 """
 
 from .benchmark_scores import BinaryScores, MMEScores, PairScores, binary_scores, mme_scores, mmvp_scores
+from .chair import Chair, chair, read_synonyms
 from .dataset import DataSet
+from .from_captions import coco_captions, mm_vet, write_mm_vet
+from .from_choices import cv_bench, mmbench, q_bench, scienceqa, seed_bench
 from .from_mme import mme
 from .from_mmvp import mmvp
 from .from_pointqa import pointqa
 from .from_pope import pope
 from .from_shapes import shapes
 from .from_table import table
-from .grading import letter, yes_no
+from .from_vqa import gqa, textvqa, vizwiz, vqav2
+from .grading import choice, letter, yes_no
 from .names import named
 from .problems import Problems
 from .sample import Sample
 from .tally import bootstrap
+from .vqa_score import vqa_accuracy
 
 __all__ = [
     "BinaryScores",
+    "Chair",
     "DataSet",
     "MMEScores",
     "PairScores",
@@ -34,7 +40,14 @@ __all__ = [
     "Sample",
     "binary_scores",
     "bootstrap",
+    "chair",
+    "choice",
+    "coco_captions",
+    "cv_bench",
+    "gqa",
     "letter",
+    "mm_vet",
+    "mmbench",
     "mme",
     "mme_scores",
     "mmvp",
@@ -42,7 +55,16 @@ __all__ = [
     "named",
     "pointqa",
     "pope",
+    "q_bench",
+    "read_synonyms",
+    "scienceqa",
+    "seed_bench",
     "shapes",
     "table",
+    "textvqa",
+    "vizwiz",
+    "vqa_accuracy",
+    "vqav2",
+    "write_mm_vet",
     "yes_no",
 ]

@@ -14,6 +14,7 @@ White space around the answer is taken off first, which the published answer fil
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from ..errors import ScoreError, unknown
 from .benchmark_scores import BinaryScores, MMEScores, PairScores, binary_scores, mme_scores, mmvp_scores
@@ -27,6 +28,7 @@ __all__ = [
     "PairScores",
     "binary_scores",
     "bootstrap",
+    "choice",
     "letter",
     "mme_scores",
     "mmvp_scores",
@@ -60,6 +62,30 @@ def yes_no(text: str, rule: str = "mme") -> str | None:
         words = text.strip().split(".")[0].replace(",", "").split(" ")
         return "no" if {"No", "not", "no"} & set(words) else "yes"
     raise ScoreError(unknown("rule of marking", rule, RULES))
+
+
+def choice(text: str, options: Sequence[str]) -> int | None:
+    """The number of the option that an answer chooses, or None where it chooses none or several; our own rule.
+
+    In this order: the one letter in parentheses, "(B)"; a letter that the text starts with, alone or before . ) : or a
+    comma; the letter after "answer is" or "option"; the words of exactly one option at the start of the text.
+
+    >>> said = ("B", "(a) a cat", "The answer is B.", "a dog on a sofa", "A or B")
+    >>> [choice(text, ["a cat", "a dog"]) for text in said]
+    [1, 0, 1, 1, None]
+    """
+    said = plain(text)
+    last = chr(ord("a") + len(options) - 1)
+    bracketed = set(re.findall(rf"\(([a-{last}])\)", said))
+    if bracketed:
+        return ord(bracketed.pop()) - ord("a") if len(bracketed) == 1 else None
+    begins = re.match(rf"([a-{last}])(?=[.):,]|$)", said)
+    named = re.search(rf"(?:answer is|answer:|option)\s+([a-{last}])(?!\w)", said)
+    found = begins or named
+    if found is not None:
+        return ord(found[1]) - ord("a")
+    chosen = [n for n, words in enumerate(options) if re.match(rf"{re.escape(plain(words))}(?!\w)", said)]
+    return chosen[0] if len(chosen) == 1 else None
 
 
 def letter(text: str, question: str = "") -> str | None:

@@ -8,18 +8,32 @@ from typing import Any
 
 from ..errors import ScoreError, unknown
 from .dataset import DataSet
+from .from_captions import coco_captions, mm_vet
+from .from_choices import cv_bench, mmbench, q_bench, scienceqa, seed_bench
 from .from_mme import mme
 from .from_mmvp import mmvp
 from .from_pointqa import pointqa
 from .from_pope import pope
 from .from_shapes import shapes
 from .from_table import table
+from .from_vqa import gqa, textvqa, vizwiz, vqav2
 
 KINDS: dict[str, Callable[..., DataSet]] = {
     "pope": pope,
     "mme": mme,
     "mmvp": mmvp,
     "pointqa": pointqa,
+    "mmbench": mmbench,
+    "seed_bench": seed_bench,
+    "q_bench": q_bench,
+    "cv_bench": cv_bench,
+    "scienceqa": scienceqa,
+    "vqav2": vqav2,
+    "vizwiz": vizwiz,
+    "textvqa": textvqa,
+    "gqa": gqa,
+    "coco_captions": coco_captions,
+    "mm_vet": mm_vet,
     "table": table,
     "shapes": shapes,
 }
@@ -29,7 +43,7 @@ def named(kind: str, **options: Any) -> DataSet:
     """A data set by the name of its reader.
 
     Args:
-        kind: "pope", "mme", "mmvp", "pointqa", "table" or "shapes".
+        kind: one of `KINDS`, as "pope", "gqa", "table".
         **options: the reader's arguments, all by name.
 
     Raises:

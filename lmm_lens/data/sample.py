@@ -39,6 +39,8 @@ class Sample:
         group: what counts only together: MME's picture, MMVP's pair.
         category: subtask or setting, for tables.
         boxes: (x0, y0, x1, y1) each, in pixels of the first picture, the far edges exclusive.
+        options: the texts to choose from, of which "A" or "a" is the first.
+        given: what annotators answered, one each, for metrics that count them.
 
     Raises:
         ScoreError: the question or the answer is empty, both answers are the same, or a box is none.
@@ -52,9 +54,12 @@ class Sample:
     group: str | None = None
     category: str | None = None
     boxes: tuple[BoxLike, ...] = ()
+    options: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "images", tuple(self.images))
+        for name in ("images", "options", "given"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "boxes", tuple(as_box(box) for box in self.boxes))
         for name in ("id", "question", "answer"):
             value = getattr(self, name)
@@ -83,7 +88,12 @@ class Sample:
         """
         pictures = {"picture": _digest([_identity(picture) for picture in self.images])} if self.images else {}
         boxes = {"boxes": _digest(self.boxes)} if self.boxes else {}
-        answers, labels = _digest([self.answer, self.wrong]), _digest([self.group, self.category])
+        said = [
+            self.answer,
+            self.wrong,
+            *([list(self.options), list(self.given)] if self.options or self.given else []),
+        ]
+        answers, labels = _digest(said), _digest([self.group, self.category])
         return {"question": _digest(self.question), "answers": answers, **pictures, **boxes, "labels": labels}
 
     def prompt(self, lens: Lens) -> Prompt:

@@ -58,7 +58,10 @@ class BoostAttention(Intervention):
             return boost(pattern, context.scores(), context.keys(keys, pattern.shape[-1]), alpha)
 
         layers = self.layers if self.layers is not None else [x for x in shape.self_attention if x >= 2]
-        return [Tap("pattern", layer, rows, raise_scores, edits=True) for layer in layers_with_heads(layers, shape)]
+        return [
+            Tap("pattern", layer, rows, raise_scores, edits=True, needs_scores=True)
+            for layer in layers_with_heads(layers, shape)
+        ]
 
     def __repr__(self) -> str:
         return f"BoostAttention(alpha={self.alpha:g}, keys={shown(self.keys)}, rows={shown(self.rows)})"

@@ -180,7 +180,7 @@ class Lens(TransformerLensMethods, NNsightMethods):
             ModelError: the model has none, or one without attention heads.
         """
         self.adapter.look_again()
-        return VisionTower(self.adapter.tower)
+        return VisionTower(self, self.adapter.tower)
 
     @property
     def backend(self) -> str:
@@ -319,7 +319,7 @@ class Lens(TransformerLensMethods, NNsightMethods):
         if bool(last.isnan().any()):
             raise ModelError(where_nan(self._backend, prompt, plan))
         reads, reports = plan.collect(tapping, tower), plan.reports(tapping, tower)
-        return Run(prompt, logits, *reads, reports, tapping.sums, tower and tower.prompt)
+        return Run(prompt, logits, *reads, reports, tapping.sums, None if tower is None else tower.prompt)
 
     def generate(
         self,
@@ -367,7 +367,7 @@ class Lens(TransformerLensMethods, NNsightMethods):
         decoded = decode(done.tokens, skip_special_tokens=True) if decode else [""] * len(done.tokens)
         text = tuple(row.strip() for row in decoded)
         reads, reports = plan.collect(done.tapping, tower), plan.reports(done.tapping, tower)
-        return Generation(prompt, text, done.tokens, done.logits, *reads, reports)
+        return Generation(prompt, text, done.tokens, done.logits, *reads, reports, done.tapping.sums)
 
     # ------------------------------------------------------------------ editing whatever runs
 

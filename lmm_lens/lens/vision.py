@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..adapters.towers import Tower
 from ..hooks.points import ModelShape
+from ..prompts.prompt import Prompt
+from .patch_map import PatchMap, patch_map
+
+if TYPE_CHECKING:
+    from .lens import Lens
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,10 +21,16 @@ class VisionTower:
         lens.run(prompt, [AblateHeads([(3, 1)], part="vision")], read=["vision.resid_post"])
 
     Attributes:
+        lens: of the model.
         tower: its modules.
     """
 
+    lens: Lens
     tower: Tower
+
+    def patches(self, prompt: Prompt) -> PatchMap:
+        """Which tokens of the tower each visual token of a prompt is made of, found by the gradient."""
+        return patch_map(self.lens, prompt)
 
     @property
     def shape(self) -> ModelShape:

@@ -108,7 +108,7 @@ class Sweep:
             "data set": str(effects.problems) + ("" if self.run.finished else "; not read to its end"),
             "ablation": f"{effects.ablation}: {MODES[effects.ablation].split(';')[0]}",
             "rows": effects.rows,
-            "metric": f"{effects.metric}: {ANSWER_METRICS[effects.metric].meaning}",
+            "metric": f"{effects.metric}: {effects.meaning}",
             "without ablation": f"{effects.metric} {effects.clean.nanmean():.3g}, "
             f"{n_right} of {effects.n_prompts} answered rightly",
             "computed": effects.how,

@@ -38,14 +38,11 @@ def head_heatmap(
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import Normal, withStroke
 
-    from .metrics import HEAD_METRICS
-
     n_layers, n_heads = scores.values.shape
     size = min(max(3.6, 0.34 * n_heads + 1.6), WIDEST), min(max(2.4, 0.3 * n_layers + 1.2), HIGHEST)
     ax = ax or new_axes(*size)
     shown = ax.imshow(scores.values.numpy(), cmap=COLORS, aspect="auto", vmin=0, vmax=vmax)
-    metric = HEAD_METRICS.get(scores.metric)
-    ax.figure.colorbar(shown, ax=ax, label=metric.unit if metric else scores.metric)
+    ax.figure.colorbar(shown, ax=ax, label=scores.unit)
     for layer, head in mark or ():
         outline = Rectangle((head - 0.44, layer - 0.44), 0.88, 0.88, fill=False, edgecolor="white", linewidth=1.5)
         outline.set_path_effects([withStroke(linewidth=3.2, foreground="black"), Normal()])

@@ -21,14 +21,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..core.kernels import sink_score
+from ..core.kernels import prominence, sink_score
 from ..core.taps import TapContext, TapFunction
 from ..errors import ScoreError
 from ..hooks.points import Read
 from ..hooks.runner import Runner
 from ..prompts.prompt import Prompt
 from .rule import SinkRule
-from .threshold import Scores, decide, prominence
+from .threshold import Scores, decide
 
 if TYPE_CHECKING:
     import pandas

@@ -46,14 +46,6 @@ class Decision:
     missed: tuple[int, ...] = ()
 
 
-def prominence(x: Float[Tensor, "batch position d_model"], dims: Sequence[int]) -> Float[Tensor, "batch position"]:
-    """`max_{d in dims} |x[d]| / sqrt(mean_{d not in dims} x[d]^2 + 1e-6)`, in fp32; no limit above."""
-    x = x.float()
-    outside = torch.ones(x.shape[-1], dtype=torch.bool, device=x.device)
-    outside[list(dims)] = False
-    return x[..., list(dims)].abs().amax(-1) / x[..., outside].pow(2).mean(-1).add(1e-6).sqrt()
-
-
 def decide(standing: Sequence[Tensor], phi: Sequence[Tensor], real: Sequence[Tensor], d_model: int) -> Decision:
     """One threshold for all layers.
 

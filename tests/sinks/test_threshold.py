@@ -5,8 +5,8 @@ from math import inf
 import pytest
 import torch
 
-from lmm_lens.core.kernels import sink_score
-from lmm_lens.sinks.threshold import between, decide, lower_edge, prominence
+from lmm_lens.core.kernels import prominence, sink_score
+from lmm_lens.sinks.threshold import between, decide, lower_edge
 
 D, N = 576, 20
 DIM = 507

@@ -26,10 +26,12 @@ bundled
 lens
 runs statistics
 data
-answers
+answers steering
 replay
 scoring
-patching effects comparisons checks
+patching comparisons checks flow readouts
+effects
+circuits
 viewer
 reports
 cli

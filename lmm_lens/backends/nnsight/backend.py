@@ -13,10 +13,11 @@ import torch
 from ...adapters import Adapter
 from ...adapters.towers import Tower, tower_in
 from ...core.carried import Carried
+from ...core.envoys import NO_SCORES
 from ...core.layer_envoys import LayerEnvoys
 from ...core.taps import Tap
 from ...core.trace import TraceLens
-from ...errors import HookError, LensError, ModelError, RemoteError
+from ...errors import HookError, InterventionError, LensError, ModelError, RemoteError
 from ...prompts.prompt import Prompt
 from ..address import Address, without_login
 from ..base import Continuation, Forward, ForwardPass, PromptOf, Remote, TapsOf
@@ -312,7 +313,14 @@ class NNsightBackend:
         )
 
     def checked(self, taps: Sequence[Tap]) -> Sequence[Tap]:
-        """The taps, the operations that they need labelled; HookError for a hook point that the layer does not have."""
+        """The taps, the operations that they need labelled.
+
+        Raises:
+            HookError: a hook point that the layer does not have.
+            InterventionError: something that a server does not have is needed there.
+        """
+        if self.remote and any(tap.needs_scores for tap in taps):
+            raise InterventionError(NO_SCORES)
         for tap in taps:
             envoys = self.model_envoys.layers[tap.layer]
             if tap.site not in envoys.sites:

@@ -10,6 +10,8 @@ from lmm_lens import (
     AblateHeads,
     AblateTokens,
     BoostAttention,
+    Edit,
+    EditPattern,
     HeadSet,
     Intervention,
     Knockout,
@@ -18,6 +20,9 @@ from lmm_lens import (
     PatchHeads,
     PatchPattern,
     PatchResidual,
+    ScaleAttention,
+    Steer,
+    direction,
     find_sinks,
     head_means,
 )
@@ -36,6 +41,12 @@ NAMES = [
     "patch_heads",
     "patch_residual",
     "patch_pattern",
+    "back_patch",
+    "scale",
+    "steer",
+    "steer_turning",
+    "own_pattern",
+    "own_rows",
     "knockout",
     "knockout_sinks",
     "knockout_control",
@@ -63,6 +74,12 @@ def edits(native: Lens, pair: Any) -> dict[str, Intervention]:
         "patch_heads": PatchHeads(HEADS, run, rows="last"),
         "patch_residual": PatchResidual([2], run),
         "patch_pattern": PatchPattern(HEADS, run),
+        "back_patch": PatchResidual([1], run, source_layer=3),
+        "scale": ScaleAttention(factor=2.0, layers=range(1, 4)),
+        "steer": Steer(direction(native, clean, corrupt, "last"), [2], "after_image"),
+        "steer_turning": Steer(direction(native, clean, corrupt), [1, 2], "image", 0.5, keep_norm=True),
+        "own_pattern": EditPattern(lambda pattern, keys: torch.where(keys["image"], 2 * pattern, pattern)),
+        "own_rows": Edit("mlp_out", lambda x, context: x * (context.layer / 2), "last", layers=[1, 2]),
         "knockout": Knockout("image", "after_image", range(1, 4), heads=[0, 4]),
         "knockout_sinks": KnockoutSinks(sinks.dims, sinks.threshold),
         "knockout_control": KnockoutSinks(sinks.dims, sinks.threshold, control=3),
@@ -134,10 +151,11 @@ def test_an_apply_in_which_nothing_runs_is_refused(served: Lens) -> None:
 @pytest.mark.parametrize("where", ["url", "local"])
 def test_what_needs_scores_before_the_softmax_is_refused(served: Lens, pair: Any, service: Service, where: str) -> None:
     remote = service.url if where == "url" else "local"
-    message = r"scores before the softmax(.|\n)*BoostAttention(.|\n)*remote=False"
+    message, n_before = r"scores before the softmax(.|\n)*BoostAttention(.|\n)*remote=False", len(service.log())
     for call in (served.run, served.generate):
         with pytest.raises(InterventionError, match=message):
             call(pair[0], [BoostAttention()], remote=remote)
+    assert len(service.log()) == n_before, "nothing is sent"
 
 
 def test_gradients_are_refused(served: Lens, pair: Any, service: Service) -> None:
