@@ -96,7 +96,6 @@ if TYPE_CHECKING:
     from .comparisons import Condition as Condition
     from .comparisons import ablation_table as ablation_table
     from .comparisons import blank_images as blank_images
-    from .comparisons import compare as compare
     from .comparisons import exact_match as exact_match
     from .comparisons import image_table as image_table
     from .comparisons import swapped_images as swapped_images

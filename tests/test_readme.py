@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from lmm_lens.cli.support import table
-from tests.docs.pages import same
+from tests.support.outputs import same
 
 PAGE = Path(__file__).parent.parent / "README.md"
 README = PAGE.read_text(encoding="utf-8")

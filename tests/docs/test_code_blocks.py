@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.docs.pages import DOCS, blocks, expected, pages, run, same
+from tests.docs.pages import DOCS, blocks, expected, pages, run
+from tests.support.outputs import same
 
 pytestmark = pytest.mark.long
 MAKEFILE = (DOCS.parent / "Makefile").read_text(encoding="utf-8")
