@@ -66,7 +66,7 @@ class TowerScorer:
             return entropy
 
         def find(x: Tensor, context: TapContext) -> Tensor:
-            found = x.float().norm(dim=-1) >= norm
+            found: Tensor = x.float().norm(dim=-1) >= norm
             context.state.found_sinks["norm", context.layer] = found
             return found
 
