@@ -65,7 +65,7 @@ class TowerScorer:
             return -(pattern * pattern.clamp_min(1e-30).log()).sum(-1)
 
         def find(x: Tensor, context: TapContext) -> Tensor:
-            found = x.float().norm(dim=-1) >= norm
+            found: Tensor = x.float().norm(dim=-1) >= norm
             context.state.found_sinks["norm", context.layer] = found
             return found
 
