@@ -10,7 +10,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+COLORS = "viridis"
+"""Of attention and of every score: a ramp from dark violet to yellow, as in the viewer; equal steps look equal."""
 EFFECT_COLORS = "RdBu_r"
+OVERLAY = 0.6
+"""The most opaque that anything over a picture is: its colours stay to be seen."""
+WIDEST, HIGHEST = 6.8, 5.6
+"""Inches of a map of heads, so that 32 x 32 of them can be read at the width of a column."""
 FAINTEST_EFFECT = 0.02  # the scale of effects never ends below it, so that noise stays pale
 N_TICKS = 16
 

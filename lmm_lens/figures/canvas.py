@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import PromptError
 from ..prompts.prompt import Prompt
 from ..prompts.spans import Box, Span
+from .axes import COLORS, OVERLAY
 from .sources import level_names, levels_of, name_of, picture_of, sources_of
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Canvas:
         weights: Float[Tensor, " position"],
         low: float,
         high: float,
-        colors: str = "inferno",
+        colors: str = COLORS,
     ) -> ScalarMappable:
         """Lay one number a visual token over the picture: the higher, the brighter and the more opaque.
 
@@ -96,7 +97,7 @@ class Canvas:
                 extent=(span.region.x0, span.region.x1, span.region.y1, span.region.y0),
                 cmap=colors,
                 norm=scale,
-                alpha=np.clip(share, 0, 1) ** 0.5 * 0.75,
+                alpha=np.clip(share, 0, 1) ** 0.5 * OVERLAY,
                 interpolation="nearest",
             )
         ax.set(xlim=(self.extent.x0, self.extent.x1), ylim=(self.extent.y1, self.extent.y0))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from .axes import new_figure
+from .axes import COLORS, new_figure
 from .canvas import Canvas
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def figure_of_panels(
     panels: Sequence[Panel],
     label: str,
     n_columns: int | None = None,
-    colors: str = "inferno",
+    colors: str = COLORS,
     low: float = 0.0,
     high: float | None = None,
     title: str = "",
