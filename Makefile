@@ -93,7 +93,6 @@ bench: browser
 	$(BIN)/python -m benchmarks.million
 	$(BIN)/python -m benchmarks.steps
 	$(BIN)/python -m benchmarks.readouts
-	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.viewer
 
 # The table of families in the README, from the adapters themselves, and that of rooms in CONTRIBUTING, from the imports.
