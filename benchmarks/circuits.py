@@ -24,11 +24,11 @@ from lmm_lens.circuits.patched import PatchedForwards
 from lmm_lens.patching.attribution import differentiable
 
 from .model import SIZES, build, prompt_of
-from .timing import interleaved, machine, peak_bytes, seconds, show, spread, write
+from .timing import interleaved, machine, peak_bytes, seconds, show, spread, table
 
 RESULTS = Path(__file__).parent / "results"
 ANSWERS = (3, 4)  # any two tokens of a random model
-N_BEST, N_SAMPLE, MEMORY_TARGET = 10, 16, 2.5
+N_BEST, N_VERIFIED, N_SAMPLE, MEMORY_TARGET = 10, 20, 16, 2.5
 MANY: dict[str, Any] = {
     "num_hidden_layers": 32,
     "hidden_size": 256,
@@ -55,8 +55,8 @@ def with_gradients(lens: Lens, prompt: Prompt) -> Tensor:
     return found
 
 
-def edges(lens: Lens, rounds: int, device: torch.device) -> list[list[str]]:
-    """Header and a row a way to score edges."""
+def edges(lens: Lens, rounds: int, device: torch.device) -> tuple[list[list[str]], float]:
+    """Header and a row a way to score edges; how far the base varied."""
     clean, corrupt = (prompt_of(lens, 700) for _ in range(2))  # the same text, another picture
     answers: dict[str, Any] = {"answer": ANSWERS[0], "against": ANSWERS[1]}
     forwards = PatchedForwards(pair_of(lens, clean, corrupt, [ANSWERS], by_span=True, keep_corrupt=True))
@@ -79,7 +79,7 @@ def edges(lens: Lens, rounds: int, device: torch.device) -> list[list[str]]:
         lines.append([name, f"{ratio:.2f} ({took:,.0f} ms)", held, target])
     n = f"{len(forwards.graph.edges):,} edges at {len(forwards.graph.spans)} spans"
     lines[0][0] = f"{lens.n_layers} layers x {lens.n_heads} heads, 700 tokens, {n}"
-    return lines
+    return lines, spread(times[base]) if rounds > 1 else 0.0
 
 
 def many_heads(device: torch.device) -> Lens:
@@ -105,13 +105,14 @@ def screens(lens: Lens, prompts: list[Prompt], device: torch.device) -> list[lis
     for rows in ("all", "after_image"):
         found: dict[str, HeadEffects] = {}
         full = seconds(partial(sweep, found, "full", lens, prompts, rows), device)
-        screened: dict[str, Any] = {"screen": "attribution", "verify": N_BEST, "sample": N_SAMPLE}
+        screened: dict[str, Any] = {"screen": "attribution", "verify": N_VERIFIED, "sample": N_SAMPLE}
         few = seconds(partial(sweep, found, "few", lens, prompts, rows, **screened), device)
         screen = found["few"].screen
         assert screen is not None
         hit = len(set(found["full"].top(N_BEST)) & set(screen.best))
         first = [*found["full"].top(1)] == [*found["few"].top(1)]
-        name = f"{len(found['full'].units):,} heads, {len(prompts)} prompts of {prompts[0].n_tokens} tokens"
+        counted = f"{len(prompts)} prompt{'s' * (len(prompts) > 1)} of {prompts[0].n_tokens} tokens"
+        name = f"{len(found['full'].units):,} heads, {counted}"
         said = f"{hit} of {N_BEST}{'' if first else ', not the first'}"
         times = [f"{full:.1f} s", f"{few:.1f} s", f"{few / full:.2f}"]
         lines.append([name, rows.replace("_", " "), *times, said, f"{screen.rank_correlation:.2f}"])
@@ -126,46 +127,59 @@ def sweep(
     found[name] = head_effects(lens, prompts, rows=rows, metric="logit_difference", answers=answers, **screened)
 
 
+def swept(device: torch.device, quick: bool) -> list[list[str]]:
+    """Header and rows of screened sweeps: of the bundled model, and of a random one with 1,024 heads."""
+    demo = Lens.demo()
+    asked = [sample.prompt(demo) for sample in data.shapes(10, seed=0)]
+    header = ["", "rows", "every head", "screened", "ratio", f"of the {N_BEST} best found", "rank correlation"]
+    lines = [header, *screens(demo, asked, device)]
+    if not quick:
+        wide = many_heads(device)
+        ids = torch.randint(3, 999, (1, 45), generator=torch.Generator().manual_seed(0))
+        ids[:, 2:38] = 999
+        pixels = torch.randn(1, 3, 84, 84, generator=torch.Generator().manual_seed(1))
+        lines += screens(wide, [wide.prompt(inputs={"input_ids": ids, "pixel_values": pixels})], device)
+    return lines
+
+
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print, write; a part that was not measured stays in the file as it was."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.circuits", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one round, and no sweep over 1,024 heads; writes no file")
+    parser.add_argument("--only", choices=("edges", "screens"), help="measure one part")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--size", choices=SIZES, default="mid", help="of the decoder")
     options = parser.parse_args()
     torch.set_num_threads(1)
     device, rounds = torch.device(options.device), 1 if options.quick else options.rounds
-    lens = Lens(build(options.size, device))
-    scored = edges(lens, rounds, device)
-    base = [seconds(partial(with_gradients, lens, prompt_of(lens, 700)), device) for _ in range(max(2, rounds))]
-    del lens
-    show(scored, "")
-    demo = Lens.demo()
-    asked = [sample.prompt(demo) for sample in data.shapes(10, seed=0)]
-    header = ["", "rows", "every head", "screened", "ratio", f"of the {N_BEST} best found", "rank correlation"]
-    swept = [header, *screens(demo, asked, device)]
-    if not options.quick:
-        wide = many_heads(device)
-        ids = torch.randint(3, 999, (1, 45), generator=torch.Generator().manual_seed(0))
-        ids[:, 2:38] = 999
-        pixels = torch.randn(1, 3, 84, 84, generator=torch.Generator().manual_seed(1))
-        swept += screens(wide, [wide.prompt(inputs={"input_ids": ids, "pixel_values": pixels})], device)
-    show(swept, "")
-    notes = (
-        f"{machine(device)}. Time and memory of edges are multiples of a forward with gradients, the plain model's "
-        f"forward and its backward pass to the input embeddings; medians of {rounds} interleaved rounds, in which "
-        f"it varied by {spread(base):.0%} (interquartile range). A screened sweep estimates every head from one "
-        f"backward pass a prompt and ablates the {N_BEST} best and {N_SAMPLE} random others exactly; the rank "
-        "correlation is that of estimate and effect on the random ones."
-    )
-    show([["", ""]], notes)
+    found: dict[str, list[str]] = {}
+    if options.only != "screens":
+        lines, noise = edges(Lens(build(options.size, device)), rounds, device)
+        notes = (
+            f"{machine(device)}. Multiples of a forward with gradients, the plain model's forward and its backward "
+            f"pass to the input embeddings, medians of {rounds} interleaved rounds"
+            + (f", in which it varied by {noise:.0%} (interquartile range)." if rounds > 1 else ".")
+        )
+        show(lines, notes)
+        found["edges"] = [table(lines), notes]
+    if options.only != "edges":
+        lines = swept(device, options.quick)
+        notes = (
+            f"{machine(device)}. A screened sweep estimates every head from one backward pass a prompt, and ablates "
+            f"exactly the {N_VERIFIED} with the largest estimates and {N_SAMPLE} random others; the rank correlation "
+            f"is that of estimate and effect on the random ones. Found are those of the {N_BEST} best of the full "
+            "sweep that were ablated."
+        )
+        show(lines, notes)
+        found["screens"] = [table(lines), notes]
     if not options.quick:
         path = RESULTS / f"circuits{'' if device.type == 'cpu' else f'_{device.type}'}.md"
-        write(scored, "Circuits and screened sweeps", "", path)
-        edges_told = path.read_text(encoding="utf-8").rstrip()
-        write(swept, "Screened sweeps", notes, path)
-        path.write_text(edges_told + "\n\n" + path.read_text(encoding="utf-8").partition("\n\n")[2], encoding="utf-8")
+        before = path.read_text(encoding="utf-8").strip().split("\n\n")[1:] if path.exists() else []
+        edges_told = found.get("edges") or before[:2]
+        screens_told = found.get("screens") or before[2:]
+        parts = ["# Circuits and screened sweeps", *edges_told, *screens_told]
+        path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

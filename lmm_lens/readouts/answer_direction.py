@@ -61,7 +61,7 @@ class AnswerDirection:
 def _quiet(module: torch.nn.Module, rows: Tensor) -> Tensor:
     with torch.no_grad():
         found: Tensor = module(rows)
-    return found
+    return found.to(rows.device)
 
 
 def _read_off(unembedding: Unembedding, normed: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,7 +78,7 @@ def _read_off(unembedding: Unembedding, normed: Tensor, ids: Tensor) -> tuple[Te
     offset = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     if bias is not None and not unembedding.between:
         offset = bias.detach().double().to(x.device)[ids.to(x.device)]
-    return logit.detach().double(), slope.double(), offset
+    return logit.detach().double().to(x.device), slope.double(), offset
 
 
 def _chord(logits: list[Tensor], cap: float | None) -> Tensor:

@@ -120,6 +120,11 @@ def chosen_heads(lens: Lens, heads: HeadsLike) -> HeadSet:
         layer = check_layer(heads, lens.n_layers)
         check_head(layer, 0, lens.n_layers, shape.n_heads[layer])
         pairs = [(layer, head) for head in range(shape.n_heads[layer])]
+    elif isinstance(heads, HeadSet) and (heads.n_layers, heads.n_heads) != (lens.n_layers, n_heads):
+        raise HookError(
+            f"these heads are of {heads.n_layers} layers x {heads.n_heads} heads, the decoder has {lens.n_layers} x "
+            f"{n_heads}: they belong to another model, or to the vision tower"
+        )
     elif isinstance(heads, Iterable):
         pairs = list(HeadSet(heads, lens.n_layers, n_heads))
         for layer, head in pairs:

@@ -73,7 +73,7 @@ def direct_attribution(
     with torch.no_grad():
         row = LastRow.of(lens, prompt, by != "layer", masks)
     logits = row.run.logits[:, 0]
-    last = row.run.reads["resid_post", lens.n_layers - 1][:, 0]
+    last = row.run.reads["resid_post", lens.n_layers - 1][:, 0].to(logits.device)
     unembedding.check(last, logits, lens.adapter.model)
     ids = _ids(lens, prompt, answer, against, logits)
     goal = AnswerDirection.of(unembedding, last, ids)
@@ -226,7 +226,7 @@ def _through(
         )
         nothing = projection(torch.zeros_like(x))[:, 0].detach()
     assert isinstance(slope, Tensor)
-    return slope[:, 0].reshape(z.shape), (nothing.double() * direction.to(nothing.device)).sum(-1)
+    return slope[:, 0].reshape(z.shape), (nothing.double().to(direction.device) * direction).sum(-1)
 
 
 def _gated(

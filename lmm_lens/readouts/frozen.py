@@ -51,9 +51,12 @@ class FrozenNorm:
             signs = ones.clone()
             signs[:, 1::2] = -1
             signs[:, n - n % 2 :] = 0
-            bias = norm(torch.zeros_like(ones))[0].double()
-            of_ones, of_signs = ((norm(probe)[0].double() - bias) for probe in (ones, signs))
-            out = norm(rows).double() - bias
+            # where the rows are: the module may lie elsewhere, and fetch what it is given
+            bias, of_ones, of_signs = (
+                norm(probe)[0].to(x.device).double() for probe in (torch.zeros_like(ones), ones, signs)
+            )
+            of_ones, of_signs = of_ones - bias, of_signs - bias
+            out = norm(rows).to(x.device).double() - bias
         centred = bool(of_ones.abs().max() < 1e-2 * of_signs.abs().max())
         weight = of_signs * signs[0].double() if centred else of_ones
         basis = weight * (x - x.mean(-1, keepdim=True) if centred else x)

@@ -84,16 +84,20 @@ class LastRow:
     def at(self, site: str, layer: int) -> Float[Tensor, "batch d_model"] | None:
         """One part of each batch row, in the model's precision; None where it was not read."""
         found = self.run.reads.get((site, layer))
-        return None if found is None else found[:, 0]
+        return None if found is None else self._here(found[:, 0])
 
     def stream(self, site: str, layer: int) -> Float[Tensor, "batch d_model"]:
         """The stream before or behind a layer, fp64."""
-        return self.run.reads[site, layer][:, 0].double()
+        return self._here(self.run.reads[site, layer][:, 0]).double()
 
     def heads(self, layer: int) -> Float[Tensor, "batch head d_head"]:
         """What its heads give."""
-        return self.run.reads["z", layer][:, 0]
+        return self._here(self.run.reads["z", layer][:, 0])
 
     def heads_by_span(self, layer: int) -> Float[Tensor, "batch head span d_head"]:
         """What they take of each span, fp64."""
-        return self.run.reads[BY_SPAN, layer][:, :, 0].double()
+        return self._here(self.run.reads[BY_SPAN, layer][:, :, 0]).double()
+
+    def _here(self, read: Tensor) -> Tensor:
+        """Where the logits are: layers may lie on several devices."""
+        return read.to(self.run.logits.device)

@@ -104,7 +104,7 @@ class Unembedding:
         kind = type(model).__name__
         try:
             with torch.no_grad():
-                mine = self(hidden)
+                mine = self(hidden.to(logits.device))
         except (RuntimeError, TypeError, ValueError) as error:
             raise ModelError(
                 f"what follows the decoder layers of {kind} is no chain of norm and output embedding, so that its "

@@ -62,7 +62,8 @@ class TowerScorer:
                 return (pattern * context.columns(sinks, pattern.shape[-1])[:, None, None]).sum(-1)
             if others is not None:
                 return (pattern * context.columns(others, pattern.shape[-1])[:, None, None]).sum(-1)
-            return -(pattern * pattern.clamp_min(1e-30).log()).sum(-1)
+            entropy: Tensor = -(pattern * pattern.clamp_min(1e-30).log()).sum(-1)
+            return entropy
 
         def find(x: Tensor, context: TapContext) -> Tensor:
             found = x.float().norm(dim=-1) >= norm

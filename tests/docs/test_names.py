@@ -52,7 +52,10 @@ def is_there(dotted: str) -> bool:
     for n in range(len(parts), 0, -1):
         try:
             found = importlib.import_module(".".join(parts[:n]))
-        except ModuleNotFoundError:
+        except ModuleNotFoundError as error:
+            # a module of ours that imports a harness, which is not installed here
+            if error.name in ("lmms_eval", "vlmeval") and n == len(parts):
+                return True
             continue
         for part in parts[n:]:
             if not hasattr(found, part):

@@ -10,7 +10,9 @@ from lmm_lens.flow.forced import forced
 from tests.support.cases import Case, case, double
 from tests.support.models import FAMILIES, another, joined
 from tests.support.oracle import ScoreReference, forbid, spans
+from tests.support.quick import quick
 
+CAUSAL = [name for name in FAMILIES if name not in ("paligemma", "paligemma2")]
 ROUTES = [("image", "last"), ("image", "question"), ("question", "last")]
 
 
@@ -44,7 +46,7 @@ def by_hand(family, source, target, layers, tokens):
     return float(sum(logs[ids.shape[1] - 1 + i, token] for i, token in enumerate(tokens)) / len(tokens))
 
 
-@pytest.mark.parametrize("name", ["llava", "gemma3", "qwen3_vl", "paligemma2"])
+@pytest.mark.parametrize("name", quick(["llava", "gemma3", "qwen3_vl", "paligemma2"], ["llava", "gemma3"]))
 def test_every_point_is_what_a_forward_with_masked_scores_gives(name):
     family = double(name)
     token = answer_of(family, 1)
@@ -60,7 +62,7 @@ def test_every_point_is_what_a_forward_with_masked_scores_gives(name):
     assert flow.layers == tuple(range(family.n_layers))
 
 
-@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+@pytest.mark.parametrize("name", quick(["llava", "qwen2_5_vl"], ["llava"]))
 def test_of_an_answer_of_several_tokens_its_own_rows_are_cut_too(name):
     family = double(name)
     tokens = answer_of(family, 3)
@@ -97,7 +99,7 @@ def test_layers_without_attention_have_no_point_of_their_own():
         assert bool(flow.values[0, layer].isnan()) == (layer not in family.self_attending)
 
 
-@pytest.mark.parametrize("backend", ["transformer_lens", "nnsight", "remote"])
+@pytest.mark.parametrize("backend", quick(["transformer_lens", "nnsight", "remote"], ["nnsight"]))
 def test_every_backend_gives_the_same(backend):
     family = case("llava")
     tokens = answer_of(family, 2)
@@ -160,7 +162,7 @@ def test_an_answer_is_found_in_the_form_the_model_says_it(lens):
     torch.testing.assert_close(by_id.per_prompt, by_text.per_prompt)
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in ("paligemma", "paligemma2")])
+@pytest.mark.parametrize("name", quick(CAUSAL, ["llava", "gemma3", "mllama"]))
 def test_a_forced_answer_is_what_the_model_goes_on_from(name):
     family = case(name)
     words = {"suppress_tokens": [*range(100, family.model.get_output_embeddings().weight.shape[0])]}  # and no pictures

@@ -8,8 +8,10 @@ from lmm_lens.errors import HookError, InterventionError
 from tests.support.by_hand import hooked
 from tests.support.cases import case, close, double, plain
 from tests.support.oracle import spans
+from tests.support.quick import quick
 
 NAMES = ["llava", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "gemma3", "paligemma2", "idefics3", "internvl", "mllama"]
+FEW = ("llava", "qwen3_vl", "gemma3")
 
 
 def streams(model, inputs, n_layers, site="resid_pre"):
@@ -48,7 +50,7 @@ def patched(family, moves, rows, site="resid_pre"):
     return run(edits)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quick(NAMES, FEW))
 def test_the_image_rows_of_a_late_layer_enter_an_early_one(name):
     family = double(name)
     late = family.n_layers - 1

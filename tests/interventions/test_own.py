@@ -10,9 +10,11 @@ from lmm_lens.interventions.base import Intervention
 from lmm_lens.prompts.rows import bind_rows
 from tests.support.cases import case, close, double, edits_of
 from tests.support.oracle import each_row, spans
+from tests.support.quick import quick
 from tests.support.reference import Reference
 
 NAMES = ["llava", "qwen2_5_vl", "gemma3", "paligemma2", "qwen3_5", "internvl"]
+FEW = ("llava", "qwen2_5_vl", "gemma3")
 NEW = 2
 
 
@@ -25,7 +27,7 @@ def squared(pattern, keys):
     return pattern**2
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quick(NAMES, FEW))
 def test_rows_squared_by_hand_at_prefill_and_in_every_step(name):
     family = double(name)
 

@@ -11,9 +11,11 @@ from lmm_lens.errors import HookError, InterventionError
 from tests.support.cases import case, close, double, edits_of
 from tests.support.models import FAMILIES
 from tests.support.oracle import each_row, layer_heads, spans
+from tests.support.quick import quick
 from tests.support.reference import Reference
 
 NAMES = ["llava", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "gemma3", "paligemma2", "idefics3", "internvl", "llava_next"]
+FEW = ("llava", "qwen3_vl", "gemma3")
 NEW = 3
 EXACT = 1e-6  # `generate` hands out logits in fp32
 
@@ -35,7 +37,7 @@ def scaled(layers, keys, rows, factor, renormalise=True, heads=None):
 
 
 @pytest.mark.parametrize("renormalise", [True, False])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quick(NAMES, FEW))
 def test_rows_after_the_image_look_harder_at_it_at_prefill_and_in_every_step(name, renormalise):
     family = double(name)
     roles = spans(family.inputs, NEW)

@@ -285,6 +285,7 @@ def test_a_figure_is_a_file_for_papers(lens, prompt, tmp_path):
         ({"heads": 6}, "layer 6 is out of range: the model has layers 0 to 5"),
         ({"heads": [(0, 8)]}, "head 8 of layer 0 is out of range"),
         ({"heads": []}, "no heads were given"),
+        ({"heads": HeadSet([(0, 1)], 3, 4)}, "these heads are of 3 layers x 4 heads, the decoder has 6 x 8"),
         ({"heads": "L1H4"}, "a head is a (layer, head) pair"),
         ({"reduce": "median"}, "unknown reduction of heads 'median', did you mean 'mean'?"),
         ({"row": 1}, "row 1 is out of range: the prompt has rows 0 to 0"),

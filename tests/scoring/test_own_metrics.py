@@ -11,6 +11,7 @@ from lmm_lens.scoring import HEAD_METRICS
 from lmm_lens.scoring.metrics import HeadMetric
 from tests.support.cases import case
 from tests.support.oracle import spans
+from tests.support.quick import quick
 from tests.support.reference import Reference
 
 
@@ -80,7 +81,7 @@ def test_boxes_and_sinks_that_are_given_are_there(lens):
         assert {k: v for k, v in mine.settings.items() if k != "own_metric"} == theirs.settings
 
 
-@pytest.mark.parametrize("backend", ["transformer_lens", "nnsight", "remote"])
+@pytest.mark.parametrize("backend", quick(["transformer_lens", "nnsight", "remote"], ["nnsight"]))
 def test_every_backend_gives_the_same(backend):
     family = case("llava")
 

@@ -9,9 +9,11 @@ from lmm_lens import Direction, Steer
 from lmm_lens.errors import HookError, InterventionError
 from tests.support.cases import case, close, double
 from tests.support.oracle import spans
+from tests.support.quick import quick
 from tests.support.reference import first_of, stack_of
 
 NAMES = ["llava", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "gemma3", "paligemma2", "idefics3", "internvl", "mllama"]
+FEW = ("llava", "qwen3_vl", "gemma3")
 NEW = 3
 
 
@@ -55,7 +57,7 @@ def by_hand(family, given, layers, rows, strength, keep_norm, new=NEW):
 
 
 @pytest.mark.parametrize("keep_norm", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quick(NAMES, FEW))
 def test_rows_after_the_image_are_steered_at_prefill_and_in_every_step(name, keep_norm):
     family = double(name)
     given, layers, strength = way(family), [0, family.n_layers - 1], -0.7

@@ -50,12 +50,8 @@ EDITS = (
     "patch_residual",
     "patch_mlp",
     "patch_pattern",
-    "back_patch",
-    "scale",
-    "steer",
-    "own_pattern",
-    "own_rows",
 )
+MORE = ("back_patch", "scale", "steer", "own_pattern", "own_rows")
 CORE = ("zero_after_image", "var", "knockout", "patch_heads")
 WIDE = ("llava", "qwen2_5_vl", "gemma3", "paligemma2", "qwen3_5", "mllama")  # one of each kind
 TWELVE = (*WIDE, "qwen3_vl", "glm4v", "mistral3", "llava_next", "internvl", "idefics2")

@@ -32,7 +32,7 @@ scoring
 patching comparisons checks flow readouts
 effects
 circuits
-viewer
+viewer harnesses
 reports
 cli
 """

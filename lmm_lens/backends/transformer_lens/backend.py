@@ -62,6 +62,11 @@ class TransformerLensBackend(NativeBackend):
         self._is_checked = False
 
     @property
+    def is_given(self) -> bool:
+        """Whether the bridge is one that the user had."""
+        return self._given is not None
+
+    @property
     def bridge(self) -> Any:
         """The bridge; made anew where the user's model is no longer what it was made of.
 
