@@ -16,7 +16,7 @@ HEADS = (
 """Of heads, for `score`; those that need boxes are for Python."""
 ANSWERS = ("logit_difference", "log_prob", "probability", "accuracy")
 """Of the answer's first token, for `sweep`, and for `compare` too."""
-TEXTS = ("exact_match", "contains", "yes_no", "yes_no_pope", "letter")
+TEXTS = ("exact_match", "contains", "yes_no", "yes_no_pope", "choice", "vqa", "letter")
 """Of what was said, for `compare`."""
 
 OF_HEADS = f"{', '.join(HEADS)}; those that need boxes are in Python."
