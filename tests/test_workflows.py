@@ -43,7 +43,7 @@ def test_every_check_of_a_workflow_is_also_one_of_a_submission():
     elsewhere = set().union(
         *(targets(step.get("run", "")) for job in workflow["jobs"].values() for step in job["steps"])
     )
-    assert elsewhere == {"lint", "docs", "containers", "emoji", "attack", "long", "stories", "test"}
+    assert elsewhere == {"lint", "docs", "containers", "emoji", "harness", "attack", "long", "stories", "test"}
 
 
 def test_the_weekly_workflow_asks_ndifs_own_server():
@@ -69,7 +69,7 @@ def test_continuous_integration_runs_everything_and_fails_if_anything_fails(tmp_
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     done = subprocess.run(["bash", copy], capture_output=True, text=True, env=environment, check=False)
     said = done.stdout.splitlines()
-    made = ["lint", "docs", "containers", "emoji", "attack", "long", "stories", *["ndif"] * has_ndif, "test"]
+    made = ["lint", "docs", "containers", "emoji", "harness", "attack", "long", "stories", *["ndif"] * has_ndif, "test"]
     assert [line for line in said if line in TARGETS] == made
     assert [line for line in said if line.startswith("NO NDIF SERVER")] == said[:1] * (not has_ndif)
     assert said[-1] == "test"

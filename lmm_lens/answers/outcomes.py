@@ -19,6 +19,7 @@ from .contrast import AnswerLike, answer_token
 
 if TYPE_CHECKING:
     from ..lens import Lens
+    from .own import OwnAnswer
 
 RIGHT, WRONG, NEITHER = 1, -1, 0
 
@@ -100,16 +101,18 @@ class Outcomes:
         log_sum: Float[...], fp64, the log of the sum of exponentials of all logits.
         said: Int[...], the likeliest token.
         marks: Int[...], `RIGHT`, `WRONG` or `NEITHER`: which of the two answers that token is.
+        own: Float[...], fp64, what a function of the user's made of all logits; None without one.
     """
 
     logits: Float[Tensor, "*forward 2"]
     log_sum: Float[Tensor, "*forward"]
     said: Int[Tensor, "*forward"]
     marks: Int[Tensor, "*forward"]
+    own: Float[Tensor, "*forward"] | None = None
 
     @classmethod
-    def of(cls, logits: Float[Tensor, "forward vocab"], goal: Goal) -> Outcomes:
-        """What logits say of a goal."""
+    def of(cls, logits: Float[Tensor, "forward vocab"], goal: Goal, own_metric: OwnAnswer | None = None) -> Outcomes:
+        """What logits say of a goal; the first of them are those of the plain forward."""
         own = logits.double()
         said = own.argmax(-1)
         marks = torch.full_like(said, NEITHER)
@@ -119,19 +122,23 @@ class Outcomes:
         right = own[:, goal.right[0]]
         wrong = own[:, goal.wrong[0]] if goal.wrong else torch.full_like(right, torch.nan)
         pair, total = torch.stack([right, wrong], -1), own.logsumexp(-1)
-        return cls(pair.cpu(), total.cpu(), said.int().cpu(), marks.to(torch.int8).cpu())
+        mine = None if own_metric is None else own_metric(own, goal).cpu()
+        return cls(pair.cpu(), total.cpu(), said.int().cpu(), marks.to(torch.int8).cpu(), mine)
 
     def tensors(self) -> dict[str, Tensor]:
         """As parts of a run hold them."""
-        return {"logits": self.logits, "log_sum": self.log_sum, "said": self.said, "marks": self.marks}
+        named = {"logits": self.logits, "log_sum": self.log_sum, "said": self.said, "marks": self.marks}
+        return named if self.own is None else {**named, "own": self.own}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Outcomes:
         """What `tensors` gave."""
-        return cls(*(tensors[name] for name in ("logits", "log_sum", "said", "marks")))
+        logits, log_sum, said, marks = (tensors[name] for name in ("logits", "log_sum", "said", "marks"))
+        return cls(logits, log_sum, said, marks, tensors.get("own"))
 
     def __getitem__(self, index: Any) -> Outcomes:
-        return Outcomes(self.logits[index], self.log_sum[index], self.said[index], self.marks[index])
+        own = None if self.own is None else self.own[index]
+        return Outcomes(self.logits[index], self.log_sum[index], self.said[index], self.marks[index], own)
 
 
 class AnswerMetric(NamedTuple):

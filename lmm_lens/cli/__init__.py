@@ -1,4 +1,7 @@
-"""The command line. Nothing heavy is imported until a command runs, so `lmm-lens --help` is instant."""
+"""The command line. Nothing heavy is imported until a command runs, so `lmm-lens --help` is instant.
+
+Files that a command names are looked at before that, too: a wrong one is refused at once.
+"""
 
 from __future__ import annotations
 
@@ -8,34 +11,48 @@ from typing import Annotated
 
 import typer
 
+from .config_files import EMPTY_COMPARISON, EMPTY_SWEEP, read_values
+from .metrics import FROM_ANSWERS, OF_ANSWERS, OF_HEADS
+from .waiting import command
+
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     help="Circuit analysis of large multimodal models: where they look, and what that does.",
 )
 
 ModelName = Annotated[str, typer.Argument(help='A Hub name, a local folder, or "demo" for the bundled model.')]
+ImagePaths = Annotated[list[Path], typer.Option("--image", help="A picture; repeat for more.")]
+
+
+@app.callback()
+def lmm_lens(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version, and end.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        print("lmm-lens", installed("lmm-lens"))
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the figures and the report.")] = Path("lmm-lens-demo"),
-    prompts: Annotated[int, typer.Option(min=14, help="How many visual questions to score and to ask.")] = 280,
+    n: Annotated[int, typer.Option("--n", min=14, help="How many visual questions to score and to ask.")] = 280,
     seed: Annotated[int, typer.Option(help="Of the pictures and the random heads.")] = 0,
 ) -> None:
     """The main job on the bundled model: ask, score all heads, ablate the best against random ones. Offline."""
-    from .demo import run
-
-    run(out, prompts, seed)
+    command("demo")(out, n, seed)
 
 
 @app.command()
 def info(model: ModelName) -> None:
     """Family, layers, heads, visual tokens and hook points of a model. Loads no weights."""
-    from .info import run
-
-    run(model)
+    command("info")(model)
 
 
 @app.command()
@@ -43,26 +60,23 @@ def families(
     markdown: Annotated[bool, typer.Option(help="As the table of the README.")] = False,
 ) -> None:
     """Every model family with an adapter: where its visual tokens stand, and what is not supported."""
-    from .families import run
-
-    run(markdown)
+    command("families")(markdown)
 
 
 @app.command()
 def score(
     model: ModelName,
-    images: Annotated[list[Path], typer.Option(help="A picture; repeat for more.")],
+    image: ImagePaths,
     question: Annotated[list[str], typer.Option(help="A question, asked of every picture; repeat for more.")],
-    metric: Annotated[str, typer.Option(help="visual_mass, nonsink_mass, concentration, ...")] = "visual_mass",
+    metric: Annotated[str, typer.Option(help=OF_HEADS)] = "visual_mass",
     query: Annotated[str, typer.Option(help='"last" prompt token, or "answer": the first generated token.')] = "last",
     top: Annotated[int, typer.Option(min=1, help="How many heads to print.")] = 10,
     out: Annotated[Path | None, typer.Option(help="Folder for the scores (safetensors) and the heat map.")] = None,
     dtype: Annotated[str, typer.Option(help="Of the weights: auto, float32, bfloat16, float16.")] = "auto",
 ) -> None:
     """Score every head of a model on your own pictures and questions."""
-    from .score import run
-
-    run(model, images, question, metric, query, top, out, dtype)
+    check_pictures(image)
+    command("score")(model, image, question, metric, query, top, out, dtype)
 
 
 @app.command()
@@ -79,7 +93,7 @@ def sweep(
     n: Annotated[int | None, typer.Option("--n", help="How many prompts, the first ones; all by default.")] = None,
     ablation: Annotated[str | None, typer.Option(help="zero, mean, resample or uniform.")] = None,
     rows: Annotated[str | None, typer.Option(help="last, after_image or all.")] = None,
-    metric: Annotated[str | None, typer.Option(help="log_prob, logit_difference, accuracy, ...")] = None,
+    metric: Annotated[str | None, typer.Option(help=OF_ANSWERS)] = None,
     heads: Annotated[
         str | None, typer.Option(help='all, "layers: [2, 3]", "[[3, 1], [4, 0]]" or "{top: 20, of: FILE}".')
     ] = None,
@@ -94,25 +108,24 @@ def sweep(
 ) -> None:
     """Ablate every head, or some, on a data set: what each does to the answers, with statistics and a report."""
     flags = {name: value for name, value in locals().items() if name != "config"}
-    from .sweep import run
-
-    run(config, flags)
+    if config is not None:
+        read_values(config, EMPTY_SWEEP)
+    command("sweep")(config, flags)
 
 
 @app.command()
 def compare(
     config: Annotated[Path, typer.Argument(help="A YAML file: model, data, conditions, metric, controls, out.")],
     n: Annotated[int | None, typer.Option("--n", help="How many questions, the first ones; all by default.")] = None,
-    metric: Annotated[str | None, typer.Option(help="exact_match, contains, yes_no, log_prob, ...")] = None,
+    metric: Annotated[str | None, typer.Option(help=FROM_ANSWERS)] = None,
     controls: Annotated[int | None, typer.Option(help="Random controls of each condition that edits anything.")] = None,
     changed: Annotated[str | None, typer.Option(help="Rows that changed since: refuse, or recompute.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder; an unfinished comparison there is continued.")] = None,
 ) -> None:
     """The same questions under several conditions, as with VAR and without: paired tests, controls, a figure."""
     flags = {name: value for name, value in locals().items() if name != "config"}
-    from .compare import run
-
-    run(config, flags)
+    read_values(config, EMPTY_COMPARISON)
+    command("compare")(config, flags)
 
 
 study_app = typer.Typer(no_args_is_help=True, help="The two papers' studies on any models and data sets.")
@@ -171,15 +184,16 @@ def report(
     folder: Annotated[Path, typer.Argument(help="Of a sweep, finished or not.")],
 ) -> None:
     """Print the tables of a sweep again, and write its figures and its page."""
-    from .report import run
+    from ..reports.folder import has_parts
 
-    run(folder)
+    has_parts(folder)
+    command("report")(folder)
 
 
 @app.command()
 def view(
     model: ModelName,
-    image: Annotated[list[Path], typer.Option(help="A picture; repeat for more.")],
+    image: ImagePaths,
     question: Annotated[str, typer.Option(help="What to ask about it.")],
     queries: Annotated[str, typer.Option(help='Whose attention: "last", "question", "text", ...')] = "last",
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("lmm-lens-view.html"),
@@ -187,9 +201,16 @@ def view(
     dtype: Annotated[str, typer.Option(help="Of the weights: auto, float32, bfloat16, float16.")] = "auto",
 ) -> None:
     """One page that shows where every head looks: pictures, words and heads. Needs no network."""
-    from .view import run
+    check_pictures(image)
+    command("view")(model, image, question, queries, out, open_, dtype)
 
-    run(model, image, question, queries, out, open_, dtype)
+
+def check_pictures(paths: list[Path]) -> None:
+    """PromptError for a file that is none, or no picture."""
+    from ..prompts.sources import check_image
+
+    for path in paths:
+        check_image(path)
 
 
 def main() -> None:

@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import printable
-from ..reports.sweep import CONFIG
+from ..reports.folder import CONFIG
 from .compare_config import RUN, CompareConfig, conditions_from, ray_from
 from .config_files import begin_folder, free_folder
 from .opening import open_data, open_lens
+from .waiting import shows_bars
 
 if TYPE_CHECKING:
     from ..comparisons import Comparison
@@ -60,7 +61,7 @@ def run(path: Path, flags: Mapping[str, Any]) -> None:
             folder=folder / RUN,
             ray=ray_from(config),
             changed=config.changed,
-            progress=True,
+            progress=shows_bars(),
         )
     except KeyboardInterrupt:
         console.print(
@@ -80,7 +81,7 @@ def _show(compared: Comparison, folder: Path, console: Console) -> None:
     from ..figures.axes import save_figure
 
     values, tests = compared.to_pandas(), compared.tests()
-    title = f"{compared.metric} of {len(compared.ids)} items"
+    title = f"{compared.metric}, n = {len(compared.ids)} items"
     table = Table("condition", "value", "95% interval", "edits", "s", title=title, title_justify="left")
     for row in values.to_dict("records"):
         interval = f"{row['low']:.3f} to {row['high']:.3f}" if row["n"] > 1 else "one item"

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LensError
-from .config_files import check_keys, check_whole, read_values, save_values
+from .config_files import EMPTY_COMPARISON, check_keys, check_whole, read_values, save_values
 from .sweep_config import DATA_EXAMPLE, heads_from, ray_of
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class CompareConfig:
         Raises:
             LensError: no such file, no YAML, no such key, or a value that cannot be meant.
         """
-        values = read_values(path, "a comparison needs conditions")
+        values = read_values(path, EMPTY_COMPARISON)
         if "out" not in values and (path.parent / RUN).is_dir():
             values = {**values, "out": os.fspath(path.parent)}
         merged = {**values, **flags}

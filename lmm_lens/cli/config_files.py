@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LensError, unknown
-from ..reports.sweep import CONFIG
+from ..reports.folder import CONFIG
+
+EMPTY_SWEEP = "a sweep of everything is hardly meant\n  write what to sweep over, or give flags and no config"
+EMPTY_COMPARISON = "a comparison needs conditions"
+"""What an empty config leaves open."""
 
 
 def read_values(path: Path, if_empty: str) -> dict[str, Any]:
@@ -38,12 +42,12 @@ def read_values(path: Path, if_empty: str) -> dict[str, Any]:
     return dict(values)
 
 
-def save_values(values: Mapping[str, Any], folder: Path) -> None:
-    """Write a config into a run's folder."""
+def save_values(values: Mapping[str, Any], folder: Path, name: str = CONFIG) -> None:
+    """Write a config into a folder."""
     import yaml
 
     text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
-    (folder / CONFIG).write_text(text, encoding="utf-8")
+    (folder / name).write_text(text, encoding="utf-8")
 
 
 def check_keys(what: str, given: Mapping[Any, Any], valid: list[str]) -> None:

@@ -20,6 +20,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from .tables import head_table
+from .waiting import shows_bars, waiting
 
 if TYPE_CHECKING:
     from ..bundled.shapes import Example
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ..prompts.prompt import Prompt
 
 N_TOP = 8
+SWEEP = "sweep.yaml"
 FIRST_LAYER = 1  # layer 0 reads the words: ablating there hurts every answer, and drowns what we look for
 N_CONTROLS = 5
 BATCH = 70  # a multiple of the number of question kinds, so that batches are alike
@@ -55,7 +57,8 @@ def run(out: Path, n_prompts: int, seed: int) -> None:
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """The bundled model is so small that a second thread only costs."""
-    import torch
+    with waiting("starting"):
+        import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -66,12 +69,13 @@ def _one_thread() -> Iterator[None]:
 
 
 def _run(out: Path, n_prompts: int, seed: int) -> None:
-    from ..bundled import shapes
-    from ..lens import Lens
-    from ..scoring import score_heads
-
     console = Console()
-    lens = Lens.demo()
+    with waiting("loading the model"):
+        from ..bundled import shapes
+        from ..lens import Lens
+        from ..scoring import score_heads
+
+        lens = Lens.demo()
     console.print(lens)
 
     asked = shapes.examples(1, kinds=("color",), seed=seed + 1)[0]
@@ -85,8 +89,8 @@ def _run(out: Path, n_prompts: int, seed: int) -> None:
     text = shapes.examples(n_prompts // 2, kinds=shapes.TEXT_KINDS, seed=seed)
     visual_prompts, text_prompts = _batches(lens, visual), _batches(lens, text)
     console.rule(f"which heads look at the image? {n_prompts} questions")
-    raw = score_heads(lens, visual_prompts, "visual_mass", progress=True)
-    nonsink = score_heads(lens, visual_prompts, "nonsink_mass", progress=True)
+    raw = score_heads(lens, visual_prompts, "visual_mass", progress=shows_bars())
+    nonsink = score_heads(lens, visual_prompts, "nonsink_mass", progress=shows_bars())
     for scores, what in ((raw, "raw visual mass"), (nonsink, "non-sink visual mass")):
         console.print(head_table(scores, N_TOP, f"{what}, layers {FIRST_LAYER} to {lens.n_layers - 1}", FIRST_LAYER))
 
@@ -99,7 +103,7 @@ def _run(out: Path, n_prompts: int, seed: int) -> None:
     for name, heads in best.items():
         conditions.append((f"top {N_TOP} by {name} mass", [heads]))
         conditions.append((f"{N_TOP} random, same layers", [_control(heads, s) for s in range(N_CONTROLS)]))
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=not shows_bars()) as progress:
         n_answers = (len(visual) + len(text)) * sum(len(sets) for _, sets in conditions)
         task = progress.add_task("asking with heads ablated", total=n_answers)
         measured = [
@@ -114,8 +118,8 @@ def _run(out: Path, n_prompts: int, seed: int) -> None:
         ]
     table = Table(
         "ablated",
-        f"visual ({len(visual)})",
-        f"text-only ({len(text)})",
+        f"visual (n = {len(visual)})",
+        f"text-only (n = {len(text)})",
         title=f"z set to 0 in all rows, heads of layers {FIRST_LAYER} to {lens.n_layers - 1}",
     )
     for accuracy in measured:
@@ -124,7 +128,7 @@ def _run(out: Path, n_prompts: int, seed: int) -> None:
 
     from ..reports.demo import write_report
 
-    with console.status("drawing"):
+    with waiting("drawing"):
         path = write_report(
             out,
             lens,
@@ -138,8 +142,23 @@ def _run(out: Path, n_prompts: int, seed: int) -> None:
             FIRST_LAYER,
             measured,
         )
+    _write_sweep(out)
     console.print("figures and report:", str(path), markup=False, highlight=False, soft_wrap=True)
     console.print('a real language model that learned to see: Lens.demo("emoji")', markup=False, highlight=False)
+
+
+def _write_sweep(out: Path) -> None:
+    """A config to go on with: what each of the best heads does alone, and together beside random ones."""
+    from .config_files import save_values
+
+    values = {
+        "model": "demo",
+        "data": {"kind": "shapes", "n": 60},
+        "heads": {"top": N_TOP, "of": str(out / "nonsink_mass.safetensors")},
+        "controls": {"number": N_CONTROLS, "seed": 0},
+        "out": f"{out}-sweep",
+    }
+    save_values(values, out, SWEEP)
 
 
 def _batches(lens: Lens, examples: Sequence[Example]) -> list[Prompt]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from . import support
 
@@ -13,12 +14,13 @@ def run(as_markdown: bool) -> None:
     if as_markdown:
         print(support.markdown())
         return
-    table = Table(
-        "family", "visual tokens", "pixels", "videos", "TransformerLens", title="families", title_justify="left"
-    )
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("family", no_wrap=True, style="bold")
+    table.add_column("visual tokens, and what works", overflow="fold")
     for row in support.table():
-        marks = ["yes" if each else "[dim]no[/]" for each in (row.grid, row.videos, row.transformer_lens)]
-        table.add_row(row.family, row.what, *marks)
+        works = (("pixels to tokens", row.grid), ("videos", row.videos), ("TransformerLens", row.transformer_lens))
+        marks = ", ".join(name if has else f"no {name}" for name, has in works)
+        table.add_row(row.family, Text.assemble(row.what, "\n", (marks, "dim")))
     console = Console()
     console.print(table)
     console.print(

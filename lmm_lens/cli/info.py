@@ -9,6 +9,8 @@ from rich.table import Table
 
 from ..adapters import Adapter, adapter_for
 from . import support
+from .network import stay_offline_if_unreached
+from .waiting import waiting
 
 
 def run(name: str) -> None:
@@ -19,7 +21,8 @@ def run(name: str) -> None:
     """
     from ..hooks.points import HOOK_POINTS
 
-    adapter = adapter_for(empty_model(name))
+    with waiting("reading the config"):
+        adapter = adapter_for(empty_model(name))
     known = next((row for row in support.table() if row.family == adapter.family), None)
     heads = sorted({layer.n_heads for layer in adapter.layers if layer.n_heads})
     sizes = sorted({layer.d_head for layer in adapter.layers if layer.n_heads})
@@ -34,19 +37,20 @@ def run(name: str) -> None:
         + (f", video {adapter.video_token_id}" if adapter.video_token_id is not None else ""),
         "pixels to tokens": "both ways" if adapter.has_grid else "not known for this family",
         "videos": "yes" if known and known.videos else "no",
+        "backends": "native, nnsight, transformer_lens" + ("" if known and known.transformer_lens else " (tried)"),
     }
     facts |= {f"not supported ({i})": lack for i, lack in enumerate(_lacks(adapter, known), 1)}
     for key, value in facts.items():
         table.add_row(key, value)
     console = Console()
     console.print(table)
-    points = Table("hook point", "shape", "meaning", "native", "TransformerLens", "nnsight", title="hook points")
-    points.title_justify = "left"
-    with_heads = [str(i) for i, layer in enumerate(adapter.layers) if layer.n_heads]
+    points = Table(title="hook points", title_justify="left")
+    for column in ("hook point", "shape", "meaning", "layers"):
+        points.add_column(column, no_wrap=column != "meaning")
+    n_with_heads = sum(1 for layer in adapter.layers if layer.n_heads)
     for site, point in HOOK_POINTS.items():
-        where = "all layers" if len(with_heads) == len(adapter.layers) or not point.needs_attention else "with heads"
-        bridged = where if known and known.transformer_lens else "tried"
-        points.add_row(site, f"[dim]{point.shape}[/]", point.meaning, where, bridged, where)
+        everywhere = n_with_heads == len(adapter.layers) or not point.needs_attention
+        points.add_row(site, f"[dim]{point.shape}[/]", point.meaning, "all" if everywhere else "with heads")
     console.print(points)
 
 
@@ -78,6 +82,8 @@ def _either(numbers: list[int]) -> str:
 
 def empty_model(name: str) -> Any:
     """The model without its weights, built on the meta device."""
+    if name != "demo":
+        stay_offline_if_unreached(name)
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 

@@ -1,4 +1,4 @@
-"""What configs name, opened: the model, and the data set."""
+"""What commands and configs name, opened: models and data sets."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console
 
 from ..errors import LensError, unknown
-from .score import DTYPES
+from .network import stay_offline_if_unreached
+from .waiting import waiting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..data import DataSet
     from ..lens import Lens
+
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 class Opens(Protocol):
@@ -42,16 +46,26 @@ def open_data(config: Opens) -> DataSet:
 
 
 def open_lens(config: Opens, console: Console) -> Lens:
-    """The model that a config names; LensError for a data type that is none, before it is loaded."""
-    from ..lens import Lens
+    """The model that a config names."""
+    placed: dict[str, Any] = {} if config.device_map is None else {"device_map": config.device_map}
+    return load(config.model, config.dtype, console, config.backend, **placed)
 
-    if config.dtype not in DTYPES:
-        raise LensError(unknown("dtype", config.dtype, DTYPES))
-    with console.status("loading the model"):
-        if config.model == "demo":
-            lens = Lens.demo(backend=config.backend)
-        else:
-            placed: dict[str, Any] = {} if config.device_map is None else {"device_map": config.device_map}
-            lens = Lens.from_pretrained(config.model, config.backend, dtype=config.dtype, **placed)
+
+def load(name: str, dtype: str, console: Console, backend: str = "native", **placed: Any) -> Lens:
+    """A model by name, and a line that says which.
+
+    Raises:
+        LensError: a data type that is none, before anything is loaded; or no such model.
+    """
+    if dtype not in DTYPES:
+        raise LensError(unknown("dtype", dtype, DTYPES))
+    with waiting("loading the model"):
+        if name != "demo":
+            stay_offline_if_unreached(name)
+        from ..lens import Lens
+
+        lens = (
+            Lens.demo(backend=backend) if name == "demo" else Lens.from_pretrained(name, backend, dtype=dtype, **placed)
+        )
     console.print(lens)
     return lens

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import printable
+from .waiting import waiting
 
 N_PRINTED = 10
 
@@ -26,7 +27,7 @@ def show(folder: Path, console: Console) -> None:
     """Print a sweep's tables, and write its figures and its page."""
     from ..reports.sweep import COLUMNS, Sweep, write_sweep_report
 
-    with console.status("testing"):
+    with waiting("testing"):
         sweep = Sweep.open(folder)
         rows = sweep.rows(N_PRINTED)
     facts = Table(show_header=False, box=None, pad_edge=False)
@@ -34,13 +35,17 @@ def show(folder: Path, console: Console) -> None:
     for name, value in sweep.facts().items():
         facts.add_row(name, Text(printable(value)))  # not str: what a data set says may look like rich's markup
     console.print(facts)
-    table = Table(*COLUMNS, title=f"the {len(rows)} largest effects of {len(sweep.table)}", title_justify="left")
+    table = Table(
+        *COLUMNS,
+        title=f"the {len(rows)} largest effects of {len(sweep.table)}, n = {sweep.effects.n_prompts} prompts",
+        title_justify="left",
+    )
     for row in rows:
         table.add_row(*map(printable, row))
     console.print(table)
     for said in (sweep.verdict(), sweep.compared()):
         if said:
             console.print(printable(said), markup=False, highlight=False)
-    with console.status("drawing"):
+    with waiting("drawing"):
         page = write_sweep_report(sweep)
     console.print(f"table, figures and report: {page}", markup=False, highlight=False, soft_wrap=True)

@@ -1,16 +1,15 @@
-"""`lmm-lens score MODEL --images ... --question ...`: which heads look at your pictures."""
+"""`lmm-lens score MODEL --image ... --question ...`: which heads look at your pictures."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import track
 
-from ..errors import LensError, unknown
+from ..errors import LensError
+from .opening import load
 from .tables import head_table
-
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+from .waiting import shows_bars, waiting
 
 
 def run(
@@ -24,10 +23,10 @@ def run(
     dtype: str,
 ) -> None:
     """Score all heads, print the best, and write scores and heat map if a folder is given."""
-    from ..figures import save_figure
-    from ..lens import Lens
-    from ..scoring import score_heads
-    from ..scoring.metrics import head_metric
+    with waiting("starting"):
+        from ..figures import save_figure
+        from ..scoring import score_heads
+        from ..scoring.metrics import head_metric
 
     chosen = head_metric(metric)  # before the model is loaded
     if chosen.needs_boxes or chosen.needs_relevant:
@@ -35,18 +34,14 @@ def run(
             f"{metric} needs boxes, one for each prompt, which the command line does not take\n"
             "  call score_heads in Python"
         )
-    if dtype not in DTYPES:
-        raise LensError(unknown("dtype", dtype, DTYPES))
     console = Console()
-    with console.status("loading the model"):
-        lens = Lens.demo() if name == "demo" else Lens.from_pretrained(name, dtype=dtype)
-    console.print(lens)
+    lens = load(name, dtype, console)
     pairs = [(image, question) for image in images for question in questions]
-    prompts = [
-        lens.prompt(question, images=image) for image, question in track(pairs, "reading pictures", transient=True)
-    ]
-    scores = score_heads(lens, prompts, metric, query, progress=True)
-    console.print(head_table(scores, min(top, scores.values.numel()), f"{metric}: {chosen.meaning} (query {query})"))
+    with waiting("reading pictures"):
+        prompts = [lens.prompt(question, images=image) for image, question in pairs]
+    scores = score_heads(lens, prompts, metric, query, progress=shows_bars())
+    title = f"{metric}: {chosen.meaning} (query {query})"
+    console.print(head_table(scores, min(top, scores.values.numel()), title))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         scores.save(out / f"{metric}.safetensors")

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import LensError, printable
-from ..reports.sweep import CONFIG
+from ..reports.folder import CONFIG
 from .config_files import begin_folder, free_folder
 from .study_config import RUNS, StudyConfig
 from .sweep_config import ray_of

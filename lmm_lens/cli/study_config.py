@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import LensError, unknown
 from .config_files import check_keys, check_whole, read_values, save_values
-from .score import DTYPES
+from .opening import DTYPES, stay_offline_if_unreached
 from .sweep_config import DATA_EXAMPLE
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ class _Opening:
         model, backend = self.values["model"], self.values.get("backend", "native")
         if model.partition(":")[0] == "demo":
             return Lens.demo(model.partition(":")[2] or "sinks", backend=backend)
+        stay_offline_if_unreached(model)
         placed = {key: self.values[key] for key in ("device_map",) if key in self.values}
         return Lens.from_pretrained(model, backend, dtype=self.values.get("dtype", "auto"), **placed)
 

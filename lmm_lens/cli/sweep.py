@@ -11,11 +11,12 @@ import typer
 from rich.console import Console
 
 from ..errors import LensError, ScoreError, unknown
-from ..reports.sweep import CONFIG, CONTROLS, EFFECTS
+from ..reports.folder import CONFIG, CONTROLS, EFFECTS
 from .config_files import begin_folder, free_folder
 from .opening import open_data, open_lens
 from .report import show
 from .sweep_config import SweepConfig, heads_from, ray_of
+from .waiting import shows_bars, waiting
 
 if TYPE_CHECKING:
     from ..data import DataSet
@@ -47,7 +48,7 @@ def run(path: Path | None, flags: Mapping[str, Any]) -> None:
     sets = _controls(config, heads)
     if begin_folder(folder, EFFECTS):
         config.save(folder)
-    reference = _reference(config, lens, data, console)
+    reference = _reference(config, lens, data)
     try:
         _sweep(config, lens, data, heads, reference, folder / EFFECTS)
         if sets:
@@ -80,7 +81,7 @@ def _sweep(
         folder=folder,
         ray=ray_of(config.ray),
         changed=config.changed,
-        progress=True,
+        progress=shows_bars(),
     )
 
 
@@ -107,13 +108,13 @@ def _controls(config: SweepConfig, heads: HeadSet) -> list[HeadSet]:
     return [heads, *(heads.random_like(seed, disjoint=False) for seed in seeds)]
 
 
-def _reference(config: SweepConfig, lens: Lens, data: DataSet, console: Console) -> Any:
+def _reference(config: SweepConfig, lens: Lens, data: DataSet) -> Any:
     """What heads are replaced by: their means over the first prompts, or their values with a blank picture."""
     if config.ablation == "mean":
         from ..interventions import head_means
 
         prompts: Iterator[Prompt] = (sample.prompt(lens) for sample in islice(data, N_REFERENCE))
-        with console.status("means of the heads"):
+        with waiting("means of the heads"):
             return head_means(lens, prompts)
     if config.ablation == "resample":
         if config.ray is not None:

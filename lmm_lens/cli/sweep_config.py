@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LensError
-from ..reports.sweep import EFFECTS
+from ..reports.folder import EFFECTS
 from ..runs import RayCluster, RayLike
 from ..runs.ray_cluster import as_cluster
-from .config_files import are_whole, check_keys, check_whole, read_values, save_values
+from .config_files import EMPTY_SWEEP, are_whole, check_keys, check_whole, read_values, save_values
 
 if TYPE_CHECKING:
     from ..hooks.heads import HeadSet
@@ -124,7 +124,7 @@ class SweepConfig:
         """
         values = read_values(
             path,
-            "a sweep of everything is hardly meant\n  write what to sweep over, or give flags and no config",
+            EMPTY_SWEEP,
         )
         if "out" not in values and (path.parent / EFFECTS).is_dir():
             values = {**values, "out": os.fspath(path.parent)}

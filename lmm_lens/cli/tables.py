@@ -11,9 +11,13 @@ if TYPE_CHECKING:
 
 
 def head_table(scores: HeadScores, n: int, title: str, first_layer: int = 0) -> Table:
-    """The n highest heads from a layer on, with their means and 95% bootstrap intervals."""
-    table = Table("head", "mean", "95% interval", title=title, title_justify="left", min_width=len(title))
+    """The n highest heads from a layer on, with their means and 95% bootstrap intervals; one prompt has none."""
+    n_prompts = len(scores.per_prompt)
+    said = "n = 1 prompt, which has no interval" if n_prompts == 1 else f"n = {n_prompts} prompts"
+    columns = ("head", "value") if n_prompts == 1 else ("head", "mean", "95% interval")
+    table = Table(*columns, title=f"{title}\n{said}", title_justify="left", min_width=min(len(title), 78))
     ranked = scores.to_pandas().query("layer >= @first_layer")
     for row in ranked.head(n).itertuples(index=False):
-        table.add_row(f"L{row.layer}H{row.head}", f"{row[2]:.3f}", f"{row.low:.3f} to {row.high:.3f}")
+        interval = () if n_prompts == 1 else (f"{row.low:.3f} to {row.high:.3f}",)
+        table.add_row(f"L{row.layer}H{row.head}", f"{row[2]:.3f}", *interval)
     return table

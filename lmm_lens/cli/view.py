@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from ..errors import HookError, LensError, unknown
-from .score import DTYPES
+from .opening import load
+from .waiting import waiting
 
 
 def run(name: str, images: list[Path], question: str, queries: str, out: Path, opens: bool, dtype: str) -> None:
@@ -17,22 +18,18 @@ def run(name: str, images: list[Path], question: str, queries: str, out: Path, o
     Raises:
         LensError: no such number format or row scope, a picture or a model that cannot be opened.
     """
-    from ..lens import Lens
-    from ..prompts.prompt import MASKS
-    from ..viewer import view
+    with waiting("starting"):
+        from ..prompts.prompt import MASKS
+        from ..viewer import view
 
-    if dtype not in DTYPES:  # before the model is loaded
-        raise LensError(unknown("dtype", dtype, DTYPES))
     if queries not in MASKS:
         raise HookError(unknown("row scope", queries, MASKS))
     if out.is_dir():
         raise LensError(f"{str(out)!r} is a folder\n  give the name of the page: --out {out / 'view.html'}")
     console = Console()
-    with console.status("loading the model"):
-        lens = Lens.demo() if name == "demo" else Lens.from_pretrained(name, dtype=dtype)
-    console.print(lens)
+    lens = load(name, dtype, console)
     prompt = lens.prompt(question, images=list(images))
-    with console.status("reading attention"):
+    with waiting("reading attention"):
         made = view(prompt, lens, queries=queries)
     out.parent.mkdir(parents=True, exist_ok=True)
     path = made.save(out).resolve()

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 def blank_images(lens: Lens, prompt: Prompt) -> Prompt:
     """The same prompt with every picture replaced by a plain one of its size and mean colour.
 
+    Args:
+        lens: whose processor makes the prompt anew.
+        prompt: with pictures.
+
     Raises:
         PromptError: the prompt was made from tensors, so there is no picture to replace.
     """
@@ -34,6 +38,11 @@ def blank_images(lens: Lens, prompt: Prompt) -> Prompt:
 
 def swapped_images(lens: Lens, prompt: Prompt, seed: int = 0) -> Prompt:
     """The same prompt with every row's pictures taken from another row with as many.
+
+    Args:
+        lens: whose processor makes the prompt anew.
+        prompt: with two batch rows or more.
+        seed: of the exchange.
 
     Raises:
         PromptError: the prompt was made from tensors, or a row has no other to swap with.

@@ -39,6 +39,13 @@ def image_table(
 
     What is right with a blank picture was not seen.
 
+    Args:
+        lens: whose model answers.
+        prompts: with pictures; of one batch row or many.
+        answers: the right ones, one for each batch row of the prompts in turn.
+        interventions: to apply in all three conditions.
+        seed: of the exchange of pictures.
+
     Returns:
         One row a condition: condition, accuracy, low and high of its 95% bootstrap interval, n.
     """

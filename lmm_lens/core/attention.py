@@ -163,6 +163,7 @@ class FusedAttention:
         self.shape = (*call.query.shape[:3], call.key.shape[2])
         self.device = out.device
         self.probabilities, self.scores, self.visible = call.probabilities, call.scores, call.visible
+        self.read_values = call.read_values
         # the kernel saved its own output for a backward pass; else it is ours to change
         self._is_ours = not (torch.is_grad_enabled() and out.requires_grad)
 

@@ -173,6 +173,16 @@ def knockout(pattern: Pattern, keys: KeyMask) -> Pattern:
     return torch.where(total > zero, kept * scale, pattern)
 
 
+def scale(pattern: Pattern, keys: KeyMask, factor: float, renormalise: bool) -> Pattern:
+    """Attention on the chosen keys times a factor; rows with anything left brought back to their sum, if asked."""
+    scaled = torch.where(keys[:, None, None], pattern * constant(factor, pattern), pattern)
+    if not renormalise:
+        return scaled
+    total = scaled.sum(-1, keepdim=True)
+    back = pattern.sum(-1, keepdim=True) / total.clamp_min(torch.finfo(pattern.dtype).tiny)
+    return torch.where(total > constant(0.0, pattern), scaled * back, pattern)
+
+
 def uniform(visible: Bool[Tensor, "batch head query key"]) -> Pattern:
     """Even attention over the visible keys."""
     weights = visible.float()

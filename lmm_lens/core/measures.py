@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .kernels import concentration, hit, mass, nonsink_ratio, visual_preference
+from .own import Keys
 from .spatial import as_maps, at_cells, spatial_entropy
 
 Pattern = Float[Tensor, "batch head query key"]
@@ -24,6 +25,7 @@ class KeyMasks:
         n_region: Int[batch], how many of them the prompt row has.
         cells: Int[batch, rows, cols], the keys of the first picture's patches as a map; negative where there is none.
         n_cells: Int[batch], how many patches that picture has.
+        named: the keys by the names of the prompt's masks, for metrics of one's own; `keys["question"]` asks it.
     """
 
     sink: Bool[Tensor, "batch key"]
@@ -31,9 +33,14 @@ class KeyMasks:
     n_region: Int[Tensor, " batch"]
     cells: Int[Tensor, "batch rows cols"]
     n_cells: Int[Tensor, " batch"]
+    named: Keys
 
     def __init__(self, visual: Bool[Tensor, "batch key"], n_visual: Int[Tensor, " batch"]) -> None:
         self.visual, self.n_visual = visual, n_visual
+
+    def __getitem__(self, name: str) -> Bool[Tensor, "batch key"]:
+        """The keys of one of the prompt's masks."""
+        return self.named[name][:, 0, 0]
 
     def nonsink(self) -> Bool[Tensor, "batch key"]:
         """Visual tokens that are no sinks."""

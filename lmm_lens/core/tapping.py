@@ -65,6 +65,9 @@ class TappedAttention(Protocol):
     def visible(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
         """Which keys these rows can see."""
 
+    def read_values(self, weights: Tensor, heads: tuple[int, ...] | None) -> Tensor:
+        """What weights [batch, head, query, key] read from the values, [batch, query, head, d_head]."""
+
     def put(self, pattern: Tensor, original: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> None:
         """Put edited rows in the place of the original ones."""
 
@@ -213,6 +216,7 @@ class Tapping:
         length: int,
         scores: Callable[[], Tensor] | None = None,
         visible: Callable[[], Tensor] | None = None,
+        read_values: Callable[[Tensor], Tensor] | None = None,
     ) -> TapContext:
         return TapContext(
             tap.layer,
@@ -226,6 +230,7 @@ class Tapping:
             scores,
             visible,
             all_valid=rows.window is not None and valid is rows.valid,
+            read_values=read_values,
         )
 
     def through(self, x: Tensor, site: str, layer: int) -> Tensor:
@@ -325,9 +330,13 @@ def _heads_of(taps: Sequence[Tap]) -> tuple[int, ...] | None:
 
 def _later(
     attention: TappedAttention, rows: Chunk, heads: tuple[int, ...] | None
-) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
-    """The scores of some rows and what they see, computed when asked for."""
-    return lambda: attention.scores(rows, heads), lambda: attention.visible(rows, heads)
+) -> tuple[Callable[[], Tensor], Callable[[], Tensor], Callable[[Tensor], Tensor]]:
+    """The scores of some rows, what they see, and what weights of theirs read, computed when asked for."""
+    return (
+        lambda: attention.scores(rows, heads),
+        lambda: attention.visible(rows, heads),
+        lambda weights: attention.read_values(weights, heads),
+    )
 
 
 def _columns(wanted: tuple[int, ...] | None, present: tuple[int, ...] | None) -> list[int]:

@@ -98,6 +98,8 @@ class TapContext:
         scores: at `pattern`, computes the attention scores before the softmax, [batch, head, query, key], hidden keys
             at `HIDDEN` or below; None at other hook points. Out of reach on a server.
         visible: at `pattern`, computes which keys each row can see, Bool[batch, head, query, key]; None elsewhere.
+        read_values: at `pattern`, computes what weights over the keys, [batch, head, query, key] as the rows are, read
+            from the values, [batch, query, head, d_head]; None elsewhere.
     """
 
     def __init__(
@@ -113,10 +115,11 @@ class TapContext:
         scores: Callable[[], Tensor] | None = None,
         visible: Callable[[], Tensor] | None = None,
         all_valid: bool = False,
+        read_values: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.layer, self.heads, self.positions, self.valid = layer, heads, positions, valid
         self.n_seen, self.state, self.carried, self.owner = n_seen, state, carried, owner
-        self.scores, self.visible, self.all_valid = scores, visible, all_valid
+        self.scores, self.visible, self.all_valid, self.read_values = scores, visible, all_valid, read_values
 
     def only_valid(self, rows: Bool[Tensor, "batch ..."]) -> Bool[Tensor, "batch ..."]:
         """Of a choice of rows, [batch, query] or [batch, head, query], those that are real."""

@@ -16,10 +16,11 @@ class WholePattern:
     Args:
         pattern: after the softmax.
         scores: before it, hidden keys at the lowest number; None where they are not known.
+        values: Float[batch, key, kv_head, d_head], what it reads from; None where they are not known.
     """
 
-    def __init__(self, pattern: Tensor, scores: Tensor | None) -> None:
-        self.pattern, self._before = pattern, scores
+    def __init__(self, pattern: Tensor, scores: Tensor | None, values: Tensor | None = None) -> None:
+        self.pattern, self._before, self._values = pattern, scores, values
         self.shape: tuple[int, int, int, int] = (*pattern.shape,)
         self.device = pattern.device
         self._is_ours = False
@@ -37,6 +38,15 @@ class WholePattern:
     def visible(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
         """Which keys these rows can see."""
         return self.scores(rows, heads) > HIDDEN
+
+    def read_values(self, weights: Tensor, heads: tuple[int, ...] | None) -> Tensor:
+        """What weights read from the values; HookError where these are not known."""
+        values = self._values
+        if values is None or values.shape[1] != weights.shape[3]:  # a bridge has those of the last step alone
+            raise HookError("the values that this attention reads are not known here, so nothing can be read from them")
+        chosen = range(self.shape[1]) if heads is None else heads
+        shared = [head // (self.shape[1] // values.shape[2]) for head in chosen]
+        return (weights @ values.transpose(1, 2)[:, shared].to(weights.dtype)).transpose(1, 2)
 
     def put(self, pattern: Tensor, original: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> None:
         """Put edited rows in the place of the original ones, in a copy of the pattern."""

@@ -105,7 +105,7 @@ class AblationOn:
     def changes(self, row: int) -> list[Change]:
         """The ablation of each unit, for the replay of one prompt row."""
         layers = {layer for unit in self.ablation.units for layer, _ in unit}
-        sources = {layer: self._source(row, layer) for layer in layers}
+        sources = {layer: self.source(row, layer) for layer in layers}
         return [
             Change(intervention, self._replayed(unit, row, sources))
             for unit, intervention in zip(self.ablation.units, self.interventions, strict=True)
@@ -119,7 +119,7 @@ class AblationOn:
             return "even attention in several layers at once depends on the layers before"
         return Variant(tuple(Edit(layer, "z", self.rows[row], sources[layer], head) for layer, head in sorted(unit)))
 
-    def _source(self, row: int, layer: int) -> Tensor | Pattern | None:
+    def source(self, row: int, layer: int) -> Tensor | Pattern | None:
         """What z is replaced by in a layer; None for zeros."""
         if self.ablation.mode == "mean":
             return self._means(row, layer)

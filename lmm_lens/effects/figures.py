@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import ScoreError
 from ..figures import new_axes
-from ..figures.axes import EFFECT_COLORS, FAINTEST_EFFECT, N_TICKS, tick_heads
+from ..figures.axes import EFFECT_COLORS, FAINTEST_EFFECT, HIGHEST, N_TICKS, WIDEST, tick_heads
 
 if TYPE_CHECKING:
     import pandas
@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 
 ALPHA = 0.05
 RED, BLUE, GREY = "#b2182b", "#2166ac", "#9a9a9a"
+LARGEST_DOT = 34  # square points
 N_NAMED = 6  # units named beside their points
 
 
 def effect_map(effects: HeadEffects, ax: Axes | None = None, table: pandas.DataFrame | None = None) -> Axes:
-    """A layer x head heat map of the mean effects, layer 0 at the top, white at 0, significant heads outlined.
+    """A layer x head heat map of the mean effects, layer 0 at the top, white at 0, a dot on significant heads.
+
+    The larger the effect, the larger the dot: one that is sure and next to nothing has next to no dot.
 
     Args:
         effects: of single heads; units of several heads have no place in the map and are left out.
@@ -38,22 +41,22 @@ def effect_map(effects: HeadEffects, ax: Axes | None = None, table: pandas.DataF
         ScoreError: no unit is a single head.
     """
     from matplotlib import colormaps
-    from matplotlib.patches import Rectangle
 
     table = _of_heads(effects.to_pandas() if table is None else table)
     n_layers, n_heads = effects.units[0].n_layers, effects.units[0].n_heads
     values = np.full((n_layers, n_heads), np.nan)
     values[table["layer"].astype(int), table["head"].astype(int)] = table["effect"]
-    ax = ax or new_axes(min(max(3.8, 0.3 * n_heads + 1.9), 12), min(max(2.0, 0.3 * n_layers), 9) + 1.0)
+    ax = ax or new_axes(min(max(3.8, 0.3 * n_heads + 1.9), WIDEST), min(max(2.0, 0.3 * n_layers) + 1.0, HIGHEST))
     limit = max(FAINTEST_EFFECT, float(np.nanmax(np.abs(values))))
     colors = colormaps[EFFECT_COLORS].with_extremes(bad="#d9d9d9")  # a head that was not measured is not 0
     shown = ax.imshow(values, cmap=colors, aspect="auto", vmin=-limit, vmax=limit)
     ax.figure.colorbar(shown, ax=ax).set_label(_label(effects), fontsize=9)
-    for layer, head in table.loc[_significant(table), ["layer", "head"]].to_numpy(float):
-        ax.add_patch(Rectangle((head - 0.46, layer - 0.46), 0.92, 0.92, fill=False, edgecolor="black", linewidth=1.3))
+    found = table[_significant(table)]
+    sizes = LARGEST_DOT * (found["effect"].abs() / limit).clip(0, 1)
+    ax.scatter(found["head"].astype(float), found["layer"].astype(float), s=sizes, c="black", edgecolors="white")
     tick_heads(ax, n_layers, n_heads)
     ax.set(xlabel="head", ylabel="layer")
-    ax.set_title(f"{_n_prompts(effects)}; outlined: significant (Holm, {ALPHA:g})", fontsize=10)
+    ax.set_title(f"{_n_prompts(effects)}; dots: significant (Holm, {ALPHA:g})", fontsize=10)
     return ax
 
 

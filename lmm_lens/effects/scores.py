@@ -12,13 +12,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..answers.outcomes import ANSWER_METRICS, YES_NO, Outcomes, answer_metric, yes_no_counts, yes_no_scores
+from ..answers.outcomes import ANSWER_METRICS, YES_NO, Outcomes, yes_no_counts, yes_no_scores
 from ..data.problems import Problems
 from ..errors import ScoreError, unknown
 from ..hooks.heads import HeadSet, ranked
 from ..replay.ways import HALVED, Way
 from ..runs import RunFolder, Store, files
 from ..statistics.resampling import bootstrap_interval, percentiles, resampled_sums
+from .own import metric_in, own_in
+from .screen import Screen, from_about
 
 if TYPE_CHECKING:
     import pandas
@@ -96,7 +98,7 @@ class HeadEffects:
         metric: str,
         left_out: Mapping[str, str],
     ) -> HeadEffects:
-        answer_metric(metric)
+        metric_in(about, metric)
         everything = Outcomes.from_tensors(tensors)
         return cls(
             units=units,
@@ -114,8 +116,13 @@ class HeadEffects:
 
     def of(self, metric: str) -> HeadEffects:
         """The same sweep in another metric; nothing is computed anew."""
-        answer_metric(metric)
+        metric_in(self.about, metric)
         return replace(self, metric=metric)
+
+    @property
+    def meaning(self) -> str:
+        """What the metric is, with its unit."""
+        return metric_in(self.about, self.metric).meaning
 
     @property
     def ablation(self) -> str:
@@ -140,12 +147,12 @@ class HeadEffects:
     @cached_property
     def clean(self) -> Float[Tensor, " prompt"]:
         """The metric of the plain forwards, fp64."""
-        return ANSWER_METRICS[self.metric].of(self.clean_outcomes)
+        return metric_in(self.about, self.metric).of(self.clean_outcomes)
 
     @cached_property
     def ablated(self) -> Float[Tensor, "prompt unit"]:
         """The metric with each unit ablated, fp64."""
-        return ANSWER_METRICS[self.metric].of(self.outcomes)
+        return metric_in(self.about, self.metric).of(self.outcomes)
 
     @property
     def per_prompt(self) -> Float[Tensor, "prompt unit"]:
@@ -174,6 +181,14 @@ class HeadEffects:
         for unit, mean in zip(self.units, self.mean, strict=True):
             values[next(iter(unit))] = mean
         return values
+
+    @property
+    def screen(self) -> Screen | None:
+        """How the heads were chosen, and how far that can be trusted; None where all were ablated."""
+        told = self.about.get("screen")
+        if told is None:
+            return None
+        return from_about(told, self.about["shape"], self.of(told["metric"]).values)
 
     def interval(self, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Bootstrap interval of each mean effect over prompts, paired: low and high, Float[unit]."""
@@ -211,9 +226,10 @@ class HeadEffects:
         """
         import pandas
 
-        if statistic not in (*ANSWER_METRICS, *YES_NO):
-            raise ScoreError(unknown("statistic", statistic, (*ANSWER_METRICS, *YES_NO)))
-        if statistic in ANSWER_METRICS:
+        known = (*ANSWER_METRICS, *own_in(self.about), *YES_NO)
+        if statistic not in known:
+            raise ScoreError(unknown("statistic", statistic, known))
+        if statistic not in YES_NO:
             each = self.of(statistic)
             samples = torch.cat([each.clean[:, None], each.ablated], 1)
             value, (low, high) = samples.mean(0), bootstrap_interval(samples, level, resamples, seed)
@@ -264,14 +280,19 @@ class HeadEffects:
         Raises:
             ScoreError: no such file, a truncated, damaged or changed one, one of another kind, or of another model.
         """
-        tensors, about = files.read(path, KIND, TENSORS, ("metric", "ids", "about", "left_out"))
+        fields = ("metric", "ids", "about", "left_out")
+        tensors, about = files.read(path, KIND, TENSORS, fields)
         with files.understood(path, KIND):
+            if own_in(about["about"]):
+                tensors, about = files.read(path, KIND, (*TENSORS, "own"), fields)
             of = {**about["about"], "model": dict(about["about"]["model"])}
             units = _units_in(of)
             each = {"prompt": len(about["ids"]), "1 + unit": 1 + len(units)}
             for name in ("log_sum", "said", "marks"):
                 files.check_numbers(path, name, tensors[name], each)
             files.check_numbers(path, "logits", tensors["logits"], {**each, "answer": 2})
+            if "own" in tensors:
+                files.check_numbers(path, "own", tensors["own"], each)
             for name in ("is_yes", "way"):
                 files.check_numbers(path, name, tensors[name], {"prompt": len(about["ids"])})
             if lens is not None:
@@ -292,6 +313,7 @@ class HeadEffects:
         return (
             f"HeadEffects: {self.ablation} ablation of {what} in rows {self.rows!r}, {self.metric} lost, "
             f"mean of {self.n_prompts} prompts; largest {best}\n  computed: {self.how}"
+            + (f"\n  screened: {self.screen}" if "screen" in self.about else "")
             + (f"\n  {self.problems}" if self.left_out else "")
         )
 

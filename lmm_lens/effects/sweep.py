@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from ..answers.items import Answers, Items, key_of
 from ..answers.outcomes import answer_metric
+from ..answers.own import AnswerFunction, OwnAnswer
 from ..data import Sample
 from ..data.settings import without_contents
-from ..errors import ScoreError
+from ..errors import ScoreError, unknown
 from ..hooks.heads import HeadSet
 from ..interventions.means import HeadMeans
 from ..lens.travelling import TravellingLens
@@ -24,8 +26,9 @@ from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike
 from ..runs import RayLike, RunFolder, Store, stream
 from ..runs.checkpoint import applied_in, fingerprint
-from .ablations import Ablation, Partner, described, units_of
+from .ablations import Ablation, Partner, described, heads_of, units_of
 from .scores import KIND, HeadEffects
+from .screen import SCREENS, choose, mean_estimates, to_about
 from .work import MakeEffectsWork
 
 if TYPE_CHECKING:
@@ -37,10 +40,14 @@ def head_effects(
     prompts: Prompt | Iterable[Prompt | Sample],
     ablation: str = "zero",
     rows: RowsLike = "last",
-    metric: str = "log_prob",
+    metric: str | AnswerFunction = "log_prob",
     *,
     answers: Answers | None = None,
     heads: HeadSet | Sequence[HeadSet] | None = None,
+    screen: str | None = None,
+    verify: int = 10,
+    sample: int = 16,
+    seed: int = 0,
     reference: HeadMeans | Partner | None = None,
     folder: str | os.PathLike[str] | None = None,
     ray: RayLike = None,
@@ -61,11 +68,20 @@ def head_effects(
         ablation: "zero", "mean", "resample" or "uniform"; see `lmm_lens.interventions.ablate.MODES`.
         rows: which query rows the heads are ablated in: "last", "after_image", "all", any other mask name, positions,
             or Bool[batch, position].
-        metric: "log_prob", "logit_difference", "probability" or "accuracy"; see `lmm_lens.answers.outcomes`.
+        metric: "log_prob", "logit_difference", "probability" or "accuracy"; see `lmm_lens.answers.outcomes`. Or a
+            function of your own, (logits, goal) -> numbers, see `lmm_lens.answers.own`; the results are called by its
+            name, and an effect is positive where the ablation lowers the number.
         answers: (right, wrong) of each prompt row, token ids or texts of one token, wrong may be None. Samples bring
             their own; by default what the model itself answers.
         heads: a HeadSet, each of whose heads is ablated alone; a list of HeadSets, each ablated at once; None for
             every head alone.
+        screen: "attribution" to estimate every head's effect from one backward pass a prompt, and to ablate exactly
+            only those with the largest; `effects.screen` says how far that can be trusted. The prompts are gone
+            through twice. Worth it in rows that are slow to ablate, not in the last one, and by metric
+            "logit_difference": where a model is sure, "log_prob" has next to no slope. None for every head exactly.
+        verify: with a screen, how many heads are ablated exactly.
+        sample: with a screen, how many random others are too, as its error bar.
+        seed: of that sample.
         reference: for "mean" the `head_means`; for "resample" a function that gives, for a prompt, the one of the same
             layout whose head outputs are put in.
         folder: a run folder, made if it is not there. What is finished is in it, so the same call goes on after
@@ -86,8 +102,25 @@ def head_effects(
             another run.
         HookError: a head, layer or row scope that does not exist.
         InterventionError: an ablation without its reference.
+        RemoteError: a screen on a server, where gradients do not travel.
     """
-    chosen = answer_metric(metric)
+    own = None if isinstance(metric, str) else OwnAnswer.of(metric)
+    name = metric if isinstance(metric, str) else OwnAnswer.of(metric).name
+    needs_wrong = isinstance(metric, str) and answer_metric(metric).needs_wrong
+    if screen is not None:
+        if not isinstance(metric, str):
+            raise ScoreError(
+                f"a screen ranks heads by the gradient of a metric of this library, given the function {name}\n"
+                "  take a named metric, or no screen"
+            )
+        options: dict[str, Any] = {
+            "folder": folder,
+            "ray": ray,
+            "rows_per_pass": rows_per_pass,
+            "seconds_per_part": seconds_per_part,
+        }
+        options |= {"changed": changed, "progress": progress, "answers": answers, "reference": reference}
+        return _screened(lens, prompts, ablation, rows, metric, heads, screen, verify, sample, seed, options)
     if rows_per_pass is not None and rows_per_pass < 1:
         raise ScoreError(f"rows_per_pass is at least 1, given {rows_per_pass}")
     ablated = Ablation(units_of(lens, heads), ablation, rows, reference)
@@ -103,7 +136,9 @@ def head_effects(
     settings = getattr(prompts, "settings", None)
     if isinstance(settings, Mapping):
         about["data"] = without_contents({name: value for name, value in settings.items() if name != "on_bad"})
-    items = Items(prompts, answers, metric if chosen.needs_wrong else "")
+    if own is not None:
+        about["own_metric"] = {"name": own.name, "meaning": own.meaning, "code": fingerprint(own.function)}
+    items = Items(prompts, answers, name if needs_wrong else "")
     opened = None if folder is None else RunFolder(folder, KIND, about)
     try:
         halved_to = opened.state.get("rows_per_pass") if opened is not None and rows_per_pass is None else None
@@ -113,6 +148,7 @@ def head_effects(
             is_halved=halved_to is not None,
             lens=TravellingLens.of(lens, about["model"], travels=ray is not None),
             folder=opened,
+            own_metric=own,
         )
         store = stream(
             items,
@@ -130,11 +166,44 @@ def head_effects(
         items.check_all_used()
         if opened is not None:
             _finish(opened, store)
-        effects = HeadEffects.of_store(store, ablated.units, about, metric)
+        effects = HeadEffects.of_store(store, ablated.units, about, name)
     finally:
         if opened is not None:
             opened.close()
     return effects
+
+
+def _screened(
+    lens: Lens,
+    prompts: Prompt | Iterable[Prompt | Sample],
+    ablation: str,
+    rows: RowsLike,
+    metric: str,
+    heads: HeadSet | Sequence[HeadSet] | None,
+    screen: str,
+    verify: int,
+    sample: int,
+    seed: int,
+    options: dict[str, Any],
+) -> HeadEffects:
+    """Choose heads by their estimates, then ablate those."""
+    if screen not in SCREENS:
+        raise ScoreError(unknown("screen", screen, SCREENS))
+    if heads is not None and not isinstance(heads, HeadSet):
+        raise ScoreError("screen= chooses among single heads: give heads=HeadSet or none, not a list of sets")
+    among = heads_of(lens, heads)
+    if not 0 < verify <= len(among) or sample < 0:
+        raise ScoreError(
+            f"verify is 1 to {len(among)} heads and sample 0 or more, given verify={verify}, sample={sample}"
+        )
+    chosen = answer_metric(metric)
+    ablated = Ablation(units_of(lens, among), ablation, rows, options["reference"])
+    items = Items(prompts, options["answers"], metric if chosen.needs_wrong else "")
+    estimates = mean_estimates(lens, items, ablated, chosen, metric)
+    best, others = choose(estimates, among, verify, sample, seed)
+    effects = head_effects(lens, prompts, ablation, rows, metric, heads=best | others, **options)
+    told = to_about(estimates, best, others, metric)
+    return replace(effects, about={**effects.about, "screen": told})
 
 
 def _finish(folder: RunFolder, store: Store) -> None:

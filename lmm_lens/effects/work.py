@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..answers.items import Item
 from ..answers.outcomes import Goal, Outcomes, goal_of, goal_of_texts
+from ..answers.own import OwnAnswer
 from ..data import Sample
 from ..data.problems import Bad
 from ..errors import LensError, PromptError, ScoreError
@@ -38,6 +39,7 @@ class MakeEffectsWork:
         rows_per_pass: how large batches may be.
         folder: where a smaller batch is noted; does not travel.
         is_halved: whether memory ran out before, and batches were made smaller.
+        own_metric: one number more, by a function of the user's.
     """
 
     lens: TravellingLens
@@ -45,6 +47,7 @@ class MakeEffectsWork:
     rows_per_pass: int | None
     folder: RunFolder | None = None
     is_halved: bool = False
+    own_metric: OwnAnswer | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "folder": None}
@@ -52,7 +55,8 @@ class MakeEffectsWork:
     def __call__(self) -> EffectsWork:
         lens = self.lens.open()
         on_change = (lambda rows: None) if self.folder is None else self._note
-        return EffectsWork(lens, self.ablation, Batches(self.rows_per_pass, lens.device, on_change), self.is_halved)
+        batches = Batches(self.rows_per_pass, lens.device, on_change)
+        return EffectsWork(lens, self.ablation, batches, self.is_halved, self.own_metric)
 
     def _note(self, rows: int) -> None:
         assert self.folder is not None
@@ -76,6 +80,7 @@ class EffectsWork:
     ablation: Ablation
     batches: Batches
     was_halved: bool = False
+    own_metric: OwnAnswer | None = None
     forwards: Forwards = field(init=False)
     _at_hand: _AtHand | None = None
 
@@ -111,15 +116,13 @@ class EffectsWork:
         if isinstance(item.source, Bad):
             raise LeftOutError(f"{item.source.reason}\t{item.source.detail}", self._blank())
         if self._at_hand is None or self._at_hand.source is not item.source:
-            with self._leaving_out(item, PromptError, "no prompt"):
-                prompt = self._prompt(item)
+            prompt = self.prompt_of(item)
             self._at_hand = _AtHand(item.source, prompt, self.ablation.on(self.lens, prompt))
         prompt, ablation = self._at_hand.prompt, self._at_hand.ablation
         clean = self.forwards.clean(prompt)[item.row]
-        with self._leaving_out(item, ScoreError, "no answer token"):
-            goal = self._goal(item, clean)
+        goal = self.goal_of(item, clean)
         changed, way = self.forwards.changed(prompt, item.row, ablation.changes(item.row))
-        found = Outcomes.of(torch.cat([clean[None].to(changed.device), changed]), goal)
+        found = Outcomes.of(torch.cat([clean[None].to(changed.device), changed]), goal, self.own_metric)
         number = int(way) + (HALVED if self._is_halved else 0)
         return {**found.tensors(), "is_yes": torch.tensor(goal.is_yes), "way": torch.tensor(number)}
 
@@ -138,10 +141,18 @@ class EffectsWork:
         n = 1 + len(self.ablation.units)
         nothing = torch.full((n, 3), torch.nan, dtype=torch.float64)
         none = torch.zeros(n, dtype=torch.int32)
-        found = Outcomes(nothing[:, :2], nothing[:, 2], none, none.to(torch.int8))
+        own = None if self.own_metric is None else nothing[:, 0]
+        found = Outcomes(nothing[:, :2], nothing[:, 2], none, none.to(torch.int8), own)
         return {**found.tensors(), "is_yes": torch.tensor(-1), "way": torch.tensor(int(Way.LEFT_OUT))}
 
-    def _goal(self, item: Item, clean: Tensor) -> Goal:
-        if item.answer is None and isinstance(item.source, Sample):
-            return goal_of_texts(self.lens, clean, item.source.answer, item.source.wrong)
-        return goal_of(self.lens, clean, item.answer)
+    def prompt_of(self, item: Item) -> Prompt:
+        """The item's prompt; LeftOutError where none can be made, and it may be left out."""
+        with self._leaving_out(item, PromptError, "no prompt"):
+            return self._prompt(item)
+
+    def goal_of(self, item: Item, clean: Tensor) -> Goal:
+        """What the item is about, by the logits of its plain forward; LeftOutError as `prompt_of`."""
+        with self._leaving_out(item, ScoreError, "no answer token"):
+            if item.answer is None and isinstance(item.source, Sample):
+                return goal_of_texts(self.lens, clean, item.source.answer, item.source.wrong)
+            return goal_of(self.lens, clean, item.answer)

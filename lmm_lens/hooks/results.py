@@ -130,7 +130,7 @@ class Generation:
         text: per batch row, the answer without special tokens; empty strings without a processor.
         tokens: Int[batch, new], rows that ended early padded.
         logits: Float[batch, new, vocab] if asked for.
-        reads, positions, reports: as in `Run`; the rows of all passes, one after the other.
+        reads, positions, reports, sums: as in `Run`; the rows of all passes, one after the other.
     """
 
     prompt: Prompt
@@ -140,6 +140,7 @@ class Generation:
     reads: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
     positions: Mapping[str, Int[Tensor, "_ _"]] = field(default_factory=dict)
     reports: tuple[Report, ...] = ()
+    sums: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
 
     def on_prompt(self, name: str, layer: int) -> Tensor:
         """As of `Run`; what was read of generated tokens is left out."""

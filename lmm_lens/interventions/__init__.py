@@ -5,7 +5,9 @@ from .base import Intervention, from_json, to_json
 from .boost import BoostAttention
 from .knockout import Knockout, KnockoutSinks
 from .means import HeadMeans, head_means
+from .own import Edit, EditPattern
 from .patch import PatchHeads, PatchPattern, PatchResidual
+from .scale import ScaleAttention
 from .tokens import AblateTokens
 from .var import VAR
 
@@ -14,6 +16,8 @@ __all__ = [
     "AblateHeads",
     "AblateTokens",
     "BoostAttention",
+    "Edit",
+    "EditPattern",
     "HeadMeans",
     "Intervention",
     "Knockout",
@@ -21,6 +25,7 @@ __all__ = [
     "PatchHeads",
     "PatchPattern",
     "PatchResidual",
+    "ScaleAttention",
     "from_json",
     "head_means",
     "to_json",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -170,12 +170,21 @@ class PatchHeads(Intervention):
 class PatchResidual(Intervention):
     """Put a residual stream, or a layer's contribution to it, of a clean run into this one.
 
+    With `source_layer` it comes from another layer: back-patching (Nikankin et al., arXiv:2506.09047) puts the stream
+    that a prompt's own image rows have in a late layer into an early one, `clean` being a run of the very prompt. Where
+    a model adds visual features between early layers (deepstack), it adds them once more to what was put back.
+
     Args:
         layers: which layers.
         clean: `lens.run(clean_prompt, read=[site])`, of a prompt with the same layout.
         rows: which query rows; see `AblateHeads`. Prompt rows only.
         site: "resid_pre", "attn_out", "mlp_out" or "resid_post".
         part: "decoder", or "vision", with a run that read "vision.SITE".
+        source_layer: the layer to take it from; None for each layer's own. One number holds the rows at that layer's
+            stream in all of `layers`; several, as many as `layers`, move a window: the first into the first, and on.
+
+    Raises:
+        InterventionError: a hook point with heads, layers that are none, sources that do not match the layers.
     """
 
     layers: Sequence[int]
@@ -183,6 +192,7 @@ class PatchResidual(Intervention):
     rows: RowsLike = "image"
     site: str = "resid_pre"
     part: str = DECODER
+    source_layer: int | Iterable[int] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", whole_numbers(self.layers, "PatchResidual", "layers"))
@@ -191,6 +201,25 @@ class PatchResidual(Intervention):
         object.__setattr__(self, "rows", plain_rows(self.rows))
         if HOOK_POINTS[check_site(self.site)].by_head:
             raise InterventionError(f"PatchResidual patches no {self.site}: use PatchHeads or PatchPattern")
+        if self.source_layer is not None:
+            given = self.source_layer if isinstance(self.source_layer, Iterable) else [self.source_layer]
+            sources = whole_numbers(given, "PatchResidual", "source_layer")
+            if len(sources) not in (1, len(self.layers)):
+                raise InterventionError(
+                    f"PatchResidual: {len(sources)} source layers for {len(self.layers)} layers\n"
+                    "  give one for all of them, or one for each, each once"
+                )
+            one = not isinstance(self.source_layer, Iterable)
+            object.__setattr__(self, "source_layer", sources[0] if one else sources)
+
+    @property
+    def _sources(self) -> dict[int, int]:
+        """Where each layer's rows come from, by layer."""
+        if self.source_layer is None:
+            return {layer: layer for layer in self.layers}
+        given = tuple(self.source_layer) if isinstance(self.source_layer, Iterable) else (self.source_layer,)
+        each = given * len(self.layers) if len(given) == 1 else given
+        return dict(zip(self.layers, each, strict=True))
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """One edit a layer."""
@@ -200,16 +229,20 @@ class PatchResidual(Intervention):
                 self.site,
                 check_layer(layer, shape.n_layers),
                 rows,
-                replace_rows(stored(self.clean, self.site, layer, prompt, rows, self.in_tower)),
+                replace_rows(self._stored(check_layer(source, shape.n_layers), prompt, rows)),
                 edits=True,
             )
-            for layer in self.layers
+            for layer, source in self._sources.items()
         ]
 
+    def _stored(self, layer: int, prompt: Prompt, rows: Rows) -> Tensor:
+        return stored(self.clean, self.site, layer, prompt, rows, self.in_tower)
+
     def __repr__(self) -> str:
-        return (
-            f"PatchResidual(layers={list(self.layers)}, site={self.site!r}, rows={shown(self.rows)}{shown_part(self)})"
-        )
+        source = self.source_layer
+        named = "" if source is None else f", source_layer={list(source) if isinstance(source, Iterable) else source}"
+        where = f"layers={list(self.layers)}, site={self.site!r}, rows={shown(self.rows)}"
+        return f"PatchResidual({where}{named}{shown_part(self)})"
 
 
 @dataclass(frozen=True)

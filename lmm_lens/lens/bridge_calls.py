@@ -114,6 +114,7 @@ def _selects(bridge: Any, names_filter: NamesFilter, name: str) -> bool:
         return True
     point = bridge.hook_dict.get(name)
     names = {name} if callable(names_filter) else {n for n, other in bridge.hook_dict.items() if other is point}
+    names = {name} if name == EMBED else names - {EMBED}  # one hook point, which is asked for as the one or the other
     if callable(names_filter):
         return any(names_filter(n) for n in names)
     return bool(names & ({names_filter} if isinstance(names_filter, str) else set(names_filter)))

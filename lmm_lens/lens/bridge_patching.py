@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import PromptError
 from ..prompts.prompt import Prompt
 from .bridge_calls import bridge_inputs, run_with_cache
+from .bridge_tokens import BoundTokens
 
 if TYPE_CHECKING:
     from .lens import Lens
@@ -65,6 +66,11 @@ class PatchingModel:
         return run_with_cache(self._lens, self.prompt, **options)
 
     def _bound(self, tokens: Tensor, options: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(tokens, BoundTokens) and tokens.prompt is not self.prompt:
+            raise PromptError(
+                "these token ids are bound to another prompt than this model's\n"
+                "  pass model.tokens, or give lens.bridge the bound ids: it runs those of any prompt"
+            )
         if not (isinstance(tokens, Tensor) and torch.equal(tokens.to(self.tokens.device), self.tokens)):
             given = f"tokens of shape {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else type(tokens).__name__
             raise PromptError(

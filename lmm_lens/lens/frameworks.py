@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..backends.transformer_lens import TransformerLensBackend
     from .bridge_cache import PromptCache
     from .bridge_patching import PatchingModel
+    from .bridge_tokens import BoundTokens
     from .lens import Lens
 
 
@@ -48,7 +49,29 @@ class TransformerLensMethods(_OnBackend):
             raise LensError(
                 f'the {self._backend.name} backend has no bridge: use Lens(..., backend="transformer_lens")'
             )
-        return cast("TransformerLensBackend", self._backend).bridge
+        backend = cast("TransformerLensBackend", self._backend)
+        return backend.bridge if backend.is_given else self._with_pictures()
+
+    def bound_tokens(self, *prompts: Prompt) -> BoundTokens:
+        """The token ids of prompts of one length, bound to their pictures: `lens.bridge` runs them with these.
+
+            clean, corrupt = lens.bound_tokens(clean_prompt), lens.bound_tokens(corrupt_prompt)
+            attribution_patch(lens.bridge, clean, corrupt, metric)
+
+        For functions that take tokens alone, as those of `transformer_lens.patching` and
+        `transformer_lens.tools.analysis`. Rows may be cut out, repeated and put together; prompts whose ids are the
+        same stay apart. A TransformerBridge that the lens was made of learns to take them with the first call, and its
+        `hook_embed` is from then on what enters the first layer, pictures included.
+
+        Raises:
+            LensError: the lens has another backend.
+            PromptError: no prompt, or prompts of several lengths.
+        """
+        lens = self._bridged()
+        from .bridge_pictures import bound_tokens
+
+        lens._with_pictures()
+        return bound_tokens(*prompts)
 
     def bridge_inputs(self, prompt: Prompt) -> dict[str, Any]:
         """The prompt's tensors, pictures included, as `bridge(...)`, `bridge.run_with_hooks` and others take them."""
@@ -107,6 +130,14 @@ class TransformerLensMethods(_OnBackend):
         from .bridge_patching import PatchingModel
 
         return PatchingModel(lens, prompt)
+
+    def _with_pictures(self) -> Any:
+        """The bridge, as one that is called by token ids and sees the pictures."""
+        from .bridge_pictures import with_pictures
+
+        lens, backend = self._lens(), cast("TransformerLensBackend", self._backend)
+        ids = (lens.adapter.image_token_id, lens.adapter.video_token_id)
+        return with_pictures(backend.bridge, tuple(x for x in ids if x is not None), lens.shape.reinjects)
 
     def _bridged(self) -> Lens:
         """The lens, if it has a bridge; else TransformerLens may be missing, and its absence not be the mistake."""

@@ -367,7 +367,7 @@ class Lens(TransformerLensMethods, NNsightMethods):
         decoded = decode(done.tokens, skip_special_tokens=True) if decode else [""] * len(done.tokens)
         text = tuple(row.strip() for row in decoded)
         reads, reports = plan.collect(done.tapping, tower), plan.reports(done.tapping, tower)
-        return Generation(prompt, text, done.tokens, done.logits, *reads, reports)
+        return Generation(prompt, text, done.tokens, done.logits, *reads, reports, done.tapping.sums)
 
     # ------------------------------------------------------------------ editing whatever runs
 

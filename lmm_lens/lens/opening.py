@@ -40,8 +40,32 @@ def loading(name: str) -> Iterator[None]:
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(
             f"{name!r} cannot be opened as an image-text-to-text model: {_first_line(error)}\n"
-            "  give a Hub name or a folder written by save_pretrained"
+            f"  {_what_to_do(name, error)}"
         ) from error
+
+
+def _what_to_do(name: str, error: Exception) -> str:
+    """About what keeps a model from being opened."""
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    causes: list[BaseException] = []
+    each: BaseException | None = error
+    while each is not None:
+        causes.append(each)
+        each = each.__cause__ or each.__context__
+    if any(isinstance(cause, GatedRepoError) for cause in causes):
+        return (
+            f"its terms are to be accepted first, at https://huggingface.co/{name}; then log in with "
+            "`hf auth login`, or give token=..."
+        )
+    if any(isinstance(cause, (LocalEntryNotFoundError, OfflineModeIsEnabled)) for cause in causes):
+        return (
+            "the Hub cannot be reached from here, or HF_HUB_OFFLINE=1 forbids it, and this model is not in its cache\n"
+            f"  where there is a network, `hf download {name}` puts it there; or give a folder"
+        )
+    if "does not appear to have a file named" in str(error):
+        return "the weights are missing: an upload that is not finished, another format, or a name of something else"
+    return "give a Hub name or a folder written by save_pretrained"
 
 
 def open_model(

@@ -19,7 +19,7 @@ import torch
 from ..answers.contrast import AnswersLike, contrast
 from ..errors import ScoreError
 from ..hooks.heads import check_layer
-from ..hooks.points import HOOK_POINTS, ModelShape
+from ..hooks.points import HOOK_POINTS, TOWER, ModelShape
 from ..interventions.patch import check_same_layout
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike
@@ -27,6 +27,7 @@ from ..replay import UnfitError
 from ..runs.checkpoint import Checkpoint, digest
 from .by_forwards import by_forwards
 from .by_replay import by_replay
+from .in_tower import tower_patching
 from .scores import PatchScores
 from .task import PatchingTask
 from .units import GroupsLike, Units, check_units
@@ -60,7 +61,7 @@ def activation_patching(
         clean: a prompt or a batch of them.
         corrupt: as many; row i of both is a pair with the same layout that differs in one thing.
         site: "resid_pre", "attn_out", "mlp_out", "resid_post" (by span or patch), "z" (by span, patch or head) or
-            "pattern" (by head).
+            "pattern" (by head). Of the vision tower "vision.resid_post" and so on, see `lmm_lens.patching.in_tower`.
         by: what is patched at once: "span" (the tokens of one role: bos, before_image, each picture, markers, question,
             template, answer_turn, last; every token is in one of them), "patch" (the i-th visual token of each row) or
             "head".
@@ -84,6 +85,12 @@ def activation_patching(
         InterventionError: the two prompts have another layout.
         HookError: a layer, site or row scope that does not exist.
     """
+    if isinstance(site, str) and site.startswith(TOWER):
+        if groups is not None or checkpoint is not None:
+            raise ScoreError("patching in the vision tower takes neither groups nor a checkpoint")
+        return tower_patching(
+            lens, clean, corrupt, site, by, layers=layers, rows=rows, answers=answers, progress=progress
+        )
     check_units(site, by)
     check_same_layout(*checked_pair(clean, corrupt))
     units = Units.of(by, corrupt, max(lens.shape.n_heads), rows, groups)

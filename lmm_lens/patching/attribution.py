@@ -70,7 +70,7 @@ def attribution_patching(
     chosen = chosen_layers(site, layers, lens.shape)
     clean_run = lens.run(clean, read=[Read(site, chosen, rows=units.scope)], logits="last")
     probe = _Probe(site, tuple(chosen), Rows(by, units.scope))
-    with _frozen(lens.model), torch.inference_mode(False), torch.enable_grad():
+    with differentiable(lens.model):
         logits = lens.run(corrupt, [probe], logits="last", grad=True).logits[:, 0]
         pair = contrast(lens, clean_run.logits[:, 0], logits, answers)
         leaves = [leaf for layer in chosen for _, leaf in probe.found[layer]]
@@ -117,13 +117,17 @@ def _by_unit(product: Tensor, run: Run, site: str, units: Units) -> Tensor:
 
 
 @contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """Without gradients of the parameters, so that the graph holds only what the probes need."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def differentiable(*modules: nn.Module) -> Iterator[None]:
+    """Inside, gradients of activations are on, whatever is switched off around, and those of parameters are off.
+
+    The graph then holds only what probes need.
+    """
+    trained = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
     try:
-        yield
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)

@@ -8,7 +8,7 @@ import torch
 
 from ..errors import PromptError, ScoreError
 from ..figures import new_axes
-from ..figures.axes import EFFECT_COLORS, FAINTEST_EFFECT
+from ..figures.axes import EFFECT_COLORS, FAINTEST_EFFECT, OVERLAY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 
 LABEL = "effect (0 corrupt, 1 clean)"
 N_WRITTEN = 12  # columns up to which the numbers are written into the cells
+HALF_A_DIGIT = 0.005  # numbers have two digits behind the point
+LEAST = 0.1  # of the largest effect, below which one that destroys is noise
 AXIS = {"span": "", "patch": "visual token", "head": "head"}
 
 
 def effect_heatmap(scores: PatchScores, ax: Axes | None = None) -> Axes:
     """A layer x unit heat map of the mean effects, layer 0 at the top, white at 0.
+
+    Where nothing is destroyed the colour bar begins at 0; numbers that round to 0 are left out.
 
     Args:
         scores: what to draw.
@@ -39,10 +43,15 @@ def effect_heatmap(scores: PatchScores, ax: Axes | None = None) -> Axes:
     limit = _scale(scores.values)
     colors = colormaps[EFFECT_COLORS].with_extremes(bad="#d9d9d9")  # NaN is not 0
     shown = ax.imshow(values, cmap=colors, aspect="auto", vmin=-limit, vmax=limit)
-    ax.figure.colorbar(shown, ax=ax).set_label(LABEL, fontsize=9)
+    bar = ax.figure.colorbar(shown, ax=ax)
+    bar.set_label(LABEL, fontsize=9)
+    if float(scores.values.nan_to_num().min()) > -LEAST * limit:
+        bar.ax.set_ylim(0, limit)
     if n_units <= N_WRITTEN and n_layers <= 2 * N_WRITTEN:
         for layer, unit in (~scores.values.isnan()).nonzero().tolist():
             value = values[layer, unit]
+            if abs(value) < HALF_A_DIGIT:
+                continue
             ink = "white" if abs(value) > 0.65 * limit else "black"
             ax.text(unit, layer, _written(value), ha="center", va="center", color=ink, fontsize=7)
     columns = range(n_units) if named else range(0, n_units, max(1, n_units // 16))
@@ -74,12 +83,10 @@ def effect_over_image(
     import numpy as np
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
-    from PIL import ImageOps
 
     ax = ax or new_axes(4.2, 3.6)
     picture = prompt.images[row][image]
-    grey = np.asarray(ImageOps.autocontrast(picture.convert("L")).convert("RGB")) * 0.6 + 90  # pale: both colours show
-    ax.imshow(grey.astype(np.uint8), extent=(0, picture.width, picture.height, 0))
+    ax.imshow(np.asarray(picture.convert("RGB")), extent=(0, picture.width, picture.height, 0))
     limit = _scale(scores.per_pair[row])  # of all layers, so that their pictures can be compared
     by_position = dict(zip(prompt.mask("visual")[row].nonzero().flatten().tolist(), effects.tolist(), strict=True))
     for span in spans:
@@ -93,7 +100,7 @@ def effect_over_image(
             cmap=EFFECT_COLORS,
             vmin=-limit,
             vmax=limit,
-            alpha=np.clip(np.abs(heat) / limit, 0, 1) ** 0.5 * 0.8,
+            alpha=np.clip(np.abs(heat) / limit, 0, 1) ** 0.5 * OVERLAY,
             interpolation="nearest",
         )
     ax.figure.colorbar(ScalarMappable(Normalize(-limit, limit), EFFECT_COLORS), ax=ax, shrink=0.9).set_label(

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..errors import HookError, ScoreError, unknown
 from ..hooks.points import check_site
-from ..prompts.prompt import ROLES, Prompt
+from ..prompts.named_spans import named_spans
+from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
 
 GroupsLike = Mapping[str, Sequence[Sequence[int]] | Tensor]
@@ -107,30 +108,11 @@ class Units:
 
 def _spans(prompt: Prompt, groups: GroupsLike) -> dict[str, Tensor]:
     """The roles that occur, each picture for itself, a partition of the real tokens; then the user's groups."""
-    roles, last = prompt.roles, prompt.mask("last")
-    found: dict[str, Tensor] = {}
-    for role in ("bos", "before_image", "visual", "marker", "question", "template", "answer_turn"):
-        if role == "visual":
-            found |= _pictures(prompt)
-        else:
-            found[role] = (roles == ROLES.index(role)) & ~last
-    found["last"] = last
-    found = {name: mask for name, mask in found.items() if bool(mask.any())}
+    found = named_spans(prompt)
     for name, given in groups.items():
         if name in found:
             raise ScoreError(f"a span is called {name!r} already: {', '.join(found)}\n  give your group another name")
         found[name] = _group(name, given, prompt)
-    return found
-
-
-def _pictures(prompt: Prompt) -> dict[str, Tensor]:
-    """Each picture's tokens, all its crops together; one span where a row has only one, or where it is not known."""
-    visual = [(row, span) for row in range(prompt.n_rows) for span in prompt.spans[row] if span.kind != "marker"]
-    single = {kind: len({s.source for _, s in visual if s.kind == kind}) < 2 for kind in ("image", "video")}
-    found: dict[str, Tensor] = {}
-    for row, span in sorted(visual, key=lambda entry: (entry[1].kind, entry[1].source or 0)):
-        name = span.kind if single[span.kind] or span.source is None else f"{span.kind} {span.source}"
-        found.setdefault(name, torch.zeros_like(prompt.mask("all")))[row, list(span.positions)] = True
     return found
 
 

@@ -25,6 +25,7 @@ from .tensors import NESTS, holds_pixels, mapped, tensors_of
 from .text_config import text_config_of
 from .turns import decoder
 from .videos import open_video
+from .words import NO_TEXT, style_of, text_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -218,6 +219,7 @@ def from_tensors(
     _check_pixels(adapter, inputs, spans)
     answer_turn = [_n_answer(adapter, row, real[i], spans[i]) for i, row in enumerate(rows)]
     written = [_written(adapter, row, real[i], spans[i], answer_turn[i]) for i, row in enumerate(rows)]
+    masks = annotate(spans, real, _bos(adapter, ids, real), answer_turn, written)
     return Prompt(
         inputs=there,
         spans=tuple(spans),
@@ -225,7 +227,8 @@ def from_tensors(
         tokens=tuple(_token_texts(adapter, row) for row in rows),
         videos=tuple(tuple(tuple(film) for film in row) for row in clips) if clips is not None else (),
         cross_keys=adapter.cross_keys(inputs),
-        masks=annotate(spans, real, _bos(adapter, ids, real), answer_turn, written),
+        masks=masks,
+        pieces=_pieces(adapter, rows, masks["text"]),
     )
 
 
@@ -273,6 +276,24 @@ def _token_texts(adapter: Family, ids: Sequence[int]) -> tuple[str, ...]:
     # byte-level and sentencepiece vocabularies write a leading space as one of these
     texts = (str(token).replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\\n").strip() or "␣" for token in tokens)
     return tuple(text if id_ >= 0 else f"#{id_}" for text, id_ in zip(texts, ids, strict=True))
+
+
+def _pieces(
+    adapter: Family, rows: Sequence[Sequence[int]], is_text: Bool[Tensor, "batch position"]
+) -> tuple[tuple[bytes, ...], ...]:
+    """The text of every token as `Prompt.pieces` has it."""
+    if adapter.processor is None:
+        return ()
+    style, special, pieces = style_of(adapter.tokenizer), adapter.special_ids, []
+    for ids, chosen in zip(rows, is_text.tolist(), strict=True):
+        tokens = adapter.tokenizer.convert_ids_to_tokens([max(id_, 0) for id_ in ids])
+        pieces.append(
+            tuple(
+                text_of(str(token), style) if is_chosen and id_ >= 0 and id_ not in special else NO_TEXT
+                for token, id_, is_chosen in zip(tokens, ids, chosen, strict=True)
+            )
+        )
+    return tuple(pieces)
 
 
 def _bos(adapter: Family, ids: Int[Tensor, "batch position"], real: Bool[Tensor, "batch position"]) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import PromptError, unknown
 from .spans import Box, Span
+from .words import find
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,6 +58,8 @@ class Prompt:
         tokens: per batch row, the text of every token.
         texts: per batch row, the text as given; None where only processed tensors were given.
         template: whether the texts were put into the chat format.
+        pieces: per batch row, the text of every token as bytes, spaces included, empty for visual tokens, markers,
+            padding and special tokens; no rows without a processor.
         masks: name to Bool[batch, position], on the CPU; see `MASKS`.
     """
 
@@ -69,6 +72,7 @@ class Prompt:
     template: bool = True
     videos: tuple[tuple[tuple[Image, ...], ...], ...] = ()
     cross_keys: Bool[Tensor, "batch key"] | None = field(default=None, repr=False)
+    pieces: tuple[tuple[bytes, ...], ...] = field(default=(), repr=False)
 
     @property
     def n_rows(self) -> int:
@@ -155,6 +159,37 @@ class Prompt:
             raise PromptError(f"a box is (x0, y0, x1, y1) in pixels with x0 < x1 and y0 < y1, given {tuple(box)}")
         target = Box(*box)
         return tuple(p for span in self._of(image, row, video, frame) for p in span.inside(target))
+
+    def words(self, text: str | Sequence[str], row: int = 0, *, occurrence: int | None = None) -> tuple[int, ...]:
+        """The positions of a word's tokens, all of its subwords, wherever it occurs in the row.
+
+        Args:
+            text: a word, or a phrase; or several of them. Whether a space stands before it counts for nothing.
+            row: batch row.
+            occurrence: of each word only this one, counted from 0; -1 is the last. All by default.
+
+        Returns:
+            Positions in the padded sequence, ascending; `rows=` of a read or an edit takes them.
+
+        Raises:
+            PromptError: a word does not occur (the error lists near ones) or not that often, or there is no processor.
+        """
+        self._row(row)
+        if not self.pieces:
+            raise PromptError(
+                "which words the tokens are is not known: this lens has no processor\n"
+                "  make it with Lens(model, processor), or give positions"
+            )
+        found: set[int] = set()
+        for word in [text] if isinstance(text, str) else text:
+            places = find(self.pieces[row], word, row)
+            if occurrence is not None and not -len(places) <= occurrence < len(places):
+                raise PromptError(
+                    f"{word!r} occurs {len(places)} time{'s' * (len(places) != 1)} in row {row} of the prompt, "
+                    f"expected an occurrence below that, given {occurrence}"
+                )
+            found.update(p for place in (places if occurrence is None else [places[occurrence]]) for p in place)
+        return tuple(sorted(found))
 
     def _row(self, row: int) -> tuple[Span, ...]:
         if not 0 <= row < self.n_rows:

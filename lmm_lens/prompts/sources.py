@@ -13,10 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 
-from torch import Tensor
-
 from ..errors import PromptError
-from .pixels import as_seen, picture_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,7 +57,9 @@ def open_image(image: Any) -> Image:
     if isinstance(image, Pillow.Image):
         with reading(name := f"a PIL image of mode {image.mode}"):
             return _only_frame(image, name)
-    if isinstance(image, Tensor) or hasattr(image, "__array__"):
+    if hasattr(image, "__array__"):  # tensors, too
+        from .pixels import picture_of
+
         name = f"{type(image).__name__} {tuple(image.shape)} of {image.dtype}"
         with reading(name):
             return picture_of(image, name)
@@ -69,13 +68,28 @@ def open_image(image: Any) -> Image:
         return _only_frame(opened, name)
 
 
+def check_image(image: str | os.PathLike[str]) -> None:
+    """PromptError for a file that is no picture, or one of several frames, from its first bytes; imports no torch."""
+    from PIL import Image as Pillow
+
+    file, name = file_of(image, "image")
+    with reading(name), Pillow.open(file) as opened:
+        _check_frames(opened, name)
+
+
 def _only_frame(image: Image, name: str) -> Image:
+    from .pixels import as_seen
+
+    _check_frames(image, name)
+    return as_seen(image, name)
+
+
+def _check_frames(image: Image, name: str) -> None:
     if n_frames(image) > 1:
         raise PromptError(
             f"{name} has {n_frames(image)} frames or pages, but an image is one\n"
             "  give it with videos=..., or give one of its frames: image.seek(0), then image.convert('RGBA')"
         )
-    return as_seen(image, name)
 
 
 def n_frames(image: Image) -> int:

@@ -15,7 +15,12 @@ from ..errors import PromptError
 
 
 class Box(NamedTuple):
-    """A rectangle in pixels: left, top, right, bottom; right and bottom are exclusive."""
+    """A rectangle in pixels: left, top, right, bottom; right and bottom are exclusive.
+
+    Attributes:
+        x0, y0: the left and the top edge.
+        x1, y1: the right and the bottom edge.
+    """
 
     x0: float
     y0: float

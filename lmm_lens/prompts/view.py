@@ -69,14 +69,14 @@ def as_text(prompt: Prompt) -> str:
     return "\n".join(lines)
 
 
-ROLE_COLORS = {  # of the roles, readable on light and on dark pages
+ROLE_COLORS = {  # of lines under and around words, which keep the page's own colour and so can be read on any
     "image": "#0072b2",
     "video": "#0072b2",
     "marker": "#7f7f7f",
     "bos": "#7f7f7f",
     "pad": "#7f7f7f",
-    "before_image": "inherit",
-    "question": "inherit",
+    "before_image": "currentcolor",
+    "question": "currentcolor",
     "answer_turn": "#009e73",
     "template": "#7f7f7f",
 }
@@ -89,11 +89,11 @@ def as_html(prompt: Prompt, thumbnail: int = 96) -> str:
         parts = []
         for role, span, positions in pieces(prompt, row):
             if role == "pad":
-                parts.append(f"<span style='color:{ROLE_COLORS[role]}'>[{len(positions)} pad]</span>")
+                parts.append(f"<span>[{len(positions)} pad]</span>")
             elif span is not None and role != "marker":
                 parts.append(_block(prompt, span, row, thumbnail))
             else:
-                style = f"color:{ROLE_COLORS[role]};border-bottom:1px solid {ROLE_COLORS[role]}"
+                style = f"border-bottom:2px solid {ROLE_COLORS[role]}"
                 parts += [
                     f"<span title='{role.replace('_', ' ')}, position {position}' style='{style}'>"
                     f"{html.escape(prompt.tokens[row][position])}</span>"
@@ -113,7 +113,8 @@ def _block(prompt: Prompt, span: Span, row: int, size: int) -> str:
         )
         picture = (
             f"<span style='display:inline-block;position:relative;width:{size}px;height:{size}px'>"
-            f"<img alt='' width={size} height={size} style='display:block' src='{data_url(crop.resize((size, size)))}'>"
+            f"<img alt='{html.escape(describe(span))}, with the grid of its patches' width={size} height={size} "
+            f"style='display:block' src='{data_url(crop.resize((size, size)))}'>"
             f"<span style='position:absolute;inset:0;{grid}'></span></span><br>"
         )
     border = f"2px solid {ROLE_COLORS[span.kind]}"

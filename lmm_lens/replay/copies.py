@@ -15,6 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from ..backends.native import interface as attention
 from ..backends.placement import accelerate_hooks
 from ..core.attention import AttentionCall
+from .hidden import lost_keys, without
 from .layer_arguments import Excerpt
 from .merged_attention import KeyBlock, causal, merged_attention
 from .recording import Recording
@@ -137,13 +138,19 @@ class CopiesPass:
         key, value = self.own if self.own is not None and self.rows != window.rows else (call.key, call.value)
         is_plain = recorded.softcap is None and recorded.extra_logits is None
         own_mask = self._mask(recorded, window.rows)
-        if window.prefix.start == window.prefix.stop and is_plain and self.rows == window.rows:
+        lost = lost_keys(self.variants[: len(call.query)], layer, recorded, window, self.rows)
+        if lost is not None:
+            own_mask = without(own_mask, lost[..., window.start - window.first :])
+        elif window.prefix.start == window.prefix.stop and is_plain and self.rows == window.rows:
             by_default = recorded.mask is None
             return _fused(module, call, None if by_default else own_mask, by_default and recorded.is_causal)
         parts = [KeyBlock(key, value, own_mask)]
         if window.prefix.start < window.prefix.stop:
             keys, values = (x[row : row + 1, :, window.prefix] for x in (recorded.key, recorded.value))
-            parts.append(KeyBlock(keys, values, self._mask(recorded, window.prefix)))
+            before = self._mask(recorded, window.prefix)
+            if lost is not None:
+                before = without(before, lost[..., : window.start - window.first])
+            parts.append(KeyBlock(keys, values, before))
         return merged_attention(call.query, parts, recorded.scaling, recorded.softcap, recorded.extra_logits)
 
     def _mask(self, recorded: AttentionCall, keys: slice) -> Tensor | None:

@@ -55,7 +55,7 @@ class Replay:
         Raises:
             UnfitError: a variant has a pattern in a layer whose own is not over the tokens of the sequence.
         """
-        variants = [Variant(tuple(self._as_values(edit) for edit in variant.edits)) for variant in variants]
+        variants = [replace(each, edits=tuple(self._as_values(edit) for edit in each.edits)) for each in variants]
         found: list[Tensor | None] = [None] * len(variants)
         for window, members in self._batches(variants, rows_per_pass):
             logits = CopiesPass(self.recording, window, [variants[i] for i in members]).run()

@@ -91,7 +91,7 @@ class Forwards:
         windows = [replay.window(variant) for variant in variants]
         n_queries = max(window.stop - window.start for window in windows)
         # a change that changes nothing, in the same rows, must give the plain forward
-        rows = torch.stack([edit.rows for variant in variants for edit in variant.edits]).any(0)
+        rows = torch.stack([variant.rows for variant in variants]).any(0)
         every = [Variant((Edit(0, "resid_pre", rows, recording.calls[0].hidden[row]),)), *variants]
         try:
             for attempt in self.batches.attempts(least=n_queries):

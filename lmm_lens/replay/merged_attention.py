@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Mask = Tensor | None  # [1 | head, row, key], True or 0 where visible
+Mask = Tensor | None  # [1 | head, row, key], or one a copy, [copy, 1 | head, row, key]; True or 0 where visible
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,9 +88,10 @@ def _hide(scores: Tensor, mask: Tensor, shared: bool, n_copies: int, n_heads: in
     """Put the scores of hidden keys to the lowest number, in place."""
     n_queries, n_keys = mask.shape[-2:]
     group = n_heads // n_kv
-    by_head = mask.expand(n_heads, n_queries, n_keys).reshape(n_kv, group, n_queries, n_keys)
+    by_copy = mask if mask.ndim == 4 else mask[None]
+    by_head = by_copy.expand(-1, n_heads, n_queries, n_keys).reshape(-1, n_kv, group, n_queries, n_keys)
     shape = (n_kv, n_copies, group, n_queries, n_keys) if shared else (n_copies, n_kv, group, n_queries, n_keys)
-    view, wide = scores.view(shape), by_head[:, None] if shared else by_head[None]
+    view, wide = scores.view(shape), by_head.transpose(0, 1) if shared else by_head
     if mask.dtype == torch.bool:
         view.masked_fill_(~wide, torch.finfo(scores.dtype).min)
     else:

@@ -1,4 +1,4 @@
-"""What a replay changes: rows of an activation, of all heads or of one, put to other values."""
+"""What a replay changes: rows of an activation, of all heads or of one, put to other values; keys that rows lose."""
 
 from __future__ import annotations
 
@@ -35,19 +35,43 @@ class Edit:
 
 
 @dataclass(frozen=True, eq=False)
+class Hidden:
+    """Keys that some rows cannot attend to in some layers; a row that sees no others keeps them.
+
+    Attributes:
+        layers: numbers.
+        rows: Bool[position], which rows of the sequence.
+        keys: Bool[position], which keys.
+    """
+
+    layers: tuple[int, ...]
+    rows: Bool[Tensor, " position"]
+    keys: Bool[Tensor, " position"]
+
+
+@dataclass(frozen=True, eq=False)
 class Variant:
     """One changed forward.
 
     Attributes:
         edits: what is changed in it; none to compute the recorded forward again.
+        hidden: keys that rows lose, which change what the heads read as it is in the changed forward.
     """
 
     edits: tuple[Edit, ...]
+    hidden: tuple[Hidden, ...] = ()
 
     @property
     def first_layer(self) -> int:
         """The first layer that differs from the recording."""
-        return min((edit.layer for edit in self.edits), default=0)
+        layers = [edit.layer for edit in self.edits] + [layer for each in self.hidden for layer in each.layers]
+        return min(layers, default=0)
+
+    @property
+    def rows(self) -> Bool[Tensor, " position"]:
+        """The rows that anything is changed in."""
+        rows = [edit.rows for edit in self.edits] + [each.rows for each in self.hidden]
+        return torch.stack(rows).any(0)
 
     def first_row(self, n_layers: int, last: int) -> int:
         """The first row that differs in a way that can reach the logits of row `last`."""
@@ -56,6 +80,10 @@ class Variant:
             last if edit.layer == n_layers - 1 and edit.site != "resid_pre" else int(edit.rows.int().argmax())
             for edit in self.edits
             if bool(edit.rows[: last + 1].any())
+        ] + [
+            last if min(each.layers) == n_layers - 1 else int(each.rows.int().argmax())
+            for each in self.hidden
+            if bool(each.rows[: last + 1].any())
         ]
         return min(reaching, default=last)
 

@@ -16,16 +16,13 @@ from ..figures.axes import save_figure
 from ..interventions.ablate import MODES
 from ..runs import RunFolder, disk
 from ..statistics import ControlTest, control_test
+from .folder import CONFIG, CONTROLS, EFFECTS, has_parts
 from .html import inline, render
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
 
-CONFIG = "config.yaml"
-EFFECTS = "effects"
-CONTROLS = "controls"
-"""In a sweep's folder: what it was told, the run of the heads, that of the chosen set and its random controls."""
 ALPHA = 0.05
 COLUMNS = ("unit", "effect", "95% interval", "p", "p (Holm)", "q (BH)")
 
@@ -56,15 +53,10 @@ class Sweep:
         Raises:
             ScoreError: it is neither, or no prompt is finished yet.
         """
-        has_parts = (folder / EFFECTS).is_dir()
-        if not has_parts and not (folder / "manifest.json").is_file():
-            raise ScoreError(
-                f"{str(folder)!r} is no folder of a sweep: it holds neither {EFFECTS}/ nor manifest.json\n"
-                "  give the folder that `lmm-lens sweep` or head_effects(..., folder=...) wrote"
-            )
-        config = _config(folder / CONFIG) if has_parts else {}
+        parts = has_parts(folder)
+        config = _config(folder / CONFIG) if parts else {}
         metric = config.get("metric", "log_prob")
-        run = RunFolder.open(folder / EFFECTS if has_parts else folder, KIND)
+        run = RunFolder.open(folder / EFFECTS if parts else folder, KIND)
         controls = None
         if (folder / CONTROLS).is_dir() and RunFolder.open(folder / CONTROLS, KIND).n_items:
             controls = HeadEffects.open(folder / CONTROLS, metric)
@@ -116,7 +108,7 @@ class Sweep:
             "data set": str(effects.problems) + ("" if self.run.finished else "; not read to its end"),
             "ablation": f"{effects.ablation}: {MODES[effects.ablation].split(';')[0]}",
             "rows": effects.rows,
-            "metric": f"{effects.metric}: {ANSWER_METRICS[effects.metric].meaning}",
+            "metric": f"{effects.metric}: {effects.meaning}",
             "without ablation": f"{effects.metric} {effects.clean.nanmean():.3g}, "
             f"{n_right} of {effects.n_prompts} answered rightly",
             "computed": effects.how,

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..backends.identity import differences, in_words, is_comparable
+from ..backends.identity.values import digest_of_value
 from ..errors import ScoreError
 from ..prompts.prompt import Prompt
 from ..prompts.tensors import tensors_in
@@ -138,7 +139,7 @@ def digest_of_text(text: str) -> str:
 
 
 def fingerprint(value: Any) -> str:
-    """Tells interventions apart: their class and parameters, of activations and other tensors the numbers."""
+    """Tells interventions apart: their class and parameters, of tensors the numbers, of functions the code."""
     if isinstance(value, Tensor):
         return digest(value)
     if isinstance(value, Mapping):
@@ -150,4 +151,6 @@ def fingerprint(value: Any) -> str:
         return f"{type(value).__name__}({', '.join(parts)})"
     if isinstance(value, (list, tuple, range)):
         return f"[{', '.join(fingerprint(item) for item in value)}]"
+    if callable(value):
+        return f"{getattr(value, '__name__', type(value).__name__)} {digest_of_value(value)}"
     return repr(value)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import HookError, PromptError
 from ..figures import draw_over_image, new_axes
-from ..figures.axes import tick_heads
+from ..figures.axes import COLORS, HIGHEST, WIDEST, tick_heads
 from ..hooks.heads import check_head
 from ..hooks.points import Read
 from ..prompts.prompt import Prompt
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from ..hooks.heads import HeadSet
     from ..lens import Lens
     from .head_scores import HeadScores
+
+
+EVEN = 2.0
+"""Times its mean that a patch gets at most where attention is called nearly even."""
 
 
 def head_heatmap(
@@ -34,13 +38,11 @@ def head_heatmap(
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import Normal, withStroke
 
-    from .metrics import HEAD_METRICS
-
     n_layers, n_heads = scores.values.shape
-    ax = ax or new_axes(max(3.6, 0.34 * n_heads + 1.6), max(2.4, 0.3 * n_layers + 1.2))
-    shown = ax.imshow(scores.values.numpy(), cmap="viridis", aspect="auto", vmin=0, vmax=vmax)
-    metric = HEAD_METRICS.get(scores.metric)
-    ax.figure.colorbar(shown, ax=ax, label=metric.unit if metric else scores.metric)
+    size = min(max(3.6, 0.34 * n_heads + 1.6), WIDEST), min(max(2.4, 0.3 * n_layers + 1.2), HIGHEST)
+    ax = ax or new_axes(*size)
+    shown = ax.imshow(scores.values.numpy(), cmap=COLORS, aspect="auto", vmin=0, vmax=vmax)
+    ax.figure.colorbar(shown, ax=ax, label=scores.unit)
     for layer, head in mark or ():
         outline = Rectangle((head - 0.44, layer - 0.44), 0.88, 0.88, fill=False, edgecolor="white", linewidth=1.5)
         outline.set_path_effects([withStroke(linewidth=3.2, foreground="black"), Normal()])
@@ -93,8 +95,9 @@ def attention_over_image(
     rows = query if isinstance(query, str) else [query]
     pattern = lens.run(prompt, read=[Read("pattern", [layer], [head], rows)], logits="last").reads["pattern", layer]
     weights = pattern[row, 0, 0].cpu()
-    ax = ax or new_axes(3.2, 3.4)
+    ax = ax or new_axes(3.6, 3.4)
     draw_over_image(ax, prompt, weights, row=row, image=image, sinks=sinks)
-    visual = float(weights[prompt.mask("visual")[row]].sum())
-    ax.set_title(f"L{layer}H{head}: {visual:.0%} on the image", fontsize=9)
+    on_image = weights[prompt.mask("visual")[row]]
+    even = ", nearly even" if float(on_image.max()) < EVEN * float(on_image.mean()) else ""
+    ax.set_title(f"L{layer}H{head}: {float(on_image.sum()):.0%} on the image{even}", fontsize=9)
     return ax

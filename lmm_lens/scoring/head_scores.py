@@ -30,7 +30,7 @@ class HeadScores:
     """One number a head and prompt.
 
     Attributes:
-        metric: what was measured; `HEAD_METRICS` has its meaning and source.
+        metric: what was measured; `HEAD_METRICS` has its meaning and source, `settings["own_metric"]` that of an own.
         query: which query row: "last" or "answer".
         per_prompt: Float[prompt, layer, head]; NaN in layers without heads.
         model: the model's identity.
@@ -62,7 +62,16 @@ class HeadScores:
     @property
     def higher_is_better(self) -> bool:
         """Whether a large score is what one looks for; not so for entropies."""
-        return self.metric not in HEAD_METRICS or HEAD_METRICS[self.metric].higher_is_better
+        if self.metric in HEAD_METRICS:
+            return HEAD_METRICS[self.metric].higher_is_better
+        return bool(self.settings.get("own_metric", {}).get("higher_is_better", True))
+
+    @property
+    def unit(self) -> str:
+        """What the numbers are, for axes."""
+        if self.metric in HEAD_METRICS:
+            return HEAD_METRICS[self.metric].unit
+        return str(self.settings.get("own_metric", {}).get("unit", self.metric))
 
     def top(self, n: int, layers: Iterable[int] | None = None) -> HeadSet:
         """The n best heads, best first, among all layers or the given ones: the highest, or lowest for entropies.
@@ -124,9 +133,11 @@ class HeadScores:
             model, per_prompt = dict(about["model"]), tensors["per_prompt"]
             if lens is not None:
                 files.check_model(path, model, lens.identity)
-            shape = {"prompt": None, "layer": model.get("n_layers"), "head": model.get("n_heads")}
+            n_layers, n_heads = about["settings"].get("shape", (model.get("n_layers"), model.get("n_heads")))
+            shape = {"prompt": None, "layer": n_layers, "head": n_heads}
             files.check_numbers(path, "per_prompt", per_prompt, shape)
-            head_metric(about["metric"])
+            if "own_metric" not in about["settings"]:
+                head_metric(about["metric"])
             return cls(about["metric"], about["query"], per_prompt, model, dict(about["settings"]))
 
     def __repr__(self) -> str:

@@ -36,6 +36,7 @@ class HeadMetric:
         higher_is_better: whether the heads looked for are `HeadScores.top` (True) or `HeadScores.bottom`.
         parts: for a metric that compares heads or prompts with each other: the metrics it is combined from.
         combine: from the parts' scores [prompt, layer, head] to its own, and what settings it found.
+        is_own: whether a user wrote it, so that what it returns is checked.
     """
 
     name: str
@@ -50,6 +51,7 @@ class HeadMetric:
     higher_is_better: bool = True
     parts: tuple[HeadMetric, ...] = ()
     combine: Callable[..., tuple[PerPrompt, dict[str, Any]]] | None = None
+    is_own: bool = False
 
 
 def _localization(mass: PerPrompt, entropy: PerPrompt) -> tuple[PerPrompt, dict[str, Any]]:

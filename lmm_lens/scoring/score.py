@@ -13,20 +13,23 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..core.measures import KeyMasks
+from ..core.own import Keys
 from ..core.sinks import sinks_of
 from ..core.spatial import cell_keys
 from ..core.taps import Tap, TapContext
 from ..errors import ScoreError, unknown
 from ..hooks.points import ModelShape
-from ..interventions.base import Intervention
-from ..prompts.prompt import Prompt
+from ..interventions.base import DECODER, VISION, Intervention, checked_part
+from ..prompts.prompt import MASKS, Prompt
 from ..prompts.rows import bind_rows
 from ..runs.checkpoint import Checkpoint, digest, fingerprint
 from ..sinks.auto import Auto, rule_on
 from ..sinks.rule import SinkRule
 from .head_scores import HeadScores
 from .localization import map_cells
-from .metrics import HeadMetric, check_tokens, head_metric
+from .metrics import HeadMetric, check_tokens
+from .own import OwnMetric, about_own, check_finite, metric_of
+from .tower import score_tower
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -43,7 +46,7 @@ Relevant = Sequence[Sequence[int] | Tensor] | Tensor
 def score_heads(
     lens: Lens,
     prompts: Prompt | Iterable[Prompt],
-    metric: str = "visual_mass",
+    metric: str | HeadMetric | OwnMetric = "visual_mass",
     query: str = "last",
     *,
     boxes: Sequence[BoxesOfRow] | None = None,
@@ -53,6 +56,7 @@ def score_heads(
     interventions: Sequence[Intervention] = (),
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = False,
+    part: str = DECODER,
 ) -> HeadScores:
     """Score every head of every layer on every prompt.
 
@@ -65,7 +69,9 @@ def score_heads(
         prompts: a prompt, or an iterable of them; each may be a batch, faster with prompts of like length.
         metric: "visual_mass", "nonsink_mass", "nonsink_ratio", "concentration", "visual_preference", "region_mass",
             "retrieval_mass", "hit", "spatial_entropy", "localization", or one of these two with "nonsink_" before it;
-            see `HEAD_METRICS`. `scores.top(n)` are the highest, of entropies the lowest.
+            see `HEAD_METRICS`. `scores.top(n)` are the highest, of entropies the lowest. Or a function of your own,
+            (pattern, keys) -> score, see `lmm_lens.scoring.own`; it scores layers of self-attention, and is given
+            `keys.region` and `keys.sink` where boxes, relevant tokens or sink dimensions are given.
         query: whose attention: "last", the last prompt token, or "answer", the first generated token at its decoding
             step (what the CVPR 2025 code of visual mass does). The papers of hit and localization look at "last", the
             row whose output is the first answer token.
@@ -82,6 +88,8 @@ def score_heads(
             one ended. Without one, what a server has finished stays with the lens, so that the same call continues
             after a lost connection.
         progress: show a progress bar.
+        part: "decoder", or "vision": heads of the vision tower by "entropy", "class_mass", "register_mass" or
+            "sink_mass" of their patches (`lmm_lens.scoring.tower`); nothing else of what is above goes with it.
 
     Returns:
         HeadScores with one row a prompt; NaN for layers without attention heads. In cross-attention layers every key
@@ -92,17 +100,25 @@ def score_heads(
         ScoreError: unknown metric or query, no prompts, a prompt without visual tokens, boxes or relevant tokens that
             do not match the prompts, sink dimensions that are not known, or no one grid where a map is needed.
     """
-    chosen = head_metric(metric)
+    if checked_part(part) == VISION:
+        beside = {"boxes": boxes, "relevant": relevant, "sink_dims": sink_dims, "checkpoint": checkpoint}
+        given = [name for name, value in beside.items() if value is not None]
+        if given or query != "last" or not isinstance(metric, str):
+            what = given[0] if given else "query" if query != "last" else "a metric of your own"
+            raise ScoreError(f"heads of the vision tower are scored without {what}")
+        return score_tower(lens, prompts, metric, interventions=interventions)
+    asks_for_sinks = not (sink_dims is None and sink_threshold is None)
+    chosen = metric_of(metric, boxes is not None, relevant is not None, asks_for_sinks)
     if query not in QUERIES:
         raise ScoreError(unknown("query", query, QUERIES))
     check_tokens(chosen, boxes is not None, relevant is not None)
-    if not chosen.needs_sinks and not (sink_dims is None and sink_threshold is None):
-        raise ScoreError(f"{metric} takes no sink_dims and no sink_threshold")
+    if not chosen.needs_sinks and asks_for_sinks:
+        raise ScoreError(f"{chosen.name} takes no sink_dims and no sink_threshold")
     rule: SinkRule | None = None
     if chosen.needs_sinks:
         rule, prompts = rule_on(lens, prompts, sink_dims, sink_threshold)
     about = {
-        "metric": metric,
+        "metric": chosen.name if isinstance(metric, str) else [chosen.name, fingerprint(metric)],
         "query": query,
         "rule": [list(rule.dims), rule.threshold] if rule else None,
         "interventions": [fingerprint(intervention) for intervention in interventions],
@@ -114,7 +130,7 @@ def score_heads(
         finished.finish()
     per_prompt, found = chosen.combine(*parts) if chosen.combine else (parts[0], {})
     settings = {"sink_dims": list(rule.dims), "sink_threshold": rule.threshold, "sinks": rule.source} if rule else {}
-    return HeadScores(metric, query, per_prompt, model, settings | found)
+    return HeadScores(chosen.name, query, per_prompt, model, settings | found | about_own(chosen))
 
 
 def score_parts(
@@ -146,6 +162,8 @@ def score_parts(
         else:
             scorer = Scorer(metric.parts or (metric,), query, rule, region, cells)
             scored.append(scorer.score(lens, prompt, interventions))
+            if metric.is_own:
+                check_finite(metric, scored[-1], lens.shape.self_attention, lens.shape.n_heads, n_seen)
             if finished is not None:
                 finished.put(**{name: scored[-1]})
         n_seen += prompt.n_rows
@@ -170,12 +188,14 @@ class Scorer:
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """A read of the query row in each layer with heads, and of its sinks before it."""
         rows, layers = bind_rows(self.query, prompt), shape.self_attention
-        of_tokens = any(m.needs_sinks or m.needs_boxes or m.needs_relevant or m.needs_grid for m in self.metrics)
+        own = any(metric.is_own for metric in self.metrics)
+        of_tokens = own or any(m.needs_sinks or m.needs_boxes or m.needs_relevant or m.needs_grid for m in self.metrics)
         pictures = prompt.cross_keys
         crossing = [] if of_tokens or pictures is None else shape.crossing
         measures = [metric.of for metric in self.metrics if metric.of]
         visual, region, cells = prompt.mask("visual"), self.region, self.cells
         sinks = self.rule.key if self.rule else None
+        scopes = {name: bind_rows(name, prompt) for name in MASKS} if own else {}
 
         def score(pattern: Tensor, context: TapContext) -> Tensor:  # batch head query metric
             device, n_keys = pattern.device, pattern.shape[-1]
@@ -184,6 +204,8 @@ class Scorer:
                 keys = KeyMasks(shown, shown.sum(1))
                 return torch.stack([measure(pattern, keys) for measure in measures], -1)
             keys = KeyMasks(context.columns(visual, n_keys), visual.sum(1).to(device))
+            if scopes:
+                keys.named = Keys(context, n_keys, scopes)
             if sinks is not None:
                 keys.sink = context.columns(sinks_of(context, sinks), n_keys)
             if region is not None:

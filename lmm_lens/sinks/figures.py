@@ -47,7 +47,7 @@ def sinks_over_image(
     """The sink score of every patch over the first picture of a prompt row, sink tokens outlined."""
     if not prompt.images[row]:
         raise PromptError(f"row {row} has no picture to draw on\n  make the prompt with lens.prompt(text, images=...)")
-    ax = ax or new_axes(3.2, 3.4)
-    draw_over_image(ax, prompt, phi, row=row, sinks=sinks)
+    ax = ax or new_axes(3.6, 3.4)
+    draw_over_image(ax, prompt, phi, row=row, sinks=sinks, label="phi")
     ax.set_title(f"layer {layer}: {len(sinks)} visual sinks (dashed), phi up to {float(phi.max()):.1f}", fontsize=9)
     return ax

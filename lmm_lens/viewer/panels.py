@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from ..figures.sources import level_names, levels_of, name_of, picture_of, sources_of
 from ..prompts.prompt import Prompt
 from ..prompts.spans import Box, Span
 
@@ -54,7 +55,7 @@ class Panel:
         for span in self.spans:
             columns, rows = edges(span) if self.placed else _cells(span)
             keys = [key_of[position] for position in span.positions]
-            name = _name(span) + (f", tile {span.tile}" if span.tile else "")
+            name = name_of(span) + (f", tile {span.tile}" if span.tile else "")
             grids.append({"name": name, "keys": keys, "columns": columns, "rows": rows})
         return {
             "source": self.source,
@@ -70,12 +71,7 @@ class Panel:
 
 def panels_of(prompt: Prompt, row: int) -> list[Panel]:
     """All drawings of a prompt row, in the order of its tokens."""
-    visual = [span for span in prompt.spans[row] if span.kind != "marker"]
-    sources: dict[Any, list[Span]] = {}
-    for number, span in enumerate(visual):
-        known = span.source is not None
-        sources.setdefault((span.kind, span.source, span.frame) if known else number, []).append(span)
-    return [panel for spans in sources.values() for panel in _of_source(prompt, row, spans)]
+    return [panel for spans in sources_of(prompt, row) for panel in _of_source(prompt, row, spans)]
 
 
 def edges(span: Span) -> tuple[Edges, Edges]:
@@ -87,23 +83,9 @@ def edges(span: Span) -> tuple[Edges, Edges]:
     return [_rounded((box.x0, box.x1)) for box in across], [_rounded((box.y0, box.y1)) for box in down]
 
 
-def levels_of(spans: Sequence[Span]) -> list[tuple[Span, ...]]:
-    """Spans sorted into levels in which none overlaps another, the one with the largest patches first."""
-    levels: list[list[Span]] = []
-    for span in spans:
-        assert span.region is not None
-        free = (level for level in levels if not any(span.region.overlaps(s.region) for s in level if s.region))
-        level = next(free, None)
-        if level is None:
-            levels.append([span])
-        else:
-            level.append(span)
-    return [tuple(level) for level in sorted(levels, key=lambda level: -_patch_area(level))]
-
-
 def _of_source(prompt: Prompt, row: int, spans: Sequence[Span]) -> Iterator[Panel]:
     """The drawings of one picture, or of one frame of a video."""
-    name = _name(spans[0])
+    name = name_of(spans[0])
     picture, caption = _picture(prompt, row, spans[0])
     label = f"{name}{caption}"
     placed = [span for span in spans if span.grid is not None and span.region is not None]
@@ -117,17 +99,10 @@ def _of_source(prompt: Prompt, row: int, spans: Sequence[Span]) -> Iterator[Pane
         said = f"{name}{tile}: {len(span)} token{'s' if len(span) > 1 else ''}, places not known"
         yield Panel(name, said, "", extent, None, (span,), False)
     levels = levels_of(placed)
-    for number, level in enumerate(levels):
+    for names, level in zip(level_names(len(levels)), levels, strict=True):
         extent = _around([span.region for span in level if span.region] + ([picture[0]] if picture else []))
-        names = "" if len(levels) == 1 else ("overview" if not number else "detail")
-        names += f" {number}" if number > 1 else ""
         grids = f"{label}{', ' + names if names else ''}: {_grids(level)}"
         yield Panel(name, grids, names, extent, picture, level)
-
-
-def _name(span: Span) -> str:
-    name = span.kind if span.source is None else f"{span.kind} {span.source}"
-    return name if span.frame is None else f"{name}, frame {span.frame}"
 
 
 def _grids(level: Sequence[Span]) -> str:
@@ -142,33 +117,9 @@ def _counted(items: Sequence[str]) -> list[tuple[str, int]]:
 
 
 def _picture(prompt: Prompt, row: int, span: Span) -> tuple[tuple[Box, str] | None, str]:
-    """What lies under a span, and what to say of it; nothing where no one picture is known to."""
-    if span.kind == "image":
-        pictures = prompt.images[row]
-        if span.image is None or span.image >= len(pictures):
-            return None, " (no picture was given)"
-        return _boxed(pictures[span.image], EDGE), ""
-    films = prompt.videos[row] if row < len(prompt.videos) else ()
-    if span.video is None or span.video >= len(films):
-        return None, " (no frames were given)"
-    if span.frame is None:
-        return None, " (all frames)"
-    together = _frames_together(prompt, row, span.video)
-    first = span.frame * together
-    if not together or first >= len(films[span.video]):
-        return None, f" (which of the {len(films[span.video])} given frames is not known)"
-    last = min(first + together, len(films[span.video])) - 1
-    caption = f" (given {first} and {last})" if last > first else ""
-    return _boxed(films[span.video][first], FRAME_EDGE), caption
-
-
-def _frames_together(prompt: Prompt, row: int, video: int) -> int:
-    """How many given frames each frame of the model is made of; 0 where the processor may have dropped some."""
-    n_given = len(prompt.videos[row][video])
-    n_seen = 1 + max(s.frame for s in prompt.spans[row] if s.video == video and s.frame is not None)
-    if n_seen == n_given:
-        return 1
-    return 2 if "video_grid_thw" in prompt.inputs and n_seen == -(-n_given // 2) else 0
+    """What lies under a span as the page has it, and what to say of it."""
+    picture, caption = picture_of(prompt, row, span)
+    return (None if picture is None else _boxed(picture, EDGE if span.kind == "image" else FRAME_EDGE)), caption
 
 
 def _boxed(picture: Image, edge: int) -> tuple[Box, str]:
@@ -193,11 +144,6 @@ def _cells(span: Span) -> tuple[Edges, Edges]:
     rows = -(-len(span) // columns)
     across, down = ([[CELL * i, CELL * (i + 1)] for i in range(n)] for n in (columns, rows))
     return across, down
-
-
-def _patch_area(level: Sequence[Span]) -> float:
-    first = level[0].box(level[0].positions[0])
-    return (first.x1 - first.x0) * (first.y1 - first.y0)
 
 
 def _around(boxes: Sequence[Box]) -> Box:

@@ -188,7 +188,7 @@ def _map_of_scores(scores: HeadScores, lens: Lens, attention: ShownAttention) ->
         "scores",
         f"scores: {scores.metric}",
         f"{metric.meaning if metric else scores.metric}; mean of {n}, query {scores.query}",
-        metric.unit if metric else scores.metric,
+        scores.unit,
         chosen.expand(len(attention.queries), -1, -1),
     )
 

@@ -7,6 +7,7 @@ from PIL import Image
 
 from lmm_lens import HeadScores
 from lmm_lens.cli.demo import run
+from tests.support.axe import faults, overflow
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +52,11 @@ def test_it_is_readable_in_light_and_dark_and_fits_a_narrow_window(visit, folder
         assert page.evaluate("document.documentElement.scrollWidth") <= 700
         corner = Image.open(io.BytesIO(page.screenshot())).convert("L").getpixel((3, 3))
         assert (corner < 60) == (scheme == "dark")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (1200, "dark"), (400, "light")])
+def test_it_can_be_read_by_everyone_and_on_a_telephone(visit, folder, width, scheme):
+    page = visit(folder / "report.html", color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 800})
+    assert faults(page) == []
+    assert overflow(page) == 0

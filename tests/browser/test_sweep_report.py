@@ -5,6 +5,7 @@ import pytest
 from lmm_lens import HeadSet, head_effects
 from lmm_lens.data import named
 from lmm_lens.reports.sweep import Sweep, write_sweep_report
+from tests.support.axe import faults, overflow
 
 BRIGHTNESS = """element => {
     const canvas = document.createElement("canvas").getContext("2d")
@@ -35,3 +36,11 @@ def test_the_page_is_readable_in_light_and_dark_and_fits_a_telephone(visit, page
         assert all(pictures)
         page.set_viewport_size({"width": 390, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (1200, "dark"), (400, "light")])
+def test_it_can_be_read_by_everyone_and_on_a_telephone(visit, page_file, width, scheme):
+    page = visit(page_file, color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 800})
+    assert faults(page) == []
+    assert overflow(page) == 0

@@ -71,6 +71,7 @@ def test_names_do_not_move_the_cursor(cli, tmp_path):
 def test_errors_of_files_and_memory_are_sentences(cli, tmp_path, monkeypatch):
     from lmm_lens.cli import report
 
+    (tmp_path / "manifest.json").touch()
     for error, text in (
         (PermissionError(13, "Permission denied", "x.html"), "'x.html' cannot be read or written: Permission denied"),
         (OSError(28, "No space left on device"), "cannot be read or written: No space left on device"),

@@ -50,7 +50,7 @@ def test_it_writes_what_compare_finds(cli, config, lens, tmp_path):
     assert answers["blank"].tolist() == list(expected.said("blank"))
     assert (tmp_path / "out" / "comparison.png").stat().st_size > 5000
     printed = " ".join(result.out.split())
-    assert "exact_match of 6 items" in printed
+    assert "exact_match, n = 6 items" in printed
     for note in expected.notes:
         assert note in printed
     again = cli("compare", tmp_path / "out" / "config.yaml")

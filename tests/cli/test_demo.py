@@ -29,7 +29,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160", "HF_HUB_O
 def demo(tmp_path_factory):
     """Output and folder of one run."""
     folder = tmp_path_factory.mktemp("run") / "new" / "demo"
-    command = [SCRIPT, "demo", "--prompts", str(N), "--out", folder]
+    command = [SCRIPT, "demo", "--n", str(N), "--out", folder]
     done = subprocess.run(
         command, capture_output=True, text=True, env=ENVIRONMENT, cwd=folder.parent.parent, timeout=300
     )

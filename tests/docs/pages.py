@@ -22,7 +22,6 @@ from typing import Any
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE)
-NUMBER = re.compile(r"-?\d+\.\d+(?:e[+-]\d+)?")
 
 
 @dataclass(frozen=True)
@@ -109,13 +108,6 @@ def expected(page: Path) -> dict[int, str]:
     """What the page says that blocks print, by the line of the block."""
     listed = blocks(page)
     return {above.line: below.code for above, below in itertools.pairwise(listed) if above.is_run and below.is_output}
-
-
-def same(printed: str, shown: str, tolerance: float = 0.011) -> bool:
-    """Whether two outputs are the same up to spaces at line ends and, in decimal numbers, the last digits."""
-    one, two = (["".join(NUMBER.sub("#", line).split()) for line in x.strip().splitlines()] for x in (printed, shown))
-    ours, theirs = ([float(x) for x in NUMBER.findall(text)] for text in (printed, shown))
-    return one == two and all(abs(a - b) <= tolerance + 0.01 * abs(b) for a, b in zip(ours, theirs, strict=True))
 
 
 def write(page: Path) -> None:

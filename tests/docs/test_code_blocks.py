@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.docs.pages import DOCS, blocks, expected, pages, run, same
+from tests.docs.pages import DOCS, blocks, expected, pages, run
+from tests.support.outputs import same
 
 pytestmark = pytest.mark.long
 MAKEFILE = (DOCS.parent / "Makefile").read_text(encoding="utf-8")
@@ -38,6 +39,13 @@ ASKED = (
     "TransformerLensOrg/TransformerLens/pull/820",
     "jessevig/bertviz/issues/73",
     "shikiw/OPERA/issues/16",
+    "saccharomycetes/mllms_know/issues/36",
+    "OpenGVLab/InternVL/issues/1101",
+    "OmriKaduri/vlm-interp/issues/1",
+    "QwenLM/Qwen3-VL/issues/2105",
+    "LLaVA-VL/LLaVA-NeXT/issues/283",
+    "DAMO-NLP-SG/VCD/issues/34",
+    "meta-pytorch/captum/issues/1494",
 )
 
 

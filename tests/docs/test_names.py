@@ -2,8 +2,10 @@
 
 import ast
 import importlib
+import inspect
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,9 @@ import pytest
 
 import lmm_lens
 from tests.docs.pages import DOCS, FENCE
+
+sys.path.insert(0, str(DOCS))
+import made
 
 ROOT = DOCS.parent
 FOLDERS = ("adapters", "benchmarks", "docs", "lmm_lens", "tests", "training", "tutorials")
@@ -47,7 +52,10 @@ def is_there(dotted: str) -> bool:
     for n in range(len(parts), 0, -1):
         try:
             found = importlib.import_module(".".join(parts[:n]))
-        except ModuleNotFoundError:
+        except ModuleNotFoundError as error:
+            # a module of ours that imports a harness, which is not installed here
+            if error.name in ("lmms_eval", "vlmeval") and n == len(parts):
+                return True
             continue
         for part in parts[n:]:
             if not hasattr(found, part):
@@ -111,9 +119,11 @@ def test_every_file_that_it_names_exists(page):
 def test_every_file_that_it_links_exists(page):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", FENCE.sub("", text_of(page))):
         if not target.startswith(("http", "file:")):
-            assert (page.parent / target).exists(), target
+            place = (page.parent / target).resolve()
+            assert place.exists() or (place.is_relative_to(DOCS) and place.relative_to(DOCS).as_posix() in MADE), target
 
 
+MADE = frozenset(made.made())
 DOTTED = re.compile(r"(?<![\w./-])lmm_lens(?:\.[A-Za-z]\w*)+")
 
 
@@ -150,6 +160,22 @@ def test_every_public_name_is_on_a_page_of_the_reference():
     pages = "".join(page.read_text(encoding="utf-8") for page in (DOCS / "reference").glob("*.md"))
     shown = {name.rpartition(".")[2] for name in re.findall(r"^::: (\S+)$", pages, re.MULTILINE)}
     assert set(lmm_lens.__all__) - {"__version__"} <= shown
+
+
+def parameters(thing: object) -> list[str]:
+    """The names that a public function or class is called with."""
+    try:
+        return [name for name in inspect.signature(thing).parameters if not name.startswith("_")]
+    except ValueError:
+        return []
+
+
+@pytest.mark.parametrize("name", sorted(set(lmm_lens.__all__) - {"__version__", "LensError"}))
+def test_the_reference_says_of_every_public_name_what_each_parameter_is(name):
+    thing = getattr(lmm_lens, name)
+    said = inspect.getdoc(thing) or ""
+    missing = [each for each in parameters(thing) if not re.search(rf"\b{each}\b", said)]
+    assert not missing, f"the docstring of {name} does not say what these are: {missing}"
 
 
 def test_names_that_moved_are_found_out():

@@ -1,4 +1,4 @@
-"""Figures of a sweep, read off the artists: numbers, places, outlines and colours, not looks."""
+"""Figures of a sweep, read off the artists: numbers, places, marks and colours, not looks."""
 
 from types import SimpleNamespace
 
@@ -51,10 +51,13 @@ def test_the_map_shows_each_head_in_its_place_and_leaves_others_out(some):
     assert "40 prompts" in ax.get_title()
 
 
-def test_significant_heads_are_outlined_in_the_map(some):
-    boxes = [patch.get_bbox() for patch in effect_map(some).patches]
-    places = {(round((b.y0 + b.y1) / 2, 6), round((b.x0 + b.x1) / 2, 6)) for b in boxes}
-    assert places == {(0, 1), (1, 0), (2, 2)}
+def test_significant_heads_have_a_dot_in_the_map_as_large_as_their_effect(some):
+    (dots,) = effect_map(some).collections[:1]
+    sizes = {(int(y), int(x)): size for (x, y), size in zip(dots.get_offsets(), dots.get_sizes(), strict=True)}
+    assert set(sizes) == {(0, 1), (1, 0), (2, 2)}
+    effects = some.to_pandas().set_index(["layer", "head"])["effect"].abs()
+    for place, size in sizes.items():
+        assert size / max(sizes.values()) == pytest.approx(effects[place] / max(effects[each] for each in sizes))
 
 
 def test_sorted_effects_go_down_and_have_their_intervals_and_colours(some):

@@ -12,6 +12,9 @@ from lmm_lens import (
     AblateHeads,
     AblateTokens,
     BoostAttention,
+    Direction,
+    Edit,
+    EditPattern,
     HeadSet,
     Intervention,
     Knockout,
@@ -19,6 +22,8 @@ from lmm_lens import (
     PatchHeads,
     PatchPattern,
     PatchResidual,
+    ScaleAttention,
+    Steer,
     head_means,
 )
 from lmm_lens.errors import InterventionError
@@ -43,6 +48,10 @@ PLAIN = [
     Knockout([5, 6], "question", range(1, 3), [0, 2]),
     KnockoutSinks((5, 77)),
     KnockoutSinks((9,), 4.0, 3, "last", [0, 2]),
+    ScaleAttention(),
+    ScaleAttention([5, 6], "last", 0.5, range(1, 3), renormalise=False),
+    ScaleAttention(heads=[(0, 1), (2, 3)]),
+    ScaleAttention("text", heads=HeadSet([(2, 3)], 3, 4)),
 ]
 PLAIN_IDS = [f"{type(edit).__name__}-{index}" for index, edit in enumerate(PLAIN)]
 
@@ -101,6 +110,9 @@ HOLDING = [
     "clean is a Run (pattern)",
     "rows is a Tensor",
     "source is a Tensor",
+    "direction is a Direction",
+    "function is a function (pattern)",
+    "function is a function (rows)",
 ]
 
 
@@ -118,6 +130,9 @@ def holding():
         PatchPattern([(0, 0)], run),
         AblateHeads([(0, 0)], rows=llava.prompt.mask("image")),
         Knockout(torch.tensor([1, 2])),
+        Steer(Direction(torch.ones(1, 4), (0,))),
+        EditPattern(lambda pattern, keys: pattern),
+        Edit("z", lambda z, context: z),
     ]
     return dict(zip(HOLDING, edits, strict=True))
 
@@ -177,6 +192,12 @@ def test_every_kind_is_covered_here():
         (AblateTokens([4]), "AblateTokens(given positions, mode='mean')"),
         (BoostAttention(), "BoostAttention(alpha=0.2, keys='visual', rows='generating')"),
         (Knockout("image", "last", [1, 2]), "Knockout('image' -> 'last', layers=[1, 2])"),
+        (ScaleAttention(), "ScaleAttention('image' x 1.3 in rows 'after_image')"),
+        (
+            ScaleAttention([4], "last", 0.5, [1, 2], renormalise=False),
+            "ScaleAttention(given positions x 0.5 in rows 'last', layers=[1, 2], renormalise=False)",
+        ),
+        (ScaleAttention(heads=[(1, 2)]), "ScaleAttention('image' x 1.3 in rows 'after_image', L1H2)"),
         (KnockoutSinks((5,), control=3), "KnockoutSinks(as many random patches (seed 3) -> 'after_image')"),
     ],
 )

@@ -120,8 +120,11 @@ def test_queries_keys_and_values_run_too(experiment, letter):
 
 
 def test_without_the_image_the_answer_would_be_another(experiment):
-    bare = experiment.lens.bridge(experiment.model.tokens, attention_mask=experiment.corrupt.inputs["attention_mask"])
+    bridge, inputs = experiment.lens.bridge, experiment.corrupt.inputs
+    bare = bridge.original_model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
     assert (experiment.last(bare) - experiment.last(experiment.model(experiment.model.tokens))).abs().max() > 0.1
+    with pytest.raises(PromptError, match="visual tokens, and no pictures came with them"):
+        bridge(experiment.model.tokens, attention_mask=inputs["attention_mask"])
 
 
 def test_it_stands_in_for_the_bridge(experiment):

@@ -33,7 +33,14 @@ def test_the_heat_map_shows_every_mean_centred_at_no_effect():
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("head", "layer")
     assert ax.get_title() == "patching of z, rows last, 2 pairs"
     written = {tuple(round(v) for v in text.get_position()): text.get_text() for text in ax.texts}
-    assert written == {(0, 0): "0.25", (1, 0): "0.62", (2, 0): "-0.12", (0, 1): "0.75", (1, 1): "0.00"}
+    assert written == {(0, 0): "0.25", (1, 0): "0.62", (2, 0): "-0.12", (0, 1): "0.75"}, "what rounds to 0 is blank"
+
+
+def test_the_colour_bar_begins_at_0_where_nothing_is_destroyed():
+    for per_pair, low in ((PER_PAIR.abs(), 0.0), (PER_PAIR, -0.75)):
+        ax = made(per_pair).plot()
+        (bar,) = [each for each in ax.figure.axes if each is not ax]
+        assert bar.get_ylim() == pytest.approx((low, ax.images[0].get_clim()[1]))
 
 
 def test_what_is_not_defined_looks_unlike_no_effect():

@@ -147,11 +147,30 @@ def test_row_and_picture_of_a_padded_batch_are_the_ones_asked_for(lens, example)
         np.testing.assert_allclose(overlay(ax)[2], alone, atol=1e-5)
 
 
-def test_the_picture_lies_under_the_patches_in_grey(lens, prompt, example):
-    shown = np.asarray(attention_over_image(lens, prompt, 0, 0).images[0].get_array()).astype(float)
-    grey = np.asarray(example.image.convert("L")).astype(float)
-    assert shown.shape[:2] == (48, 48)
-    assert np.corrcoef(shown[..., 0].flatten(), grey.flatten())[0, 1] > 0.99
+def test_the_picture_lies_under_the_patches_in_its_colours_and_is_to_be_seen(lens, prompt, example):
+    ax = attention_over_image(lens, prompt, 0, 0)
+    np.testing.assert_array_equal(ax.images[0].get_array(), np.asarray(example.image.convert("RGB")))
+    assert float(np.max(ax.images[1].get_alpha())) == pytest.approx(0.6)
+
+
+def test_a_colour_bar_says_how_much_the_brightest_patch_gets(lens, prompt):
+    ax = attention_over_image(lens, prompt, 3, 5)
+    (bar,) = [each for each in ax.figure.axes if each is not ax]
+    assert bar.get_ylabel() == "attention"
+    assert bar.get_ylim() == pytest.approx((0, float(np.max(ax.images[1].get_array()))))
+    alone = Figure().subplots()
+    draw_over_image(alone, prompt, torch.ones(prompt.n_tokens), label=None)
+    assert alone.figure.axes == [alone]
+
+
+def test_nearly_even_attention_is_called_so_and_looks_so(lens, prompt):
+    pattern = {head: overlay(attention_over_image(lens, prompt, 0, head))[2] for head in range(8)}
+    for head, weights in pattern.items():
+        title = attention_over_image(lens, prompt, 0, head).get_title()
+        assert title.endswith(", nearly even") == (weights.max() < 2 * weights.mean())
+    ax = Figure().subplots()
+    draw_over_image(ax, prompt, torch.full((prompt.n_tokens,), 0.02))
+    assert np.ptp(np.asarray(ax.images[1].get_alpha())) == 0
 
 
 def test_sinks_are_outlined_at_their_patches(lens, wide):

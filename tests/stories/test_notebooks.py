@@ -120,6 +120,25 @@ def a_table(said: Said) -> None:
     assert row(said("pictures"), "share 0 of the four:")[1] < 0.1
 
 
+def what_tokens_say(said: Said) -> None:
+    assert "LogitLens: 36 tokens after layers 0 to 5" in said("one")
+    table = [numbers(line) for line in said("colours").splitlines() if re.match(r"\d ", line)]
+    assert len(table) == 6
+    assert all(at_thing > elsewhere for _, at_thing, elsewhere, *_ in table)  # ranks: 1 is the likeliest
+    assert all(at_thing < elsewhere + 0.1 for *_, at_thing, elsewhere in table)
+    fits = [numbers(line) for line in said("translate").splitlines() if re.match(r" +\d ", line)]
+    assert all(fit > plain and fit > 0.8 for _, fit, plain in fits)
+    assert "6 layers" not in said("latent")
+    assert "by 31 words of 7 sentences" in said("latent")
+    parts = {name: row(said("attribute"), name)[0] for name in ("from image", "from question", "feed-forward parts")}
+    assert parts["from image"] > 2
+    assert abs(parts["from question"]) < 0.3
+    whole = row(said("attribute"), "logit difference")[0]
+    assert parts["from image"] + parts["feed-forward parts"] == pytest.approx(whole, abs=0.4)
+    assert float(said("attribute").split("largest left over:")[1].split()[0]) < 1e-4
+    assert said("look").startswith("L1H4: its most attended patch lies on the thing in 60 of 60")
+
+
 STORIES = {
     "01": where_it_looks,
     "02": what_heads_do,
@@ -128,6 +147,7 @@ STORIES = {
     "05": on_a_server,
     "06": an_adapter,
     "07": a_table,
+    "08": what_tokens_say,
 }
 
 

@@ -12,6 +12,9 @@ from lmm_lens import (
     AblateHeads,
     AblateTokens,
     BoostAttention,
+    Direction,
+    Edit,
+    EditPattern,
     Intervention,
     Knockout,
     KnockoutSinks,
@@ -20,6 +23,8 @@ from lmm_lens import (
     PatchPattern,
     PatchResidual,
     Read,
+    ScaleAttention,
+    Steer,
     head_means,
 )
 from tests.support.cases import SITES, Case, case
@@ -46,6 +51,7 @@ EDITS = (
     "patch_mlp",
     "patch_pattern",
 )
+MORE = ("back_patch", "scale", "steer", "own_pattern", "own_rows")
 CORE = ("zero_after_image", "var", "knockout", "patch_heads")
 WIDE = ("llava", "qwen2_5_vl", "gemma3", "paligemma2", "qwen3_5", "mllama")  # one of each kind
 TWELVE = (*WIDE, "qwen3_vl", "glm4v", "mistral3", "llava_next", "internvl", "idefics2")
@@ -111,7 +117,27 @@ def edit_of(name: str, edit: str) -> Intervention:
         "patch_residual": lambda: PatchResidual([2 if name == "mllama" else 1], clean(name), rows="all"),
         "patch_mlp": lambda: PatchResidual([2], clean(name), rows="last", site="mlp_out"),
         "patch_pattern": lambda: PatchPattern(heads, clean(name)),
+        "back_patch": lambda: PatchResidual([1], clean(name), rows="all", source_layer=2),
+        "scale": lambda: ScaleAttention("text", factor=2.0),
+        "steer": lambda: Steer(way(name), [0, 1], "after_image"),
+        "own_pattern": lambda: EditPattern(more_on_text()),
+        "own_rows": lambda: Edit("z", lambda z, context: z * (1 + context.layer), "after_image", heads=heads),
     }[edit]()
+
+
+def more_on_text() -> Any:
+    def more(pattern: Any, keys: Any) -> Any:
+        return torch.where(keys["text"], 2 * pattern, pattern)
+
+    return more
+
+
+@cache
+def way(name: str) -> Direction:
+    """A direction of any kind."""
+    shape = case(name).lens.shape
+    values = torch.randn(shape.n_layers, shape.d_model, generator=torch.Generator().manual_seed(0))
+    return Direction(values, tuple(range(shape.n_layers)))
 
 
 @cache

@@ -50,7 +50,7 @@ def sharpen(pattern: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class EditPattern(Intervention):
+class EditByStep(Intervention):
     """One step of a program, in the given layers."""
 
     step: Step
@@ -69,7 +69,7 @@ class EditPattern(Intervention):
 
 
 def interventions(program: Sequence[Step], layers: Sequence[int]) -> list[Intervention]:
-    return [EditPattern(step, tuple(layers)) for step in program]
+    return [EditByStep(step, tuple(layers)) for step in program]
 
 
 # ---------------------------------------------------------------------- as loops

@@ -26,12 +26,14 @@ bundled
 lens
 runs statistics
 data
-answers
+answers steering
 replay
 scoring
-patching effects comparisons checks
+patching comparisons checks flow readouts
+effects
+circuits
 studies
-viewer
+viewer harnesses
 reports
 cli
 """

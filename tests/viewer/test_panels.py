@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lmm_lens.figures.sources import levels_of
 from lmm_lens.prompts.spans import Box
 from lmm_lens.viewer import view
-from lmm_lens.viewer.panels import levels_of, panels_of, picture_url
+from lmm_lens.viewer.panels import panels_of, picture_url
 from tests.support.cases import case
 from tests.support.evidence import picture
 from tests.support.families import lens_of, prompt_of

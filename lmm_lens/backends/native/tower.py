@@ -259,6 +259,9 @@ class _Packed:
     def visible(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
         return self._placed(self.fused.visible(rows, heads), False)
 
+    def read_values(self, weights: Tensor, heads: tuple[int, ...] | None) -> Tensor:
+        return self.fused.read_values(weights[..., self.first :], heads)
+
     def put(self, pattern: Tensor, original: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> None:
         if bool((pattern[..., : self.first] != 0).any()):
             raise InterventionError(

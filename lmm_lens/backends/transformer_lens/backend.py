@@ -62,6 +62,11 @@ class TransformerLensBackend(NativeBackend):
         self._is_checked = False
 
     @property
+    def is_given(self) -> bool:
+        """Whether the bridge is one that the user had."""
+        return self._given is not None
+
+    @property
     def bridge(self) -> Any:
         """The bridge; made anew where the user's model is no longer what it was made of.
 
@@ -154,6 +159,7 @@ def bridge_hooks(bridge: Any, tapping: Tapping, begin: Callable[[str, int, int],
         HookError: the bridge lacks a hook point.
     """
     scores: dict[int, Tensor] = {}
+    values: dict[int, Tensor] = {}
 
     def on_rows(site: str, layer: int, x: Tensor, hook: object) -> Tensor | None:
         if not begin(site, layer, x.shape[1]):
@@ -166,11 +172,14 @@ def bridge_hooks(bridge: Any, tapping: Tapping, begin: Callable[[str, int, int],
     def remember(layer: int, x: Tensor, hook: object) -> None:
         scores[layer] = x
 
+    def remember_values(layer: int, x: Tensor, hook: object) -> None:
+        values[layer] = x if x.ndim == 4 else x.unflatten(-1, (-1, bridge.cfg.d_head))
+
     def on_pattern(layer: int, pattern: Tensor, hook: object) -> Tensor | None:
-        before = scores.pop(layer, None)
+        before, value = scores.pop(layer, None), values.pop(layer, None)
         if not begin("pattern", layer, pattern.shape[2]):
             return None
-        whole = WholePattern(pattern, before)
+        whole = WholePattern(pattern, before, value)
         tapping.attend(layer, whole)
         return whole.pattern
 
@@ -181,6 +190,8 @@ def bridge_hooks(bridge: Any, tapping: Tapping, begin: Callable[[str, int, int],
             raise HookError(f"layer {layer} of this bridge has no {site}: TransformerLens knows no hook {name!r} there")
         if site == "pattern":
             hooks.append((f"blocks.{layer}.attn.hook_attn_scores", partial(remember, layer)))
+            if f"blocks.{layer}.attn.hook_v" in bridge.hook_dict:
+                hooks.append((f"blocks.{layer}.attn.hook_v", partial(remember_values, layer)))
             hooks.append((name, partial(on_pattern, layer)))
         else:
             hooks.append((name, partial(on_rows, site, layer)))

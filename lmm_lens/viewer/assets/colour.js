@@ -50,7 +50,7 @@ function css(theme, t, alpha = 1) {
 }
 
 // over a picture: nothing at 0, and never so much that the picture cannot be seen through it
-const overlayAlpha = (t) => 0.8 * Math.min(1, Math.max(0, t)) ** 0.5;
+const overlayAlpha = (t) => 0.6 * Math.min(1, Math.max(0, t)) ** 0.5;
 
 // black or white, whichever can be read better on this tint: a contrast of 4.5 or more
 function inkOn(theme, t) {

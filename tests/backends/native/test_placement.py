@@ -16,7 +16,10 @@ from lmm_lens import (
     PatchResidual,
     Read,
     activation_patching,
+    attention_map,
+    direct_attribution,
     find_sinks,
+    logit_lens,
     score_heads,
 )
 from lmm_lens.bundled import shapes
@@ -204,6 +207,18 @@ def test_experiments_find_the_same(bundled):
         )
     expected = attribution_patching(theirs, clean, corrupt)
     same(attribution_patching(ours, our_clean, our_corrupt).values, expected.values, bundled.placement)
+
+
+@pytest.mark.long
+def test_readouts_find_the_same(bundled):
+    found = []
+    for lens, ((clean, _), _) in zip((bundled.whole, bundled.lens), (bundled.pairs, bundled.pairs[::-1]), strict=True):
+        answers = {"answer": ["red", "blue"], "against": ["green", "green"]}
+        parts = [direct_attribution(lens, clean, by=by, **answers).values for by in ("layer", "head", "mlp", "span")]
+        weights = attention_map(lens, clean, drop_sinks=True).weights
+        found.append([*parts, weights, logit_lens(lens, clean, words=["red"]).logits])
+    for expected, given in zip(*found, strict=True):
+        same(given.nan_to_num(), expected.nan_to_num(), bundled.placement)
 
 
 def test_sinks_found_on_the_fly_are_the_same(bundled):

@@ -11,6 +11,7 @@ from tests.support.nnsight_lenses import (
     CORE,
     EDITS,
     FOUR,
+    MORE,
     WIDE,
     edit_of,
     generating,
@@ -29,7 +30,17 @@ def test_without_interventions_generation_is_the_models_own(family):
     assert torch.equal(family.on("nnsight").generate(family.prompt, **generating()).tokens, own)
 
 
-@pytest.mark.parametrize(("name", "edit"), pairs(FAMILIES, EDITS))
+OTHERS = [name for name in FAMILIES if name not in WIDE]
+
+
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        *pairs(FAMILIES, EDITS),
+        *pairs(WIDE, MORE),
+        *(pytest.param(*pair, marks=pytest.mark.long) for pair in pairs(OTHERS, MORE)),
+    ],
+)
 def test_every_intervention_gives_the_native_forward_pass(name, edit):
     family, edits = case(name), [edit_of(name, edit)]
     native, given = (lens.run(family.prompt, edits, read=["resid_post"]) for lens in family.lenses("nnsight"))
@@ -39,7 +50,10 @@ def test_every_intervention_gives_the_native_forward_pass(name, edit):
     assert native.reports[0].n_edits
 
 
-@pytest.mark.parametrize(("name", "edit"), pairs(FAMILIES, CORE) + pairs(FOUR, [e for e in EDITS if e not in CORE]))
+STEP_BY_STEP = pairs(FAMILIES, CORE) + pairs(FOUR, [e for e in EDITS if e not in CORE]) + pairs(["llava"], MORE)
+
+
+@pytest.mark.parametrize(("name", "edit"), STEP_BY_STEP)
 def test_every_intervention_gives_the_native_answer_step_by_step(name, edit):
     same_generation(case(name), case(name).on("nnsight"), edit)
 

@@ -5,7 +5,17 @@ from typing import Any
 import pytest
 import torch
 
-from lmm_lens import AblateHeads, Lens, Read, activation_patching, find_sinks, score_heads
+from lmm_lens import (
+    AblateHeads,
+    Lens,
+    Read,
+    activation_patching,
+    attention_map,
+    direct_attribution,
+    find_sinks,
+    logit_lens,
+    score_heads,
+)
 from lmm_lens.bundled import shapes
 from lmm_lens.core.taps import TapContext
 from lmm_lens.scoring.metrics import HEAD_METRICS
@@ -51,6 +61,18 @@ def test_sinks(served: Lens, native: Lens, batch: Any) -> None:
     same(given.mean_ratio, expected.mean_ratio)
     assert torch.equal(given.sinks[0], expected.sinks[0])
     same(given.phi[0], expected.phi[0])
+
+
+def test_readouts(served: Lens, native: Lens, batch: Any) -> None:
+    """Attention is added up there; streams of the rows are read as words here, by the weights that are here."""
+    for options in ({"drop_sinks": True}, {"generated": 2}):
+        given, expected = (attention_map(lens, batch, heads=[(1, 4), (2, 3)], **options) for lens in (served, native))
+        same(given.weights, expected.weights)
+    given, expected = (logit_lens(lens, batch, rows="last", words=["red"]) for lens in (served, native))
+    same(given.logits, expected.logits)
+    assert torch.equal(given.top, expected.top)
+    given, expected = (direct_attribution(lens, batch, "red", "blue") for lens in (served, native))
+    same(given.values.float(), expected.values.float())
 
 
 GRIDS = [("resid_pre", "span"), ("resid_pre", "patch"), ("z", "head"), ("pattern", "head")]

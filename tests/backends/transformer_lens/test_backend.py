@@ -8,6 +8,9 @@ from lmm_lens import (
     AblateHeads,
     AblateTokens,
     BoostAttention,
+    Direction,
+    Edit,
+    EditPattern,
     Knockout,
     KnockoutSinks,
     Lens,
@@ -16,6 +19,8 @@ from lmm_lens import (
     PatchPattern,
     PatchResidual,
     Read,
+    ScaleAttention,
+    Steer,
     activation_patching,
     attribution_patching,
     exact_match,
@@ -60,10 +65,16 @@ def interventions(lens, prompt):
         PatchResidual([3], other, rows="last", site="mlp_out"),
         PatchPattern(heads, other),
         BoostAttention(),
+        ScaleAttention("image", factor=2.0),
+        ScaleAttention("text", "last", 0.5, heads=heads, renormalise=False),
+        PatchResidual([1], other, source_layer=4),
+        Steer(Direction(torch.ones(2, lens.shape.d_model), (1, 3)), rows="after_image"),
+        EditPattern(lambda pattern, keys: pattern**2),
+        Edit("mlp_out", lambda x, context: 0.5 * x, "last"),
     ]
 
 
-@pytest.mark.parametrize("index", range(17))
+@pytest.mark.parametrize("index", range(23))
 def test_every_intervention_gives_the_logits_of_the_native_backend(lens, bridged, prompt, index):
     edit = interventions(lens, prompt)[index]
     native, bridge = (each.generate(prompt, [edit], max_new_tokens=5, logits=True) for each in (lens, bridged))

@@ -25,7 +25,10 @@ from lmm_lens import (
     PatchResidual,
     Prompt,
     Read,
+    ScaleAttention,
+    Steer,
     activation_patching,
+    direction,
     find_sinks,
     head_effects,
     head_means,
@@ -94,6 +97,9 @@ class Family:
         yield "PatchPattern", PatchPattern(self.heads, run)
         yield "PatchResidual, resid_pre", PatchResidual([1], run, rows="all")
         yield "PatchResidual, mlp_out", PatchResidual([1], run, rows="last", site="mlp_out")
+        yield "PatchResidual, another layer", PatchResidual([0], run, source_layer=1)
+        yield "ScaleAttention", ScaleAttention(factor=2.0)
+        yield "Steer", Steer(direction(self.here, *self.prompts(self.here), "last"), [1], "after_image")
 
     def calls(self) -> Iterator[tuple[str, Callable[[Lens], Any]]]:
         """Each as a function of a lens, that of the server or that here."""

@@ -1,0 +1,66 @@
+"""Patching in the vision tower: each cell against a run with the intervention that a user would write."""
+
+import pytest
+import torch
+
+from lmm_lens import PatchHeads, PatchResidual, PatchScores, activation_patching
+from lmm_lens.bundled import shapes
+from lmm_lens.errors import ScoreError
+from tests.support.color_pairs import batch
+
+
+@pytest.fixture(scope="module")
+def pair(lens):
+    ((clean, corrupt),) = shapes.color_pairs(1, seed=0)
+    return batch(lens, [clean]), batch(lens, [corrupt])
+
+
+def difference(lens, logits, ids):
+    right, wrong = ids
+    return float(logits[0, -1, right].double() - logits[0, -1, wrong].double())
+
+
+@pytest.mark.parametrize("by", ["span", "head", "patch"])
+def test_every_cell_is_a_run_with_that_one_activation(lens, pair, by, tmp_path):
+    clean, corrupt = pair
+    site = "vision.z" if by == "head" else "vision.resid_post"
+    layers = [1] if by == "patch" else None
+    scores = activation_patching(lens, clean, corrupt, site, by, layers=layers)
+    source = lens.run(clean, read=[site])
+    below = lens.run(corrupt).logits
+    ids = int(source.logits[0, -1].argmax()), int(below[0, -1].argmax())
+    low, high = difference(lens, below, ids), difference(lens, source.logits, ids)
+    masks = {"image": "image", "class": "class"}
+    for place, layer in enumerate(scores.layers):
+        for number, unit in list(enumerate(scores.units))[:: 6 if by == "patch" else 1]:
+            if by == "head":
+                patch = PatchHeads([(layer, int(unit))], source, part="vision")
+            else:
+                rows = masks[unit] if by == "span" else [int(unit)]
+                patch = PatchResidual([layer], source, rows, "resid_post", part="vision")
+            found = difference(lens, lens.run(corrupt, [patch]).logits, ids)
+            assert float(scores.per_pair[0, place, number]) == pytest.approx((found - low) / (high - low), abs=1e-4)
+    assert "the vision tower is not replayed" in scores.how
+    scores.save(tmp_path / "scores.safetensors")
+    assert torch.equal(PatchScores.load(tmp_path / "scores.safetensors", lens).per_pair, scores.per_pair)
+
+
+def test_all_patches_of_the_last_layer_bring_the_whole_answer_back(lens, pair):
+    scores = activation_patching(lens, *pair, "vision.resid_post", "span")
+    assert scores.units == ("image", "class")
+    assert float(scores.per_pair[0, -1, 0]) == pytest.approx(1, abs=1e-4)
+    assert float(scores.per_pair[0, -1, 1]) == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("site", "by", "options", "message"),
+    [
+        ("vision.z", "span", {}, "z is patched by head"),
+        ("vision.resid_post", "head", {}, "resid_post cannot be patched by head"),
+        ("vision.resid_post", "span", {"groups": {"x": [[1]]}}, "neither groups nor a checkpoint"),
+        ("vision.resid_post", "span", {"layers": []}, "no layers were given"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(lens, pair, site, by, options, message):
+    with pytest.raises(ScoreError, match=message):
+        activation_patching(lens, *pair, site, by, **options)

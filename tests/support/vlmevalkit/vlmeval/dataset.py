@@ -1,0 +1,3 @@
+"""Of `vlmeval/dataset`: a name that the base class imports."""
+
+DATASET_TYPE = None
