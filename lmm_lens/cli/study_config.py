@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import LensError, unknown
 from .config_files import check_keys, check_whole, read_values, save_values
-from .opening import DTYPES, stay_offline_if_unreached
+from .network import stay_offline_if_unreached
+from .opening import DTYPES
 from .sweep_config import DATA_EXAMPLE
 
 if TYPE_CHECKING:

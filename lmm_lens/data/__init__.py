@@ -16,6 +16,7 @@ from .chair import Chair, chair, read_synonyms
 from .dataset import DataSet
 from .from_captions import coco_captions, mm_vet, write_mm_vet
 from .from_choices import cv_bench, mmbench, q_bench, scienceqa, seed_bench
+from .from_emoji import emoji
 from .from_mme import mme
 from .from_mmvp import mmvp
 from .from_pointqa import pointqa
@@ -44,6 +45,7 @@ __all__ = [
     "choice",
     "coco_captions",
     "cv_bench",
+    "emoji",
     "gqa",
     "letter",
     "mm_vet",

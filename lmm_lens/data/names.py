@@ -10,6 +10,7 @@ from ..errors import ScoreError, unknown
 from .dataset import DataSet
 from .from_captions import coco_captions, mm_vet
 from .from_choices import cv_bench, mmbench, q_bench, scienceqa, seed_bench
+from .from_emoji import emoji
 from .from_mme import mme
 from .from_mmvp import mmvp
 from .from_pointqa import pointqa
@@ -36,6 +37,7 @@ KINDS: dict[str, Callable[..., DataSet]] = {
     "mm_vet": mm_vet,
     "table": table,
     "shapes": shapes,
+    "emoji": emoji,
 }
 
 
