@@ -40,6 +40,7 @@ def test_every_reader_can_be_had_by_its_name(tmp_path):
         },
         "table": {"source": jsonl(tmp_path / "t.jsonl", [{"question": "q", "answer": "x"}]), "image": None},
         "shapes": {"n": 3},
+        "emoji": {"n": 3},
     }
     assert set(options) == set(KINDS) - PUBLISHED
     for kind, given in options.items():
