@@ -19,6 +19,12 @@ const drawn = (tag, attributes, into, text) => {
   into.append(element)
   return element
 }
+// a name beside a patch of its colour: coloured words are hard to read
+const named = (text, color, into) => {
+  const element = make("span", undefined, into, { class: "named" })
+  make("i", undefined, element).style.background = color
+  element.append(text)
+}
 const number = value => value === null || value === undefined ? "–" : Number(value.toPrecision(3)).toString()
 const ofStudy = () => records.filter(record => record.study === chosen.study)
 const shown = () => ofStudy().filter(record => chosen.models.has(record.name))
@@ -58,7 +64,7 @@ function choose() {
       chosen.models[input.checked ? "add" : "delete"](record.name)
       show()
     })
-    make("span", ` ${record.name}`, label).style.color = color(record)
+    named(record.name, color(record), label)
   }
 }
 
@@ -121,7 +127,7 @@ function plot(into, lines, { xlabel, ylabel, log = false }) {
     }, svg)
   }
   const names = make("p", undefined, into)
-  for (const line of lines.filter(line => line.name)) Object.assign(make("span", line.name, names).style, { color: line.color, marginRight: "1.2em" })
+  for (const line of lines.filter(line => line.name)) named(line.name, line.color, names)
 }
 
 function profile() {
