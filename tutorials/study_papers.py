@@ -1,7 +1,8 @@
 """The two papers' studies on the bundled models, by the commands that anyone runs, and their atlas.
 
-Run with `make studies`: results/studies gets both write-ups and the sealed records, docs/atlas.html their page.
-What was killed goes on where it was. On two cores that others used, too, it took eight minutes.
+Run with `make studies`, and as `study_papers.py emoji` where the packages of lmm-lens[emoji] are installed: results/studies
+gets the write-ups and the sealed records, docs/atlas.html their page. What was killed goes on where it was. On two cores
+that others used, too, each took eight minutes.
 """
 
 import shutil
@@ -18,9 +19,10 @@ COMMAND = "from lmm_lens.cli import main; main()"
 
 
 def main() -> None:
+    which = "emoji-" if sys.argv[1:] == ["emoji"] else ""
     for kind in ("heads", "sinks"):
-        runs = HERE.parent / "build" / f"study-{kind}"
-        config = HERE / "studies" / f"{kind}.yaml"
+        runs = HERE.parent / "build" / f"study-{which}{kind}"
+        config = HERE / "studies" / f"{which}{kind}.yaml"
         subprocess.run([sys.executable, "-c", COMMAND, "study", kind, config, "--out", runs], check=True)
         results = RESULTS / kind
         for model in (runs / "models").iterdir():
