@@ -1,8 +1,8 @@
 """The two papers' studies on the bundled models, by the commands that anyone runs, and their atlas.
 
-Run with `make studies`, and as `study_papers.py emoji` where the packages of lmm-lens[emoji] are installed. results/studies
-gets the write-ups and the sealed records, docs/atlas.html their page. What was killed goes on where it was. On two cores
-that others used too, each took eight minutes.
+Run with `make studies`, and as `study_papers.py emoji` where the packages of lmm-lens[emoji] are installed: writes
+results/studies and the page docs/atlas.html. What was killed goes on where it was. On two cores that others used too,
+each took eight minutes.
 """
 
 import shutil
