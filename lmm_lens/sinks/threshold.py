@@ -5,9 +5,10 @@ sqrt(d_model): an activation of 25,000 and one of 120 can read 23.8 and 18.5. Wh
 
     prominence = max_{d in dims} |x[d]| / rms of the dimensions outside dims
 
-which has no such limit. In each layer alone the sinks are the few tokens above the widest gap. A layer without such a
-gap has none, and all its tokens are ordinary. The threshold then lies above every ordinary token of every layer, in
-the first gap there, and is given in units of phi, which is what scores and VAR compare. This rule is ours.
+which has no such limit. In each layer alone the sinks are the few tokens above the lowest gap that is at least the
+square root of the widest one, for sinks may lie further from each other than from all else. A layer without such a gap
+has none, and all its tokens are ordinary. The threshold then lies above every ordinary token of every layer, in the
+first gap there, and is given in units of phi, which is what scores and VAR compare. This rule is ours.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ def lower_edge(values: Float[Tensor, " token"], least: float) -> float | None:
     half = len(ranked) // 2
     if not len(gaps[half:]):
         return None
-    at = half + int(gaps[half:].argmax())
+    # sinks may lie further from each other than from all else: the first token beside some patches
+    wide = gaps[half:] >= gaps[half:].max().sqrt().clamp_min(MIN_GAP_IN_LAYER)
+    at = half + int(wide.int().argmax())
     stands_out = gaps[at] >= MIN_GAP_IN_LAYER and ranked[at + 1] >= least
     return float(values.sort().values[at]) if stands_out else None
 

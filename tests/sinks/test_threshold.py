@@ -52,6 +52,13 @@ def test_a_dimension_that_is_large_on_every_token_hides_no_sink():
     assert found.prominence == (pytest.approx(120, rel=0.15), pytest.approx(25_000, rel=0.15))
 
 
+def test_sinks_far_from_each_other_are_all_found():
+    """The first token is 500 times as prominent as two patches, and these 40 times as all else."""
+    found, phi = decided(stream({0: 60_000.0, 5: 120.0, 9: 110.0}), stream({0: 60_000.0, 5: 120.0}))
+    assert sinks(phi, found.threshold) == {0: [0, 5, 9], 1: [0, 5]}
+    assert found.prominence[0] < 5
+
+
 def test_sinks_of_some_layers_are_found_where_they_are():
     """The first token is a sink in layers 1 and 2 alone, and on the others as the rest."""
     found, phi = decided(
