@@ -68,7 +68,7 @@ def test_families_lists_every_adapter(cli):
 def test_a_model_that_does_not_exist_is_refused_by_name(cli, name):
     result = cli("info", name)
     refused(result, f"'{name}' cannot be opened as an image-text-to-text model")
-    assert "give a Hub name" in result.err
+    assert "give a Hub name" in result.err or "the Hub cannot be reached from here" in result.err  # HF_HUB_OFFLINE
 
 
 def test_a_text_only_model_is_refused(cli, tmp_path):

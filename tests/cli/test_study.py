@@ -7,6 +7,8 @@ import yaml
 from lmm_lens.data import named
 from lmm_lens.studies import HeadSettings, Study, heads
 
+pytestmark = pytest.mark.long
+
 COLORS = {"kind": "shapes", "kinds": "color"}
 SETTINGS = {"ks": [1], "controls": 1}
 

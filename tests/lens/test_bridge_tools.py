@@ -17,6 +17,8 @@ from transformer_lens.tools.analysis.attribution_patching import Node
 from lmm_lens import Lens
 from tests.support.cases import case
 
+pytestmark = pytest.mark.long
+
 POSITION, A, B = -1, 30, 40  # of the answer, and the two answers
 
 

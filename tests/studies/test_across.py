@@ -6,6 +6,8 @@ from lmm_lens.studies.across import DEPTHS, correlations, profile, summary
 from lmm_lens.studies.claims import by_interval, by_test, nothing_lost
 from lmm_lens.studies.record import Record, plain
 
+pytestmark = pytest.mark.long
+
 
 def record(name, means, n_parameters=10, family="llava", depth=0.5):
     """A record with one data set, whose profile is known."""

@@ -9,6 +9,8 @@ from lmm_lens.studies.curves import arms, steps
 from lmm_lens.studies.depth import by_layer, depth, third
 from lmm_lens.studies.looks import check_queries
 
+pytestmark = pytest.mark.long
+
 
 def test_depth_by_hand():
     maps = torch.zeros(3, 5, 4, dtype=torch.float64)  # 20 heads, so the top 2

@@ -14,6 +14,8 @@ from lmm_lens.studies import HeadSettings, Record, Study, heads, sinks
 from lmm_lens.studies.looks import LookWork
 from tests.studies.small import DATA, HEADS, TEXT
 
+pytestmark = pytest.mark.long
+
 
 def test_maps_are_those_of_score_heads(lens, head_study):
     (record,) = head_study.records

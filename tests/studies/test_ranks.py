@@ -6,6 +6,8 @@ from scipy.stats import spearmanr
 
 from lmm_lens.studies.ranks import agreement, spearman, split_half
 
+pytestmark = pytest.mark.long
+
 
 def maps(n, layers=5, heads=8, seed=0):
     return torch.rand(n, layers, heads, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))

@@ -10,6 +10,8 @@ from lmm_lens.studies import SinkSettings, sinks
 from lmm_lens.studies.sink_study import times
 from tests.studies.small import DATA, SINKS
 
+pytestmark = pytest.mark.long
+
 
 def test_it_finds_the_dimensions_and_tokens_of_find_sinks(lens, sink_study):
     record = sink_study.records[0]
