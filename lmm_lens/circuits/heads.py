@@ -112,7 +112,7 @@ class SmallestHeads:
 
     def __repr__(self) -> str:
         kept = float(self.values[self.sizes.index(self.n_kept)])
-        where = "prompts not used to order them" if self.held_out else "the prompts they were ordered on"
+        where = "prompts not used to order them" if self.held_out else "prompts that they were ordered on"
         beside = f"; random sets like it keep {float(self.random_values.mean()):.2f}" if len(self.random) else ""
         return (
             f"SmallestHeads by {self.by}: {self.n_kept} heads keep {kept:.2f} of {self.metric} with all others ablated "
