@@ -17,7 +17,7 @@ from torch import nn
 
 from lmm_lens.errors import ModelError
 
-from .walker import ATTENTION, MLP, Layer, _first
+from .walker import ATTENTION, MLP, Layer, first_of
 
 OUTPUT_PROJECTION = ("out_proj", "o_proj", "proj", "projection_layer", "projection", "dense", "wo")
 OTHERS = ("audio", "speech", "sound", "resampler", "qformer", "q_former", "projector", "connector", "merger")
@@ -26,8 +26,6 @@ SECOND = ("sam_", "high_res", "video_tower")
 """In the names of towers that stand beside or before the one that is meant, if there is another."""
 CLASS_TOKENS = ("class_embedding", "cls_token", "class_token")
 REGISTER_TOKENS = ("register_tokens", "register_embedding", "reg_token")
-
-
 CLASS_BEHIND = ("Llama4VisionEncoderLayer",)
 """Layers of towers whose class token stands behind the patches."""
 UNKNOWN_PLACES = ("MllamaVisionEncoderLayer", "Inkling2VisionEncoderLayer", "RadioLayer", "Molmo2VisionEncoderLayer")
@@ -154,13 +152,13 @@ def _lists(model: Any, decoder: tuple[Layer, ...]) -> Iterator[tuple[str, nn.Mod
 
 def attention_in(layer: nn.Module) -> nn.Module | None:
     """The attention module of a tower's layer, if it has one with an output projection."""
-    attention = _first(layer, ATTENTION)
-    return attention if attention is not None and _first(attention, OUTPUT_PROJECTION) is not None else None
+    attention = first_of(layer, ATTENTION)
+    return attention if attention is not None and first_of(attention, OUTPUT_PROJECTION) is not None else None
 
 
 def _parts(layer: nn.Module) -> Layer:
     attention: Any = _inside(attention_in(layer))
-    projection: Any = _inside(_first(attention, OUTPUT_PROJECTION))
+    projection: Any = _inside(first_of(attention, OUTPUT_PROJECTION))
     width: int = _linear(projection).weight.shape[-1]
     counts = ("num_heads", "num_attention_heads", "n_heads")
     said = (attention, getattr(attention, "config", None))
@@ -169,7 +167,7 @@ def _parts(layer: nn.Module) -> Layer:
         raise ModelError(f"the number of heads of {type(attention).__name__} is not known; write an adapter")
     kind = type(attention)
     own = None if _asks_transformers(kind.__module__, kind.__qualname__) else attention
-    mlp = _inside(_first(layer, MLP))
+    mlp = _inside(first_of(layer, MLP))
     return Layer(layer, attention, projection, mlp, told[0], width // told[0], attends_in=own)
 
 

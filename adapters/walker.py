@@ -89,25 +89,26 @@ def _decoder_lists(model: nn.Module) -> list[nn.ModuleList]:
     return []
 
 
-def _first(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
+def first_of(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
+    """The first of a module's parts by these names, if it has one."""
     found = [getattr(module, name) for name in names if isinstance(getattr(module, name, None), nn.Module)]
     return found[0] if found else None
 
 
 def _attention(layer: nn.Module) -> nn.Module | None:
-    attention = _first(layer, ATTENTION)
+    attention = first_of(layer, ATTENTION)
     if attention is None or not hasattr(attention, "layer_idx"):
         return None
     if any(name in type(attention).__name__ for name in NO_PATTERN):
         return None
-    return attention if _first(attention, OUTPUT_PROJECTION) is not None else None
+    return attention if first_of(attention, OUTPUT_PROJECTION) is not None else None
 
 
 def _parts(layer: nn.Module) -> Layer:
-    attention, mlp = _attention(layer), _first(layer, MLP)
+    attention, mlp = _attention(layer), first_of(layer, MLP)
     if attention is None:
         return Layer(layer, None, None, mlp, 0, 0)
-    projection: Any = _first(attention, OUTPUT_PROJECTION)
+    projection: Any = first_of(attention, OUTPUT_PROJECTION)
     width: int = getattr(projection, "in_features", None) or projection.weight.shape[-1]
     d_head: Any = getattr(attention, "head_dim", None)
     if d_head is None:

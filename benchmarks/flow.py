@@ -21,6 +21,7 @@ from torch import Tensor
 from lmm_lens import Lens, Prompt, data
 from lmm_lens.flow.measuring import ROUTES, FlowOn, FlowTask
 from lmm_lens.flow.routes import as_routes
+from lmm_lens.hooks.results import Run
 from lmm_lens.replay.batches import Batches
 from lmm_lens.replay.forwards import Forwards
 
@@ -74,16 +75,15 @@ def measure(lens: Lens, prompts: Sequence[Prompt], window: int, rounds: int, dev
         changes = flow.changes(0, 0)
         sampled = changes[number % points :: max(1, points // N_SAMPLED)][:N_SAMPLED]
         base = [seconds(partial(plain, lens, prompt), device) for _ in sampled]
-        found: dict[object, object] = {}
+        found: dict[int, Run] = {}
         own = [
             seconds(partial(store, found, i, partial(lens.run, prompt, [change.intervention], logits="last")), device)
             for i, change in enumerate(sampled)
         ]
         spent = seconds(partial(flow.of_row, forwards, 0, None), device)
         logits, _ = forwards.replayed(prompt, 0, sampled)
-        for i, mine in enumerate(logits):
-            theirs = found[i].logits[0, 0]  # type: ignore[attr-defined]  # (a Run)
-            worst = max(worst, float((mine - theirs).abs().max()))
+        for mine, run in zip(logits, found.values(), strict=True):
+            worst = max(worst, float((mine - run.logits[0, 0]).abs().max()))
         ratios.append(statistics.mean(base) * points / spent)
         knocked.append(statistics.mean(own) * points / spent)
         replays.append(spent)

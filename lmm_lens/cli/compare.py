@@ -12,9 +12,10 @@ from rich.table import Table
 
 from ..errors import printable
 from ..reports.folder import CONFIG
-from .compare_config import RUN, CompareConfig, conditions_from, ray_from
+from .compare_config import RUN, CompareConfig, conditions_from
 from .config_files import begin_folder, free_folder
 from .opening import open_data, open_lens
+from .sweep_config import ray_of
 from .waiting import shows_bars
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def run(path: Path, flags: Mapping[str, Any]) -> None:
             seed=config.seed,
             max_new_tokens=config.max_new_tokens,
             folder=folder / RUN,
-            ray=ray_from(config),
+            ray=ray_of(config.ray),
             changed=config.changed,
             progress=shows_bars(),
         )

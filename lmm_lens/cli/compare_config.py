@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import LensError
 from .config_files import EMPTY_COMPARISON, check_keys, check_whole, read_values, save_values
-from .sweep_config import DATA_EXAMPLE, heads_from, ray_of
+from .sweep_config import DATA_EXAMPLE, heads_from
 
 if TYPE_CHECKING:
     from ..comparisons import Condition
@@ -150,8 +150,3 @@ def _intervention(values: dict[str, Any], lens: Lens) -> Intervention:
         task, rest = values["task"], {k: v for k, v in values.items() if k not in ("task", "intervention")}
         return VAR.for_task(task, lens, **rest)
     return Intervention.from_dict(values)
-
-
-def ray_from(config: CompareConfig) -> Any:
-    """The workers that a config names."""
-    return ray_of(config.ray)

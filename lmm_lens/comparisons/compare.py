@@ -85,6 +85,11 @@ def compare(
         raise ScoreError(f"controls is how many to draw, a whole number of at least 0, given {controls!r}")
     if max_new_tokens is not None and max_new_tokens < 1:
         raise ScoreError(f"max_new_tokens is at least 1, given {max_new_tokens}")
+    if max_new_tokens is not None and measured.of_text is None:
+        raise ScoreError(
+            f"{measured.name} is read off the first answer token and generates nothing, given max_new_tokens="
+            f"{max_new_tokens}\n  leave it out, or take a metric of text"
+        )
     every, control_of = with_controls(given, controls, seed)
     about: dict[str, Any] = {
         "model": lens.identity,

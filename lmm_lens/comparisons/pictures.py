@@ -25,7 +25,7 @@ def blank_images(lens: Lens, prompt: Prompt) -> Prompt:
         prompt: with pictures.
 
     Raises:
-        PromptError: the prompt was made from tensors, so there is no picture to replace.
+        PromptError: the prompt was made from tensors, or has no pictures, so there is none to replace.
     """
     from PIL import Image
 
@@ -33,6 +33,8 @@ def blank_images(lens: Lens, prompt: Prompt) -> Prompt:
         pixels = image.convert("RGB").resize((1, 1), Image.Resampling.BOX)
         return pixels.resize(image.size)
 
+    if prompt.texts is not None and not any(prompt.images):
+        raise PromptError("this prompt has no pictures, so that blank ones would change nothing\n  leave it out")
     return shown(lens, prompt, [[blank(image) for image in row] for row in prompt.images])
 
 
@@ -70,12 +72,17 @@ def shown(lens: Lens, prompt: Prompt, images: Sequence[Any]) -> Prompt:
     """The same prompt with other pictures, a list a batch row, or as many as the one row has.
 
     Raises:
-        PromptError: the prompt was made from tensors.
+        PromptError: the prompt was made from tensors, or has videos beside its pictures.
     """
     if prompt.texts is None:
         raise PromptError(
             "this prompt was made from tensors, so its pictures cannot be replaced\n"
             "  make it with lens.prompt(text, images=...), or process the other pictures yourself"
+        )
+    if any(prompt.videos):
+        raise PromptError(
+            "this prompt has videos, which are not replaced with its pictures\n"
+            "  make it anew: lens.prompt(text, images=..., videos=...)"
         )
     rows = images if images and isinstance(images[0], list) else [list(images)]
     return lens.prompt(list(prompt.texts), images=rows, template=prompt.template)

@@ -111,6 +111,11 @@ class CompareWork:
         item = compared.item
         if isinstance(item.source, Bad):
             raise LeftOutError(f"{item.source.reason}\t{item.source.detail}", self._blank())
+        if isinstance(item.source, Prompt) and item.source.n_rows != 1:
+            raise ScoreError(
+                f"{item.name} is one of a batch: compare takes prompts of one row, or samples\n"
+                "  make a prompt of each, and give these one after the other"
+            )
         try:
             prompt = self._prompt(item)
             rows = list(self._under_each(compared, prompt))
@@ -135,7 +140,8 @@ class CompareWork:
     def _with_pictures(self, pictures: str, compared: ComparedItem, prompt: Prompt) -> Prompt:
         if pictures == "blank":
             return blank_images(self.lens, prompt)
-        assert compared.partner is not None
+        if compared.partner is None:
+            raise ScoreError(f"{compared.item.name} is a prompt, and pictures are swapped among samples: give these")
         return shown(self.lens, prompt, list(compared.partner.images))
 
     def _text(self, item: Item, prompt: Prompt) -> Asking:
@@ -204,8 +210,6 @@ def _as_sample(item: Item, prompt: Prompt) -> Sample:
     """
     if isinstance(item.source, Sample):
         return item.source
-    if prompt.n_rows != 1:
-        raise ScoreError(f"{item.name} is one of a batch: compare takes prompts of one row, or samples")
     right, wrong = item.answer or (None, None)
     if not isinstance(right, str):
         raise ScoreError(f"{item.name} has no right answer\n  give answers=[(right, wrong), ...] as texts, or samples")

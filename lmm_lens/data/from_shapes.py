@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ScoreError, unknown
 from .dataset import DataSet
+from .drawn import drawn_questions
+from .problems import Bad
 from .sample import BoxLike, Sample
 
 if TYPE_CHECKING:
@@ -32,43 +32,12 @@ def shapes(n: int = 64, *, seed: int = 0, kinds: Sequence[str] | str | None = No
     Raises:
         ScoreError: there is no such kind, or n is not positive.
     """
-    from ..bundled.shapes import TEXT_KINDS, VISUAL_KINDS
+    from ..bundled.shapes import TEXT_KINDS, VISUAL_KINDS, examples
 
-    chosen = [kinds] if isinstance(kinds, str) else list(VISUAL_KINDS if kinds is None else kinds)
-    for kind in chosen:
-        if kind not in VISUAL_KINDS + TEXT_KINDS:
-            raise ScoreError(unknown("kind of question", kind, VISUAL_KINDS + TEXT_KINDS))
-    if n < 1 or not chosen:
-        raise ScoreError(f"shapes needs at least one question of at least one kind, given n={n}, kinds={chosen}")
-    about = {"kind": "shapes", "n": n, "seed": seed, "kinds": chosen}
-    return DataSet(
-        "shapes", _Examples(n, chosen, seed), _read, describe=partial(dict, about), on_bad=on_bad, numbered=True
-    )
+    return drawn_questions("shapes", examples, _read, n, seed, kinds, VISUAL_KINDS, TEXT_KINDS, on_bad)
 
 
-class _Examples:
-    """(number, example) of each question, drawn when first asked for; a picture is 7 kB."""
-
-    def __init__(self, n: int, kinds: Sequence[str], seed: int) -> None:
-        self.n, self.kinds, self.seed = n, kinds, seed
-
-    @cached_property
-    def _drawn(self) -> list[Example]:
-        from ..bundled.shapes import examples
-
-        return examples(self.n, self.kinds, self.seed)
-
-    def __iter__(self) -> Iterator[tuple[int, Example]]:
-        return iter(enumerate(self._drawn, 1))
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __getitem__(self, index: int) -> tuple[int, Example]:
-        return index + 1, self._drawn[index]
-
-
-def _read(numbered: tuple[int, Example]) -> list[Sample]:
+def _read(numbered: tuple[int, Example]) -> list[Sample | Bad]:
     number, example = numbered
     draw = random.Random(f"{number} {example.question} {example.answer}")
     return [

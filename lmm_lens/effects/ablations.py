@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import InterventionError, ScoreError
-from ..hooks.heads import HeadSet, check_head
+from ..hooks.heads import DECODER, HeadSet, check_head, check_part
 from ..hooks.points import ModelShape
 from ..interventions import AblateHeads
 from ..interventions.means import HeadMeans
@@ -175,6 +175,7 @@ def heads_of(lens: Lens, heads: HeadSet | None) -> HeadSet:
         return HeadSet(every, n_layers, n_heads)
     if not isinstance(heads, HeadSet) or not heads:
         raise _no_heads(heads)
+    check_part(heads, DECODER, "this experiment")
     if (heads.n_layers, heads.n_heads) != (n_layers, n_heads):
         raise ScoreError(
             f"a head set was made for a model of {heads.n_layers} layers x {heads.n_heads} heads, "

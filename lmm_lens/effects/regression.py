@@ -49,7 +49,7 @@ def random_subsets(heads: HeadSet, n: int, share: float = 0.25, seed: int = 0) -
     while len(found) < n:
         chosen = [head for head in heads if draw.random() < share]
         if chosen:
-            found.append(HeadSet(chosen, heads.n_layers, heads.n_heads))
+            found.append(HeadSet(chosen, heads.n_layers, heads.n_heads, heads.part))
     return found
 
 

@@ -98,7 +98,8 @@ def to_about(estimates: Float[Tensor, "layer head"], best: HeadSet, sample: Head
 def from_about(about: Mapping[str, Any], shape: Sequence[int], effects: Float[Tensor, "layer head"]) -> Screen:
     """The screening that `to_about` described; effects are the exact ones, NaN where there is none."""
     estimates = torch.tensor([[torch.nan if v is None else v for v in row] for row in about["estimates"]])
-    best, sample = (HeadSet([tuple(head) for head in about[name]], *shape) for name in ("best", "sample"))
+    n_layers, n_heads = shape
+    best, sample = (HeadSet([tuple(head) for head in about[name]], n_layers, n_heads) for name in ("best", "sample"))
     verified = torch.stack([effects[head] for head in (*best, *sample)])
     return Screen(estimates, best, sample, verified, about["metric"])
 

@@ -9,19 +9,23 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ..errors import HookError, ScoreError
+from ..errors import HookError, ScoreError, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Head = tuple[int, int]  # (layer, head)
 
+DECODER, VISION = "decoder", "vision"
+"""The parts of a model that have heads."""
+
 
 @dataclass(frozen=True)
 class HeadSet:
     """Heads of one model, each a (layer, head) pair, in a fixed order (scores give best first).
 
-    Two sets with the same members are equal whatever their order.
+    They are of its decoder, or with part="vision" of its vision tower; what is asked of one takes no heads of the
+    other. Two sets with the same members are equal whatever their order.
 
     >>> heads = HeadSet([(3, 1), (0, 2)], n_layers=4, n_heads=8)
     >>> heads
@@ -32,26 +36,34 @@ class HeadSet:
     HeadSet of 3 heads in 4 layers x 8: L3H1 L0H2 L1H1
 
     Raises:
-        HookError: a layer or head lies outside the model.
+        HookError: a layer or head lies outside the model, or there is no such part.
     """
 
     heads: tuple[Head, ...]
     n_layers: int
     n_heads: int
+    part: str
 
-    def __init__(self, heads: Iterable[Head], n_layers: int, n_heads: int) -> None:
+    def __init__(self, heads: Iterable[Head], n_layers: int, n_heads: int, part: str = DECODER) -> None:
+        if part not in (DECODER, VISION):
+            raise HookError(unknown("part of the model", part, (DECODER, VISION)))
         ordered = tuple(dict.fromkeys(as_head(head) for head in heads))
         for layer, head in ordered:
             check_head(layer, head, n_layers, n_heads)
         object.__setattr__(self, "heads", ordered)
         object.__setattr__(self, "n_layers", n_layers)
         object.__setattr__(self, "n_heads", n_heads)
+        object.__setattr__(self, "part", part)
+
+    def _with(self, heads: Iterable[Head]) -> HeadSet:
+        """Other heads of the same part of the same model."""
+        return HeadSet(heads, self.n_layers, self.n_heads, self.part)
 
     @classmethod
-    def all(cls, n_layers: int, n_heads: int, layers: Iterable[int] | None = None) -> HeadSet:
+    def all(cls, n_layers: int, n_heads: int, layers: Iterable[int] | None = None, part: str = DECODER) -> HeadSet:
         """Every head of the model, or of the given layers."""
         chosen = range(n_layers) if layers is None else layers
-        return cls([(layer, head) for layer in chosen for head in range(n_heads)], n_layers, n_heads)
+        return cls([(layer, head) for layer in chosen for head in range(n_heads)], n_layers, n_heads, part)
 
     def by_layer(self) -> dict[int, tuple[int, ...]]:
         """The heads of each layer that has any, both in ascending order."""
@@ -86,7 +98,7 @@ class HeadSet:
                 )
             drawn = draw.sample(pool, len(taken) - short) + draw.sample(taken, short)
             chosen += [(layer, head) for head in sorted(drawn)]
-        return HeadSet(chosen, self.n_layers, self.n_heads)
+        return self._with(chosen)
 
     def shared(self, other: HeadSet) -> dict[int, int]:
         """How many heads of each layer another set has too; layers with none are left out."""
@@ -98,7 +110,8 @@ class HeadSet:
                 f"these head sets belong to different models: {self.n_layers} layers x {self.n_heads} heads "
                 f"and {other.n_layers} x {other.n_heads}"
             )
-        return HeadSet(heads, self.n_layers, self.n_heads)
+        check_part(other, self.part, "a set of the same part")
+        return self._with(heads)
 
     def __or__(self, other: HeadSet) -> HeadSet:
         return self._combine(other, (*self.heads, *other.heads))
@@ -115,8 +128,8 @@ class HeadSet:
     def __hash__(self) -> int:
         return hash(self._key())
 
-    def _key(self) -> tuple[frozenset[Head], int, int]:
-        return frozenset(self.heads), self.n_layers, self.n_heads
+    def _key(self) -> tuple[frozenset[Head], int, int, str]:
+        return frozenset(self.heads), self.n_layers, self.n_heads, self.part
 
     def __len__(self) -> int:
         return len(self.heads)
@@ -128,13 +141,32 @@ class HeadSet:
         return head in self.heads
 
     def __getitem__(self, index: slice) -> HeadSet:
-        return HeadSet(self.heads[index], self.n_layers, self.n_heads)
+        return self._with(self.heads[index])
 
     def __str__(self) -> str:
         return " ".join(f"L{layer}H{head}" for layer, head in self.heads)
 
     def __repr__(self) -> str:
-        return f"HeadSet of {len(self)} heads in {self.n_layers} layers x {self.n_heads}: {self}"
+        tower = " of the vision tower" if self.part == VISION else ""
+        return f"HeadSet of {len(self)} heads in {self.n_layers} layers x {self.n_heads}{tower}: {self}"
+
+
+def check_part(heads: object, part: str, what: str) -> None:
+    """HookError for a head set of another part of the model than is meant.
+
+    Args:
+        heads: a set, which knows its part; pairs do not.
+        part: "decoder" or "vision".
+        what: takes the heads, in words.
+    """
+    if isinstance(heads, HeadSet) and heads.part != part:
+        raise HookError(
+            f"{what} takes heads of the {_PARTS[part]}, given heads of the {_PARTS[heads.part]}: {heads!r}\n"
+            f"  where these are meant, make the set with HeadSet(..., part={part!r})"
+        )
+
+
+_PARTS = {DECODER: "decoder", VISION: "vision tower"}
 
 
 def as_head(head: object) -> Head:
@@ -183,7 +215,9 @@ def check_head(layer: int, head: int, n_layers: int, n_heads: int) -> Head:
     return layer, head
 
 
-def ranked(values: Tensor, n: int, layers: Iterable[int] | None, descending: bool, what: str) -> HeadSet:
+def ranked(
+    values: Tensor, n: int, layers: Iterable[int] | None, descending: bool, what: str, part: str = DECODER
+) -> HeadSet:
     """The n first heads by their numbers, best first.
 
     Args:
@@ -192,6 +226,7 @@ def ranked(values: Tensor, n: int, layers: Iterable[int] | None, descending: boo
         layers: among which; None for all.
         descending: whether large numbers come first.
         what: they have, in words, for the error.
+        part: of the model, whose heads they are.
 
     Raises:
         ScoreError: there are fewer heads with a number than that.
@@ -202,4 +237,4 @@ def ranked(values: Tensor, n: int, layers: Iterable[int] | None, descending: boo
     if not 0 < n <= len(having):
         raise ScoreError(f"{n} heads were asked for, expected 1 to {len(having)} (the heads with {what})")
     order = sorted(having, key=lambda head: float(values[head]), reverse=descending)
-    return HeadSet(order[:n], n_layers, n_heads)
+    return HeadSet(order[:n], n_layers, n_heads, part)

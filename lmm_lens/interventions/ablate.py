@@ -16,7 +16,6 @@ from ..hooks.results import Run
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
 from .base import (
-    DECODER,
     Heads,
     HeadsLike,
     Intervention,
@@ -56,8 +55,8 @@ class AblateHeads(Intervention):
         rows: which query rows: "all", "after_image" (generated tokens included), "last" (the last prompt token), any
             other mask name, positions, or Bool[batch, position].
         reference: what "mean" and "resample" replace z by.
-        part: "decoder", or "vision": heads of the vision tower, whose row scopes are "all", "image" (patches), "class"
-            and "register"; modes "zero" and "uniform".
+        part: by default what a HeadSet says, else "decoder"; or "vision": heads of the vision tower, whose row scopes
+            are "all", "image" (patches), "class" and "register"; modes "zero" and "uniform".
 
     Raises:
         InterventionError: no heads, an unknown mode, or no reference of the right kind.
@@ -75,10 +74,10 @@ class AblateHeads(Intervention):
         mode: str = "zero",
         rows: RowsLike = "all",
         reference: HeadMeans | Run | None = None,
-        part: str = DECODER,
+        part: str | None = None,
     ) -> None:
-        self._set(heads=checked_heads(heads, "AblateHeads"), mode=mode, rows=plain_rows(rows), reference=reference)
-        self._set(part=checked_part(part))
+        self._set(part=checked_part(part, heads), mode=mode, rows=plain_rows(rows), reference=reference)
+        self._set(heads=checked_heads(heads, "AblateHeads", self.part))
         if self.in_tower and mode not in ("zero", "uniform"):
             raise InterventionError(
                 f"heads of the vision tower are ablated by zero or uniform, given {mode!r}\n"

@@ -10,7 +10,17 @@ from typing import Any, ClassVar, Protocol, Self
 
 from ..core.taps import Tap
 from ..errors import InterventionError, unknown
-from ..hooks.heads import Head, HeadSet, as_head, check_head, check_layer, whole_number
+from ..hooks.heads import (
+    DECODER,
+    VISION,
+    Head,
+    HeadSet,
+    as_head,
+    check_head,
+    check_layer,
+    check_part,
+    whole_number,
+)
 from ..hooks.points import ModelShape
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike
@@ -90,7 +100,7 @@ class Intervention(ABC):
         for name in parameters(self):
             value = getattr(self, name)
             if isinstance(value, HeadSet):
-                shape = {"n_layers": value.n_layers, "n_heads": value.n_heads}
+                shape = {"n_layers": value.n_layers, "n_heads": value.n_heads, "part": value.part}
                 value = {"heads": [list(head) for head in value], **shape}
             try:
                 json.dumps(value)
@@ -167,12 +177,14 @@ def from_json(text: str) -> list[Intervention]:
     return [Intervention.from_dict(values) for values in listed]
 
 
-DECODER, VISION = "decoder", "vision"
-"""The parts of a model that an intervention may act in."""
+def checked_part(part: str | None, heads: object = None) -> str:
+    """The part of the model that is meant: the one that is named, that of a head set, or else the decoder.
 
-
-def checked_part(part: str) -> str:
-    """A part of the model; InterventionError for one that there is not."""
+    Raises:
+        InterventionError: there is no such part.
+    """
+    if part is None:
+        return heads.part if isinstance(heads, HeadSet) else DECODER
     if part not in (DECODER, VISION):
         raise InterventionError(unknown("part of the model", part, (DECODER, VISION)))
     return part
@@ -220,8 +232,14 @@ Heads = HeadSet | tuple[Head, ...]
 """What an intervention makes of it, once."""
 
 
-def checked_heads(heads: HeadsLike, name: str) -> Heads:
-    """Heads as a HeadSet, or as a tuple of pairs; InterventionError if there are none."""
+def checked_heads(heads: HeadsLike, name: str, part: str = DECODER) -> Heads:
+    """Heads as a HeadSet, or as a tuple of pairs.
+
+    Raises:
+        InterventionError: there are none.
+        HookError: a set is of another part of the model.
+    """
+    check_part(heads, part, f"{name} of part={part!r}")
     chosen = heads if isinstance(heads, HeadSet) else tuple(as_head(head) for head in heads)
     if not chosen:
         raise InterventionError(f"{name} was given no heads: pass a HeadSet or (layer, head) pairs")

@@ -16,13 +16,13 @@ from ..core.kernels import knockout, mass
 from ..core.sinks import sinks_of
 from ..core.taps import Tap, TapContext
 from ..errors import InterventionError
+from ..hooks.heads import DECODER
 from ..hooks.points import ModelShape
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
 from ..sinks.auto import Auto, is_auto, settled
 from ..sinks.rule import SinkRule
 from .base import (
-    DECODER,
     AutoSinks,
     Intervention,
     checked_part,

@@ -11,14 +11,12 @@ from torch import Tensor
 from ..core.rows import Rows
 from ..core.taps import Tap, TapContext, TapFunction
 from ..errors import InterventionError
-from ..hooks.heads import check_layer
+from ..hooks.heads import DECODER, VISION, check_layer
 from ..hooks.points import HOOK_POINTS, ModelShape, check_site
 from ..hooks.results import Run
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
 from .base import (
-    DECODER,
-    VISION,
     Heads,
     HeadsLike,
     Intervention,
@@ -131,7 +129,7 @@ class PatchHeads(Intervention):
         heads: a HeadSet, or (layer, head) pairs.
         clean: `lens.run(clean_prompt, read=["z"])`, of a prompt with the same layout.
         rows: which query rows; see `AblateHeads`. Prompt rows only.
-        part: "decoder", or "vision", with a run that read "vision.SITE".
+        part: by default what a HeadSet says, else "decoder"; or "vision", with a run that read "vision.SITE".
     """
 
     heads: Heads
@@ -139,8 +137,9 @@ class PatchHeads(Intervention):
     rows: RowsLike
     part: str
 
-    def __init__(self, heads: HeadsLike, clean: Run, rows: RowsLike = "all", part: str = DECODER) -> None:
-        self._set(part=checked_part(part), heads=checked_heads(heads, "PatchHeads"), clean=clean, rows=plain_rows(rows))
+    def __init__(self, heads: HeadsLike, clean: Run, rows: RowsLike = "all", part: str | None = None) -> None:
+        self._set(part=checked_part(part, heads), clean=clean, rows=plain_rows(rows))
+        self._set(heads=checked_heads(heads, "PatchHeads", self.part))
         check_run(clean, "PatchHeads")
 
     def control_of(self, seed: int = 0) -> PatchHeads:
@@ -253,7 +252,7 @@ class PatchPattern(Intervention):
         heads: a HeadSet, or (layer, head) pairs.
         clean: `lens.run(clean_prompt, read=["pattern"])`, of a prompt with the same layout.
         rows: which query rows; see `AblateHeads`. Prompt rows only.
-        part: "decoder", or "vision", with a run that read "vision.SITE".
+        part: as for `PatchHeads`.
     """
 
     heads: Heads
@@ -261,10 +260,9 @@ class PatchPattern(Intervention):
     rows: RowsLike
     part: str
 
-    def __init__(self, heads: HeadsLike, clean: Run, rows: RowsLike = "all", part: str = DECODER) -> None:
-        self._set(
-            part=checked_part(part), heads=checked_heads(heads, "PatchPattern"), clean=clean, rows=plain_rows(rows)
-        )
+    def __init__(self, heads: HeadsLike, clean: Run, rows: RowsLike = "all", part: str | None = None) -> None:
+        self._set(part=checked_part(part, heads), clean=clean, rows=plain_rows(rows))
+        self._set(heads=checked_heads(heads, "PatchPattern", self.part))
         check_run(clean, "PatchPattern")
 
     def control_of(self, seed: int = 0) -> PatchPattern:

@@ -108,7 +108,7 @@ class Applied(Block):
             self._open()
             self._plan = self.lens._plan_of(applied_to(self.lens))
             self._tower = self._towers.enter_context(self.lens._in_tower(self._plan, None))
-            session = self.backend.session(self._plan.taps, prompt_of=self.prompt_of)
+            session = self.backend.session(self._plan.taps_beside(self._tower), prompt_of=self.prompt_of)
             session.__enter__()
             self._session = session
         except BaseException:

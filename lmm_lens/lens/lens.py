@@ -292,7 +292,7 @@ class Lens(TransformerLensMethods, NNsightMethods):
             raise LensError(unknown("choice of logits", logits, ("all", "last")))
         plan = self._plan(prompt, interventions, read)
         with self._at(remote), self._in_tower(plan, prompt) as tower:
-            done = self._backend.forward(prompt, plan.taps, last_only=logits == "last", grad=grad)
+            done = self._backend.forward(prompt, plan.taps_beside(tower), last_only=logits == "last", grad=grad)
         return self._run_of(prompt, plan, done, tower)
 
     def run_all(self, runs: Sequence[PlannedRun]) -> Iterator[Run]:
@@ -360,7 +360,7 @@ class Lens(TransformerLensMethods, NNsightMethods):
         options["output_logits"] = logits
         try:
             with self._at(remote), self._in_tower(plan, prompt) as tower:
-                done = self._backend.generate(prompt, plan.taps, options)
+                done = self._backend.generate(prompt, plan.taps_beside(tower), options)
         except FloatingPointError as error:
             raise ModelError(f"{error}\n  {where_nan(self._backend, prompt, plan)}") from error
         decode = self.adapter.tokenizer.batch_decode if self.processor else None
@@ -401,7 +401,6 @@ class Lens(TransformerLensMethods, NNsightMethods):
         """Inside, the vision tower runs with what a plan reads and edits there; nothing where it does neither."""
         if not plan.needs_tower or self._backend.remote is not False:  # refused by the plan where it is bound
             return nullcontext()
-        plan.tower_is_open = True
         if prompt is not None:
             self._backend.prepare(prompt)
         thread = None if prompt is None else threading.get_ident()  # an open context holds for all

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..core.taps import Tap, TapContext
 from ..errors import HookError
+from ..hooks.heads import VISION
 from ..hooks.points import ModelShape, Read
-from ..interventions.base import VISION, Intervention
+from ..interventions.base import Intervention
 from ..prompts.prompt import Prompt
 from ..prompts.rows import bind_rows
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Int
@@ -48,7 +48,6 @@ class Plan:
 
     Attributes:
         interventions: as given, and once bound with everything "auto" found out.
-        tower_is_open: whether somebody takes care of what is to be done in the vision tower.
 
     Raises:
         HookError: something that cannot be read.
@@ -64,7 +63,6 @@ class Plan:
         self.shape, self.sinks_on = shape, sinks_on
         self.interventions = tuple([interventions] if isinstance(interventions, Intervention) else interventions)
         items = [reads] if isinstance(reads, (str, Reader)) else reads
-        self.tower_is_open = False
         self.reads = tuple(Read(item) if isinstance(item, str) else item for item in items)
         for item in self.reads:
             if not isinstance(item, Reader):
@@ -82,16 +80,24 @@ class Plan:
         return bind_all(self.interventions, prompt, shape, in_tower=True) + reading
 
     def taps(self, prompt: Prompt) -> list[Tap]:
-        """The taps on a prompt, in the decoder.
+        """The taps on a prompt, where nobody takes care of the vision tower.
 
         Raises:
-            HookError: something is to be done in the vision tower, and nobody has opened it.
+            HookError: something is to be done there.
         """
-        if self.needs_tower and not self.tower_is_open:
+        if self.needs_tower:
             raise HookError(
                 "the vision tower is read and edited in lens.run, lens.generate and lens.apply on this machine\n"
                 "  not in a trace, nor as hooks of a bridge, nor on a server"
             )
+        return self.decoder_taps(prompt)
+
+    def taps_beside(self, tower: TowerSession | None) -> Callable[[Prompt], list[Tap]]:
+        """What gives the taps on a prompt beside a session of the vision tower, or without one."""
+        return self.taps if tower is None else self.decoder_taps
+
+    def decoder_taps(self, prompt: Prompt) -> list[Tap]:
+        """The taps on a prompt in the decoder alone."""
         given = self.interventions
         self.interventions = tuple(
             each.resolve(prompt, self.sinks_on) if isinstance(each, Intervention) else each for each in given

@@ -86,8 +86,8 @@ def activation_patching(
         HookError: a layer, site or row scope that does not exist.
     """
     if isinstance(site, str) and site.startswith(TOWER):
-        if groups is not None or checkpoint is not None:
-            raise ScoreError("patching in the vision tower takes neither groups nor a checkpoint")
+        if any(each is not None for each in (groups, checkpoint, tokens_per_pass)):
+            raise ScoreError("patching in the vision tower takes no groups, checkpoint or tokens_per_pass")
         return tower_patching(
             lens, clean, corrupt, site, by, layers=layers, rows=rows, answers=answers, progress=progress
         )
@@ -117,17 +117,15 @@ def activation_patching(
     finished.finish()
     effects = pair.normalized(patched - pair.corrupt_ld[:, None, None])
     effects = effects.masked_fill(~units.reached[:, None], torch.nan)
-    return PatchScores(
+    return PatchScores.of_pairs(
+        pair,
+        effects,
+        chosen,
         site=site,
         by=by,
         rows=units.label,
         method="patching",
-        layers=tuple(chosen),
         units=units.names,
-        per_pair=effects,
-        clean_ld=pair.clean_ld.float(),
-        corrupt_ld=pair.corrupt_ld.float(),
-        answers=pair.texts,
         model=finished.model,
         how=how,
     )

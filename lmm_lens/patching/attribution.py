@@ -85,17 +85,15 @@ def attribution_patching(
         found = _by_unit(product, clean_run, site, units).cpu()
         change[:, index, : found.shape[1]] = found
     effects = pair.normalized(change).masked_fill(~units.reached[:, None], torch.nan)
-    return PatchScores(
+    return PatchScores.of_pairs(
+        pair,
+        effects,
+        chosen,
         site=site,
         by=by,
         rows=units.label,
         method="attribution",
-        layers=tuple(chosen),
         units=units.names,
-        per_pair=effects,
-        clean_ld=pair.clean_ld.float(),
-        corrupt_ld=pair.corrupt_ld.float(),
-        answers=pair.texts,
         model=lens.identity,
     )
 

@@ -77,6 +77,11 @@ def effect_over_image(
             f"row {row} has no picture {image} to draw on: it was given {len(prompt.images[row])}\n"
             "  make the prompt with lens.prompt(text, images=...)"
         )
+    if scores.shape is not None:
+        raise ScoreError(
+            "these are tokens of the vision tower, which are not laid over a picture\n"
+            "  lens.vision.patches(prompt) says which visual tokens each is part of"
+        )
     spans = [span for span in prompt.spans[row] if span.image == image and span.kind == "image"]
     if not spans or any(span.grid is None or span.region is None for span in spans):
         raise PromptError("the layout of these visual tokens is not known, so they cannot be drawn over the picture")

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ..answers.contrast import AnswersLike, contrast, logit_difference
 from ..errors import ScoreError
-from ..hooks.heads import check_layer
+from ..hooks.heads import VISION, check_layer
 from ..hooks.points import TOWER, Read
 from ..hooks.results import Run
 from ..interventions import PatchHeads, PatchPattern, PatchResidual
-from ..interventions.base import VISION, Intervention
+from ..interventions.base import Intervention
 from ..interventions.patch import check_same_layout
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
@@ -125,19 +125,18 @@ def tower_patching(
                 patched[:, place, unit] = logit_difference(run.logits[:, 0], pair.ids).cpu()
                 advance()
     effects: Float[Tensor, "pair layer unit"] = pair.normalized(patched - pair.corrupt_ld[:, None, None])
-    return PatchScores(
+    return PatchScores.of_pairs(
+        pair,
+        effects,
+        chosen,
         site=site,
         by=by,
         rows=units.label,
         method="patching",
-        layers=tuple(chosen),
         units=units.names,
-        per_pair=effects,
-        clean_ld=pair.clean_ld.float(),
-        corrupt_ld=pair.corrupt_ld.float(),
-        answers=pair.texts,
         model=lens.identity,
         how="one forward for each layer and unit: the vision tower is not replayed",
+        shape=(lens.vision.n_layers, lens.vision.n_heads),
     )
 
 

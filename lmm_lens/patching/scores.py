@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..answers.contrast import Contrast
 from ..errors import ScoreError
-from ..hooks.heads import HeadSet, ranked
+from ..hooks.heads import DECODER, VISION, HeadSet, ranked
 from ..runs import files
 from ..statistics.resampling import interval_where_defined
 
@@ -46,6 +47,7 @@ class PatchScores:
         answers: (correct, incorrect) token of each pair, as text.
         model: the model's identity.
         how: how the patched forwards were computed; all ways are exact.
+        shape: layers and heads of the vision tower, where it was patched; None in the decoder, whose are the model's.
     """
 
     site: str
@@ -60,6 +62,19 @@ class PatchScores:
     answers: tuple[tuple[str, str], ...]
     model: dict[str, Any] = field(default_factory=dict)
     how: str = ""
+    shape: tuple[int, int] | None = None
+
+    @classmethod
+    def of_pairs(
+        cls, pairs: Contrast, effects: Float[Tensor, "pair layer unit"], layers: Sequence[int], **labels: Any
+    ) -> PatchScores:
+        """The effects on pairs of runs whose answers and logit differences are known; other fields by name."""
+        known: dict[str, Any] = {
+            "clean_ld": pairs.clean_ld.float(),
+            "corrupt_ld": pairs.corrupt_ld.float(),
+            "answers": pairs.texts,
+        }
+        return cls(per_pair=effects, layers=tuple(layers), **known, **labels)
 
     @cached_property
     def values(self) -> Float[Tensor, "layer unit"]:
@@ -94,10 +109,11 @@ class PatchScores:
         """
         if self.by != "head":
             raise ScoreError(f"top gives heads, but these scores are by {self.by}: see to_pandas(), best first")
-        shape = self.model.get("n_layers", max(self.layers) + 1), self.model.get("n_heads", len(self.units))
-        values = torch.full(shape, torch.nan)
+        own = self.model.get("n_layers", max(self.layers) + 1), self.model.get("n_heads", len(self.units))
+        values = torch.full(self.shape or own, torch.nan)
         values[list(self.layers), : len(self.units)] = self.values
-        return ranked(values, n, layers, True, "an effect")
+        part = DECODER if self.shape is None else VISION
+        return ranked(values, n, layers, True, "an effect", part)
 
     def rank_correlation(self, other: PatchScores) -> float:
         """Spearman's rank correlation of the mean effects with other scores on the same axes, in [-1, 1].
@@ -139,7 +155,7 @@ class PatchScores:
             for i, j in (~self.values.isnan()).nonzero().tolist()
         ]
         table = pandas.DataFrame(rows, columns=["layer", self.by, "effect", "low", "high"])
-        if self.by != "span":
+        if self.by != "span" and all(unit.isdigit() for unit in self.units):  # not "tile:token" of a tower
             table[self.by] = table[self.by].astype(int)
         return table.sort_values("effect", ascending=False, ignore_index=True, kind="stable")
 
@@ -170,7 +186,8 @@ class PatchScores:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file: the numbers, and everything else as JSON in its header."""
         tensors = {name: getattr(self, name) for name in TENSORS}
-        files.write(path, "patch scores", tensors, {name: getattr(self, name) for name in LABELS})
+        labels = {name: getattr(self, name) for name in (*LABELS, "shape")}
+        files.write(path, "patch scores", tensors, labels)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], lens: Lens | None = None) -> PatchScores:
@@ -191,6 +208,7 @@ class PatchScores:
                 labels[name] = tuple(labels[name])
             labels["answers"] = tuple((correct, incorrect) for correct, incorrect in labels["answers"])
             labels["model"] = dict(labels["model"])
+            labels["shape"] = tuple(about["shape"]) if about.get("shape") else None
             pairs = {"pair": len(labels["answers"])}
             shape = {**pairs, "layer": len(labels["layers"]), "unit": len(labels["units"])}
             files.check_numbers(path, "per_pair", tensors["per_pair"], shape)

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..core.rows import Rows
 from ..errors import HookError, PromptError, unknown
 from ..figures.canvas import canvases_of, check_placed
-from ..hooks.heads import Head, HeadSet, check_head, check_layer
+from ..hooks.heads import DECODER, Head, HeadSet, check_head, check_layer, check_part
 from ..interventions.base import Intervention
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
@@ -114,6 +114,7 @@ def attention_map(
 def chosen_heads(lens: Lens, heads: HeadsLike) -> HeadSet:
     """The heads that are meant, none of cross-attention; HookError for those that are not there."""
     shape, n_heads = lens.shape, lens.n_heads
+    check_part(heads, DECODER, "an attention map")
     if heads is None:
         pairs = [(layer, head) for layer in shape.self_attention for head in range(shape.n_heads[layer])]
     elif isinstance(heads, int) and not isinstance(heads, bool):
@@ -123,7 +124,7 @@ def chosen_heads(lens: Lens, heads: HeadsLike) -> HeadSet:
     elif isinstance(heads, HeadSet) and (heads.n_layers, heads.n_heads) != (lens.n_layers, n_heads):
         raise HookError(
             f"these heads are of {heads.n_layers} layers x {heads.n_heads} heads, the decoder has {lens.n_layers} x "
-            f"{n_heads}: they belong to another model, or to the vision tower"
+            f"{n_heads}: they belong to another model"
         )
     elif isinstance(heads, Iterable):
         pairs = list(HeadSet(heads, lens.n_layers, n_heads))

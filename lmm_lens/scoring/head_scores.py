@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from ..hooks.heads import HeadSet, ranked
+from ..hooks.heads import DECODER, HeadSet, ranked
 from ..runs import files
 from ..statistics.resampling import bootstrap_interval
 from .metrics import HEAD_METRICS, head_metric
@@ -89,7 +89,7 @@ class HeadScores:
         return self._ranked(n, layers, descending=not self.higher_is_better)
 
     def _ranked(self, n: int, layers: Iterable[int] | None, descending: bool) -> HeadSet:
-        return ranked(self.values, n, layers, descending, "a score")
+        return ranked(self.values, n, layers, descending, "a score", self.settings.get("part", DECODER))
 
     def to_pandas(self, level: float = 0.95) -> pandas.DataFrame:
         """One row a head: layer, head, mean, low and high of its interval, best first."""

@@ -18,8 +18,9 @@ from ..core.sinks import sinks_of
 from ..core.spatial import cell_keys
 from ..core.taps import Tap, TapContext
 from ..errors import ScoreError, unknown
+from ..hooks.heads import DECODER, VISION
 from ..hooks.points import ModelShape
-from ..interventions.base import DECODER, VISION, Intervention, checked_part
+from ..interventions.base import Intervention, checked_part
 from ..prompts.prompt import MASKS, Prompt
 from ..prompts.rows import bind_rows
 from ..runs.checkpoint import Checkpoint, digest, fingerprint
@@ -101,12 +102,13 @@ def score_heads(
             do not match the prompts, sink dimensions that are not known, or no one grid where a map is needed.
     """
     if checked_part(part) == VISION:
-        beside = {"boxes": boxes, "relevant": relevant, "sink_dims": sink_dims, "checkpoint": checkpoint}
+        beside: dict[str, object] = {"boxes": boxes, "relevant": relevant, "checkpoint": checkpoint}
+        beside |= {"sink_dims": sink_dims, "sink_threshold": sink_threshold}
         given = [name for name, value in beside.items() if value is not None]
         if given or query != "last" or not isinstance(metric, str):
             what = given[0] if given else "query" if query != "last" else "a metric of your own"
             raise ScoreError(f"heads of the vision tower are scored without {what}")
-        return score_tower(lens, prompts, metric, interventions=interventions)
+        return score_tower(lens, _each(prompts, progress), metric, interventions=interventions)
     asks_for_sinks = not (sink_dims is None and sink_threshold is None)
     chosen = metric_of(metric, boxes is not None, relevant is not None, asks_for_sinks)
     if query not in QUERIES:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import HookError, LensError, PromptError, ScoreError
-from ..hooks.heads import HeadSet
+from ..hooks.heads import DECODER, HeadSet, check_part
 from ..hooks.results import Run
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike
@@ -129,6 +129,7 @@ def view(
         attention = from_lens(lens, prompt, row, queries, layers, heads, sinks)
     maps = maps_of(attention, prompt, row)
     maps.sort(key=lambda each: each.name != (FIRST[0] if attention.sinks.of_layer is not None else FIRST[1]))
+    check_part(mark, DECODER, "the viewer")
     if mark is not None and lens is not None and (mark.n_layers, mark.n_heads) != (lens.n_layers, lens.n_heads):
         raise HookError(
             f"these heads to mark are of {mark.n_layers} layers x {mark.n_heads} heads, "

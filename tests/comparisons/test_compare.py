@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lmm_lens import (
     VAR,
@@ -23,10 +24,11 @@ from lmm_lens import data as datasets
 from lmm_lens.comparisons import blank_images, exact_match
 from lmm_lens.comparisons.conditions import as_conditions
 from lmm_lens.comparisons.pictures import partners
-from lmm_lens.errors import InterventionError, ScoreError
+from lmm_lens.errors import InterventionError, PromptError, ScoreError
 from lmm_lens.interventions import PatchHeads
 from lmm_lens.statistics import mcnemar_test
 from lmm_lens.warnings import NothingChangedWarning
+from tests.support.families import lens_of
 
 HEADS = HeadSet([(1, 4), (2, 1), (3, 4)], 6, 8)
 ABLATED = AblateHeads(HEADS, rows="after_image")
@@ -93,6 +95,31 @@ def test_prompts_bring_their_answers_along(lens, samples):
     assert found.of("plain").tolist() == [1, 1]
     with pytest.raises(ScoreError, match=r"prompt 0 has no right answer\n  give answers="):
         compare(lens, prompts, {"plain": []})
+
+
+def test_a_batch_is_refused_under_every_metric(lens, samples):
+    batch = lens.prompt([each.question for each in samples[:2]], images=[list(each.images) for each in samples[:2]])
+    answers = [(each.answer, each.wrong) for each in samples[:2]]
+    for metric in ("log_prob", "contains"):
+        with pytest.raises(ScoreError, match="prompt 0 row 0 is one of a batch: compare takes prompts of one row"):
+            compare(lens, batch, {"plain": []}, metric, answers=answers)
+
+
+def test_pictures_that_are_not_there_are_neither_blanked_nor_swapped(lens, samples):
+    text = Sample("text", "what color is it?", "red")
+    with pytest.raises(PromptError, match="has no pictures, so that blank ones would change nothing"):
+        compare(lens, [text], {"plain": [], "blank": Condition(pictures="blank")})
+    prompts, answers = [each.prompt(lens) for each in samples[:2]], [(each.answer, None) for each in samples[:2]]
+    with pytest.raises(ScoreError, match="prompt 0 is a prompt, and pictures are swapped among samples"):
+        compare(lens, prompts, {"plain": [], "swapped": Condition(pictures="swapped")}, answers=answers)
+
+
+def test_videos_are_not_lost_where_pictures_are_replaced():
+    family = lens_of("qwen2_5_vl")
+    frames = [Image.new("RGB", (56, 56), color) for color in ("red", "blue")]
+    prompt = family.prompt("Compare.", images=frames[0], videos=[frames])
+    with pytest.raises(PromptError, match="has videos, which are not replaced with its pictures"):
+        blank_images(family, prompt)
 
 
 def test_interventions_may_be_made_for_each_prompt(lens, samples):
@@ -273,6 +300,7 @@ def test_every_condition_has_its_line_in_the_figure(compared):
         ({"plain": []}, {"metric": "exact_mach"}, "unknown metric 'exact_mach', did you mean 'exact_match'"),
         ({"plain": []}, {"baseline": "plane"}, "unknown condition to be the baseline 'plane', did you mean 'plain'"),
         ({"plain": []}, {"controls": -1}, "a whole number of at least 0, given -1"),
+        ({"plain": []}, {"metric": "log_prob", "max_new_tokens": 3}, "generates nothing, given max_new_tokens=3"),
         ({"plain": []}, {"max_new_tokens": 0}, "max_new_tokens is at least 1, given 0"),
         ({"plain": lambda prompt: []}, {"controls": 1}, "that a function makes have no control of their own"),
         ({"x": ABLATED, "x, control 0": []}, {"controls": 1}, "as a control would be: call it otherwise"),

@@ -1,9 +1,11 @@
 """Patching in the vision tower: each cell against a run with the intervention that a user would write."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from lmm_lens import PatchHeads, PatchResidual, PatchScores, activation_patching
+from lmm_lens import AblateHeads, PatchHeads, PatchResidual, PatchScores, activation_patching
 from lmm_lens.bundled import shapes
 from lmm_lens.errors import ScoreError
 from tests.support.color_pairs import batch
@@ -52,12 +54,30 @@ def test_all_patches_of_the_last_layer_bring_the_whole_answer_back(lens, pair):
     assert float(scores.per_pair[0, -1, 1]) == pytest.approx(0, abs=1e-4)
 
 
+def test_its_best_heads_are_heads_of_the_tower(lens, pair, tmp_path):
+    scores = activation_patching(lens, *pair, "vision.z", "head")
+    scores.save(tmp_path / "scores.safetensors")
+    for each in (scores, PatchScores.load(tmp_path / "scores.safetensors", lens)):
+        best = each.top(2)
+        assert (best.n_layers, best.n_heads, best.part) == (3, 4, "vision")
+        assert lens.run(pair[0], [AblateHeads(best)]).reports[0].n_edits == 2 * 37
+
+
+def test_tokens_of_the_tower_are_not_laid_over_the_picture(lens, pair):
+    scores = activation_patching(lens, *pair, "vision.resid_post", "patch", layers=[2])
+    with pytest.raises(ScoreError, match=r"tokens of the vision tower.*\n  lens.vision.patches\(prompt\) says"):
+        scores.plot_over_image(pair[0], 2)
+    tiles = replace(scores, units=tuple(f"0:{unit}" for unit in scores.units))
+    assert tiles.to_pandas()["patch"][0].startswith("0:")
+
+
 @pytest.mark.parametrize(
     ("site", "by", "options", "message"),
     [
         ("vision.z", "span", {}, "z is patched by head"),
         ("vision.resid_post", "head", {}, "resid_post cannot be patched by head"),
-        ("vision.resid_post", "span", {"groups": {"x": [[1]]}}, "neither groups nor a checkpoint"),
+        ("vision.resid_post", "span", {"groups": {"x": [[1]]}}, "takes no groups, checkpoint or tokens_per_pass"),
+        ("vision.resid_post", "span", {"tokens_per_pass": 64}, "takes no groups, checkpoint or tokens_per_pass"),
         ("vision.resid_post", "span", {"layers": []}, "no layers were given"),
     ],
 )

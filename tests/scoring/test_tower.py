@@ -42,8 +42,9 @@ def test_it_is_reached_through_score_heads_and_saved(lens, prompts, tmp_path):
     scores = score_heads(lens, prompts, "entropy", part="vision")
     assert (scores.unit, scores.query, scores.settings["part"]) == ("entropy in nats", "patches", "vision")
     heads = scores.top(2)
-    assert (heads.n_layers, heads.n_heads) == (3, 4)
-    assert lens.run(prompts[0], [AblateHeads(heads, part="vision")]).reports[0].n_edits == 74
+    assert (heads.n_layers, heads.n_heads, heads.part) == (3, 4, "vision")
+    for edit in (AblateHeads(heads), AblateHeads(heads, part="vision")):
+        assert lens.run(prompts[0], [edit]).reports[0].n_edits == 74
     scores.save(tmp_path / "scores.safetensors")
     back = HeadScores.load(tmp_path / "scores.safetensors", lens)
     assert torch.equal(back.per_prompt, scores.per_prompt)
@@ -63,6 +64,7 @@ def test_several_tiles_count_together():
         ("register_mass", {}, "this vision tower has no register tokens"),
         ("entropy", {"query": "answer"}, "scored without query"),
         ("entropy", {"boxes": [(0, 0, 8, 8)]}, "scored without boxes"),
+        ("entropy", {"sink_threshold": 20.0}, "scored without sink_threshold"),
         (lambda pattern, keys: pattern, {}, "scored without a metric of your own"),
     ],
 )

@@ -29,6 +29,7 @@ from ..base import PromptOf, TapsOf
 from ..interrupts import GUARD, uninterrupted
 from ..placement import Shards, has_weights
 from . import interface
+from .module_hooks import hook_on
 from .own_attention import overheard
 from .passes import Pass, Passes
 from .row_check import RowCheck
@@ -266,21 +267,7 @@ class NativeSession:
             z = self.tapping.through(by_head, site, layer).reshape(whole.shape)
             return self._shards.own(z, -1, x.shape[-1])
 
-        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
-            if kwargs is None or not self.is_acting():  # as in _before_pass
-                return None
-            if args:
-                return (tapped(args[0]), *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": tapped(kwargs["hidden_states"])}
-
-        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            if not self.is_acting():
-                return None
-            return (tapped(output[0]), *output[1:]) if isinstance(output, tuple) else tapped(output)
-
-        if site in ("resid_pre", "z"):
-            return module.register_forward_pre_hook(before, with_kwargs=True)
-        return module.register_forward_hook(after)
+        return hook_on(module, site, tapped, self.is_acting)
 
     def attend_whole(self, layer: int, pattern: WholePattern) -> None:
         """As `attend`, of a layer that has all of its pattern; an edit is what the layer goes on with."""

@@ -11,7 +11,7 @@ one call each: such a call is a pass over its part of the sequence, whose keys b
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, cast
 
@@ -26,10 +26,10 @@ from ...core.taps import Tap
 from ...errors import HookError, InterventionError
 from ...prompts.prompt import Prompt
 from ...prompts.tower import tower_prompt
+from ..base import TapsOf
 from ..interrupts import GUARD, uninterrupted
 from . import interface
-
-TapsOf = Callable[[Prompt], Sequence[Tap]]
+from .module_hooks import hook_on, stream_into
 
 
 class TowerSession:
@@ -45,7 +45,6 @@ class TowerSession:
         tapping: what the taps read and did.
         prompt: what the tower ran; None before it did.
         n_passes: how often it ran.
-
     """
 
     replaces = False
@@ -102,11 +101,11 @@ class TowerSession:
 
     # ------------------------------------------------------------------ a pass
 
-    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
         """The tower begins to run: bind the taps to what it runs."""
-        if not self._is_ours():
+        if kwargs is None or not self._is_ours():  # as in `hook_on`
             return
-        x = _as_rows(_stream(args, kwargs)[1], 0)
+        x = _as_rows(stream_into(args, kwargs)[1], 0)
         tower = self.tower
         places = tower.n_class, tower.n_registers, tower.class_behind, tower.knows_places
         prompt = tower_prompt(x.shape[0], x.shape[1], *places)
@@ -197,22 +196,8 @@ class TowerSession:
         def acts() -> bool:
             return (site, layer) in self.tapping.taps and self._is_ours()
 
-        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if not acts():
-                return None
-            name, x = _stream(args, kwargs)
-            return (args, {**kwargs, name: tapped(x)}) if name else ((tapped(x), *args[1:]), kwargs)
-
-        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            if not acts():
-                return None
-            return (tapped(output[0]), *output[1:]) if isinstance(output, tuple) else tapped(output)
-
-        if site in ("resid_pre", "z"):
-            handle = module.register_forward_pre_hook(before, with_kwargs=True)
-        else:  # before those that capture features for the model
-            handle = module.register_forward_hook(after, prepend=True)
-        self._hooks.callback(handle.remove)
+        # before those that capture features for the model
+        self._hooks.callback(hook_on(module, site, tapped, acts, first=True).remove)
 
     def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
         """Called by the attention function of transformers."""
@@ -268,14 +253,6 @@ class _Packed:
                 "an edit gives attention to tokens of another picture or window, which these rows cannot see"
             )
         self.fused.put(pattern[..., self.first :], original[..., self.first :], rows, heads)
-
-
-def _stream(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Tensor]:
-    """What goes into a module: the name it was given by, empty for its place, and the tensor."""
-    if args:
-        return "", args[0]
-    name = next(name for name in ("hidden_states", "hidden_state", "inputs", "x") if name in kwargs)
-    return name, kwargs[name]
 
 
 def _as_rows(x: Tensor, layer: int) -> Tensor:

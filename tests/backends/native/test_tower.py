@@ -4,13 +4,25 @@ import pytest
 import torch
 from PIL import Image
 
-from lmm_lens import AblateHeads, HeadSet, Knockout, Lens, PatchHeads, PatchResidual, Read, head_means
+from lmm_lens import (
+    AblateHeads,
+    HeadSet,
+    Knockout,
+    Lens,
+    PatchHeads,
+    PatchResidual,
+    Read,
+    ScaleAttention,
+    attention_map,
+    head_effects,
+    head_means,
+)
 from lmm_lens.adapters.towers import _linear
 from lmm_lens.backends.native import interface
 from lmm_lens.backends.native.tower import TowerSession
 from lmm_lens.bundled import shapes
 from lmm_lens.errors import HookError, InterventionError, LensError, ModelError
-from lmm_lens.interventions import PatchPattern
+from lmm_lens.interventions import PatchPattern, from_json, to_json
 from tests.support.families import EVERY, lens_of, prompt_of
 
 SITES = ("resid_pre", "pattern", "z", "attn_out", "mlp_out", "resid_post")
@@ -122,6 +134,16 @@ def test_all_that_another_picture_put_into_the_used_layers_gives_its_run(name, t
         assert float((plain - clean.logits).abs().max()) > 1e-3
 
 
+def test_the_last_layer_that_counts_is_heard(name, towered):
+    """What is edited there, and no earlier, reaches the answer: `n_used` is not too large."""
+    if towered is None or name in (*MERGING, "molmo2", "instructblip"):
+        return
+    prompt, last = prompt_of(name), towered.vision.n_used - 1
+    clean = towered.run(noise(name), read=[Read("vision.resid_post", layers=[last])])
+    run = towered.run(prompt, [PatchResidual([last], clean, rows="all", site="resid_post", part="vision")])
+    assert float((run.logits - towered.run(prompt).logits).abs().max()) > 1e-4
+
+
 def test_heads_made_even_attend_evenly_to_what_their_rows_see(name, towered):
     if towered is None:
         return
@@ -216,7 +238,7 @@ def test_the_class_token_of_llama_4_stands_behind():
 
 def test_a_generation_is_edited_at_its_prefill(lens):
     prompt = question(lens)
-    edit = AblateHeads(HeadSet.all(lens.vision.n_layers, lens.vision.n_heads, [0, 1]), part="vision")
+    edit = AblateHeads(HeadSet.all(lens.vision.n_layers, lens.vision.n_heads, [0, 1], part="vision"))
     made = lens.generate(prompt, [edit], ["vision.z"], max_new_tokens=3)
     assert made.reports[0].n_edits == 2 * lens.vision.n_heads * 37
     assert made.reads["vision.z", 2].shape == (1, 37, 4, 24)
@@ -226,9 +248,9 @@ def test_a_generation_is_edited_at_its_prefill(lens):
 def test_heads_and_patterns_are_patched_from_another_picture(lens):
     prompt, other = question(lens), question(lens, 5)
     clean = lens.run(other, read=["vision.z", "vision.pattern"])
-    every = HeadSet.all(lens.vision.n_layers, lens.vision.n_heads)
+    every = HeadSet.all(lens.vision.n_layers, lens.vision.n_heads, part="vision")
     for patch, site in ((PatchHeads, "vision.z"), (PatchPattern, "vision.pattern")):
-        run = lens.run(prompt, [patch(every, clean, part="vision")], [site])
+        run = lens.run(prompt, [patch(every, clean)], [site])
         for layer in range(lens.vision.n_layers):
             torch.testing.assert_close(run.reads[site, layer], clean.reads[site, layer], atol=1e-6, rtol=0)
 
@@ -323,6 +345,26 @@ def test_a_prompt_without_pictures_says_that_the_tower_did_not_run(lens):
         HookError, match=r"did not run, so nothing was read or edited in it\n  give a prompt with pictures"
     ):
         lens.run(lens.prompt("what color is it?"), [AblateHeads([(0, 1)], part="vision")])
+
+
+def test_heads_of_one_part_are_not_taken_for_those_of_another(lens):
+    """Also where both have as many layers and heads."""
+    tower, decoder = HeadSet([(0, 1)], 6, 8, part="vision"), HeadSet([(0, 1)], 6, 8)
+    assert tower != decoder
+    assert AblateHeads(tower).part == tower.random_like(0).part == tower[:1].part == "vision"
+    for mixed in (lambda: AblateHeads(tower, part="decoder"), lambda: AblateHeads(decoder, part="vision")):
+        with pytest.raises(HookError, match=r"AblateHeads of part='\w+' takes heads of the [\w ]+, given heads of the"):
+            mixed()
+    with pytest.raises(HookError, match="a set of the same part takes heads of the decoder, given heads of the vision"):
+        decoder | tower
+    with pytest.raises(HookError, match="this experiment takes heads of the decoder"):
+        head_effects(lens, question(lens), heads=tower)
+    with pytest.raises(HookError, match="an attention map takes heads of the decoder"):
+        attention_map(lens, question(lens), rows="last", heads=tower)
+    with pytest.raises(HookError, match="ScaleAttention of part='decoder' takes heads of the decoder"):
+        ScaleAttention("image", heads=tower)
+    back = from_json(to_json([AblateHeads(tower)]))
+    assert back == [AblateHeads(tower)]
 
 
 def test_traces_hooks_and_servers_refuse(lens):

@@ -1,0 +1,51 @@
+"""Where an activation goes into a module or comes out of it: torch's hooks, in the shape that taps need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+INPUTS = ("hidden_states", "hidden_state", "inputs", "x")
+"""The names by which layers are handed their stream, where they are not handed it by place."""
+ENTERING = ("resid_pre", "z")
+
+
+def hook_on(
+    module: nn.Module, site: str, tapped: Callable[[Tensor], Tensor], acts: Callable[[], bool], first: bool = False
+) -> RemovableHandle:
+    """Hand what enters a module, or leaves it, to a function, and go on with what that gives.
+
+    Args:
+        module: the module of the hook point.
+        site: the hook point, which says whether the module is entered or left.
+        tapped: the function.
+        acts: whether it is to be called now.
+        first: before hooks of others on what leaves the module, as those that capture features for the model.
+    """
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+        # without kwargs torch calls another thread's pass while this hook is being added or taken away
+        if kwargs is None or not acts():
+            return None
+        name, x = stream_into(args, kwargs)
+        return (args, {**kwargs, name: tapped(x)}) if name else ((tapped(x), *args[1:]), kwargs)
+
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if not acts():
+            return None
+        return (tapped(output[0]), *output[1:]) if isinstance(output, tuple) else tapped(output)
+
+    if site in ENTERING:
+        return module.register_forward_pre_hook(before, with_kwargs=True)
+    return module.register_forward_hook(after, prepend=first)
+
+
+def stream_into(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Tensor]:
+    """What goes into a module: the name it was given by, empty for the first place, and the tensor."""
+    if args:
+        return "", args[0]
+    name = next(name for name in INPUTS if name in kwargs)
+    return name, kwargs[name]
