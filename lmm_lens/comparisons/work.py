@@ -15,6 +15,7 @@ from ..answers.items import Item
 from ..answers.outcomes import ANSWER_METRICS, Outcomes, goal_of, goal_of_texts
 from ..data import Sample
 from ..data.problems import Bad
+from ..data.sample import prompt_of
 from ..errors import PromptError, ScoreError
 from ..hooks.results import Report
 from ..interventions.base import Intervention
@@ -100,7 +101,7 @@ class CompareWork:
         if item.prompt is not None:
             return item.prompt
         assert not isinstance(item.source, Bad)
-        return item.source.prompt(self.lens) if isinstance(item.source, Sample) else item.source
+        return prompt_of(self.lens, item.source)
 
     def __call__(self, compared: ComparedItem) -> dict[str, Tensor]:
         """What was said under each condition, what it is worth, what the interventions did, and how long it took.

@@ -142,6 +142,14 @@ class TapContext:
                     tallies[key] = Tally(counts=tallies is self.state.rows)
                 tallies[key].add(numbers)
 
+    def note_changed(self, pattern: Tensor, edited: Tensor) -> None:
+        """Report the rows of a pattern, [batch, head, query, key], that an edit has left as they were as none.
+
+        A row that sees none of the keys it is about, or nothing else, stays as it is; an edit of such rows alone has
+        changed nothing, which a run then says.
+        """
+        self.note(self.only_valid((edited != pattern).any(-1)))
+
     def add(self, name: str, value: Tensor) -> None:
         """Add to a sum over the whole run, returned as `run.sums[name, layer]`."""
         key = name, self.layer

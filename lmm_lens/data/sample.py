@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from ..errors import ScoreError
+from ..prompts.prompt import Prompt, check_prompt
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ..lens import Lens
-    from ..prompts.prompt import Prompt
 
     Picture = os.PathLike[str] | Image
 
@@ -108,6 +108,18 @@ class Sample:
         against = f", not {self.wrong!r}" if self.wrong is not None else ""
         pictures = f", {len(self.images)} picture{'s' * (len(self.images) != 1)}" if self.images else ""
         return f"Sample {self.id}: {self.question!r} {self.answer!r}{against}{pictures}"
+
+
+def prompt_of(lens: Lens, source: Prompt | Sample) -> Prompt:
+    """The prompt of a sample, or the one that was given.
+
+    Raises:
+        PromptError: it is neither, or the sample's cannot be made.
+    """
+    if isinstance(source, Sample):
+        return source.prompt(lens)
+    check_prompt(source)
+    return source
 
 
 def plain(text: str) -> str:

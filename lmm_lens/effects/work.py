@@ -15,6 +15,7 @@ from ..answers.outcomes import Goal, Outcomes, goal_of, goal_of_texts
 from ..answers.own import OwnAnswer
 from ..data import Sample
 from ..data.problems import Bad
+from ..data.sample import prompt_of
 from ..errors import LensError, PromptError, ScoreError
 from ..lens.travelling import TravellingLens
 from ..prompts.prompt import Prompt
@@ -105,7 +106,7 @@ class EffectsWork:
         if item.prompt is not None:
             return item.prompt
         assert not isinstance(item.source, Bad)
-        return item.source.prompt(self.lens) if isinstance(item.source, Sample) else item.source
+        return prompt_of(self.lens, item.source)
 
     def __call__(self, item: Item) -> dict[str, Tensor]:
         """What was said on the plain forward, and with each unit ablated.

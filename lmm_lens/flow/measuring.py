@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..data import Sample
+from ..data.sample import prompt_of
 from ..errors import ScoreError, unknown
 from ..hooks.heads import check_layer
 from ..hooks.points import Read
@@ -81,7 +82,9 @@ def information_flow(
         progress: show a progress bar.
 
     Raises:
-        ScoreError: no samples, none that is answered rightly, routes that are none or select nothing.
+        ScoreError: no samples, none that is answered rightly, routes that are none or select nothing, answers beside
+            samples, or not one a prompt row.
+        PromptError: what is neither a prompt nor a sample.
         HookError: no such layer or row scope.
     """
     if count not in COUNTS:
@@ -92,11 +95,17 @@ def information_flow(
     centres = tuple(range(lens.n_layers)) if layers is None else whole_numbers(layers, "information_flow", "layers")
     for layer in centres:
         check_layer(layer, lens.n_layers)
+    if isinstance(answers, (str, int)):
+        raise ScoreError(f"answers are a list, one a prompt row, as in answers=[{answers!r}]")
     task = FlowTask(lens, as_routes(routes), centres, window, n_random, seed, count == "first")
     forwards = Forwards(lens, Batches(rows_per_pass, lens.device))
     rows, left_out, n_rows = [], {}, 0
     for index, source in enumerate(_each(samples, progress)):
-        prompt = source.prompt(lens) if isinstance(source, Sample) else source
+        if isinstance(source, Sample) and answers is not None:
+            raise ScoreError(
+                f"sample {source.id} brings its own answer, but answers were given\n  give prompts with them"
+            )
+        prompt = prompt_of(lens, source)
         at_hand = FlowOn(task, prompt, index)
         for row in range(prompt.n_rows):
             name = source.id if isinstance(source, Sample) else f"prompt {n_rows}"

@@ -64,7 +64,7 @@ class Knockout(Intervention):
     heads: tuple[int, ...] | None
     part: str
 
-    why_nothing = "the target rows were not reached"
+    why_nothing = "the target rows were not reached, see no key of the source, or nothing else"
 
     def __init__(
         self,
@@ -98,14 +98,17 @@ class Knockout(Intervention):
 
         def forbid(pattern: Tensor, context: TapContext) -> Tensor:
             if context.layer in crossing:
-                return pattern * 0
-            return knockout(pattern, context.keys(source, pattern.shape[-1]))
+                edited = pattern * 0
+            else:
+                edited = knockout(pattern, context.keys(source, pattern.shape[-1]))
+            context.note_changed(pattern, edited)
+            return edited
 
         layers = layers_with_heads(self.layers, shape, bool(crossing))
         outside = sorted({h for h in self.heads or () for layer in layers if not 0 <= h < shape.n_heads[layer]})
         if outside:
             raise InterventionError(f"heads {outside} are out of range: layers have {max(shape.n_heads)} heads")
-        return [Tap("pattern", layer, rows, forbid, self.heads, edits=True) for layer in layers]
+        return [Tap("pattern", layer, rows, forbid, self.heads, edits=True, chooses=True) for layer in layers]
 
     def __repr__(self) -> str:
         layers = "all" if self.layers is None else list(self.layers)

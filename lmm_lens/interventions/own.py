@@ -57,6 +57,8 @@ class EditPattern(Intervention):
     heads: Heads | None
     renormalise: bool
 
+    why_nothing = "its rows were not reached, or its function left them as they were"
+
     def __init__(
         self,
         function: PatternFunction,
@@ -82,10 +84,12 @@ class EditPattern(Intervention):
 
         def edit(pattern: Tensor, context: TapContext) -> Tensor:
             keys = Keys(context, pattern.shape[-1], scopes)
-            return settled_pattern(name, pattern, function(pattern.clone(), keys), keys, renormalise)
+            edited = settled_pattern(name, pattern, function(pattern.clone(), keys), keys, renormalise)
+            context.note_changed(pattern, edited)
+            return edited
 
         where = at_heads(self.layers, self.heads, shape)
-        return [Tap("pattern", layer, rows, edit, own, edits=True) for layer, own in where.items()]
+        return [Tap("pattern", layer, rows, edit, own, edits=True, chooses=True) for layer, own in where.items()]
 
     def __repr__(self) -> str:
         sums = "" if self.renormalise else ", renormalise=False"

@@ -51,6 +51,8 @@ class ScaleAttention(Intervention):
     heads: Heads | None
     renormalise: bool
 
+    why_nothing = "the target rows were not reached, see no key of the source, or nothing else"
+
     def __init__(
         self,
         source: RowsLike = "image",
@@ -96,11 +98,14 @@ class ScaleAttention(Intervention):
 
         def multiply(pattern: Tensor, context: TapContext) -> Tensor:
             if context.layer in crossing:
-                return pattern * factor
-            return scale(pattern, context.keys(source, pattern.shape[-1]), factor, renormalise)
+                edited = pattern * factor
+            else:
+                edited = scale(pattern, context.keys(source, pattern.shape[-1]), factor, renormalise)
+            context.note_changed(pattern, edited)
+            return edited
 
         where = at_heads(self.layers, self.heads, shape, whole)
-        return [Tap("pattern", layer, rows, multiply, own, edits=True) for layer, own in where.items()]
+        return [Tap("pattern", layer, rows, multiply, own, edits=True, chooses=True) for layer, own in where.items()]
 
     def __repr__(self) -> str:
         where = shown_where(self.layers, self.heads)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..backends.transformer_lens.backend import Hook, bridge_hooks
 from ..core.tapping import Tapping
-from ..errors import InterventionError, PromptError
+from ..errors import InterventionError
 from ..hooks.results import Report
 from ..interventions.base import Intervention
-from ..prompts.prompt import Prompt
+from ..prompts.prompt import Prompt, check_prompt
 from .bridge_cache import EMBED, ENTERS, PromptCache
 
 if TYPE_CHECKING:
@@ -28,8 +28,7 @@ def bridge_inputs(prompt: Prompt) -> dict[str, Any]:
 
     For `bridge(...)`, `bridge.run_with_hooks(...)`, `bridge.run_with_cache(...)` and `bridge.hf_generate(...)` alike.
     """
-    if not isinstance(prompt, Prompt):
-        raise PromptError(f"expected a prompt made by lens.prompt(...), given {type(prompt).__name__}")
+    check_prompt(prompt)
     rest = dict(prompt.inputs)
     return {"input": rest.pop("input_ids"), **rest}
 

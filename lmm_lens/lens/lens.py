@@ -24,7 +24,7 @@ from ..hooks.results import Generation, Run
 from ..interventions.base import Intervention
 from ..prompts import build as prompting
 from ..prompts.chat import Messages
-from ..prompts.prompt import Prompt
+from ..prompts.prompt import Prompt, check_prompt
 from ..sinks import SinkReport, find_sinks
 from .applied import Applied, NothingApplied, applied_to, blocks_of
 from .frameworks import NNsightMethods, TransformerLensMethods
@@ -421,8 +421,7 @@ class Lens(TransformerLensMethods, NNsightMethods):
         return Plan(self.shape, self._sinks_on, interventions, read)
 
     def _plan(self, prompt: Prompt, interventions: Sequence[Intervention], read: Sequence[Reader | str]) -> Plan:
-        if not isinstance(prompt, Prompt):
-            raise PromptError(f"expected a prompt made by lens.prompt(...), given {type(prompt).__name__}")
+        check_prompt(prompt)
         for block in blocks_of(self):
             block.n_runs += 1
         own = [interventions] if isinstance(interventions, Intervention) else interventions

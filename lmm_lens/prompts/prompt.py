@@ -276,3 +276,9 @@ def annotate(
     masks["template"] &= masks["question"]
     masks["question"] &= ~masks["template"]
     return {**masks, "text": text, "pad": ~real, "visual": visual_mask, "bos": bos, "all": real}
+
+
+def check_prompt(given: object) -> None:
+    """PromptError for anything but a prompt."""
+    if not isinstance(given, Prompt):
+        raise PromptError(f"expected a prompt made by lens.prompt(...), given {type(given).__name__}")

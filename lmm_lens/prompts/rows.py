@@ -32,7 +32,7 @@ def bind_rows(rows: RowsLike, prompt: Prompt) -> Rows:
         rows: a mask name, "answer", "generating", positions that hold for every batch row, or Bool[batch, position].
 
     Raises:
-        HookError: no such scope, or positions outside the prompt.
+        HookError: no such scope, positions outside the prompt, or positions that are padding in a batch row.
     """
     if isinstance(rows, str):
         bound = _BOUND.setdefault(prompt, {})
@@ -61,6 +61,13 @@ def bind_rows(rows: RowsLike, prompt: Prompt) -> Rows:
         raise HookError(f"positions {outside} lie outside the prompt, which has positions 0 to {prompt.n_tokens - 1}")
     mask = torch.zeros_like(prompt.mask("all"))
     mask[:, positions] = True
+    padding = (mask & ~prompt.mask("all")).nonzero().tolist()
+    if padding:
+        row, position = padding[0]
+        raise HookError(
+            f"positions hold for every batch row, and position {position} is padding in row {row}\n"
+            "  give each row its own: a mask name, or a mask Bool[batch, position]"
+        )
     return Rows(f"positions {positions}", mask)
 
 

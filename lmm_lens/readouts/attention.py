@@ -20,7 +20,7 @@ from ..errors import HookError, PromptError, unknown
 from ..figures.canvas import canvases_of, check_placed
 from ..hooks.heads import DECODER, Head, HeadSet, check_head, check_layer, check_part
 from ..interventions.base import Intervention
-from ..prompts.prompt import Prompt
+from ..prompts.prompt import Prompt, check_prompt
 from ..prompts.rows import RowsLike, bind_rows
 from ..sinks.auto import Auto, rule_on
 from .map_reader import ON_SINKS, WEIGHTS, MapReader
@@ -75,8 +75,7 @@ def attention_map(
         PromptError: no such word or row, no visual tokens, or none whose place is known.
         ScoreError: sinks that are not known.
     """
-    if not isinstance(prompt, Prompt):
-        raise PromptError(f"expected a prompt made by lens.prompt(...), given {type(prompt).__name__}")
+    check_prompt(prompt)
     if reduce not in REDUCTIONS:
         raise HookError(unknown("reduction of heads", reduce, REDUCTIONS))
     if sum(each is not None for each in (words, rows, generated)) > 1:

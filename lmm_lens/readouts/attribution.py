@@ -19,9 +19,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..answers.contrast import AnswerLike, answer_token, token_text
-from ..errors import ModelError, PromptError, RemoteError, ScoreError, unknown
+from ..errors import ModelError, RemoteError, ScoreError, unknown
 from ..prompts.named_spans import named_spans
-from ..prompts.prompt import Prompt
+from ..prompts.prompt import Prompt, check_prompt
 from .answer_direction import AnswerDirection
 from .frozen import close
 from .last_row import LastRow
@@ -63,8 +63,7 @@ def direct_attribution(
     """
     if by not in UNITS:
         raise ScoreError(unknown("part to attribute to", by, UNITS))
-    if not isinstance(prompt, Prompt):
-        raise PromptError(f"expected a prompt made by lens.prompt(...), given {type(prompt).__name__}")
+    check_prompt(prompt)
     unembedding = Unembedding.of(lens)
     if by != "layer":
         _check_parts(lens)

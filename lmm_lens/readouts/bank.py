@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import PromptError
+from ..errors import HookError, PromptError
 from ..hooks.heads import check_layer
 from ..hooks.points import Read
 from ..prompts.words import SPACELESS
@@ -90,12 +90,18 @@ def embedding_bank(
         batch: sentences a forward.
 
     Raises:
-        PromptError: no sentences, or one without a word.
+        PromptError: no sentences, one without a word, or a batch of none.
+        HookError: no layers, or one that does not exist.
     """
     texts = [sentences] if isinstance(sentences, str) else list(sentences)
     if not texts:
         raise PromptError("no sentences were given to make a bank of")
-    chosen = tuple(check_layer(layer, lens.n_layers) for layer in (range(lens.n_layers) if layers is None else layers))
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise PromptError(f"batch is how many sentences one forward reads, 1 or more, given {batch!r}")
+    wanted = range(lens.n_layers) if layers is None else layers
+    chosen = tuple(dict.fromkeys(check_layer(layer, lens.n_layers) for layer in wanted))
+    if not chosen:
+        raise HookError("no layers were given to read")
     vectors: list[list[Tensor]] = [[] for _ in chosen]
     words: list[str] = []
     owners: list[int] = []

@@ -16,12 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.taps import TapContext
-from ..errors import HookError, PromptError, ScoreError
+from ..errors import HookError, ScoreError
 from ..figures.canvas import canvases_of
 from ..hooks.heads import check_layer
 from ..hooks.points import Read
 from ..interventions.base import Intervention
-from ..prompts.prompt import Prompt
+from ..prompts.prompt import Prompt, check_prompt
 from ..prompts.rows import RowsLike
 from ..runs.files import check_same_model
 from .bank import EmbeddingBank
@@ -61,8 +61,7 @@ def latent_lens(
         HookError: no such layer or rows, or rows that select nothing.
         ScoreError: a bank of another model, or of fewer words.
     """
-    if not isinstance(prompt, Prompt):
-        raise PromptError(f"expected a prompt made by lens.prompt(...), given {type(prompt).__name__}")
+    check_prompt(prompt)
     model = lens.identity
     check_same_model("this bank", bank.model, model)
     wanted = range(lens.n_layers) if layers is None else layers
@@ -114,7 +113,7 @@ class NeighbourReader:
     def read(self, hidden: Float[Tensor, "batch query d_model"]) -> Float[Tensor, "batch query column"]:
         """Of rows of one layer, in fp64, which holds indices too."""
         flat = torch.nn.functional.normalize(hidden.flatten(0, 1).float(), dim=-1)
-        step = max(1, LEAST // len(self.vectors)) if len(self.vectors) < LEAST else 1
+        step = max(1, LEAST // len(self.vectors))
         vectors = self.vectors.to(flat.device)
         parts = [self._nearest(flat[start : start + step], vectors) for start in range(0, len(flat), step)]
         return torch.cat(parts).reshape(*hidden.shape[:2], -1)

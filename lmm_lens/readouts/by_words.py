@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from ..core.taps import TapContext
-from ..errors import HookError, PromptError, ScoreError
+from ..errors import HookError, ScoreError
 from ..figures.canvas import canvases_of
 from ..hooks.heads import check_layer
 from ..hooks.points import Read
 from ..hooks.results import Run
 from ..interventions.base import Intervention
-from ..prompts.prompt import Prompt
+from ..prompts.prompt import Prompt, check_prompt
 from ..prompts.rows import RowsLike
 from .forms import Form, forms_of, token_names
 from .translators import Translators
@@ -65,12 +65,11 @@ def logit_lens(
 
     Raises:
         HookError: no such layer or rows, rows that select nothing, a layer without a translator.
-        ScoreError: a word that the vocabulary does not have, or translators of another width.
+        ScoreError: a word that the vocabulary does not have, or translators of another model or width.
         ModelError: what follows the model's layers is not known to be a norm and an output embedding.
         RemoteError: that is on the server alone.
     """
-    if not isinstance(prompt, Prompt):
-        raise PromptError(f"expected a prompt made by lens.prompt(...), given {type(prompt).__name__}")
+    check_prompt(prompt)
     unembedding = Unembedding.of(lens)
     last = lens.n_layers - 1
     every = range(lens.n_layers) if translators is None else [*_layers_of(translators), last]
@@ -79,7 +78,7 @@ def logit_lens(
         raise HookError("no layers were given to read")
     maps = Translators.of(translators) if isinstance(translators, Mapping) else translators
     if maps is not None:
-        maps.check(chosen, last, lens.shape.d_model)
+        maps.check(chosen, lens)
     n_vocab = _n_vocab(unembedding, lens)
     if not 0 < top <= n_vocab:
         raise ScoreError(f"top is how many of the {n_vocab} words are kept, 1 or more, given {top}")

@@ -65,6 +65,7 @@ class LatentLens(Reading):
 
         Raises:
             HookError: the layer or the token was not read.
+            PromptError: there is no such batch row.
         """
         at, query = self.layer_index(layer), self.query_index(position, row)
         entries = zip(self.neighbours[at, row, query].tolist(), self.cosines[at, row, query].tolist(), strict=True)
@@ -77,6 +78,7 @@ class LatentLens(Reading):
 
     def best(self, layer: int, row: int = 0) -> list[tuple[str, float]]:
         """The nearest word of each token that was read, and the cosine, 0 where it is below."""
+        self.check_row(row)
         at = self.layer_index(layer)
         pairs = zip(self.neighbours[at, row, :, 0].tolist(), self.cosines[at, row, :, 0].tolist(), strict=True)
         return [(self.words[entry % len(self.words)], max(0.0, cosine)) for entry, cosine in pairs if entry >= 0]

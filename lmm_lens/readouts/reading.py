@@ -48,8 +48,14 @@ class Reading:
             raise HookError(f"layer {layer} was not read: these were {list(self.layers)}")
         return self.layers.index(layer)
 
+    def check_row(self, row: int) -> None:
+        """PromptError where the prompt has no such batch row."""
+        if not 0 <= row < len(self.positions):
+            raise PromptError(f"row {row} is out of range: the prompt has rows 0 to {len(self.positions) - 1}")
+
     def query_index(self, position: int, row: int) -> int:
         """Which of a row's tokens that were read stands there; HookError where none does."""
+        self.check_row(row)
         found = (self.positions[row] == position).nonzero().flatten().tolist()
         if not found:
             read = self.positions[row][self.positions[row] >= 0].tolist()

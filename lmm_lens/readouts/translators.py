@@ -47,7 +47,7 @@ class Translators:
             prompts, 1 at best, below 0 where its mean is nearer; NaN for maps that were given.
         plain_fit: Float[layer], the same of the residual stream as it is.
         n_rows: tokens that were fitted to, and held out.
-        model: the model's identity.
+        model: the model's identity; empty for maps that were given.
     """
 
     layers: tuple[int, ...]
@@ -84,13 +84,16 @@ class Translators:
         a, b = self.maps[index].to(hidden.device, hidden.dtype), self.biases[index].to(hidden.device, hidden.dtype)
         return hidden @ a.T + b
 
-    def check(self, layers: Iterable[int], last: int, d_model: int) -> None:
-        """Refuse layers that have no map, and maps of another width.
+    def check(self, layers: Iterable[int], lens: Lens) -> None:
+        """Refuse layers that have no map, and maps of another model.
 
         Raises:
             HookError: a layer other than the last has none.
-            ScoreError: they are of a model of another width.
+            ScoreError: they were fitted on another model, or are of another width.
         """
+        last, d_model = lens.n_layers - 1, lens.shape.d_model
+        if self.model:
+            files.check_same_model("this set of translators", self.model, lens.identity)
         lacking = [layer for layer in layers if layer not in self.layers and layer != last]
         if lacking:
             raise HookError(f"layers {lacking} have no translator: these have one: {list(self.layers)}")
@@ -163,14 +166,16 @@ def fit_translators(
         ridge: how strongly maps are drawn to the plain logit lens, as a share of the mean variance of a dimension.
 
     Raises:
-        ScoreError: too few prompts for one to be held out, or rows that select nothing.
+        ScoreError: too few prompts for one to be held out, rows that select nothing, or a ridge below 0.
         HookError: no such layer or rows.
     """
     last = lens.n_layers - 1
     wanted = range(last) if layers is None else layers
-    chosen = [layer for layer in (check_layer(each, lens.n_layers) for each in wanted) if layer != last]
+    chosen = [*dict.fromkeys(x for x in (check_layer(each, lens.n_layers) for each in wanted) if x != last)]
     if every < 2:
         raise ScoreError(f"of every so many prompts one is held out: every is 2 or more, given {every}")
+    if isinstance(ridge, bool) or not isinstance(ridge, (int, float)) or not 0 <= ridge < float("inf"):
+        raise ScoreError(f"ridge is how strongly maps are drawn to the plain logit lens, 0 or more, given {ridge!r}")
     if not chosen:
         raise ScoreError("no layers to translate were given: the last one is the target")
     sums = {(layer, is_held): _Sums() for layer in chosen for is_held in (False, True)}

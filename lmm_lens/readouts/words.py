@@ -65,15 +65,18 @@ class LogitLens(Reading):
         """Of each form of the given words."""
         return (self.logits - self.log_sum[..., None]).exp()
 
-    def rank(self, word: str) -> Int[Tensor, "layer batch query"]:
-        """The better rank of a word's forms, 1 being the likeliest of all words; -1 where there is no token."""
+    def rank(self, word: str | int) -> Int[Tensor, "layer batch query"]:
+        """The better rank of a word's forms, 1 being the likeliest of all words; -1 where there is no token.
+
+        Here and below a word is one of those given, as text or as the token id that was given.
+        """
         return self.ranks[..., self._forms(word)].amin(-1)
 
-    def logit(self, word: str) -> Float[Tensor, "layer batch query"]:
+    def logit(self, word: str | int) -> Float[Tensor, "layer batch query"]:
         """The larger logit of a word's forms."""
         return self.logits[..., self._forms(word)].amax(-1)
 
-    def probability(self, word: str) -> Float[Tensor, "layer batch query"]:
+    def probability(self, word: str | int) -> Float[Tensor, "layer batch query"]:
         """The probabilities of a word's forms together."""
         return self.probabilities[..., self._forms(word)].sum(-1)
 
@@ -82,6 +85,7 @@ class LogitLens(Reading):
 
         Raises:
             HookError: the layer or the token was not read.
+            PromptError: there is no such batch row.
         """
         at, query = self.layer_index(layer), self.query_index(position, row)
         logits = self.top_logits[at, row, query] - self.log_sum[at, row, query]
@@ -90,13 +94,15 @@ class LogitLens(Reading):
 
     def best(self, layer: int, row: int = 0) -> list[tuple[str, float]]:
         """The likeliest word of each token that was read, and its probability."""
+        self.check_row(row)
         at = self.layer_index(layer)
         strengths = (self.top_logits[at, row, :, 0] - self.log_sum[at, row]).exp().tolist()
         ids = self.top[at, row, :, 0].tolist()
         return [(self.texts[token], p) for token, p in zip(ids, strengths, strict=True) if token >= 0]
 
-    def _forms(self, word: str) -> list[int]:
-        found = [index for index, form in enumerate(self.forms) if form.word == word.strip()]
+    def _forms(self, word: str | int) -> list[int]:
+        name = word.strip() if isinstance(word, str) else f"#{word}"
+        found = [index for index, form in enumerate(self.forms) if form.word == name]
         if not found:
             known = list(dict.fromkeys(form.word for form in self.forms))
             raise ScoreError(

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import InterventionError
+from ..interventions.base import whole_numbers
 from ..runs import files
 
 if TYPE_CHECKING:
@@ -49,11 +50,11 @@ class Direction:
     model: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        layers = tuple(int(layer) for layer in self.layers)
-        if self.values.shape[0] != len(layers) or len(set(layers)) != len(layers) or not layers:
+        layers = whole_numbers(self.layers, "Direction", "layers")
+        shape = list(self.values.shape) if isinstance(self.values, Tensor) else type(self.values).__name__
+        if not isinstance(shape, list) or len(shape) != 2 or shape[0] != len(layers):
             raise InterventionError(
-                f"a direction is one vector a layer, Float[layer, d_model], given {list(self.values.shape)} "
-                f"for layers {list(layers)}"
+                f"a direction is one vector a layer, Float[layer, d_model], given {shape} for layers {list(layers)}"
             )
         values = self.values.detach().cpu().float()
         if not bool(values.isfinite().all()) or not bool(values.any()):
@@ -61,6 +62,10 @@ class Direction:
                 "0 in every layer: the two sets do not differ there" if bool(values.isfinite().all()) else "not finite"
             )
             raise InterventionError(f"the direction is {what}")
+        if self.stream_norms is not None and self.stream_norms.shape != (len(layers),):
+            raise InterventionError(
+                f"stream_norms are one number a layer, given {list(self.stream_norms.shape)} for layers {list(layers)}"
+            )
         norms = self.stream_norms if self.stream_norms is not None else torch.full((len(layers),), torch.nan)
         object.__setattr__(self, "layers", layers)
         object.__setattr__(self, "values", values)

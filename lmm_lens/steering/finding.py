@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..core.taps import Tap, TapContext
 from ..data import Sample
+from ..data.sample import prompt_of
 from ..errors import InterventionError, unknown
 from ..hooks.heads import check_layer
 from ..hooks.points import ModelShape
@@ -68,6 +69,7 @@ def direction(
         InterventionError: an unknown method, no prompts, rows that select nothing of a prompt, for "pca" sets of
             different size, sets that do not differ.
         HookError: a layer or row scope that does not exist.
+        PromptError: what is neither a prompt nor a sample.
     """
     if method not in METHODS:
         raise InterventionError(unknown("method of direction", method, METHODS))
@@ -143,7 +145,7 @@ def _means(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Of each prompt row the mean stream, [layer, d_model], and its mean norm, [layer]."""
     for index, given in enumerate([prompts] if isinstance(prompts, (Prompt, Sample)) else prompts):
-        prompt = given.prompt(lens) if isinstance(given, Sample) else given
+        prompt = prompt_of(lens, given)
         counts = bind_rows(rows, prompt).prompt.sum(1)
         empty = (counts == 0).nonzero().flatten().tolist()
         if empty:

@@ -39,7 +39,8 @@ class Steer(Intervention):
         keep_norm: turn the row towards the direction and keep its length.
 
     Raises:
-        InterventionError: no strength, a layer that the direction has no vector for, a direction of another model.
+        InterventionError: no strength, a layer that the direction has no vector for, layers in all of which it is 0; in
+            a run, a direction of a model of other layers or another width.
     """
 
     direction: Direction
@@ -58,8 +59,8 @@ class Steer(Intervention):
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not number or not isfinite(number):
             raise InterventionError(f"Steer: strength is a number other than 0, given {number!r}")
         chosen = self.direction.layers if self.layers is None else whole_numbers(self.layers, "Steer", "layers")
-        for layer in chosen:
-            self.direction.at(layer)
+        if not bool(torch.stack([self.direction.at(layer) for layer in chosen]).any()):
+            raise InterventionError(f"Steer: the direction is 0 in layers {list(chosen)}, so adding it changes nothing")
         object.__setattr__(self, "layers", chosen)
         object.__setattr__(self, "rows", plain_rows(self.rows))
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import HookError, LensError, PromptError, ScoreError
+from ..errors import HookError, LensError, ScoreError
 from ..hooks.heads import DECODER, HeadSet, check_part
 from ..hooks.results import Run
-from ..prompts.prompt import Prompt
+from ..prompts.prompt import Prompt, check_prompt
 from ..prompts.rows import RowsLike
 from ..runs.files import check_same_model
 from ..scoring import HEAD_METRICS, HeadScores
@@ -118,8 +118,7 @@ def view(
         PromptError: a run of another prompt, or no such batch row.
         ScoreError: scores of another model, or more numbers than a page should hold.
     """
-    if not isinstance(prompt, Prompt):
-        raise PromptError(f"expected a prompt made by lens.prompt(...), given {type(prompt).__name__}")
+    check_prompt(prompt)
     scores = what if isinstance(what, HeadScores) else None
     if isinstance(what, Run):
         _check_run_options(queries, layers)

@@ -5,7 +5,7 @@ import torch
 
 from lmm_lens import Knockout, Lens, information_flow
 from lmm_lens.data import shapes
-from lmm_lens.errors import ScoreError
+from lmm_lens.errors import PromptError, ScoreError
 from lmm_lens.flow.forced import forced
 from tests.support.cases import Case, case, double
 from tests.support.models import FAMILIES, another, joined
@@ -191,6 +191,8 @@ def test_where_prompts_look_ahead_an_answer_is_not_forced():
         ({"n_random": -1}, "n_random is a whole number of at least 0, given -1"),
         ({"count": "some"}, "unknown count of answer tokens 'some'"),
         ({"answers": [1, 2]}, "2 answers were given for 1 prompt rows"),
+        ({"answers": "no"}, "answers are a list, one a prompt row, as in answers=['no']"),
+        ({"answers": 3}, "answers are a list, one a prompt row, as in answers=[3]"),
         ({"answers": []}, "0 answers were given, but there are more prompt rows"),
         ({"answers": [10**6]}, "an answer is text or tokens of 0 to"),
         ({"answers": [[]]}, "an answer is text or tokens of 0 to"),
@@ -223,3 +225,14 @@ def test_inside_apply_what_is_applied_stays(lens):
     assert float(flow.values[0, 0]) == pytest.approx(0, abs=1e-3)  # it is cut there already
     assert "an enclosing lens.apply(...) edits every forward" in flow.how
     assert isinstance(lens, Lens)
+
+
+def test_answers_beside_samples_which_bring_theirs_are_refused(lens):
+    sample = next(iter(shapes(1, kinds=["color"], seed=3)))
+    with pytest.raises(ScoreError, match=f"sample {sample.id} brings its own answer, but answers were given"):
+        information_flow(lens, [sample], answers=["red"])
+
+
+def test_what_is_no_prompt_is_refused(lens):
+    with pytest.raises(PromptError, match="expected a prompt made by lens.prompt"):
+        information_flow(lens, ["what color is it?"])

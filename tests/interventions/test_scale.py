@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from lmm_lens import HeadSet, Knockout, Lens, ScaleAttention
+from lmm_lens import EditPattern, HeadSet, Knockout, Lens, ScaleAttention
 from lmm_lens.core.kernels import scale
 from lmm_lens.errors import HookError, InterventionError
+from lmm_lens.warnings import NothingChangedWarning
 from tests.support.cases import case, close, double, edits_of
 from tests.support.models import FAMILIES
 from tests.support.oracle import each_row, layer_heads, spans
@@ -180,3 +181,29 @@ def test_its_control_scales_as_many_other_heads():
     assert edits_of(llava.lens.run(llava.prompt, [control])) == edits_of(llava.lens.run(llava.prompt, [edit]))
     with pytest.raises(InterventionError, match="the control of ScaleAttention is of random heads: give heads="):
         ScaleAttention().control_of()
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        ScaleAttention("last", "image", 2.0),  # rows that cannot see the source
+        ScaleAttention("all", "last", 2.0),  # and rows that see nothing else
+        Knockout("last", "image"),
+        EditPattern(lambda pattern, keys: torch.where(keys["video"], 2 * pattern, pattern)),
+    ],
+    ids=repr,
+)
+def test_an_edit_that_leaves_every_row_as_it_was_says_so(edit):
+    family = case("llava")
+    with pytest.warns(NothingChangedWarning, match="changed nothing"):
+        run = family.lens.run(family.prompt, [edit])
+    assert run.reports[0].n_edits == 0
+    assert torch.equal(run.logits, family.lens.run(family.prompt).logits)
+
+
+def test_only_rows_that_were_changed_are_counted():
+    family = case("llava")
+    image, last = spans(family.inputs)["image"][0], spans(family.inputs)["last"][0]
+    rows = sorted(image)[:2] + sorted(last)
+    run = family.lens.run(family.prompt, [ScaleAttention("question", rows, 2.0, layers=[1])])
+    assert run.reports[0].edits == {1: 4}  # four heads of the last row, the only one that sees the question

@@ -213,3 +213,13 @@ def test_a_generated_token_is_joined_as_by_masks(ranges, step, n_rows):
     for one, other in zip(short.members, slow.members, strict=True):
         assert (one is None) == (other is None)
         assert one is None or torch.equal(one, other)
+
+
+def test_positions_that_are_padding_in_a_row_are_refused_and_a_mask_says_each_rows_own(prompt):
+    with pytest.raises(HookError) as caught:
+        bind_rows([0, 4], prompt)
+    assert str(caught.value) == (
+        "positions hold for every batch row, and position 0 is padding in row 0\n"
+        "  give each row its own: a mask name, or a mask Bool[batch, position]"
+    )
+    assert drawn(bind_rows("pad", prompt).mask(0, 6)) == ["x.....", "......"]

@@ -161,3 +161,20 @@ def test_words_around_tokens_by_hand():
         *["", "Two", "triangles", "triangles", ","],
         *["café"] * 3,
     ]
+
+
+@pytest.mark.parametrize(
+    "options, error, text",
+    [
+        ({"layers": []}, HookError, "no layers were given to read"),
+        ({"batch": 0}, PromptError, "batch is how many sentences one forward reads, 1 or more, given 0"),
+        ({"batch": -1}, PromptError, "batch is how many sentences one forward reads, 1 or more, given -1"),
+    ],
+)
+def test_a_bank_of_nothing_is_an_error(lens, options, error, text):
+    with pytest.raises(error, match=text):
+        embedding_bank(lens, ["a red circle"], **options)
+
+
+def test_a_layer_named_twice_is_in_the_bank_once(lens):
+    assert embedding_bank(lens, ["a red circle"], layers=[2, 0, 2]).layers == (2, 0)

@@ -354,3 +354,25 @@ def test_a_model_that_only_a_server_has_is_refused(lens, prompt):
     away = Lens(empty, lens.processor, backend="nnsight", remote="http://127.0.0.1:1")
     with pytest.raises(RemoteError, match="are on the server, and are not sent"):
         logit_lens(away, prompt)
+
+
+def test_a_word_given_twice_counts_once(lens, prompt):
+    once = logit_lens(lens, prompt, "last", words=["red"])
+    twice = logit_lens(lens, prompt, "last", words=["red", " red ", "red"])
+    assert twice.forms == once.forms
+    assert torch.equal(twice.probability("red"), once.probability("red"))
+
+
+def test_a_token_is_asked_for_as_it_was_given(lens, prompt):
+    (form,) = logit_lens(lens, prompt, "last", words=["red"]).forms
+    read = logit_lens(lens, prompt, "last", words=[form.token, "red"])
+    assert torch.equal(read.rank(form.token), read.rank("red"))
+    assert torch.equal(read.probability(form.token), read.probability("red"))
+
+
+@pytest.mark.parametrize("row", [-1, 1])
+def test_a_batch_row_that_is_not_there_is_named(lens, prompt, row):
+    read = logit_lens(lens, prompt)
+    for ask in (lambda: read.words(0, 5, row), lambda: read.best(0, row), lambda: read.table(0, row=row)):
+        with pytest.raises(PromptError, match=f"row {row} is out of range: the prompt has rows 0 to 0"):
+            ask()

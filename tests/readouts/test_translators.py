@@ -123,3 +123,15 @@ def test_what_cannot_be_fitted_is_an_error(lens, prompts, options, text):
     with pytest.raises((HookError, ScoreError)) as caught:
         fit_translators(lens, prompts, **options)
     assert text in str(caught.value)
+
+
+def test_translators_of_another_model_are_refused(prompts, fitted):
+    other = Lens.demo()
+    with torch.no_grad():
+        other.model.get_output_embeddings().weight.mul_(1.01)
+    with pytest.raises(ScoreError, match="this set of translators was made with another model"):
+        logit_lens(other, prompts[0], "last", translators=fitted)
+
+
+def test_a_layer_named_twice_is_fitted_once(lens, prompts, fitted):
+    assert fit_translators(lens, prompts, layers=[1, 3, 1], every=4).layers == fitted.layers

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lmm_lens import Direction, Lens, direction, shapes
-from lmm_lens.errors import HookError, InterventionError, ScoreError
+from lmm_lens.errors import HookError, InterventionError, PromptError, ScoreError
 from lmm_lens.steering.finding import first_component
 from tests.support.cases import case, double
 from tests.support.models import another, joined
@@ -203,3 +203,24 @@ def test_what_gives_no_direction_is_refused(make, text):
     with pytest.raises((InterventionError, HookError)) as caught:
         make(family.lens, family.prompt)
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values, layers, norms, text",
+    [
+        (torch.ones(1, 4), (0.7,), None, "Direction: layers is a sequence of whole numbers"),
+        (torch.ones(1, 4), (True,), None, "Direction: layers is a sequence of whole numbers"),
+        (torch.ones(1, 2, 4), (1,), None, "one vector a layer, Float[layer, d_model], given [1, 2, 4] for layers [1]"),
+        ([[1.0]], (1,), None, "one vector a layer, Float[layer, d_model], given list for layers [1]"),
+        (torch.ones(1, 4), (1,), torch.ones(3), "stream_norms are one number a layer, given [3] for layers [1]"),
+    ],
+)
+def test_vectors_of_ones_own_that_are_none_are_refused(values, layers, norms, text):
+    with pytest.raises(InterventionError) as caught, shapes_unchecked():
+        Direction(values, layers, stream_norms=norms)
+    assert text in str(caught.value)
+
+
+def test_what_is_no_prompt_is_refused(lens):
+    with pytest.raises(PromptError, match=r"expected a prompt made by lens.prompt\(...\), given str"):
+        direction(lens, "with a dog", "without")

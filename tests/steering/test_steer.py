@@ -176,3 +176,11 @@ def test_what_cannot_be_steered_is_refused(make, text):
     with pytest.raises((InterventionError, HookError)) as caught:
         family.lens.run(family.prompt, [make(way(family))])
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("keep_norm", [False, True])
+def test_layers_in_which_a_direction_is_0_are_no_steering(keep_norm):
+    given = Direction(torch.tensor([[0.0, 0.0], [1.0, 0.0]]), (2, 5))
+    with pytest.raises(InterventionError, match=r"the direction is 0 in layers \[2\], so adding it changes nothing"):
+        Steer(given, layers=[2], keep_norm=keep_norm)
+    assert Steer(given, keep_norm=keep_norm).layers == (2, 5)
