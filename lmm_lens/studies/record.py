@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..errors import ScoreError, unknown
+from ..errors import ScoreError
 from ..runs import disk
 from ..runs.manifest import current_versions
 
@@ -126,9 +126,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
     return value
-
-
-def check_study(study: str) -> None:
-    """ScoreError for a study that is none."""
-    if study not in STUDIES:
-        raise ScoreError(unknown("study", study, STUDIES))
