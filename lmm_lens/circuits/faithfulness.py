@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 
 KIND = "faithfulness"
-PERCENT = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 TENSORS = ("sizes", "per_pair", "random", "clean_ld", "corrupt_ld")
 LABELS = ("n_edges", "method", "n_known")
 

@@ -72,7 +72,7 @@ def smallest_heads(
         heads: among which; all others are left alone. None for all heads of the model.
         held_out: prompts on which the sets are measured; None for those they were ordered on, which flatters them.
         held_out_answers: as `answers`.
-        n_random: random sets with as many heads in each layer as the smallest.
+        n_random: random sets of those heads with as many in each layer as the smallest, others where there are enough.
         seed: of their draw.
 
     Raises:
@@ -103,7 +103,7 @@ def smallest_heads(
             "  ask for less, or among more heads"
         )
     smallest = kept[enough[0]]
-    controls = [smallest.random_like(seed + draw, disjoint="most") & among for draw in range(n_random)]
+    controls = [smallest.random_like(seed + draw, disjoint="most", among=among) for draw in range(n_random)]
     random = task.keeping(controls, measured, given_answers)[0] if controls else found[:0]
     return SmallestHeads(
         by=by,

@@ -149,7 +149,7 @@ class _Opening:
 
 
 def _check_model(name: str, given: Any) -> None:
-    from ..studies.study import check_name
+    from ..studies.record import check_name
 
     check_name("model", name)
     if isinstance(given, str) and given:
@@ -165,7 +165,7 @@ def _check_model(name: str, given: Any) -> None:
 
 
 def _check_data(what: str, given: Any, may_be_empty: bool = True) -> None:
-    from ..studies.study import check_name
+    from ..studies.record import check_name
 
     if not isinstance(given, Mapping) or not (given or may_be_empty):
         raise LensError(f"{what} must name data sets, given {given!r}\n  as in data: {{color: {{kind: shapes}}}}")

@@ -15,8 +15,8 @@ from .published import PathLike
 from .sample import Sample
 from .text_files import file_of
 
-IRREGULAR = {"men": "man", "women": "woman", "people": "person", "mice": "mouse"}
-ENDINGS = (("", ""), ("ies", "y"), ("ves", "f"), ("es", ""), ("s", ""))
+IRREGULAR = {"people": "person", "children": "child", "mice": "mouse", "geese": "goose"}
+ENDINGS = (("", ""), ("ies", "y"), ("ves", "f"), ("ves", "fe"), ("es", ""), ("s", ""), ("men", "man"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,9 +21,11 @@ from .published import (
     data_set_of,
     decoded,
     listed,
+    maybe_cell,
     maybe_text,
     number_of,
     read_row,
+    until_missing,
 )
 from .sample import Sample
 from .sources import open_source
@@ -52,15 +54,15 @@ def mmbench(path: PathLike, *, template: str = AS_IT_IS, on_bad: str = "refuse")
 
     def make(values: Mapping[str, Any]) -> Sample:
         number = text(values, "index")
-        hint = maybe_text(values, "hint")
+        hint = maybe_cell(values, "hint")
         return choice_sample(
             f"mmbench/{number}",
             "\n".join([*([hint] if hint else []), text(values, "question")]),
-            [found for letter in "ABCD" if (found := maybe_text(values, letter))],
+            until_missing([maybe_cell(values, letter) for letter in "ABCD"]),
             number_of(text(values, "answer")),
             template,
             images=[picture(decoded(text(values, "image")), Path())[0]],
-            category=maybe_text(values, "category"),
+            category=maybe_cell(values, "category"),
             group=f"mmbench/{int(number) % 1_000_000}" if number.isdigit() else None,
         )
 
@@ -93,7 +95,7 @@ def seed_bench(path: PathLike, images: PathLike, *, template: str = AS_IT_IS, on
         return choice_sample(
             f"seed_bench/{text(values, 'question_id')}",
             text(values, "question"),
-            [found for letter in "abcd" if (found := maybe_text(values, f"choice_{letter}"))],
+            until_missing([maybe_text(values, f"choice_{letter}") for letter in "abcd"]),
             number_of(text(values, "answer")),
             template,
             images=[picture(each, folder)[0] for each in (shown if isinstance(shown, list) else [shown])],

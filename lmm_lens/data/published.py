@@ -47,6 +47,19 @@ def choice_sample(
     )
 
 
+def until_missing(options: Sequence[str | None]) -> list[str]:
+    """The options up to the first that is missing.
+
+    Raises:
+        RowError: there is one behind it, which would be asked by another letter than its own.
+    """
+    there = [option for option in options if option is not None]
+    if any(option is not None for option in options[len(there) :]):
+        lacking = LETTERS[options.index(None)]
+        raise RowError("option missing", f"option {lacking} is missing, but there are others behind it")
+    return there
+
+
 def number_of(given: str) -> int:
     """The number of an option that is named by its letter, alone or in parentheses."""
     letter = given.strip("() .").upper()
@@ -56,11 +69,15 @@ def number_of(given: str) -> int:
 
 
 def maybe_text(values: Mapping[str, Any], name: str) -> str | None:
-    """A text that may be missing; pandas writes an empty cell as nan."""
+    """A text that may be missing or empty; "none" is what it says, an option or an answer."""
     value = values.get(name)
-    if missing(value) or (isinstance(value, str) and value.strip().lower() in ("", "nan", "none")):
-        return None
-    return text(values, name)
+    return None if missing(value) or (isinstance(value, str) and not value.strip()) else text(values, name)
+
+
+def maybe_cell(values: Mapping[str, Any], name: str) -> str | None:
+    """The same of a file of text alone, where pandas writes an empty cell as nan, and Python as None."""
+    found = maybe_text(values, name)
+    return None if found is not None and found.lower() in ("nan", "none") else found
 
 
 def decoded(encoded: str) -> bytes:

@@ -149,9 +149,9 @@ def mean_estimates(
     total, n = torch.zeros(lens.n_layers, lens.n_heads, dtype=torch.float64), 0
     work = EffectsWork(lens, ablation, Batches(None, lens.device))
     for prompt, rows in _prompts(work, items):
-        found = _estimates(lens, prompt, ablation.on(lens, prompt), work, rows, metric)
-        total += found.sum(0)
-        n += len(found)
+        found, n_used = _estimates(lens, prompt, ablation.on(lens, prompt), work, rows, metric)
+        total += found
+        n += n_used
     if not n:
         raise ScoreError("no prompt can be used, so no head was screened")
     heads = torch.tensor([[head < count for head in range(lens.n_heads)] for count in lens.shape.n_heads])
@@ -172,25 +172,27 @@ def _prompts(work: EffectsWork, items: Items) -> Iterator[tuple[Prompt, list[Ite
 
 def _estimates(
     lens: Lens, prompt: Prompt, ablation: AblationOn, work: EffectsWork, items: Sequence[Item], metric: AnswerMetric
-) -> Float[Tensor, "item layer head"]:
-    """The estimates on some rows of one prompt, fp64 on the CPU."""
+) -> tuple[Float[Tensor, "layer head"], int]:
+    """The sum of the estimates on some rows of one prompt, fp64 on the CPU, and of how many that could be used.
+
+    Of the model as the ablations find it: with what an enclosing `lens.apply(...)` puts into it.
+    """
     probe = _Probe(Rows("screened", ablation.rows))
-    with differentiable(lens.model), lens.nothing_applied():
+    with differentiable(lens.model):
         logits = lens.run(prompt, [probe], logits="last", grad=True).logits[:, 0]
-        used, numbers = [], []
+        numbers = []
         for item in items:
             try:
                 goal = work.goal_of(item, logits[item.row].detach())
             except LeftOutError:
                 continue
-            used.append(item.row)
             numbers.append(metric.of(Outcomes.of(logits[item.row][None], goal)).sum())
-        if not used:
-            return torch.zeros(0, lens.n_layers, lens.n_heads, dtype=torch.float64)
+        if not numbers:
+            return torch.zeros(lens.n_layers, lens.n_heads, dtype=torch.float64), 0
         leaves = [leaf for parts in probe.found.values() for _, leaf, _ in parts]
         total = torch.stack(numbers).sum()  # the rows of a batch do not depend on each other
         gradients = iter(torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True))
-    found = torch.zeros(prompt.n_rows, lens.n_layers, lens.n_heads, dtype=torch.float64)
+    found = torch.zeros(lens.n_layers, lens.n_heads, dtype=torch.float64)
     for layer, parts in probe.found.items():
         sources = [ablation.source(row, layer) for row in range(prompt.n_rows)]
         for z, _, positions in parts:
@@ -199,8 +201,8 @@ def _estimates(
                 new = torch.stack([source for source in sources if isinstance(source, Tensor)]).to(z.device)
                 change = change - new[torch.arange(len(z), device=z.device)[:, None], positions.clamp_min(0)].double()
             product = change * next(gradients).double()
-            found[:, layer, : z.shape[2]] += product.nan_to_num().sum((1, 3)).cpu()
-    return found[used]
+            found[layer, : z.shape[2]] += product.nan_to_num().sum((0, 1, 3)).cpu()
+    return found, len(numbers)
 
 
 @dataclass(frozen=True, eq=False)

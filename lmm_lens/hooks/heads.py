@@ -72,13 +72,16 @@ class HeadSet:
             layers.setdefault(layer, []).append(head)
         return {layer: tuple(heads) for layer, heads in layers.items()}
 
-    def random_like(self, seed: int = 0, disjoint: bool | Literal["most"] = True) -> HeadSet:
+    def random_like(
+        self, seed: int = 0, disjoint: bool | Literal["most"] = True, among: HeadSet | None = None
+    ) -> HeadSet:
         """A control: as many random heads in each layer as this set has there.
 
         Args:
             seed: of the draw; the same seed gives the same heads.
             disjoint: draw only from heads outside this set; "most" draws as few of this set as the layers allow, which
                 where one has too few others are some of it, as `shared` tells; False draws among all.
+            among: the heads to draw from, as those that an experiment was about; None for all of the layers.
 
         Raises:
             HookError: a layer has too few other heads for a disjoint control.
@@ -87,12 +90,14 @@ class HeadSet:
             raise HookError(f'disjoint is True, False or "most", given {disjoint!r}')
         draw = random.Random(seed)
         chosen: list[Head] = []
+        there = None if among is None else among.by_layer()
         for layer, taken in self.by_layer().items():
-            pool = [head for head in range(self.n_heads) if not (disjoint and head in taken)]
+            every = range(self.n_heads) if there is None else there.get(layer, [])
+            pool = [head for head in every if not (disjoint and head in taken)]
             short = max(0, len(taken) - len(pool))
             if short and disjoint != "most":
                 raise HookError(
-                    f"layer {layer} has {len(taken)} of its {self.n_heads} heads in the set, only {len(pool)} others\n"
+                    f"layer {layer} has {len(taken)} of its {len(every)} heads in the set, only {len(pool)} others\n"
                     '  take fewer heads, or allow overlap: disjoint="most" for as little as there must be, '
                     "disjoint=False for any"
                 )

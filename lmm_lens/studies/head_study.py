@@ -31,7 +31,7 @@ from .depth import depth
 from .looks import METRICS, Looks, check_queries, look
 from .maps import layers_of, maps_of
 from .ranks import Agreement, agreement, split_half
-from .record import FORMAT, Record, described, plain
+from .record import FORMAT, Record, check_name, described, plain
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -105,15 +105,10 @@ def study_heads(
         ray, changed, progress: as in `head_effects`.
 
     Raises:
-        ScoreError: no data sets, two of one name, samples without a picture in `data`, or a folder of another study.
+        ScoreError: no data sets, two of one name, a name that could not be a folder's, samples without a picture in
+            `data` or with one in `text`, or a folder of another study.
     """
-    if not data:
-        raise ScoreError("a study of heads needs at least one data set of questions about pictures")
-    twice = sorted(data.keys() & text.keys())
-    if twice:
-        raise ScoreError(
-            f"two data sets are called {twice[0]!r}, one with pictures and one without: call one otherwise"
-        )
+    check_data("heads", data, text)
     rule, source = sinks_of(lens, data)
     found = _run(lens, data, text, rule, settings, Going(folder, ray, changed, progress))
     content = {
@@ -146,6 +141,26 @@ class Going:
             where = self.folder / data / stage
             where.parent.mkdir(parents=True, exist_ok=True)
         return {"folder": where, "ray": self.ray, "changed": self.changed, "progress": self.progress}
+
+
+def check_data(study: str, data: Mapping[str, DataSet], text: Mapping[str, DataSet]) -> None:
+    """ScoreError for data sets that a study cannot be made on, as far as their names and `text` say; reads `text`."""
+    if not data:
+        raise ScoreError(f"a study of {study} needs at least one data set of questions about pictures")
+    for key in (*data, *text):
+        check_name("data set", key)
+    twice = sorted(data.keys() & text.keys())
+    if twice:
+        raise ScoreError(
+            f"two data sets are called {twice[0]!r}, one with pictures and one without: call one otherwise"
+        )
+    for key, each in text.items():
+        shown = next((sample.id for sample in each if sample.images), None)
+        if shown is not None:
+            raise ScoreError(
+                f"{key!r} was given as questions without a picture, and {shown} has one\n"
+                "  give it as data, or questions that can be asked without"
+            )
 
 
 def sinks_of(lens: Lens, data: Mapping[str, DataSet]) -> tuple[SinkRule | None, str]:
@@ -199,7 +214,7 @@ def _put_together(found: Found, data: Mapping[str, DataSet], settings: HeadSetti
     pairs = {f"{a} ~ {b}": agreement(ranked[a], ranked[b], seed) for a, b in combinations(ranked, 2)}
     causal = {key: _with_effects(ranked[key], found.looks[key], found.effects[key], seed) for key in ranked}
     n = {key: len(each.ids) for key, each in found.looks.items()}
-    n_pairs = {name: min(n[key] for key in name.split(" ~ ")) for name in pairs}
+    n_pairs = {f"{a} ~ {b}": min(n[a], n[b]) for a, b in combinations(ranked, 2)}
     claims = [
         *head_claims.of_depth(depths, n),
         *head_claims.of_removal(found.visual, found.text, found.arms, seed),

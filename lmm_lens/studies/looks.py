@@ -23,6 +23,7 @@ from ..errors import PromptError, ScoreError
 from ..lens.travelling import TravellingLens
 from ..prompts.prompt import Prompt
 from ..runs import RayLike, RunFolder, Store, stream
+from ..runs.checkpoint import applied_in
 from ..runs.job import LeftOutError
 from ..scoring.metrics import HEAD_METRICS
 from ..scoring.score import QUERIES, Scorer, check_visual, region_mask
@@ -111,6 +112,7 @@ def look(
     """
     about: dict[str, Any] = {
         "model": lens.identity,
+        **applied_in(lens),
         "queries": list(queries),
         "metrics": list(METRICS),
         "rule": None if rule is None else [list(rule.dims), rule.threshold],

@@ -21,7 +21,7 @@ from ..effects import head_effects
 from ..runs import files
 from ..warnings import NothingChangedWarning, counted
 from .curves import ablate
-from .head_study import HeadSettings, choose, sinks_of
+from .head_study import HeadSettings, check_data, choose, sinks_of
 from .looks import look
 from .sink_settings import SinkSettings
 from .sink_study import conditions
@@ -126,6 +126,7 @@ def plan_heads(
     lens: Lens, name: str, data: Mapping[str, DataSet], text: Mapping[str, DataSet], settings: HeadSettings
 ) -> Plan:
     """What `study_heads` would cost; arguments and errors as there."""
+    check_data("heads", data, text)
     rule, _ = sinks_of(lens, {key: each.take(_few(each)) for key, each in data.items()})
     few = {key: each.take(_few(each)) for key, each in data.items()}
     chosen = choose({key: look(lens, each, rule, settings.queries) for key, each in few.items()}, few, settings)
@@ -147,6 +148,7 @@ def plan_heads(
 
 def plan_sinks(lens: Lens, name: str, data: Mapping[str, DataSet], settings: SinkSettings) -> Plan:
     """What `study_sinks` would cost; arguments and errors as there."""
+    check_data("sinks", data, {})
     rule, _ = sinks_of(lens, {key: each.take(_few(each)) for key, each in data.items()})
     stages: list[PlannedStage] = []
     with _peak(lens) as peak:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..errors import ScoreError, unknown
+from ..errors import ScoreError
 from ..runs import disk
 from ..runs.manifest import current_versions
 
@@ -88,7 +88,9 @@ class Record:
 
 
 def described(lens: Lens, name: str) -> dict[str, Any]:
-    """What a record says of its model: under what name, of which family and size, which weights."""
+    """What a record says of its model: under what name, of which family and size, which weights, and, where a
+    `with lens.apply(...)` stands around the study, what was put into every run of it.
+    """
     identity = lens.identity
     n_parameters = sum(p.numel() for p in lens.model.parameters())
     config = lens.adapter.config
@@ -105,6 +107,7 @@ def described(lens: Lens, name: str) -> dict[str, Any]:
             "dtype": identity["dtype"],
             "weights": identity["weights"],
             "backend": lens.backend,
+            **({"applied": [repr(each) for each in lens.applied]} if lens.applied else {}),
         },
         "versions": current_versions(),
     }
@@ -128,7 +131,8 @@ def plain(value: Any) -> Any:
     return value
 
 
-def check_study(study: str) -> None:
-    """ScoreError for a study that is none."""
-    if study not in STUDIES:
-        raise ScoreError(unknown("study", study, STUDIES))
+def check_name(what: str, name: object) -> None:
+    """ScoreError for a name that could not be a folder's beside a record."""
+    bad = not isinstance(name, str) or not name.strip() or set(name) & set('/\\:*?"<>|\0') or name.startswith(".")
+    if bad or name == FILE:
+        raise ScoreError(f"the name of a {what} becomes a folder's, so it has no slash or colon in it, given {name!r}")

@@ -78,9 +78,10 @@ def _notes(record: Record) -> list[str]:
 def _about(record: Record) -> str:
     model = record["model"]
     data = ", ".join(f"{name} ({each['n']})" for name, each in record["data"].items())
+    under = f", under {', '.join(model['applied'])}" if "applied" in model else ""
     return (
         f"**{record.name}**: {model['id']}, {model['class']}, {model['n_parameters'] / 1e6:.4g} million parameters, "
-        f"{model['n_layers']} layers x {model['n_heads']} heads, {model['dtype']}, weights {model['weights'][:8]}; "
+        f"{model['n_layers']} layers x {model['n_heads']} heads, {model['dtype']}, weights {model['weights'][:8]}{under}; "
         f"sinks: {record['sinks']['source']}; data: {data}"
     )
 

@@ -29,7 +29,7 @@ from ..sinks.rule import SinkRule
 from ..statistics.resampling import percentiles, resampled_sums
 from ..warnings import NothingChangedWarning, counted
 from . import sink_claims
-from .head_study import Going, sinks_of
+from .head_study import Going, check_data, sinks_of
 from .looks import Looks, look
 from .maps import layers_of, maps_of
 from .record import FORMAT, Record, described, plain
@@ -52,8 +52,7 @@ def study_sinks(
     progress: bool = False,
 ) -> Record:
     """The study of one model; arguments and errors as of `study_heads`."""
-    if not data:
-        raise ScoreError("a study of sinks needs at least one data set of questions about pictures")
+    check_data("sinks", data, {})
     for given in (settings.tasks, settings.metrics):
         for key in given:
             if key not in data:

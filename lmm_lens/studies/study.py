@@ -16,7 +16,7 @@ from ..lens import Lens
 from ..runs import RayLike
 from .across import correlations, summary
 from .head_study import HeadSettings, study_heads
-from .record import FILE, Record
+from .record import FILE, Record, check_name
 from .sink_settings import SinkSettings
 from .sink_study import study_sinks
 
@@ -226,9 +226,3 @@ def _let_go() -> None:
     with suppress(RuntimeError):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def check_name(what: str, name: object) -> None:
-    """ScoreError for a name that could not be a folder's."""
-    if not isinstance(name, str) or not name.strip() or set(name) & set('/\\:*?"<>|\0') or name.startswith("."):
-        raise ScoreError(f"the name of a {what} becomes a folder's, so it has no slash or colon in it, given {name!r}")

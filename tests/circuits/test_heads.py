@@ -104,6 +104,20 @@ def test_random_sets_are_like_it_in_every_layer(lens, colors):
         torch.testing.assert_close(values, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_random_sets_are_of_the_heads_that_are_ablated(lens, colors):
+    """Those outside are kept anyway: a control of them would be a control with fewer heads."""
+    one = colors[0]
+    found = smallest_heads(lens, one.prompt, keep=0.5, answers=one.answers, heads=AMONG, n_random=3)
+    counts = {layer: len(heads) for layer, heads in found.heads.by_layer().items()}
+    others = [set(AMONG.by_layer()[layer]) - set(heads) for layer, heads in found.heads.by_layer().items()]
+    assert any(others)
+    for seed, values in enumerate(found.random):
+        control = found.heads.random_like(seed, disjoint="most", among=AMONG)
+        assert {layer: len(heads) for layer, heads in control.by_layer().items()} == counts
+        assert not control - AMONG
+        torch.testing.assert_close(values, kept(lens, one, control), atol=1e-4, rtol=1e-4)
+
+
 def test_it_says_on_what_it_was_measured_and_is_read_back(lens, by_effect, tmp_path):
     assert "on 3 prompts not used to order them" in repr(by_effect)
     assert repr(by_effect).startswith(f"SmallestHeads by effect: {by_effect.n_kept} heads keep ")

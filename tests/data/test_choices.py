@@ -128,6 +128,9 @@ def test_a_row_of_the_published_file_is_a_sample(tmp_path, kind, name, question,
         ("mmbench", {"answer": "E"}, "answer is no option", "the right answer is option E, but there are 2 options"),
         ("mmbench", {"answer": "both"}, "no letter", r"must be a letter, as A or \(A\), given 'both'"),
         ("mmbench", {"B": ""}, "no options", "expected 2 to 10 options, given 1"),
+        ("mmbench", {"B": "", "C": "a cow"}, "option missing", "option B is missing, but there are others behind it"),
+        ("mmbench", {"B": "nan", "C": "a cow", "answer": "C"}, "option missing", "option B is missing"),
+        ("seed_bench", {"choice_c": None}, "option missing", "option C is missing"),
         ("mmbench", {"image": "%%%"}, "unreadable picture", "the picture is no base64"),
         ("mmbench", {"image": encoded()[:40]}, "unreadable picture", "cannot be read"),
         ("mmbench", {"question": " "}, "empty question", "'question' is empty"),
@@ -148,6 +151,14 @@ def test_a_bad_row_is_refused_or_counted_and_named(tmp_path, kind, bad, reason, 
     data = opened(kind, tmp_path, {"question": "First?"}, bad, {"question": "Third?"}, on_bad="skip")
     assert len(list(data)) == 2
     assert data.problems.by_reason == {reason: 1}
+
+
+def test_none_is_an_option_and_those_behind_it_keep_their_letters(tmp_path):
+    (sample,) = opened("seed_bench", tmp_path, {"choice_b": "None"})
+    assert sample.options == ("1", "None", "3", "4")
+    assert sample.question.endswith("B. None\nC. 3\nD. 4")
+    (sample,) = opened("seed_bench", tmp_path, {"choice_c": "None", "choice_d": ""})
+    assert (sample.options, sample.answer) == (("1", "2", "None"), "C")
 
 
 def test_several_pictures_and_circular_rows(tmp_path):

@@ -16,6 +16,7 @@ from lmm_lens.data import (
     vqav2,
     write_mm_vet,
 )
+from lmm_lens.data.chair import named_objects
 from lmm_lens.errors import ScoreError
 from tests.data.builders import png
 
@@ -47,6 +48,15 @@ def test_vqav2(tmp_path):
         list(vqav2(*vqa_files(tmp_path, image_id="42")))
     with pytest.raises(ScoreError, match=r"COCO_val2014_000000000043\.jpg does not exist"):
         list(vqav2(*vqa_files(tmp_path, image_id=43)))
+
+
+def test_none_is_what_most_people_said(tmp_path):
+    files = vqa_files(tmp_path)
+    answers = [{"answer": each} for each in ["nothing"] * 5 + ["none"] * 5]
+    said = {"question_id": 42000, "answers": answers, "multiple_choice_answer": "none"}
+    files[1].write_text(json.dumps({"annotations": [said]}))
+    (sample,) = vqav2(*files)
+    assert sample.answer == "none"
 
 
 def test_vizwiz_and_textvqa(tmp_path):
@@ -135,6 +145,26 @@ def test_chair_counts_what_is_named_and_not_there(tmp_path):
     assert (silent.chair_i, silent.chair_s, silent.recall) == (0.0, 0.0, 0.0)
     with pytest.raises(ScoreError, match="given 1 captions and 2 samples"):
         chair(["A dog."], samples, synonyms)
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("knives", "knife"),
+        ("leaves", "leaf"),
+        ("children", "child"),
+        ("policemen", "policeman"),
+        ("women", "woman"),
+        ("geese", "goose"),
+        ("mice", "mouse"),
+        ("wine glasses", "wine glass"),
+        ("sandwiches", "sandwich"),
+        ("skis", "skis"),
+    ],
+)
+def test_plurals_are_what_they_are_of(said, name):
+    assert named_objects(f"Two {said}.", {name: name}) == [name]
+    assert named_objects(f"Two {said}.", {"cup": "cup"}) == []
 
 
 def test_mm_vets_answers_are_written_for_its_judge(tmp_path):

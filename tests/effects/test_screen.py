@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from lmm_lens import HeadEffects, HeadSet, Lens, data, head_effects, head_means
+from lmm_lens import AblateHeads, HeadEffects, HeadSet, Lens, data, head_effects, head_means
 from lmm_lens.comparisons import blank_images
 from lmm_lens.errors import LensError, RemoteError, ScoreError
 
@@ -93,6 +93,42 @@ def test_other_metrics_have_estimates_of_their_own(exact, samples, metric):
 
     expected = slope(exact, prompt, "all", (1, 4), torch.zeros(1, dtype=torch.float64), of)
     assert float(found.estimates[1, 4]) == pytest.approx(float(expected), rel=5e-3)
+
+
+def test_a_prompt_that_comes_twice_counts_twice_and_no_more(exact, samples):
+    once, other = (sample.prompt(exact) for sample in samples.take(2))
+    heads = HeadSet([(1, 4)], 6, 8)
+
+    def estimate(*prompts):
+        found = head_effects(exact, list(prompts), heads=heads, screen="attribution", verify=1, sample=0)
+        return float(found.screen.estimates[1, 4])
+
+    assert estimate(once, once) == pytest.approx(estimate(once))
+    expected = (2 * estimate(once) + estimate(other)) / 3
+    assert estimate(once, once, other) == pytest.approx(expected)
+
+
+def test_within_apply_the_edited_model_is_screened(exact, samples):
+    (sample,) = samples.take(1)
+    prompt = sample.prompt(exact)
+    ids = torch.tensor([[20, 30]])
+    options = {"rows": "all", "metric": "logit_difference", "answers": ids.tolist()}
+    with exact.apply(AblateHeads([(0, 4)], rows="all")):
+        found = head_effects(exact, prompt, screen="attribution", verify=1, **options).screen
+    size = exact.shape.d_head[0]
+
+    def without(module, args):
+        z = args[0].clone()
+        z[..., 4 * size : 5 * size] = 0
+        return (z,)
+
+    hook = exact.adapter.layers[0].output_projection.register_forward_pre_hook(without)
+    of = (exact, prompt, "all", (1, 4), torch.zeros(1, dtype=torch.float64))
+    expected = slope(*of, lambda x: x.gather(1, ids).diff().neg().flatten())
+    hook.remove()
+    plain = slope(*of, lambda x: x.gather(1, ids).diff().neg().flatten())
+    assert float(found.estimates[1, 4]) == pytest.approx(float(expected), rel=2e-3, abs=2e-4)
+    assert abs(float(expected - plain)) > 0.01
 
 
 def test_the_best_heads_are_those_of_the_full_sweep_with_the_same_effects(lens, samples):

@@ -87,6 +87,15 @@ def test_other_words_for_the_overlap_are_refused():
         heads((0, 1)).random_like(disjoint="least")
 
 
+def test_a_control_is_drawn_among_given_heads():
+    among = heads((0, 1), (0, 2), (0, 3), (1, 5), (2, 0))
+    for seed in range(20):
+        control = heads((0, 1), (1, 5)).random_like(seed, "most", among)
+        assert set(control) in ({(0, 2), (1, 5)}, {(0, 3), (1, 5)})
+    with pytest.raises(LensError, match="layer 1 has 1 of its 1 heads in the set, only 0 others"):
+        heads((1, 5)).random_like(among=among)
+
+
 @pytest.mark.parametrize(
     ("pair", "message"),
     [

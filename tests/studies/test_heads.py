@@ -6,7 +6,7 @@ import pandas
 import pytest
 import torch
 
-from lmm_lens import HeadSet, head_effects, score_heads
+from lmm_lens import AblateHeads, HeadSet, head_effects, score_heads
 from lmm_lens.data import shapes
 from lmm_lens.errors import ScoreError
 from lmm_lens.statistics import sign_flip_test
@@ -83,6 +83,27 @@ def test_killed_in_the_middle_it_ends_with_the_same_record(lens, head_study, tmp
     assert again.records[0].content == head_study.records[0].content
 
 
+def test_within_apply_it_is_a_study_of_the_edited_model(lens, head_study, tmp_path):
+    edit, data = AblateHeads([(0, 0), (0, 4)], rows="all"), {"color": DATA["color"]}
+    plain = heads({"planted": lens}, data, settings=HEADS, folder=tmp_path)
+    with lens.apply(edit):
+        with pytest.raises(ScoreError, match="run"):
+            heads({"planted": lens}, data, settings=HEADS, folder=tmp_path)
+        found = heads({"planted": lens}, data, settings=HEADS)
+    assert found.records[0]["model"]["applied"] == [repr(edit)]
+    assert "applied" not in plain.records[0]["model"]
+    assert found.records[0]["maps"] != plain.records[0]["maps"]
+    report = found.write(tmp_path).read_text()
+    assert f", under {edit!r}; sinks: " in report
+
+
+def test_a_pair_of_data_sets_is_named_by_both_whatever_their_names(lens):
+    found = heads({"planted": lens}, {"a ~ b": DATA["color"], "c": DATA["exist"].take(2)}, settings=HEADS)
+    claims = found.claims
+    (row,) = claims[claims["claim"] == "The same heads are visual on every data set"].to_dict("records")
+    assert (row["data"], row["n"]) == ("a ~ b ~ c", 2)
+
+
 def test_a_record_is_sealed_and_says_what_it_is_of(lens, head_study, head_folder, tmp_path):
     record = Record.load(head_folder / "planted")
     assert record.content == head_study.records[0].content
@@ -129,6 +150,12 @@ def test_what_cannot_be_studied_is_refused(lens, head_folder):
         heads({"planted": lens}, DATA, text={"color": TEXT["sums"]})
     with pytest.raises(ScoreError, match="becomes a folder's, so it has no slash or colon in it, given 'a/b'"):
         heads({"a/b": lens}, DATA)
+    with pytest.raises(ScoreError, match="a data set becomes a folder's, so it has no slash or colon in it, given '../"):
+        heads({"planted": lens}, {"../color": DATA["color"]})
+    with pytest.raises(ScoreError, match="given 'study.json'"):
+        heads({"planted": lens}, DATA, text={"study.json": TEXT["sums"]})
+    with pytest.raises(ScoreError, match="'sums' was given as questions without a picture, and shapes/color/1 has one"):
+        heads({"planted": lens}, DATA, text={"sums": shapes(2, kinds="color")})
     with pytest.raises(ScoreError, match="has no visual tokens"):
         heads({"planted": lens}, {"sums": shapes(2, kinds="arith")})
     with pytest.raises(ScoreError, match=r"heads are ranked by one of visual_mass, .* given 'mass'"):
