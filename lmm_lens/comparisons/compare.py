@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..answers.items import Answers, Items, key_of
+from ..answers.items import Answers, Item, Items, key_of
 from ..answers.outcomes import ANSWER_METRICS
+from ..data import Sample
 from ..data.settings import without_contents
 from ..errors import ScoreError, unknown
 from ..interventions.base import Intervention
@@ -23,7 +24,6 @@ from .pictures import partners
 from .work import ComparedItem, MakeCompareWork
 
 if TYPE_CHECKING:
-    from ..data import Sample
     from ..lens import Lens
 
 
@@ -61,7 +61,7 @@ def compare(
         controls: how many random controls to draw for each condition that edits anything (`Intervention.control_of`);
             each condition is tested against the mean of its draws, too.
         seed: of the first draw.
-        answers: (right, wrong) of each prompt; samples bring their own.
+        answers: (right, wrong) of each prompt; samples bring their own, and none are taken beside them.
         max_new_tokens: at most so many are generated; by default one more than the answer has for "exact_match", 20
             else.
         folder, ray, seconds_per_part, changed, progress: as in `head_effects`: a folder makes the comparison
@@ -71,8 +71,8 @@ def compare(
         Comparison, Float[item, condition].
 
     Raises:
-        ScoreError: no items, conditions or metric that are none, items without what the metric needs, a folder of
-            another run.
+        ScoreError: no items, conditions or metric that are none, items without what the metric needs, answers beside
+            samples, controls where nothing is edited, a folder of another run.
         InterventionError: an intervention without a control where controls are asked for.
     """
     measured = ComparedMetric.of(metric)
@@ -81,8 +81,6 @@ def compare(
         baseline = next(iter(given))
     if baseline not in given:
         raise ScoreError(unknown("condition to be the baseline", baseline, tuple(given)))
-    if isinstance(controls, bool) or not isinstance(controls, int) or controls < 0:
-        raise ScoreError(f"controls is how many to draw, a whole number of at least 0, given {controls!r}")
     if max_new_tokens is not None and max_new_tokens < 1:
         raise ScoreError(f"max_new_tokens is at least 1, given {max_new_tokens}")
     if max_new_tokens is not None and measured.of_text is None:
@@ -151,9 +149,20 @@ class _Compared:
             return 0
 
     def __iter__(self) -> Iterator[ComparedItem]:
+        items = map(_with_one_answer, self.items)
         if self.swaps:
-            return (ComparedItem(item, partner) for item, partner in partners(self.items))
-        return (ComparedItem(item) for item in self.items)
+            return (ComparedItem(item, partner) for item, partner in partners(items))
+        return (ComparedItem(item) for item in items)
+
+
+def _with_one_answer(item: Item) -> Item:
+    """The item; ScoreError for a sample whose own answer is not meant."""
+    if item.answer is not None and isinstance(item.source, Sample):
+        raise ScoreError(
+            f"answers are of prompts, and {item.name} is a sample, which is graded by its own\n"
+            "  leave answers out, or give samples with other ones: dataclasses.replace(sample, answer=...)"
+        )
+    return item
 
 
 def _key_of(compared: ComparedItem) -> str:

@@ -93,7 +93,17 @@ def as_conditions(given: Any) -> dict[str, Condition]:
 def with_controls(
     conditions: Mapping[str, Condition], n: int, seed: int
 ) -> tuple[dict[str, Condition], dict[str, str]]:
-    """Conditions with `n` draws of a control for each that edits anything, and of which condition each draw is."""
+    """Conditions with `n` draws of a control for each that edits anything, and of which condition each draw is.
+
+    Raises:
+        ScoreError: controls that have nothing to control, or a condition that is called as one of them would be.
+    """
+    check_controls(n)
+    if n and not any(condition.interventions for condition in conditions.values()):
+        raise ScoreError(
+            f"controls={n} were asked for, and no condition edits anything\n"
+            "  leave controls out; blank and swapped pictures are controls themselves"
+        )
     every, of = dict[str, Condition](), dict[str, str]()
     for name, condition in conditions.items():
         every[name] = condition
@@ -104,3 +114,9 @@ def with_controls(
             if control is not None:
                 every[drawn], of[drawn] = control, name
     return every, of
+
+
+def check_controls(n: object) -> None:
+    """ScoreError unless this is how many controls to draw."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+        raise ScoreError(f"controls is how many to draw, a whole number of at least 0, given {n!r}")

@@ -39,7 +39,7 @@ def blank_images(lens: Lens, prompt: Prompt) -> Prompt:
 
 
 def swapped_images(lens: Lens, prompt: Prompt, seed: int = 0) -> Prompt:
-    """The same prompt with every row's pictures taken from another row with as many.
+    """The same prompt with every row's pictures taken from another row with as many, which are others.
 
     Args:
         lens: whose processor makes the prompt anew.
@@ -47,8 +47,10 @@ def swapped_images(lens: Lens, prompt: Prompt, seed: int = 0) -> Prompt:
         seed: of the exchange.
 
     Raises:
-        PromptError: the prompt was made from tensors, or a row has no other to swap with.
+        PromptError: the prompt was made from tensors or has no pictures, or a row has no other to swap with.
     """
+    if prompt.texts is not None and not any(prompt.images):
+        raise PromptError("this prompt has no pictures, so there are none to swap\n  leave it out")
     groups: dict[int, list[int]] = {}
     for row, images in enumerate(prompt.images):
         if images:
@@ -62,10 +64,25 @@ def swapped_images(lens: Lens, prompt: Prompt, seed: int = 0) -> Prompt:
                 "so there is none to swap with\n"
                 "  put more prompts into the batch"
             )
-        order = draw.sample(rows, len(rows))  # a cycle in random order moves every row
-        for here, there in zip(order, order[1:] + order[:1], strict=True):
+        order = draw.sample(rows, len(rows))
+        shown_in = {row: tuple(_content(image) for image in prompt.images[row]) for row in order}
+        alike = [[row for row in order if shown_in[row] == what] for what in dict.fromkeys(shown_in.values())]
+        most = max(map(len, alike))
+        if 2 * most > len(rows):
+            raise PromptError(
+                f"{most} of {len(rows)} rows show the same, so that some of them have no other pictures to swap with\n"
+                "  put more prompts with other pictures into the batch"
+            )
+        # a cycle in random order moves every row; those that show the same stand together, and are all jumped over
+        order = [row for rows_alike in alike for row in rows_alike]
+        for here, there in zip(order, order[most:] + order[:most], strict=True):
             source[here] = there
     return shown(lens, prompt, [list(prompt.images[row]) for row in source])
+
+
+def _content(image: Image) -> tuple[Any, ...]:
+    """What tells a picture from others."""
+    return image.size, image.convert("RGB").tobytes()
 
 
 def shown(lens: Lens, prompt: Prompt, images: Sequence[Any]) -> Prompt:

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from ..errors import PromptError, ScoreError
 from ..hooks.heads import HeadSet
 from ..interventions import AblateHeads
 from ..interventions.base import Intervention
 from ..prompts.prompt import Prompt
 from ..statistics.resampling import bootstrap_interval
+from .conditions import check_controls
 from .matching import exact_match
 from .pictures import blank_images, swapped_images
 
@@ -41,16 +43,26 @@ def image_table(
 
     Args:
         lens: whose model answers.
-        prompts: with pictures; of one batch row or many.
+        prompts: batches of two rows or more, each with pictures, which are swapped within a batch.
         answers: the right ones, one for each batch row of the prompts in turn.
         interventions: to apply in all three conditions.
         seed: of the exchange of pictures.
 
     Returns:
         One row a condition: condition, accuracy, low and high of its 95% bootstrap interval, n.
+
+    Raises:
+        PromptError: a row without a picture, or without another's to be shown; see `swapped_images`.
     """
     import pandas
 
+    for prompt in prompts:
+        if prompt.texts is not None and not all(prompt.images):
+            row = next(row for row, images in enumerate(prompt.images) if not images)
+            raise PromptError(
+                f"row {row} of a prompt has no picture, so that it would count as the same in all three conditions\n"
+                "  leave questions without pictures out"
+            )
     conditions = {
         "with its picture": list(prompts),
         "with a blank picture": [blank_images(lens, prompt) for prompt in prompts],
@@ -84,7 +96,7 @@ def ablation_table(
         heads: the heads in question.
         mode: of `AblateHeads`, one that needs no reference.
         rows: the row scopes; they are different experiments.
-        n_controls: random draws a scope.
+        n_controls: random draws a scope; 0 for none.
         seed: of the first draw.
         disjoint: draw among the other heads only; "most" where a layer has too few of them, and the condition then says
             how many of these heads a draw has (`HeadSet.random_like`).
@@ -92,9 +104,15 @@ def ablation_table(
     Returns:
         One row a scope and condition: rows, condition, accuracy, low and high (95% bootstrap over prompts; for the
         control the mean over draws, and over prompts and draws), n.
+
+    Raises:
+        ScoreError: a number of controls that is none, or no scope of rows.
     """
     import pandas
 
+    check_controls(n_controls)
+    if not (rows := tuple(rows)):
+        raise ScoreError('no scope of rows was given, so that nothing would be ablated\n  as in rows=("last",)')
     table = [{"rows": "-", "condition": "nothing ablated", **_summary(exact_match(lens, prompts, answers))}]
     controls = [heads.random_like(seed + draw, disjoint) for draw in range(n_controls)]
     shared = sum(len(heads & control) for control in controls) / max(1, n_controls)

@@ -65,6 +65,14 @@ class PatchingModel:
         self._bound(tokens, {})
         return run_with_cache(self._lens, self.prompt, **options)
 
+    def generate(self, tokens: Tensor, **options: Any) -> Any:
+        """As the bridge's, with the image."""
+        return self._bridge.generate(**{**self._bound(tokens, options), "use_cache": True})
+
+    def hf_generate(self, tokens: Tensor, **options: Any) -> Any:
+        """As the bridge's, with the image."""
+        return self._bridge.hf_generate(**{**self._bound(tokens, options), "use_cache": True})
+
     def _bound(self, tokens: Tensor, options: dict[str, Any]) -> dict[str, Any]:
         if isinstance(tokens, BoundTokens) and tokens.prompt is not self.prompt:
             raise PromptError(

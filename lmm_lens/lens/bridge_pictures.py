@@ -47,6 +47,19 @@ class PicturesBridge(TransformerBridge):
             self._check_has_pictures(input, options)
         return super().forward(input, *arguments, **options)
 
+    def hf_generate(self, input: Any = "", *arguments: Any, **options: Any) -> Any:
+        """As TransformerLens's, which calls the model past `forward`; bound token ids go on with their pictures.
+
+        Raises:
+            PromptError: as `forward`.
+        """
+        if isinstance(input, BoundTokens):
+            options = {**bridge_inputs(input.prompt), **options}
+            input = options.pop("input")
+        else:
+            self._check_has_pictures(input, options)
+        return super().hf_generate(input, *arguments, **options)
+
     def run_with_cache(self, input: Any, *arguments: Any, **options: Any) -> Any:
         """As TransformerLens's; of bound token ids the cache knows the spans, see `PromptCache`."""
         out = super().run_with_cache(input, *arguments, **options)
@@ -64,11 +77,13 @@ class PicturesBridge(TransformerBridge):
         return tokens
 
     def _check_has_pictures(self, input: Any, options: dict[str, Any]) -> None:
-        if not isinstance(input, Tensor) or input.is_floating_point() or options.get("past_key_values") is not None:
+        if options.get("past_key_values") is not None or (isinstance(input, Tensor) and input.is_floating_point()):
             return
         given = {name for name, value in options.items() if isinstance(value, (Tensor, dict, list)) and len(value)}
         if given - set(OF_TEXT) - {"input_ids"}:
             return
+        if not isinstance(input, Tensor):  # words, in which a placeholder is a visual token, too
+            input = self.to_tokens(input)
         visual = torch.isin(input, torch.tensor(self._visual_ids, device=input.device, dtype=input.dtype))
         if bool(visual.any()):
             raise PromptError(

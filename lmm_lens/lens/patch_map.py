@@ -37,19 +37,27 @@ class PatchMap:
     made_of: Bool[Tensor, "visual tower_row token"]
 
     def of(self, position: int, row: int = 0) -> list[tuple[int, int]]:
-        """The (row, token)s of the tower that the visual token at a position is made of.
+        """The (row, token)s of the tower that the visual token at a position of a batch row is made of.
 
         Raises:
-            HookError: the position holds no visual token.
+            HookError: there is no such row, or the position holds no visual token.
         """
         visual = self.prompt.mask("visual")
+        _check_place("batch row", row, self.prompt.n_rows)
         if not 0 <= position < self.prompt.n_tokens or not bool(visual[row, position]):
             raise HookError(f"position {position} of batch row {row} holds no visual token")
         number = int(visual[:row].sum()) + int(visual[row, :position].sum())
         return [(int(a), int(b)) for a, b in self.made_of[number].nonzero()]
 
     def seen_from(self, token: int, tower_row: int = 0) -> list[tuple[int, int]]:
-        """The (batch row, position)s of the visual tokens that a token of the tower is part of."""
+        """The (batch row, position)s of the visual tokens that a token of a row of the tower is part of.
+
+        Raises:
+            HookError: the tower ran no such row, or its rows have no such token.
+        """
+        n_rows, n_tokens = self.made_of.shape[1:]
+        _check_place("row of the tower", tower_row, n_rows)
+        _check_place("token of the tower", token, n_tokens)
         where = self.prompt.mask("visual").nonzero()
         return [(int(a), int(b)) for a, b in where[self.made_of[:, tower_row, token]]]
 
@@ -86,7 +94,8 @@ class _Probe(Intervention):
 def patch_map(lens: Lens, prompt: Prompt) -> PatchMap:
     """Find which patches each visual token is made of: those on which it has a gradient.
 
-    One forward, and one backward through the projector for each visual token.
+    One forward, and one backward through the projector for each visual token. Of the model as it is, also inside an
+    `apply` block: an edit that writes over visual tokens would cut them off from the tower.
 
     Args:
         lens: the model; not on a server.
@@ -98,7 +107,7 @@ def patch_map(lens: Lens, prompt: Prompt) -> PatchMap:
     """
     leaves: list[Tensor] = []
     entering = Read("resid_pre", layers=[0], rows="visual")
-    with torch.enable_grad():
+    with torch.enable_grad(), lens.nothing_applied():
         run = lens.run(prompt, [_Probe(lens.vision.n_used - 1, leaves)], [entering], logits="last", grad=True)
     features = run.reads["resid_pre", 0]
     (leaf,) = leaves
@@ -116,3 +125,9 @@ def patch_map(lens: Lens, prompt: Prompt) -> PatchMap:
             "cross-attention read it\n  its patches are the keys of those layers"
         )
     return PatchMap(prompt, made_of)
+
+
+def _check_place(what: str, number: int, n: int) -> None:
+    """HookError for a number that counts nothing."""
+    if not 0 <= number < n:
+        raise HookError(f"{what} {number} is out of range: there are 0 to {n - 1}")

@@ -114,6 +114,15 @@ def test_pictures_that_are_not_there_are_neither_blanked_nor_swapped(lens, sampl
         compare(lens, prompts, {"plain": [], "swapped": Condition(pictures="swapped")}, answers=answers)
 
 
+def test_controls_of_nothing_and_answers_beside_samples_are_refused(lens, samples):
+    shown = {"plain": [], "blank": Condition(pictures="blank")}
+    with pytest.raises(ScoreError, match="controls=3 were asked for, and no condition edits anything"):
+        compare(lens, samples, shown, controls=3)
+    for metric in ("exact_match", "log_prob"):
+        with pytest.raises(ScoreError, match=r"answers are of prompts, and .* is a sample, which is graded by its own"):
+            compare(lens, samples, shown, metric, answers=[("red", "blue")] * len(samples))
+
+
 def test_videos_are_not_lost_where_pictures_are_replaced():
     family = lens_of("qwen2_5_vl")
     frames = [Image.new("RGB", (56, 56), color) for color in ("red", "blue")]

@@ -7,6 +7,7 @@ import torch
 from transformer_lens import TransformerBridge
 
 from lmm_lens import Lens, LensError
+from lmm_lens.bundled import shapes
 from lmm_lens.errors import PromptError
 from lmm_lens.lens.bridge_tokens import BoundTokens
 from tests.support.cases import case
@@ -193,3 +194,33 @@ def test_only_a_bridge_binds(llava, pictured):
 def test_its_text(lens, pictured):
     assert repr(lens.bound_tokens(*pictured[0])).startswith("BoundTokens of 3 rows x ")
     assert type(lens.bridge.to_tokens(pictured[0][0])) is BoundTokens
+
+
+def test_generation_past_forward_sees_the_pictures_too_or_is_refused():
+    """`hf_generate` calls the user's model itself, which would go on from the placeholder without a word."""
+    lens, drawn = Lens.demo(backend="transformer_lens"), shapes.examples(1, kinds=["color"], seed=3)[0]
+    prompt = lens.prompt(drawn.question, images=drawn.image)
+    tokens, model = lens.bound_tokens(prompt), lens.patching_model(prompt)
+    plain = tokens.as_subclass(torch.Tensor)
+    expected = lens.generate(prompt, max_new_tokens=2).tokens
+    unseen = lens.bridge.original_model.generate(plain, max_new_tokens=2, do_sample=False)[:, -2:]
+    assert not torch.equal(unseen, expected)
+    greedy = {"max_new_tokens": 2, "do_sample": False}
+    said = [
+        lens.bridge.hf_generate(tokens, **greedy),
+        lens.bridge.generate(tokens, verbose=False, **greedy),
+        model.hf_generate(model.tokens, **greedy),
+        model.generate(model.tokens, verbose=False, **greedy),
+    ]
+    assert all(torch.equal(each[:, -2:], expected) for each in said)
+    written = "USER: <image> what color is it? ASSISTANT:"
+    for call, given in (
+        (lens.bridge.hf_generate, plain),
+        (lens.bridge.hf_generate, written),
+        (lens.bridge, written),
+        (lens.bridge, [written, written]),
+    ):
+        with pytest.raises(PromptError, match="visual tokens, and no pictures came with them"):
+            call(given)
+    with pytest.raises(PromptError, match="this model runs one prompt of 1 rows"):
+        model.hf_generate(plain[:, 1:])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from lmm_lens import AblateTokens
 from lmm_lens.bundled import shapes
 from lmm_lens.errors import HookError, ModelError
 from tests.support.families import lens_of, prompt_of
@@ -54,6 +55,24 @@ def test_the_rows_of_a_batch_are_counted_on(lens):
     assert found.seen_from(1, 1) == [(1, first)]
     with pytest.raises(HookError, match="position 0 of batch row 1 holds no visual token"):
         found.of(0, row=1)
+    for ask, said in (
+        (lambda: found.of(first, row=2), "batch row 2 is out of range: there are 0 to 1"),
+        (lambda: found.of(first, row=-1), "batch row -1 is out of range"),
+        (lambda: found.seen_from(1, 2), "row of the tower 2 is out of range: there are 0 to 1"),
+        (lambda: found.seen_from(-1), "token of the tower -1 is out of range: there are 0 to 36"),
+    ):
+        with pytest.raises(HookError, match=said):
+            ask()
+
+
+def test_it_is_of_the_model_as_it_is_in_a_block_too(lens):
+    """An edit that writes over visual tokens cuts them off from the tower."""
+    example = shapes.examples(1, seed=3)[0]
+    prompt = lens.prompt(example.question, images=example.image)
+    expected = lens.vision.patches(prompt).made_of
+    with lens.apply(AblateTokens("image")):
+        assert bool((lens.vision.patches(prompt).made_of == expected).all())
+        lens.run(prompt)
 
 
 def test_without_such_a_tower_it_says_so():
