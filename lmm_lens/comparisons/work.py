@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from .pictures import blank_images, shown
 if TYPE_CHECKING:
     from ..lens import Lens
 
+T = TypeVar("T")
 N_SAID = 256
 """Bytes that are kept of what was said under each condition."""
 N_NEW = 20
@@ -71,11 +72,12 @@ class MakeCompareWork:
 
 @dataclass(frozen=True, eq=False)
 class _Answered:
-    """What was said under one condition."""
+    """What was said under one condition, and in how many seconds the model said it."""
 
     value: float
     said: str
     reports: tuple[Report, ...]
+    seconds: float
 
 
 Asking = Callable[[Prompt, tuple[Intervention, ...]], _Answered]
@@ -133,10 +135,9 @@ class CompareWork:
             if condition.pictures not in prompts:
                 prompts[condition.pictures] = self._with_pictures(condition.pictures, compared, prompt)
             asked = prompts[condition.pictures]
-            start = time.perf_counter()
             with counted(NothingChangedWarning):
                 answered = asks(asked, condition.on(asked))
-            yield _tensors(answered, time.perf_counter() - start)
+            yield _tensors(answered)
 
     def _with_pictures(self, pictures: str, compared: ComparedItem, prompt: Prompt) -> Prompt:
         if pictures == "blank":
@@ -151,9 +152,9 @@ class CompareWork:
         longest = self.max_new_tokens or self._longest(sample)
 
         def ask(shown: Prompt, interventions: tuple[Intervention, ...]) -> _Answered:
-            done = self.lens.generate(shown, interventions, max_new_tokens=longest)
+            done, seconds = timed(lambda: self.lens.generate(shown, interventions, max_new_tokens=longest))
             (said,) = done.text
-            return _Answered(self.metric.grade(said, sample), said, done.reports)
+            return _Answered(self.metric.grade(said, sample), said, done.reports, seconds)
 
         return ask
 
@@ -165,7 +166,8 @@ class CompareWork:
 
     def _first_token(self, item: Item, prompt: Prompt) -> Asking:
         """One forward, and a number of its last logits."""
-        plain = self.lens.run(prompt, logits="last")  # decides which form of an answer is meant
+        # decides which form of an answer is meant, and is the answer of the plain condition
+        plain, plain_seconds = timed(lambda: self.lens.run(prompt, logits="last"))
         clean = plain.logits[0, -1]
         if isinstance(item.source, Sample):
             goal = goal_of_texts(self.lens, clean, item.source.answer, item.source.wrong)
@@ -173,26 +175,34 @@ class CompareWork:
             goal = goal_of(self.lens, clean, item.answer)
 
         def ask(shown: Prompt, interventions: tuple[Intervention, ...]) -> _Answered:
-            is_plain = shown is prompt and not interventions
-            run = plain if is_plain else self.lens.run(shown, interventions, logits="last")
+            run, seconds = plain, plain_seconds
+            if shown is not prompt or interventions:
+                run, seconds = timed(lambda: self.lens.run(shown, interventions, logits="last"))
             outcomes = Outcomes.of(run.logits[0], goal)
             said = token_text(self.lens, int(outcomes.said[0]))
-            return _Answered(float(ANSWER_METRICS[self.metric.name].of(outcomes)[0]), said, run.reports)
+            value = float(ANSWER_METRICS[self.metric.name].of(outcomes)[0])
+            return _Answered(value, said, run.reports, seconds)
 
         return ask
 
     def _blank(self) -> dict[str, Tensor]:
         """What stands in the place of an item that was left out."""
-        rows = [_tensors(_Answered(float("nan"), "", ()), float("nan"))] * len(self.conditions)
+        rows = [_tensors(_Answered(float("nan"), "", (), float("nan")))] * len(self.conditions)
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def _tensors(answered: _Answered, seconds: float) -> dict[str, Tensor]:
+def timed(call: Callable[[], T]) -> tuple[T, float]:
+    """What a call returns, and the seconds that it took."""
+    start = time.perf_counter()
+    return call(), time.perf_counter() - start
+
+
+def _tensors(answered: _Answered) -> dict[str, Tensor]:
     said = answered.said.encode("utf-8", "replace")[:N_SAID]
     kept = torch.zeros(N_SAID, dtype=torch.uint8)
     kept[: len(said)] = torch.tensor(list(said), dtype=torch.uint8)
     moved, short = (sum(sum(getattr(each, name).values()) for each in answered.reports) for name in ("moved", "short"))
-    numbers: dict[str, Any] = {"values": answered.value, "moved": moved, "short": short, "seconds": seconds}
+    numbers: dict[str, Any] = {"values": answered.value, "moved": moved, "short": short, "seconds": answered.seconds}
     found = {name: torch.tensor(number, dtype=torch.float64) for name, number in numbers.items()}
     edits = torch.tensor([sum(each.n_edits for each in answered.reports)]).squeeze()
     return {**found, "edits": edits, "said": kept}

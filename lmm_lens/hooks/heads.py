@@ -92,7 +92,7 @@ class HeadSet:
         chosen: list[Head] = []
         there = None if among is None else among.by_layer()
         for layer, taken in self.by_layer().items():
-            every = range(self.n_heads) if there is None else there.get(layer, [])
+            every = list(range(self.n_heads)) if there is None else there.get(layer, [])
             pool = [head for head in every if not (disjoint and head in taken)]
             short = max(0, len(taken) - len(pool))
             if short and disjoint != "most":

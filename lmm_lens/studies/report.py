@@ -78,10 +78,12 @@ def _notes(record: Record) -> list[str]:
 def _about(record: Record) -> str:
     model = record["model"]
     data = ", ".join(f"{name} ({each['n']})" for name, each in record["data"].items())
-    under = f", under {', '.join(model['applied'])}" if "applied" in model else ""
+    weights = f"weights {model['weights'][:8]}"
+    if "applied" in model:
+        weights += f", under {', '.join(model['applied'])}"
     return (
         f"**{record.name}**: {model['id']}, {model['class']}, {model['n_parameters'] / 1e6:.4g} million parameters, "
-        f"{model['n_layers']} layers x {model['n_heads']} heads, {model['dtype']}, weights {model['weights'][:8]}{under}; "
+        f"{model['n_layers']} layers x {model['n_heads']} heads, {model['dtype']}, {weights}; "
         f"sinks: {record['sinks']['source']}; data: {data}"
     )
 

@@ -1,5 +1,6 @@
 """Conditions compared on the same items: against plain loops over `generate` and `run`."""
 
+import time
 import warnings
 
 import numpy as np
@@ -255,6 +256,17 @@ def test_a_folder_makes_it_resumable_and_is_of_one_comparison(lens, samples, tmp
         compare(lens, samples[:4], {"plain": [], "ablated": AblateHeads(HEADS)}, folder=tmp_path / "run")
     with pytest.raises(ScoreError, match="metric"):
         compare(lens, samples[:4], conditions, "contains", folder=tmp_path / "run")
+
+
+@pytest.mark.parametrize("metric", ["log_prob", "exact_match"])
+def test_every_answer_takes_the_time_of_its_forward_the_plain_one_too(lens, samples, metric):
+    """The plain forward also says which form of an answer is meant, and is not run again for its condition."""
+    slow = lens.model.register_forward_pre_hook(lambda *_: time.sleep(0.02))
+    try:
+        found = compare(lens, samples[:2], {"plain": [], "ablated": ABLATED}, metric)
+    finally:
+        slow.remove()
+    assert bool((found.seconds >= 0.02).all())
 
 
 def test_a_saved_comparison_comes_back_whole(lens, compared, tmp_path):

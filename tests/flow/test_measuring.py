@@ -234,5 +234,5 @@ def test_answers_beside_samples_which_bring_theirs_are_refused(lens):
 
 
 def test_what_is_no_prompt_is_refused(lens):
-    with pytest.raises(PromptError, match="expected a prompt made by lens.prompt"):
+    with pytest.raises(PromptError, match=r"expected a prompt made by lens\.prompt"):
         information_flow(lens, ["what color is it?"])

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from lmm_lens import LensError, Span
 from lmm_lens.core.rows import Chunk, JoinedRows, Rows
+from lmm_lens.errors import HookError
 from lmm_lens.prompts.prompt import Prompt, annotate
 from lmm_lens.prompts.rows import bind_rows
 

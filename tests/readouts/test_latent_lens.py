@@ -164,7 +164,7 @@ def test_words_around_tokens_by_hand():
 
 
 @pytest.mark.parametrize(
-    "options, error, text",
+    ("options", "error", "text"),
     [
         ({"layers": []}, HookError, "no layers were given to read"),
         ({"batch": 0}, PromptError, "batch is how many sentences one forward reads, 1 or more, given 0"),

@@ -13,6 +13,7 @@ from tests.support.cases import case, double
 from tests.support.models import another, joined
 from tests.support.oracle import spans
 from tests.support.reference import Reference
+from tests.support.shapes import unchecked
 
 
 def mean_stream(family, inputs, role):
@@ -206,7 +207,7 @@ def test_what_gives_no_direction_is_refused(make, text):
 
 
 @pytest.mark.parametrize(
-    "values, layers, norms, text",
+    ("values", "layers", "norms", "text"),
     [
         (torch.ones(1, 4), (0.7,), None, "Direction: layers is a sequence of whole numbers"),
         (torch.ones(1, 4), (True,), None, "Direction: layers is a sequence of whole numbers"),
@@ -216,7 +217,7 @@ def test_what_gives_no_direction_is_refused(make, text):
     ],
 )
 def test_vectors_of_ones_own_that_are_none_are_refused(values, layers, norms, text):
-    with pytest.raises(InterventionError) as caught, shapes_unchecked():
+    with pytest.raises(InterventionError) as caught, unchecked(Direction):
         Direction(values, layers, stream_norms=norms)
     assert text in str(caught.value)
 

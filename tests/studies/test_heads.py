@@ -150,9 +150,11 @@ def test_what_cannot_be_studied_is_refused(lens, head_folder):
         heads({"planted": lens}, DATA, text={"color": TEXT["sums"]})
     with pytest.raises(ScoreError, match="becomes a folder's, so it has no slash or colon in it, given 'a/b'"):
         heads({"a/b": lens}, DATA)
-    with pytest.raises(ScoreError, match="a data set becomes a folder's, so it has no slash or colon in it, given '../"):
+    with pytest.raises(
+        ScoreError, match=r"a data set becomes a folder's, so it has no slash or colon in it, given '\.\./"
+    ):
         heads({"planted": lens}, {"../color": DATA["color"]})
-    with pytest.raises(ScoreError, match="given 'study.json'"):
+    with pytest.raises(ScoreError, match=r"given 'study\.json'"):
         heads({"planted": lens}, DATA, text={"study.json": TEXT["sums"]})
     with pytest.raises(ScoreError, match="'sums' was given as questions without a picture, and shapes/color/1 has one"):
         heads({"planted": lens}, DATA, text={"sums": shapes(2, kinds="color")})

@@ -13,7 +13,8 @@ from __future__ import annotations
 import builtins
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
@@ -110,6 +111,17 @@ def checked(function: Any, module: ModuleType) -> Any:
     wrapper.__annotations__ = all_hints
     CHECKED[wrapper] = function
     return wrapper
+
+
+@contextmanager
+def unchecked(cls: type) -> Iterator[None]:
+    """Make objects of a class as users do, whose wrong arrays must meet the library's own errors."""
+    wrapper = cls.__init__
+    cls.__init__ = CHECKED[wrapper]  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        cls.__init__ = wrapper  # type: ignore[misc]
 
 
 def resolved(hints: dict[str, Any], function: Any, module: ModuleType) -> dict[str, Any]:
