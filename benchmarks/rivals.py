@@ -28,7 +28,8 @@ def all_heads_at_once(pattern: Tensor, visual: Tensor, sink: Tensor, first: int,
     """The vectorised edit: every row after the image of every head in a few operations."""
     numbers = var.transfer_fraction, var.min_nonsink_ratio, var.min_visual_mass
     rows = pattern[None, :, first:]
-    rows.copy_(kernels.redistribute(rows, visual[None], sink[None], *numbers)[0])
+    groups = kernels.var_weights(kernels.groups_of(visual[None], sink[None], pattern.dtype))
+    rows.add_(kernels.redistribute(rows, groups, *numbers)[0])
 
 
 def head_by_head(pattern: Tensor, visual: Tensor, sink: Tensor, first: int, var: VAR) -> None:
