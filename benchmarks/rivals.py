@@ -100,7 +100,7 @@ class EagerVAR:
         if mask is not None:
             scores = scores + mask
         pattern = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-        if module.layer_idx in self.sinks:
+        if getattr(module, "layer_idx", None) in self.sinks:  # not in the vision tower
             n_rows, n_keys = pattern.shape[2:]
             visual = nn.functional.pad(self.visual, (0, n_keys - len(self.visual)))
             first = max(0, self.after_image - (n_keys - n_rows))

@@ -55,11 +55,14 @@ def sink_groups(
     sinks = context.state.found_sinks[key, context.layer]  # not their random control
     n_before, buffer = context.state.sink_groups.get(at, (-1, visual))
     is_whole = n_keys == n_seen and not torch.is_grad_enabled()  # a graph would keep what is written over
-    if is_whole and n_before == n_seen - 1 and visual.shape[1] <= n_before:
+    newest = sinks.newest
+    if is_whole and n_before == n_seen - 1 == sinks.length - newest.shape[1] and visual.shape[1] <= n_before:
         if buffer.shape[2] < n_seen:
             buffer = torch.nn.functional.pad(buffer, (0, n_seen))
         signs = constant(COLUMN, buffer)
-        torch.mul(signs, sinks.newest.unsqueeze(1), out=buffer.narrow(2, n_before, 1))
+        if newest.device != buffer.device:  # layers may lie on several
+            newest = newest.to(buffer.device)
+        torch.mul(signs, newest.unsqueeze(1), out=buffer.narrow(2, n_before, 1))
     else:
         buffer = groups_of(context.columns(visual, n_keys), context.columns(sinks.mask, n_keys), dtype)
     if is_whole:

@@ -37,11 +37,11 @@ def scaled(layers, keys, rows, factor, renormalise=True, heads=None):
     return each_row(layers, rows, heads, change)
 
 
-def image_seen_by(prompt):
-    image = prompt.mask("image")
+def who_sees(keys):
+    """Which rows of which heads see any of the keys: a window may hide them."""
 
     def seen(pattern, context):
-        return (context.columns(image, pattern.shape[-1])[:, None, None] & context.visible()).any(-1).double()
+        return (context.columns(keys, pattern.shape[-1])[:, None, None] & context.visible()).any(-1).double()
 
     return seen
 
@@ -60,12 +60,12 @@ def test_rows_after_the_image_look_harder_at_it_at_prefill_and_in_every_step(nam
         tokens, logits = reference.generate(family.inputs, NEW, eos_token_id=[])
     assert torch.equal(given.tokens, tokens)
     close(given.logits, logits, EXACT)
-    seen = image_seen_by(family.prompt)
+    seen = who_sees(family.prompt.mask("image"))
     looks = Read("pattern", family.self_attending, rows="after_image", reduce=seen, name="looks")
     plain = family.lens.generate(family.prompt, read=[looks], logits=True, **options)
     assert given.reports[0].edits == {
         layer: int(plain.reads["looks", layer].nansum()) for layer in family.self_attending
-    }  # a window may hide the image
+    }
     assert (given.logits - plain.logits).abs().max() > 1e-4
 
 
@@ -80,7 +80,11 @@ def test_chosen_heads_other_keys_and_less_of_them(name):
     edit = layer_heads(lambda layers, own: scaled(layers, [set(keys)], roles["question"], 0.25, heads=own), heads)
     with reference.editing(pattern=edit):
         close(run.logits, reference.run(family.inputs), EXACT)
-    assert edits_of(run) == [len(heads) * len(roles["question"][0])]
+    mask = torch.zeros_like(family.prompt.mask("image"))
+    mask[:, keys] = True
+    looks = Read("pattern", family.self_attending[:2], rows="question", reduce=who_sees(mask), name="looks")
+    plain = family.lens.run(family.prompt, read=[looks])
+    assert edits_of(run) == [sum(int(plain.reads["looks", layer][:, head].sum()) for layer, head in heads)]
     assert (run.logits - family.logits).abs().max() > 1e-4
 
 

@@ -233,7 +233,8 @@ class NativeSession:
         if under_way is None or output is None:  # an exception is on its way
             return
         self.passes.after(under_way, output)
-        for site, layer in self.tapping.taps.keys() - self.tapping.fired:
+        if not self.tapping.fired >= self.tapping.taps.keys():
+            site, layer = next(at for at in self.tapping.taps if at not in self.tapping.fired)
             through = "the attention interface of transformers" if site == "pattern" else "its module's forward"
             raise HookError(
                 f"{site} of layer {layer} did not fire, so nothing was read or edited there\n"
