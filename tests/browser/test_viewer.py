@@ -67,8 +67,8 @@ def hover_head(viewer, layer, head):
 def where_is(viewer, layer, head):
     """The middle of a head's cell: 8 columns between the axis on the left and the right edge, 6 rows."""
     box = viewer.locator("#map").bounding_box()
-    left, bottom = 30, 18
-    cell = (box["width"] - left - 2) / N_HEADS, (box["height"] - 4 - bottom) / N_LAYERS
+    left, right, bottom = 30, 4, 18
+    cell = (box["width"] - left - right) / N_HEADS, (box["height"] - 4 - bottom) / N_LAYERS
     return box["x"] + left + (head + 0.5) * cell[0], box["y"] + 4 + (layer + 0.5) * cell[1]
 
 
