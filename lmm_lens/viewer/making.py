@@ -86,7 +86,7 @@ def view(
             for (attention, tokens), label in zip(sides, runs or [""], strict=True)
         )
         first, tokens = sides[0]
-        line = f"{_model_line(lens, first)}{f' · row {number} of {prompt.n_rows}' if prompt.n_rows > 1 else ''}"
+        line = f"{_model_line(lens, first)}{f' · batch row {number}' if prompt.n_rows > 1 else ''}"
         shown_as = side_by_side(*made, *(tokens for _, tokens in sides)) if len(made) == 2 else made
         scenes.append(Scene(tokens, shown_as, title or _title(prompt, number), line, mark))
     n_values = sum(scene.n_values for scene in scenes)

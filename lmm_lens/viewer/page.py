@@ -40,7 +40,7 @@ def render(scenes: Sequence[Scene], steps: int) -> str:
     import jinja2
 
     abouts = [scene.about(steps) for scene in scenes]
-    style, script = _part("page.css"), _script()
+    style, script = part("page.css"), _script()
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lmm_lens.viewer", "assets"),
         autoescape=True,
@@ -62,12 +62,13 @@ def render(scenes: Sequence[Scene], steps: int) -> str:
 
 
 def _script() -> str:
-    outside, inside = ("".join(_part(name) for name in names) for names in (OUTSIDE, SCRIPTS))
+    outside, inside = ("".join(part(name) for name in names) for names in (OUTSIDE, SCRIPTS))
     return f'(() => {{\n"use strict";\n{outside}function draw(about, scene, closing, kept) {{\n{inside}}}\n}})();\n'
 
 
 @cache
-def _part(name: str) -> str:
+def part(name: str) -> str:
+    """One of the files that a page is made of."""
     return resources.files("lmm_lens.viewer").joinpath("assets", name).read_text(encoding="utf-8")
 
 

@@ -67,8 +67,15 @@ class View:
             LensError: anywidget is not installed; `pip install 'lmm-lens[widget]'`.
             HookError: heads that the model does not have.
         """
-        from .widget import widget_of
-
+        try:
+            from .widget import widget_of
+        except ModuleNotFoundError as error:
+            if error.name not in ("anywidget", "ipywidgets", "traitlets"):
+                raise
+            raise LensError(
+                f"a widget needs {error.name}, which is not installed\n"
+                "  pip install 'lmm-lens[widget]'; the page itself needs nothing: view.save(path)"
+            ) from error
         return widget_of(self, selected)
 
     def _repr_html_(self) -> str:

@@ -51,6 +51,7 @@ addEventListener("message", ({ source, data }) => {
   if (source !== LISTENER || data?.lmmLens !== "choose") return;
   const heads = data.heads.map(([layer, head]) => [about.layers.indexOf(layer), about.heads.indexOf(head)]);
   const there = heads.filter((each) => Math.min(...each) >= 0 && exists(...each));
-  Object.assign(state, { chosen: there, mean: state.mean && there.length > 0 }); // and it is not told what it says
+  Object.assign(state, { chosen: there, mean: state.mean && there.length > 0 });
+  if (there.length < heads.length) tell(); // those that are not on this page; else it knows
   repaint();
 }, { signal: closing });

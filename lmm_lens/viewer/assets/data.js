@@ -91,8 +91,8 @@ about.panels.forEach((panel, p) =>
 function three(value) {
   if (Number.isNaN(value)) return "none";
   if (!Number.isFinite(value)) return "∞";
-  if (Math.abs(value) >= 5e-7 && Math.abs(value) < 0.0005) return value.toExponential(1).replace("e-", "e−");
-  return value.toFixed(3);
+  if (Math.abs(value) >= 5e-7 && Math.abs(value) < 0.0005) return value.toExponential(1).replaceAll("-", "−");
+  return value.toFixed(3).replace("-", "−");
 }
 
 const severalGrids = about.panels.flatMap((panel) => panel.grids).length > 1;

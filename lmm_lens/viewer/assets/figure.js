@@ -17,8 +17,15 @@ function dashed(box) {
   return rect(at, "none", `stroke="#000000" ${line}`) + rect(at, "none", `stroke="#ffffff" ${line} stroke-dasharray="3 3" class="sink"`);
 }
 
+function widthOf(text, size, bold) {
+  const context = element("canvas").getContext("2d");
+  context.font = `${bold} ${size}px system-ui, sans-serif`;
+  return context.measureText(text).width;
+}
+
 // a whole drawing on the page's own background
-function sheetOfPaper(width, height, title, body) {
+function sheetOfPaper(least, height, title, body) {
+  const width = Math.max(least, widthOf(about.title, 15, 600), widthOf(title, 12, 400));
   const heading = words(0, 15, about.title, { size: 15, weight: 600 }) + words(0, 34, title, { fill: colourOf("--quiet") });
   return (
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="-12 -12 ${rounded(width + 24)} ${rounded(height + 68)}" width="${rounded(width + 24)}" ` +
@@ -38,13 +45,14 @@ function legend(x, y, colour, under, text) {
 }
 
 // one picture of `wide` with the attention over it, at (x, y)
-function pictureWith({ panel, keys, side }, wide, x, y, weights, top, heads) {
+function pictureWith({ panel, keys, side, picture }, wide, x, y, weights, top, heads) {
   const [left, upper, right, lower] = panel.extent, scale = wide / (right - left), high = (lower - upper) * scale;
   const boxOf = ([x0, y0, x1, y1]) => [(x0 - left) * scale, (y0 - upper) * scale, (x1 - x0) * scale, (y1 - y0) * scale];
   const parts = [rect([0, 0, wide, high], "#26282c")];
   if (panel.url) {
+    const pixels = picture.classList.contains("small") ? ' style="image-rendering: pixelated"' : "";
     const [px, py, pw, ph] = boxOf(panel.box).map(rounded);
-    parts.push(`<image href="${panel.url}" x="${px}" y="${py}" width="${pw}" height="${ph}" preserveAspectRatio="none"/>`);
+    parts.push(`<image href="${panel.url}" x="${px}" y="${py}" width="${pw}" height="${ph}" preserveAspectRatio="none"${pixels}/>`);
   }
   if (state.overlay) {
     parts.push(rect([0, 0, wide, high], "#000000", `fill-opacity="${DIMMED}"`));
@@ -98,7 +106,7 @@ function figureOfMap({ key, column, theme }) {
   about.layers.forEach((layer, i) => i % every || parts.push(words(left - 6, size * (i + 0.5) + 4, layer, { ...quiet, anchor: "end" })));
   about.heads.forEach((head, i) => i % every || parts.push(words(left + size * (i + 0.5), size * N_LAYERS + 14, head, { ...quiet, anchor: "middle" })));
   parts.push(legend(left, size * N_LAYERS + 26, (t) => mapColour(theme, range[0] + t * (range[1] - range[0]), range), colourOf("--paper"), rangeInWords(range)));
-  return sheetOfPaper(Math.max(left + size * N_HEADS, 330), size * N_LAYERS + 40, `${key === null ? `${about.maps[state.map].label}: ` : ""}${meaningOfMap(key)}`, parts.join(""));
+  return sheetOfPaper(left + size * N_HEADS, size * N_LAYERS + 40, `${key === null ? `${about.maps[state.map].label}: ` : ""}${meaningOfMap(key)}`, parts.join(""));
 }
 
 function figureOfSheet() {
@@ -112,6 +120,6 @@ function figureOfSheet() {
     };
   });
   const { width, height, body } = inLines(entries, THUMB, 8);
-  return sheetOfPaper(Math.max(width, 330), height, `${about.maps[state.map].label}, looking from ${fullName(about.queries[state.query])}`, body);
+  return sheetOfPaper(width, height, `${about.maps[state.map].label}, looking from ${fullName(about.queries[state.query])}`, body);
 }
 

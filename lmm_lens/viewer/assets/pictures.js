@@ -104,12 +104,7 @@ function paintPanel(drawing, { bySide, heads, top, key }) {
   if (!state.overlay) return;
   paintPatches(context, panel, (box) => onStage(drawing, box), weights, top);
   paintMarkers(context, drawing, weights, top);
-  for (const each of drawing.keys) {
-    if (!isSinkOf(heads, each, side)) continue;
-    const box = inset(onStage(drawing, placeOf.get(each).box), 1.5);
-    outline(context, box, "#000000", 1.5, []); // black between white dashes: seen on every colour
-    outline(context, box, "#ffffff", 1.5, [3, 3]);
-  }
+  paintSinks(context, drawing, (box) => onStage(drawing, box), heads, side);
   const place = key === null ? undefined : placeOf.get(key);
   if (place && about.panels[place.panel].source === panel.source) {
     const box = onStage(drawing, place.box), own = about.panels[place.panel] === panel; // else the same pixels, seen again
@@ -128,6 +123,15 @@ function paintPatches(context, panel, boxOf, weights, top) {
       context.fillRect(x, y, w - gap, h - gap);
     }
     if (panel.grids.length > 1) outline(context, boxOf(frameOf(grid)), "rgb(255 255 255 / .45)", 1, []);
+  }
+}
+
+function paintSinks(context, { keys }, boxOf, heads, side) {
+  for (const each of keys) {
+    if (!isSinkOf(heads, each, side)) continue;
+    const box = inset(boxOf(placeOf.get(each).box), 1.5);
+    outline(context, box, "#000000", 1.5, []); // black between white dashes: seen on every colour
+    outline(context, box, "#ffffff", 1.5, [3, 3]);
   }
 }
 

@@ -3,7 +3,7 @@
 const N_BEST = 12;
 const sheetBox = document.getElementById("sheet"), sheetOf = document.getElementById("sheet-of");
 const sheetPanel = document.getElementById("sheet-panel");
-const sheetPanels = drawings.filter((drawing) => drawing.keys.length);
+const sheetPanels = drawings.filter((drawing) => drawing.keys.length && drawing.side === 0);
 let thumbs = [];
 let sheetIs = ""; // what the thumbnails were drawn for
 
@@ -82,4 +82,5 @@ function paintThumb(canvas, wide, drawing, head) {
   context.fillStyle = `rgb(0 0 0 / ${DIMMED})`;
   context.fillRect(0, 0, wide, (y1 - y0) * scale);
   paintPatches(context, panel, boxOf, weights, fullColourAt(weights, [head], state.side));
+  paintSinks(context, drawing, boxOf, [head], state.side);
 }
