@@ -77,7 +77,7 @@ def from_lens(
     shown = []
     for row in rows:
         found = Sinks(sinks_in(run, rule, row) if rule else None, about)
-        values, positions = stacked(run, PATTERN, chosen, row, n_heads)
+        values, positions = stacked(run, PATTERN, chosen, row, n_heads, prompt.n_tokens)
         words, left = next_tokens(lens, run, row), _omitted(lens, layers)
         shown.append(ShownAttention(values, positions, tuple(chosen), numbers, found, words, left))
     return shown
@@ -138,22 +138,22 @@ def check_values(n_values: int) -> None:
     """ScoreError for a page of several rows or runs that hold more numbers than it should."""
     if n_values > MAX_VALUES:
         raise ScoreError(
-            f"these rows and runs are {n_values / 1e6:,.0f} million numbers, a page holds {MAX_VALUES / 1e6:.0f} million\n"
+            f"these rows and runs are {n_values / 1e6:,.0f} million numbers, "
+            f"a page holds {MAX_VALUES / 1e6:.0f} million\n"
             "  show one row, fewer queries, layers or heads"
         )
 
 
 def stacked(
-    run: Run | Generation, name: str, layers: Sequence[int], row: int, n_heads: int
+    run: Run | Generation, name: str, layers: Sequence[int], row: int, n_heads: int, n_keys: int
 ) -> tuple[Float[Tensor, "query layer head position"], tuple[int, ...]]:
-    """The patterns of one prompt row, and the positions of its query rows."""
+    """The patterns of one prompt row over the first keys (a static cache has more), and its query rows' positions."""
     positions = run.positions[name][row].cpu()
     real = positions >= 0
-    n_keys = run.reads[name, layers[0]].shape[-1]
     values = torch.full((len(layers), n_heads, int(real.sum()), n_keys), torch.nan)
     for index, layer in enumerate(layers):
         pattern = run.reads[name, layer][row].detach().float().cpu()
-        values[index, : pattern.shape[0]] = pattern[:, real]
+        values[index, : pattern.shape[0]] = pattern[:, real, :n_keys]
     return values.permute(2, 0, 1, 3).contiguous(), tuple(positions[real].tolist())
 
 

@@ -35,7 +35,9 @@ def from_run(
     """
     kind = "generation" if isinstance(what, Generation) else "run"
     if what.prompt is not prompt:
-        raise PromptError(f"this {kind} is of another prompt\n  give the prompt that was run: view({kind}.prompt, {kind})")
+        raise PromptError(
+            f"this {kind} is of another prompt\n  give the prompt that was run: view({kind}.prompt, {kind})"
+        )
     check_row(prompt, row)
     layers = sorted(layer for name, layer in what.reads if name == "pattern")
     if not layers:
@@ -52,19 +54,21 @@ def from_run(
         )
     if lens is not None:
         layers = [layer for layer in layers if layer in lens.shape.self_attention]
-    # the last token that was generated is attended to by none
-    n_keys = prompt.n_tokens + (max(what.tokens.shape[1] - 1, 0) if isinstance(what, Generation) else 0)
+    # a query is a key of its own row, so the last one tells how many there are
+    n_keys = max(prompt.n_tokens, int(what.positions["pattern"].max()) + 1)
     sizes = {layer: tuple(what.reads["pattern", layer].shape) for layer in layers}
-    broken = [layer for layer in layers if len(sizes[layer]) != 4 or not prompt.n_tokens <= sizes[layer][-1] <= n_keys]
+    whole = {prompt.n_tokens} if kind == "run" else range(prompt.n_tokens, 2**31)
+    broken = [layer for layer in layers if len(sizes[layer]) != 4 or sizes[layer][-1] not in whole]
     if broken:
         raise HookError(
             f"the patterns of layers {broken} are {sizes[broken[0]]}, not [batch, head, query, {n_keys} keys]\n"
             '  read them whole, without reduce: Read("pattern", rows="last")'
         )
+    layers, omitted = _without_windows(sizes, n_keys)
+    sizes = {layer: sizes[layer] for layer in layers}
     numbers = _numbers_of(sizes, heads, lens)
-    n_keys = sizes[layers[0]][-1]
     check_size(int((what.positions["pattern"][row] >= 0).sum()), len(layers), len(numbers), n_keys)
-    values, positions = stacked(what, "pattern", layers, row, len(numbers))
+    values, positions = stacked(what, "pattern", layers, row, len(numbers), n_keys)
     inside = values[~values.isnan()]
     if not positions or bool((inside < 0).any() | (inside > 1 + OVER_ONE).any()):
         raise HookError(
@@ -73,10 +77,25 @@ def from_run(
         )
     found = sinks_of_run(what, prompt, row, lens, sinks, layers)
     words = next_tokens(lens, what, row) if lens is not None and isinstance(what, Run) else ()
-    shown = ShownAttention(values, positions, tuple(layers), numbers, found, words)
+    shown = ShownAttention(values, positions, tuple(layers), numbers, found, words, omitted)
     if isinstance(what, Run):
         return shown, TokenRow.of(prompt, row)
     return shown, _continued(what, row, n_keys, lens)
+
+
+def _without_windows(sizes: Mapping[int, tuple[int, ...]], n_keys: int) -> tuple[list[int], str]:
+    """The layers whose keys are all tokens, and what to say of the others.
+
+    While it generates, a layer with a sliding window holds the last keys alone: each row begins at another token.
+    """
+    cut = [layer for layer, size in sizes.items() if size[-1] < n_keys]
+    kept = [layer for layer in sizes if layer not in cut]
+    if not kept:
+        raise HookError(
+            f"layers {cut} hold only a window of the tokens while they generate\n"
+            "  read other layers, or view the prompt: view(prompt, lens)"
+        )
+    return kept, f"Left out: layers {cut}, which hold only a window of the tokens while they generate." if cut else ""
 
 
 def _continued(made: Generation, row: int, n_positions: int, lens: Lens | None) -> TokenRow:

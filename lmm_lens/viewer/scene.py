@@ -106,13 +106,15 @@ def side_by_side(first: Side, second: Side, tokens: TokenRow, others: TokenRow) 
     Raises:
         HookError: they hold other queries, layers or heads, or generated other tokens.
     """
-    held = [{name: list(getattr(side.attention, name)) for name in ("queries", "layers", "heads")} for side in (first, second)]
-    held[0]["tokens"], held[1]["tokens"] = tokens.texts, others.texts
+    held: list[dict[str, list[Any]]] = [
+        {"tokens": texts, **{name: list(getattr(side.attention, name)) for name in ("queries", "layers", "heads")}}
+        for side, texts in ((first, tokens.texts), (second, others.texts))
+    ]
     for name in held[0]:
         mine, other = (each[name] for each in held)
         if mine == other:
             continue
-        if name == "tokens" or tokens.generated or others.generated:
+        if name == "tokens":
             raise HookError(
                 f"the two runs generated other tokens: {tokens.answer!r} and {others.answer!r}\n"
                 "  show them as two views, or the run of the prompt that each began with"

@@ -79,7 +79,7 @@ class View:
         return widget_of(self, selected)
 
     def _repr_html_(self) -> str:
-        # a frame of its own: no style or script of the page meets the notebook's; downloads are the figures that it saves
+        # a frame of its own: no style or script of the page meets the notebook's; what it may download is its figures
         frame = f"width:100%;height:{self.height}px;border:0;resize:vertical;overflow:auto"
         return (
             f"<iframe title='attention of {self.shape[1]} layers x {self.shape[2]} heads' "

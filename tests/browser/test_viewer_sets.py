@@ -81,7 +81,9 @@ def middle(picture, asked, position):
 
 def test_thumbnails_are_of_the_layer_shown_or_of_a_set(viewer, asked, eager, visual):
     weights, sinks = eager
-    nonsink = np.array([[weights[x, h, [j for j in visual if j not in sinks[x]]].sum() for h in range(8)] for x in range(6)])
+    nonsink = np.array(
+        [[weights[x, h, [j for j in visual if j not in sinks[x]]].sum() for h in range(8)] for x in range(6)]
+    )
     best = [f"L{i // 8}H{i % 8}" for i in np.argsort(-nonsink.flatten())[:12]]
     assert shown_thumbs(viewer) == [f"L1H{head}" for head in range(8)]  # the page begins at L1H4
     for choice, expected in (
@@ -208,7 +210,9 @@ def words_of(drawing):
     return [each.text for each in drawing.iter(f"{SVG}text")]
 
 
-def test_the_picture_is_saved_as_svg_with_every_patch_as_bright_as_it_is_attended(viewer, asked, eager, visual, tmp_path):
+def test_the_picture_is_saved_as_svg_with_every_patch_as_bright_as_it_is_attended(
+    viewer, asked, eager, visual, tmp_path
+):
     hover_head(viewer, 1, 4)
     viewer.mouse.click(*where_is(viewer, 1, 4))
     path = saved(viewer, "pictures", "svg", tmp_path)

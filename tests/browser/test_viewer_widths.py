@@ -108,7 +108,9 @@ def test_a_long_word_in_a_tip_is_broken_and_not_cut(visit, lens, tmp_path):
     assert tip["width"] <= 320 - 8
 
 
-@pytest.mark.parametrize("selector", ["#map", ".chip[tabindex='0']", ".fold", ".thumb button", "#panels canvas", ".link"])
+@pytest.mark.parametrize(
+    "selector", ["#map", ".chip[tabindex='0']", ".fold", ".thumb button", "#panels canvas", ".link"]
+)
 def test_the_ring_of_the_focus_is_not_cut(sized, selector):
     """The outline with its distance lies inside every box around the element that cuts what reaches over it."""
     page = sized(1200)
@@ -120,7 +122,7 @@ def test_the_ring_of_the_focus_is_not_cut(sized, selector):
         let most = 0;
         for (let box = element.parentElement; box !== document.body; box = box.parentElement) {
             if (getComputedStyle(box).overflowX === "visible") continue;
-            const [x, y] = [box.getBoundingClientRect().left + box.clientLeft, box.getBoundingClientRect().top + box.clientTop];
+            const edge = box.getBoundingClientRect(), x = edge.left + box.clientLeft, y = edge.top + box.clientTop;
             const over = [x - (own.left - out), y - (own.top - out), own.right + out - (x + box.clientWidth)];
             if (box.scrollHeight <= box.clientHeight) over.push(own.bottom + out - (y + box.clientHeight));
             most = Math.max(most, ...over);

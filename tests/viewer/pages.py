@@ -29,7 +29,9 @@ class Shown:
                 if steps == 255
                 else [256 * data[i] + data[half + i] for i in range(half)]
             )
-            largest = np.frombuffer(base64.b64decode(_script(html, f"largest-{scene}-{side}-{query}")), "<f4").reshape(*shape[:2], 1)
+            largest = np.frombuffer(base64.b64decode(_script(html, f"largest-{scene}-{side}-{query}")), "<f4").reshape(
+                *shape[:2], 1
+            )
             rows.append(largest * (np.array(levels).reshape(shape) / steps) ** 2)
         self.weights = np.stack(rows)
 

@@ -43,7 +43,9 @@ def test_the_page_is_one_document_that_fetches_nothing(made):
     assert made.html.startswith("<!doctype html>")
     assert page.fetched == []
     # the name of SVG's vocabulary and a ramp within a drawing are no addresses
-    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg\")|@import|url\((?!#)|fetch\(|XMLHttpRequest|WebSocket|import\(", made.html)
+    assert not re.search(
+        r"https?://(?!www\.w3\.org/2000/svg\")|@import|url\((?!#)|fetch\(|XMLHttpRequest|WebSocket|import\(", made.html
+    )
 
 
 def test_its_policy_allows_its_own_style_and_script_and_nothing_else(made):

@@ -50,7 +50,7 @@ function pictureWith({ panel, keys, side, picture }, wide, x, y, weights, top, h
   const boxOf = ([x0, y0, x1, y1]) => [(x0 - left) * scale, (y0 - upper) * scale, (x1 - x0) * scale, (y1 - y0) * scale];
   const parts = [rect([0, 0, wide, high], "#26282c")];
   if (panel.url) {
-    const pixels = picture.classList.contains("small") ? ' style="image-rendering: pixelated"' : "";
+    const pixels = picture.classList.contains("small") ? ' image-rendering="pixelated"' : "";
     const [px, py, pw, ph] = boxOf(panel.box).map(rounded);
     parts.push(`<image href="${panel.url}" x="${px}" y="${py}" width="${pw}" height="${ph}" preserveAspectRatio="none"${pixels}/>`);
   }
