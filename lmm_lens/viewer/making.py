@@ -10,6 +10,7 @@ from ..hooks.heads import DECODER, HeadSet, check_part
 from ..hooks.results import Generation, Run
 from ..prompts.prompt import Prompt, check_prompt
 from ..prompts.rows import RowsLike
+from ..readouts.reading import Reading
 from ..runs.files import check_same_model
 from ..scoring import HEAD_METRICS, HeadScores
 from ..sinks import SinkRule
@@ -18,6 +19,7 @@ from .packing import steps_for
 from .page import render
 from .reading import ShownAttention, check_values, from_lens
 from .run_reading import from_run
+from .said import check_words
 from .scene import Scene, Side, side_by_side
 from .sequence import TokenRow
 from .shown import HEIGHT, View
@@ -38,6 +40,7 @@ def view(
     heads: Sequence[int] | None = None,
     sinks: bool | SinkRule = True,
     mark: HeadSet | None = None,
+    words: Reading | None = None,
     row: int | Literal["all"] = 0,
     title: str | None = None,
     height: int = HEIGHT,
@@ -57,6 +60,8 @@ def view(
         heads: with a lens, only these heads of every layer; with a run, which heads its reads hold, if not all.
         sinks: whether to draw attention sinks, found by the model's known dimensions or by this rule.
         mark: heads to outline on the map.
+        words: what a `logit_lens` or a `latent_lens` has read of this prompt; the page then says of a token what it
+            reads as after each layer.
         row: batch row, or "all", which the page then chooses from.
         title: heading of the page; the prompt's text by default.
         height: of the frame in a notebook, in pixels.
@@ -64,8 +69,8 @@ def view(
     Raises:
         LensError: neither lens, run nor scores, or something that does not go with it.
         HookError: no such layer, head or row, a run without whole patterns, or two runs that hold other things.
-        PromptError: a run of another prompt, or no such batch row.
-        ScoreError: scores of another model, or more numbers than a page should hold.
+        PromptError: a run or words of another prompt, or no such batch row.
+        ScoreError: scores or words of another model, or more numbers than a page should hold.
     """
     check_prompt(prompt)
     rows = _rows(prompt, row)
@@ -88,7 +93,8 @@ def view(
         first, tokens = sides[0]
         line = f"{_model_line(lens, first)}{f' · batch row {number}' if prompt.n_rows > 1 else ''}"
         shown_as = side_by_side(*made, *(tokens for _, tokens in sides)) if len(made) == 2 else made
-        scenes.append(Scene(tokens, shown_as, title or _title(prompt, number), line, mark))
+        said = check_words(words, tokens, lens)
+        scenes.append(Scene(tokens, shown_as, title or _title(prompt, number), line, mark, said))
     n_values = sum(scene.n_values for scene in scenes)
     check_values(n_values)
     steps = steps_for(n_values)
@@ -147,7 +153,7 @@ def _shape_of(scene: Scene) -> tuple[int, int]:
     return max(attention.layers) + 1, max(attention.heads) + 1
 
 
-def _lens_of(what: Lens | HeadScores, lens: Lens | None) -> Lens:
+def _lens_of(what: object, lens: Lens | None) -> Lens:
     from ..lens import Lens
 
     if isinstance(what, Lens):

@@ -23,6 +23,7 @@ SCRIPTS = (
     "sheet.js",
     "tokens.js",
     "readout.js",
+    "words.js",
     "pointer.js",
     "figure.js",
     "export.js",

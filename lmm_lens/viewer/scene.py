@@ -8,10 +8,12 @@ from typing import Any
 
 from ..errors import HookError
 from ..hooks.heads import HeadSet
+from ..readouts.reading import Reading
 from .masses import Map
 from .packing import Packed, floats, pack_weights
 from .panels import panels_of
 from .reading import ShownAttention
+from .said import words_of
 from .sequence import TokenRow
 
 
@@ -57,6 +59,7 @@ class Scene:
         title: its heading.
         model: a line that says what model this is.
         mark: heads to outline.
+        words: what its tokens say after each layer.
     """
 
     tokens: TokenRow
@@ -64,6 +67,7 @@ class Scene:
     title: str
     model: str
     mark: HeadSet | None
+    words: Reading | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -95,6 +99,7 @@ class Scene:
             "steps": steps,
             "maps": [{"name": m.name, "label": m.label, "meaning": m.meaning, "unit": m.unit} for m in first.maps],
             "sides": [side.about(key_of) for side in self.sides],
+            "words": words_of(self.words, self.tokens),
             "omitted": first.attention.omitted,
             "mark": [] if self.mark is None else [list(head) for head in self.mark],
         }

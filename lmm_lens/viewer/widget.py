@@ -13,7 +13,7 @@ from .page import part
 from .shown import View
 
 
-class ViewWidget(anywidget.AnyWidget):  # type: ignore[misc]  # traitlets' metaclass is not typed
+class ViewWidget(anywidget.AnyWidget):
     """The page of a view that talks back. Made by `View.widget`.
 
     `observe(function, "heads")` is called at every change, as of any widget.

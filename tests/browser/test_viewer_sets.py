@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lmm_lens import HeadSet
+from lmm_lens import HeadSet, logit_lens
 from lmm_lens.bundled import shapes
 from lmm_lens.viewer import view
 from tests.browser.looking import (
@@ -18,6 +18,7 @@ from tests.browser.looking import (
     as_number,
     figure,
     hover_head,
+    hover_patch,
     listed,
     overlay,
     root,
@@ -281,3 +282,20 @@ def test_a_figure_can_be_saved_in_a_notebooks_frame(visit, lens, asked, tmp_path
     waiting.value.save_as(tmp_path / "saved.png")
     with Image.open(tmp_path / "saved.png") as picture:
         assert picture.size[0] > 700
+
+
+# ---------------------------------------------------------------------- words
+
+
+def test_a_patch_tells_what_it_reads_as_after_each_layer(visit, lens, asked, tmp_path):
+    reading = logit_lens(lens, asked, rows="image")
+    page = visit(view(asked, lens, words=reading).save(tmp_path / "view.html"))
+    page.wait_for_selector("html[data-ready]")
+    position = asked.patch_at(40, 5)
+    hover_patch(page, asked, position)
+    said = [line.split() for line in page.locator("#token .said li").all_inner_texts()]
+    assert [int(layer) for layer, *_ in said] == list(reading.layers)
+    for layer, word, strength in said:
+        expected = reading.words(int(layer), position)[0]
+        assert (word, float(strength)) == (expected[0].strip(), pytest.approx(expected[1], abs=0.006))
+    assert page.locator("#token .said .here").inner_text().split()[0] == root(page, "head")[1]

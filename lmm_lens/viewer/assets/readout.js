@@ -139,7 +139,7 @@ function paintToken({ key, heads, layer, column }) {
   here.dataset.name = "weight";
   here.append(Object.assign(element("span", "quiet"), { textContent: `now shown: ${nameOfHeads(heads)}` }), value);
   list.prepend(here);
-  refill(tokenCard, title, list);
+  refill(tokenCard, title, ...saidBy(key, layer), list);
 }
 
 tokenCard.addEventListener("click", (event) => {
