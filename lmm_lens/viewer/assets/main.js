@@ -53,6 +53,7 @@ byId("scene").addEventListener("change", (event) => {
 byId("side").addEventListener("change", (event) => {
   const change = event.target.value === "change";
   set({ change, side: change ? SIDES.length - 1 : Number(event.target.value) });
+  if (state.head === null) cursor = bestHead();
 });
 byId("metric").addEventListener("change", (event) => {
   state.map = Number(event.target.value);
