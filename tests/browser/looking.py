@@ -18,6 +18,7 @@ def settle(viewer):
     """Two frames: the first draws what has changed, once the weights of its query are unpacked."""
     viewer.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     viewer.wait_for_selector("html[aria-busy='false']")
+    viewer.wait_for_selector("#sheet:not([aria-busy='true'])", state="attached")
 
 
 def hover_head(viewer, layer, head):

@@ -87,6 +87,7 @@ def test_a_heading_is_not_broken_within_words_on_a_telephone(sized):
 def test_a_tip_lies_within_the_window_and_goes_when_the_page_moves(sized):
     page = sized(400, 700)
     page.locator("#map").scroll_into_view_if_needed()
+    settle(page)  # it has been told of its own moving, too
     for layer, head in ((0, 7), (5, 7), (3, 0)):
         hover_head(page, layer, head)
         tip = box(page, "#tip")

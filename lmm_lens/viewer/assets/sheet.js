@@ -1,11 +1,13 @@
 // The sheet: many heads side by side, each over one picture.
 
 const N_BEST = 12;
+const FRAME_SHARE = 8; // milliseconds of each frame for thumbnails
 const sheetBox = document.getElementById("sheet"), sheetOf = document.getElementById("sheet-of");
 const sheetPanel = document.getElementById("sheet-panel");
 const sheetPanels = drawings.filter((drawing) => drawing.keys.length && drawing.side === 0);
 let thumbs = [];
 let sheetIs = ""; // what the thumbnails were drawn for
+let waiting = []; // those that are yet to be drawn
 
 document.getElementById("sheet-section").hidden = sheetPanels.length === 0;
 sheetPanels.forEach(({ panel }, i) => sheetPanel.append(new Option(panel.label, i)));
@@ -43,15 +45,30 @@ function paintSheet() {
   const values = shownMap();
   const wide = thumbs.length ? thumbs[0].figure.clientWidth : 0;
   const is = JSON.stringify([which, wide, state.query, state.side, state.scale, state.overlay]);
+  if (is !== sheetIs) paintInTurn(thumbs, wide, drawing);
   for (const { figure, canvas, box, value, head } of thumbs) {
     const name = headName(...head), number = three(values[head[0] * N_HEADS + head[1]]);
-    if (is !== sheetIs) paintThumb(canvas, wide, drawing, head);
     value.textContent = number;
     box.checked = isChosen(...head);
     figure.classList.toggle("pinned", isPinned(...head));
     canvas.parentElement.setAttribute("aria-label", `${name}, ${about.maps[state.map].label} ${number}`);
   }
   sheetIs = is;
+}
+
+// some in each frame, so that many large ones keep nobody waiting for the rest of the page
+function paintInTurn(all, wide, drawing) {
+  const { query, side } = state, still = (waiting = [...all]);
+  sheetBox.setAttribute("aria-busy", true);
+  requestAnimationFrame(function some() {
+    if (still !== waiting || closing.aborted) return; // others are asked for
+    for (const until = performance.now() + FRAME_SHARE; still.length && performance.now() < until; ) {
+      const { canvas, head } = still.shift();
+      paintThumb(canvas, wide, drawing, head, query, side);
+    }
+    if (still.length) requestAnimationFrame(some);
+    else sheetBox.setAttribute("aria-busy", false);
+  });
 }
 
 function buildThumb(head) {
@@ -70,10 +87,10 @@ function buildThumb(head) {
   return { figure, canvas, box, value, head };
 }
 
-function paintThumb(canvas, wide, drawing, head) {
+function paintThumb(canvas, wide, drawing, head, query, side) {
   const { panel } = drawing, [x0, y0, x1, y1] = panel.extent, scale = wide / (x1 - x0);
   sizeCanvas(canvas, wide, (y1 - y0) * scale);
-  const context = canvas.getContext("2d"), weights = weightsOf(state.query, ...head, state.side);
+  const context = canvas.getContext("2d"), weights = weightsOf(query, ...head, side);
   const boxOf = ([left, top, right, bottom]) => [(left - x0) * scale, (top - y0) * scale, (right - left) * scale, (bottom - top) * scale];
   context.fillStyle = "#26282c";
   context.fillRect(0, 0, wide, (y1 - y0) * scale);
@@ -81,6 +98,6 @@ function paintThumb(canvas, wide, drawing, head) {
   if (!state.overlay) return;
   context.fillStyle = `rgb(0 0 0 / ${DIMMED})`;
   context.fillRect(0, 0, wide, (y1 - y0) * scale);
-  paintPatches(context, panel, boxOf, weights, fullColourAt(weights, [head], state.side));
-  paintSinks(context, drawing, boxOf, [head], state.side);
+  paintPatches(context, panel, boxOf, weights, fullColourAt(weights, [head], side));
+  paintSinks(context, drawing, boxOf, [head], side);
 }
