@@ -40,6 +40,7 @@ function paintSheet() {
     const within = sheetBox.contains(document.activeElement);
     sheetBox.replaceChildren(...thumbs.map(({ figure }) => figure));
     if (within) sheetOf.focus();
+    sheetBox.style.setProperty("--thumbs", Math.max(2, heads.length)); // few stand close, and are not too large
     if (!heads.length) sheetBox.textContent = "No head is chosen: shift and a click on the map, or the box under a thumbnail.";
   }
   const values = shownMap();
