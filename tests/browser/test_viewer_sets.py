@@ -284,6 +284,18 @@ def test_a_figure_can_be_saved_in_a_notebooks_frame(visit, lens, asked, tmp_path
         assert picture.size[0] > 700
 
 
+def test_a_prompt_without_pictures_has_no_thumbnails_and_one_figure(visit, lens, tmp_path):
+    page = visit(view(lens.prompt("what comes after three?"), lens).save(tmp_path / "view.html"))
+    page.wait_for_selector("html[data-ready]")
+    assert [
+        each.get_attribute("data-save") for each in page.locator(".save[data-save]").all() if each.is_visible()
+    ] == [
+        "heads",
+        "heads",
+    ]
+    assert not page.locator("#sheet-section").is_visible()
+
+
 # ---------------------------------------------------------------------- words
 
 

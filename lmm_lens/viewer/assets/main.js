@@ -12,6 +12,7 @@ byId("side").append(new Option("change", "change"));
 byId("query-label").hidden = about.queries.length < 2;
 byId("side-label").hidden = SIDES.length < 2;
 byId("level-label").hidden = levelNames.length < 2;
+document.querySelector("#pictures .saves").hidden = drawings.length === 0;
 byId("scale-label").hidden = !knowsSinks && !about.roles.includes("bos");
 byId("sink-key").hidden = !knowsSinks;
 byId("query").value = state.query;
