@@ -173,8 +173,8 @@ def main() -> None:
         )
     notes = (
         f"{machine(torch.device('cpu'))}. The bundled model, {n_layers} layers, {asked.prompt.n_tokens} tokens; "
-        f"medians of {options.rounds} interleaved rounds, of a third of them for the pretrained one. Waits are reads of "
-        "a number from the device."
+        f"medians of {options.rounds} interleaved rounds, of a third of them for the pretrained one. Waits are reads "
+        "of a number from the device."
     )
     show(lines, notes)
     write(lines, "What a step costs beside the model", notes, RESULTS / "steps.md")

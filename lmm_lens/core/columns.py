@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+Made = TypeVar("Made")
 
 
 class Grown:
@@ -63,9 +65,9 @@ class Columns:
         source: Any,
         n_keys: int,
         n_seen: int,
-        make: Callable[[], Any],
+        make: Callable[[], Made],
         column: Callable[[], float] | None = None,
-    ) -> Any:
+    ) -> Made:
         """A mask [..., key], or what is made of one, kept from the layer that asked first.
 
         Args:
@@ -82,10 +84,12 @@ class Columns:
         at = (*what, 0 if n_keys == n_seen else n_keys)
         known = self.made.get(at)
         if known is not None and known.n_seen == n_seen:
-            return known.mask
+            kept: Made = known.mask
+            return kept
         if known is not None and column is not None and n_keys == n_seen == known.n_seen + 1:
-            mask = torch.nn.functional.pad(known.mask, (0, 1), value=column())
+            mask: Any = torch.nn.functional.pad(known.mask, (0, 1), value=column())
         else:
             mask = make()
         self.made[at] = _Made(source, n_seen, mask)
-        return mask
+        made: Made = mask
+        return made
