@@ -1,7 +1,7 @@
 """How costs grow with tokens, layers, heads, batch and new tokens, beside the plain forward's or generation's.
 
 `python -m benchmarks.growth`. A cost that is c x^e has the exponent e, which is fitted here over one axis at a time
-with the others held. Nothing of ours may grow faster than its base by more than `SLACK` and end up above `SLACK` more of it.
+with the others held. Nothing of ours may grow faster than its base by more than `SLACK` and end up above it by as much.
 """
 
 from __future__ import annotations

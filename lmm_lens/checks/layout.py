@@ -8,11 +8,12 @@ then a token hears of its own pixels alone. That this is so is itself checked, b
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from ..lens import Lens
 
+T = TypeVar("T")
 GREY, WHITE = (90, 90, 90), (255, 255, 255)
 BATCH = 16  # pictures a pass
 DOTS = 5  # a side of the lattice of dots
@@ -53,7 +55,9 @@ class Misplaced:
     seen_by: tuple[int, ...]
 
 
-def misplaced(lens: Lens, size: tuple[int, int] = (90, 60), question: str = "what is this?") -> tuple[Misplaced, ...]:
+def misplaced(
+    lens: Lens, size: tuple[int, int] = (90, 60), question: str = "what is this?", sample: int | None = None
+) -> tuple[Misplaced, ...]:
     """The visual tokens of a picture that see other pixels than the adapter says; empty where the grid is right.
 
     Ask for a square, a wide and a tall picture: processors crop and pad. Each crop of a picture is checked by itself.
@@ -64,12 +68,17 @@ def misplaced(lens: Lens, size: tuple[int, int] = (90, 60), question: str = "wha
         lens: with backend "native" and a processor. The model is as before afterwards.
         size: width and height of the picture in pixels. Patches must be 6 pixels across and down, or larger.
         question: the text beside the picture.
+        sample: how many tokens of each crop are painted, drawn with a fixed seed; None for all of them, which at the
+            size of released models are thousands of pictures.
 
     Raises:
         LensError: the adapter knows no grid, there is no processor, another backend, or an intervention is applied; the
-            patches are too small; the tower cannot be switched off, or mixes its patches all the same.
+            patches are too small; the tower cannot be switched off, or mixes its patches all the same; sample is less
+            than 1.
     """
     _check(lens, size)
+    if sample is not None and sample < 1:
+        raise LensError(f"sample is how many tokens of each crop are painted, at least 1, given {sample}")
     blank = _blank(size)
     spans = lens.prompt(question, images=blank).spans[0]
     crops = [span for span in spans if span.kind == "image"]
@@ -82,6 +91,8 @@ def misplaced(lens: Lens, size: tuple[int, int] = (90, 60), question: str = "wha
             f"by the adapter of family {lens.adapter.family!r} no visual token sees any of a picture of {size}\n"
             f"  its boxes lie outside, as {tuple(boxes[0][2]) if boxes else 'there are none'}"
         )
+    if sample is not None:
+        marked = [mark for crop in crops for mark in _drawn([mark for mark in marked if mark[0] is crop], sample)]
     dots = _dots(size)
     paint = [(0, 0, *size), *dots, *(mark[3] for mark in marked)]
     change = _changes(lens, question, blank, [_painted(blank, *where) for where in paint if where], spans)
@@ -91,6 +102,11 @@ def misplaced(lens: Lens, size: tuple[int, int] = (90, 60), question: str = "wha
     found = [_seen(crop, at, box, own, of_marks) for (crop, at, box, _), own in zip(marked, of_marks, strict=True)]
     found += [_outside(crop, at, box, whole) for crop, at, box in boxes if not box.overlaps(Box(-1, -1, *size))]
     return tuple(sorted((each for each in found if each is not None), key=lambda each: each.position))
+
+
+def _drawn(marks: Sequence[T], n: int) -> list[T]:
+    """So many of them, or all."""
+    return random.Random(0).sample(marks, min(n, len(marks)))
 
 
 def _check(lens: Lens, size: tuple[int, int]) -> None:

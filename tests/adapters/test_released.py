@@ -1,0 +1,28 @@
+"""Spans and boxes with the published numbers of released checkpoints, on their real processors."""
+
+import pytest
+
+from tests.support.evidence import picture
+from tests.support.released import RELEASED, lens_of
+
+PICTURES = [(name, size) for name, released in RELEASED.items() for size in released.seen]
+NOT_PUBLISHED = {"fast_vlm"}
+
+
+@pytest.mark.parametrize(("name", "size"), PICTURES, ids=str)
+def test_a_picture_becomes_the_grids_of_the_published_rule(name, size):
+    prompt = lens_of(name).prompt("What is this?", images=picture(*size))
+    tiles = [span for span in prompt.spans[0] if span.kind == "image"]
+    assert tuple(tile.grid for tile in tiles) == RELEASED[name].seen[size]
+    assert int(prompt.mask("image").sum()) == sum(rows * columns for rows, columns in RELEASED[name].seen[size])
+
+
+@pytest.mark.parametrize(("name", "size"), PICTURES, ids=str)
+def test_the_boxes_of_a_tile_are_its_region_and_hold_their_own_middle(name, size):
+    """Every token's box holds the pixel that leads back to it, and a row's boxes touch."""
+    prompt = lens_of(name).prompt("What is this?", images=picture(*size))
+    for tile in (span for span in prompt.spans[0] if span.kind == "image"):
+        boxes = [tile.box(position) for position in tile.positions]
+        for position, box in zip(tile.positions, boxes, strict=True):
+            assert tile.at((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2) == position
+        assert len(set(boxes)) == len(boxes)

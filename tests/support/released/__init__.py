@@ -1,0 +1,25 @@
+"""Released checkpoints by their published numbers: what pictures become, on tiny models behind the real processors.
+
+Each entry holds what `config.json`, `preprocessor_config.json` and `processor_config.json` of the checkpoint say of
+pictures; widths and depths are those of a tiny model.
+"""
+
+from functools import cache
+
+from lmm_lens import Lens
+from tests.support.released.entry import Released
+from tests.support.released.grids import GRIDS
+from tests.support.released.own_ways import OWN_WAYS
+from tests.support.released.squares import SQUARES
+from tests.support.released.tiles import TILES
+
+RELEASED: dict[str, Released] = {**SQUARES, **GRIDS, **TILES, **OWN_WAYS}
+
+
+@cache
+def lens_of(name: str) -> Lens:
+    """The lens of a checkpoint's numbers."""
+    return RELEASED[name].lens()
+
+
+__all__ = ["RELEASED", "Released", "lens_of"]
