@@ -119,12 +119,14 @@ def waits_of_a_step(lens: Lens, call: Callable[[], object]) -> float:
         with record_function(PASS):
             pass
 
-    hook = lens.adapter.layers[0].module.register_forward_pre_hook(mark, prepend=True)
+    decoders = (lens.model.get_decoder(), twin(lens.model, "sdpa").get_decoder())
+    hooks = [decoder.layers[0].register_forward_pre_hook(mark) for decoder in decoders]
     try:
         with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as recorded:
             call()
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     events = recorded.profiler.kineto_results.events()
     passes = sorted(event.start_ns() for event in events if event.name() == PASS)
     found = [event for event in events if event.name() in names and passes[1] <= event.start_ns() < passes[-1]]

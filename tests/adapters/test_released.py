@@ -2,11 +2,11 @@
 
 import pytest
 
+from lmm_lens.checks.layout import misplaced
 from tests.support.evidence import picture
-from tests.support.released import RELEASED, lens_of
+from tests.support.released import GRIDS, OWN_WAYS, RELEASED, SQUARES, TILES, lens_of
 
 PICTURES = [(name, size) for name, released in RELEASED.items() for size in released.seen]
-NOT_PUBLISHED = {"fast_vlm"}
 
 
 @pytest.mark.parametrize(("name", "size"), PICTURES, ids=str)
@@ -26,3 +26,20 @@ def test_the_boxes_of_a_tile_are_its_region_and_hold_their_own_middle(name, size
         for position, box in zip(tile.positions, boxes, strict=True):
             assert tile.at((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2) == position
         assert len(set(boxes)) == len(boxes)
+
+
+SQUARE, SHAPED, CUT = (320, 320), (330, 250), (1200, 300)
+SLOW = {"google/paligemma2-10b-pt-896", "google/gemma-3-4b-it"}
+"""4,096 patches of one picture; their kin of fewer are painted, and these two families in tests/checks."""
+PAINTED = {
+    **dict.fromkeys(SQUARES, SQUARE),
+    **dict.fromkeys(GRIDS, SHAPED),
+    **dict.fromkeys(TILES, CUT),
+    **dict.fromkeys(OWN_WAYS, SHAPED),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [name for name in PAINTED if name not in SLOW])
+def test_the_model_sees_paint_where_the_boxes_say(name):
+    assert not misplaced(lens_of(name), PAINTED[name], sample=2)

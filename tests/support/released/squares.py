@@ -76,5 +76,7 @@ SQUARES = {
         named=GEMMA,
     ),
     "deepseek-community/deepseek-vl-1.3b-chat": deepseek("deepseek_vl", hf.DeepseekVLImageProcessorPil, {}),
-    "deepseek-community/Janus-Pro-1B": deepseek("janus", hf.JanusImageProcessorPil, {"num_image_tokens": 576}),
+    "deepseek-community/Janus-Pro-1B": deepseek(
+        "janus", hf.JanusImageProcessorPil, {"num_image_tokens": 576, "projection_dim": 32}
+    ),
 }
