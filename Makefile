@@ -98,6 +98,9 @@ bench: browser
 	$(BIN)/python -m benchmarks.steps
 	$(BIN)/python -m benchmarks.readouts
 	$(BIN)/python -m benchmarks.viewer
+	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks --size 7b --layers 1
+	$(BIN)/python -m benchmarks.plan_7b
 
 # The table of families in the README, from the adapters themselves, and that of rooms in CONTRIBUTING, from the imports.
 readme: $(STAMP)

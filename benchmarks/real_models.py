@@ -78,15 +78,16 @@ class RealModel:
         config = {**self.config, "text_config": {**self.config["text_config"], "num_hidden_layers": n_layers}}
         return hf.CONFIG_MAPPING[config["model_type"]](**{key: v for key, v in config.items() if key != "model_type"})
 
+    def weights(self, n_layers: int) -> int:
+        """Bytes of the bf16 weights of so many layers, of the two layers of the tower, and of the rest."""
+        with torch.device("meta"):
+            model = class_of(settings := self.settings(n_layers))(settings)
+        return sum(2 * int(each.numel()) for each in model.parameters())
+
     def fitting(self, free: float) -> int:
-        """How many layers' bf16 weights fit into this many bytes, at most all."""
-        sizes = []
-        for n_layers in (1, 2):
-            with torch.device("meta"):
-                model = class_of(settings := self.settings(n_layers))(settings)
-            sizes.append(2 * sum(each.numel() for each in model.parameters()))
-        layer = sizes[1] - sizes[0]
-        return max(1, min(self.n_layers, 1 + int((free - sizes[0]) // layer)))
+        """How many layers' weights fit into this many bytes, at most all."""
+        first, second = (self.weights(n_layers) for n_layers in (1, 2))
+        return max(1, min(self.n_layers, 1 + int((free - first) // (second - first))))
 
     def build(self, n_layers: int, device: torch.device) -> Lens:
         """A lens on random weights that can have sinks and never end their answers."""
