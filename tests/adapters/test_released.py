@@ -4,7 +4,7 @@ import pytest
 
 from lmm_lens.checks.layout import misplaced
 from tests.support.evidence import picture
-from tests.support.released import GRIDS, OWN_WAYS, RELEASED, SQUARES, TILES, lens_of
+from tests.support.released import GRIDS, RELEASED, SQUARES, lens_of
 
 PICTURES = [(name, size) for name, released in RELEASED.items() for size in released.seen]
 
@@ -17,9 +17,9 @@ def test_a_picture_becomes_the_grids_of_the_published_rule(name, size):
     assert int(prompt.mask("image").sum()) == sum(rows * columns for rows, columns in RELEASED[name].seen[size])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "size"), PICTURES, ids=str)
-def test_the_boxes_of_a_tile_are_its_region_and_hold_their_own_middle(name, size):
-    """Every token's box holds the pixel that leads back to it, and a row's boxes touch."""
+def test_the_middle_of_a_box_leads_back_to_its_token_and_no_two_boxes_are_one(name, size):
     prompt = lens_of(name).prompt("What is this?", images=picture(*size))
     for tile in (span for span in prompt.spans[0] if span.kind == "image"):
         boxes = [tile.box(position) for position in tile.positions]
@@ -28,18 +28,16 @@ def test_the_boxes_of_a_tile_are_its_region_and_hold_their_own_middle(name, size
         assert len(set(boxes)) == len(boxes)
 
 
-SQUARE, SHAPED, CUT = (320, 320), (330, 250), (1200, 300)
 SLOW = {"google/paligemma2-10b-pt-896", "google/gemma-3-4b-it"}
 """4,096 patches of one picture; their kin of fewer are painted, and these two families in tests/checks."""
 PAINTED = {
-    **dict.fromkeys(SQUARES, SQUARE),
-    **dict.fromkeys(GRIDS, SHAPED),
-    **dict.fromkeys(TILES, CUT),
-    **dict.fromkeys(OWN_WAYS, SHAPED),
+    **dict.fromkeys(SQUARES.keys() - SLOW, (320, 320)),
+    **dict.fromkeys(GRIDS, (330, 250)),
+    **dict.fromkeys(("OpenGVLab/InternVL3-8B-hf", "HuggingFaceM4/Idefics3-8B-Llama3"), (1200, 300)),
 }
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", [name for name in PAINTED if name not in SLOW])
+@pytest.mark.parametrize("name", sorted(PAINTED))
 def test_the_model_sees_paint_where_the_boxes_say(name):
-    assert not misplaced(lens_of(name), PAINTED[name], sample=2)
+    assert misplaced(lens_of(name), PAINTED[name], sample=2) == ()

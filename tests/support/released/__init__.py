@@ -22,4 +22,4 @@ def lens_of(name: str) -> Lens:
     return RELEASED[name].lens()
 
 
-__all__ = ["GRIDS", "OWN_WAYS", "RELEASED", "SQUARES", "TILES", "Released", "lens_of"]
+__all__ = ["GRIDS", "RELEASED", "SQUARES", "Released", "lens_of"]
