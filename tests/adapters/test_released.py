@@ -1,4 +1,4 @@
-"""Spans and boxes with the published numbers of released checkpoints, on their real processors."""
+"""Spans and boxes with the numbers of released checkpoints, on their real processors."""
 
 import pytest
 
@@ -10,7 +10,7 @@ PICTURES = [(name, size) for name, released in RELEASED.items() for size in rele
 
 
 @pytest.mark.parametrize(("name", "size"), PICTURES, ids=str)
-def test_a_picture_becomes_the_grids_of_the_published_rule(name, size):
+def test_a_picture_becomes_the_grids_of_its_rule(name, size):
     prompt = lens_of(name).prompt("What is this?", images=picture(*size))
     tiles = [span for span in prompt.spans[0] if span.kind == "image"]
     assert tuple(tile.grid for tile in tiles) == RELEASED[name].seen[size]

@@ -1,7 +1,7 @@
-"""Released checkpoints by their published numbers: what pictures become, on tiny models behind the real processors.
+"""Released checkpoints by their numbers: what pictures become, on tiny models behind the real processors.
 
-Each entry holds what `config.json`, `preprocessor_config.json` and `processor_config.json` of the checkpoint say of
-pictures; widths and depths are those of a tiny model.
+Each entry holds what is known here of the checkpoint's configs, by its family's documentation and defaults; there is no
+network, so none was held against the files themselves. Widths and depths are those of a tiny model.
 """
 
 from functools import cache

@@ -27,8 +27,9 @@ class Released:
         config: its numbers that say what a picture becomes.
         images, preprocessor: its image processor and the settings of that.
         processor, processing: its processor and the settings of that.
-        seen: what its authors' rule makes of a picture, worked out by hand: (width, height) -> the grids of its tiles,
-            (rows, columns), in the order of the sequence.
+        seen: what its authors' rule makes of a picture: (width, height) -> the grids of its tiles, (rows, columns), in
+            the order of the sequence. Worked out by hand for most; those of command-a-vision, Ovis2, Perception-LM,
+            Molmo2 and MiniCPM are what was seen, and hold it.
         image: the placeholder.
         specials: further tokens, and `named` those that the tokenizer has to know by name.
         films: its processor of videos, if it must have one.
