@@ -1,13 +1,11 @@
 """Which visual token each pixel that the model takes belongs to: found by the gradient, for every layout.
 
-With the layers of the vision tower giving back their input, a visual token hears of its own pixels alone. Tokens are
-numbered in binary: the gradient of the sum of those whose number has a bit reaches the pixels whose token has it, so
-2 log2 n backward passes through the projector tell the pixels of n tokens apart.
+With the layers of the vision tower giving back their input, a visual token hears of its own pixels alone, and a few
+backward passes through the projector tell all tokens apart (`lmm_lens.core.bits`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..backends.entering import entered, tower_off
+from ..core.bits import told_apart
 from ..prompts.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -52,25 +51,6 @@ def places_of(lens: Lens, prompt: Prompt) -> dict[str, Int[Tensor, " *pixel"]]:
         draw = torch.Generator().manual_seed(0)
         direction = torch.randn(features.shape[-1], generator=draw).to(features)  # no cancelling by chance
         sums = features @ direction
-        numbers = torch.arange(1, len(sums) + 1)
-        found = {name: torch.zeros(leaf.shape, dtype=torch.long) for name, leaf in leaves.items()}
-        mixed = {name: torch.zeros(leaf.shape, dtype=torch.bool) for name, leaf in leaves.items()}
-        for bit in range(len(sums).bit_length()):
-            having = (numbers >> bit & 1).bool()
-            with_bit, without = _reached(sums, having, leaves), _reached(sums, ~having, leaves)
-            for name in leaves:
-                found[name] |= with_bit[name].long() << bit
-                mixed[name] |= with_bit[name] & without[name]
-    token = torch.cat([torch.tensor([NOWHERE]), positions])
-    return {name: token[numbers_.masked_fill(mixed[name], 0)] for name, numbers_ in found.items()}
-
-
-def _reached(sums: Tensor, chosen: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Which pixels the sum over some tokens depends on, on the CPU."""
-    chosen = chosen.to(sums.device)
-    if not sums.requires_grad or not bool(chosen.any()):
-        return {name: torch.zeros(leaf.shape, dtype=torch.bool) for name, leaf in leaves.items()}
-    slopes = torch.autograd.grad(
-        sums[chosen].sum(), list(leaves.values()), retain_graph=True, allow_unused=True, materialize_grads=True
-    )
-    return {name: (slope != 0).cpu() for name, slope in zip(leaves, slopes, strict=True)}
+        told = told_apart(sums, list(leaves.values()))
+    token = torch.cat([positions, torch.tensor([NOWHERE])])  # the last one, of what has no number
+    return {name: token[number.masked_fill(mixed, -1)] for name, (number, mixed) in zip(leaves, told, strict=True)}

@@ -175,7 +175,7 @@ def test_a_layer_behind_a_merge_is_refused(name, towered):
 def test_the_frameworks_see_and_do_the_same(name, backend):
     native, other = lens_of(name), lens_of(name, backend)
     prompt = prompt_of(name)
-    edits = [AblateHeads([(0, 1)], part="vision"), Knockout("image", [0, 3], [0], part="vision")]
+    edits = [AblateHeads([(0, 1)], part="vision"), Knockout([1, 2], [0, 3], [0], part="vision")]
     expected = native.run(prompt, edits, ["vision.pattern", "vision.z"])
     found = other.run(prompt, edits, ["vision.pattern", "vision.z"])
     assert found.reads.keys() == expected.reads.keys()
@@ -359,8 +359,8 @@ def test_heads_of_one_part_are_not_taken_for_those_of_another(lens):
         decoder | tower
     with pytest.raises(HookError, match="this experiment takes heads of the decoder"):
         head_effects(lens, question(lens), heads=tower)
-    with pytest.raises(HookError, match="an attention map takes heads of the decoder"):
-        attention_map(lens, question(lens), rows="last", heads=tower)
+    with pytest.raises(HookError, match="the vision tower has 3 x 4: they belong to another model"):
+        attention_map(lens, question(lens), heads=tower)
     with pytest.raises(HookError, match="ScaleAttention of part='decoder' takes heads of the decoder"):
         ScaleAttention("image", heads=tower)
     back = from_json(to_json([AblateHeads(tower)]))
