@@ -139,7 +139,9 @@ class AttentionMap:
         with files.understood(path, KIND):
             if lens is not None:
                 files.check_model(path, about["model"], lens.identity)
-            heads = HeadSet([tuple(head) for head in about["heads"]], *about["shape"], about.get("part", DECODER))
+            pairs = [tuple(head) for head in about["heads"]]
+            n_layers, n_heads = about["shape"]
+            heads = HeadSet(pairs, n_layers, n_heads, about.get("part", DECODER))
             panels = len(heads) if about["reduce"] is None else 1
             shape = {"query": len(about["queries"]), "panel": panels, "position": None}
             files.check_numbers(path, "weights", tensors["weights"], shape)

@@ -82,8 +82,9 @@ def tower_weights(
             "under none of them\n  read vision.pattern for its numbers"
         )
     visual = prompt.mask("visual")[0]
+    chosen: str | Tensor
     if rows is None or isinstance(rows, str):
-        name, chosen = rows or "image", rows or "image"
+        name = chosen = rows or "image"
     else:
         wanted = bind_rows(rows, prompt)
         if bool((wanted.prompt[0] & ~visual).any()):
