@@ -358,7 +358,7 @@ def test_heads_of_one_part_are_not_taken_for_those_of_another(lens):
     with pytest.raises(HookError, match="a set of the same part takes heads of the decoder, given heads of the vision"):
         decoder | tower
     with pytest.raises(HookError, match="this experiment takes heads of the decoder"):
-        head_effects(lens, question(lens), heads=tower)
+        head_effects(lens, question(lens), heads=tower, part="decoder")
     with pytest.raises(HookError, match="the vision tower has 3 x 4: they belong to another model"):
         attention_map(lens, question(lens), heads=tower)
     with pytest.raises(HookError, match="ScaleAttention of part='decoder' takes heads of the decoder"):
