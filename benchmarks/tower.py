@@ -176,11 +176,11 @@ def main() -> None:
         )
     told = ", ".join(f"{share:.0%}" for share in noise.values())
     notes = (
-        f"{machine(device)}. Medians of {rounds} interleaved rounds ({8 * rounds} for the bundled model), {max(2, rounds // 3)} "
-        f"for sweeps, each ratio within its round; the plain forward varied by {told} (interquartile range). Where the "
-        "decoder is far larger than the tower, a sweep is faster by its "
-        "replay alone. On the bundled model a forward is so short that what a call costs once, some milliseconds of "
-        "Python, is seen; its decoder takes most of the time, so that a sweep gains less."
+        f"{machine(device)}. Medians of {rounds} interleaved rounds ({8 * rounds} for the bundled model), "
+        f"{max(2, rounds // 3)} for sweeps, each ratio within its round; the plain forward varied by {told} "
+        "(interquartile range). Where the decoder is far larger than the tower, a sweep is faster by its replay alone. "
+        "On the bundled model a forward is so short that what a call costs once, some milliseconds of Python, is seen, "
+        "and its decoder takes most of the time, so that a sweep gains less."
     )
     show(lines, notes)
     if not options.quick:
