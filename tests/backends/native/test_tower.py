@@ -74,6 +74,11 @@ def noise(name):
 # ---------------------------------------------------------------------- known answers on every family
 
 
+def test_the_support_table_says_which_have_heads(name):
+    if name != "lfm3_vl":  # of the class of Qwen3-VL's adapter, with another tower
+        assert lens_of(name).adapter.has_tower_heads == (name not in WITHOUT)
+
+
 def test_reading_changes_nothing_and_is_what_torchs_hooks_see(name, towered):
     if towered is None:
         return
