@@ -150,7 +150,7 @@ def main() -> None:
         CLIP: (large, prompt_of(large), rounds, 4),
         BUNDLED: (demo, next(iter(data.shapes(n=1, seed=0))).prompt(demo), 8 * rounds, 4),
     }
-    lines = [["", "ratio", "target", "", "logits differ by"]]
+    lines = [["", "ratio", "target", "of what", "logits differ by"]]
     noise = {}
     for name, (lens, prompt, times, n_a_layer) in settings.items():
         asked = cases(lens, prompt)

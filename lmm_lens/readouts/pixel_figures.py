@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from ..errors import ScoreError, unknown
 from ..figures.axes import COLORS, EFFECT_COLORS, OVERLAY, new_figure
 from .pixel_map import UNITS, PixelAttribution
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 EDGE = 2.8
 """Inches of a panel's longer side."""
 MOST_COLUMNS = 5
+STRONGEST = 0.99
+"""The share of all pixels that lies within the scale: a few are far larger, and would leave all others pale."""
 
 
 def over_pictures(result: PixelAttribution, by: str, high: float | None) -> Figure:
@@ -30,7 +34,9 @@ def over_pictures(result: PixelAttribution, by: str, high: float | None) -> Figu
         else result.grid(canvas)
         for canvas in result.canvases
     ]
-    largest = high or max(float(grid.abs().max()) for each in grids for grid in each) or 1.0
+    sizes = torch.cat([grid.abs().flatten() for each in grids for grid in each])
+    share = STRONGEST if by == "pixel" else 1.0
+    largest = high or float(np.quantile(sizes.numpy(), share)) or float(sizes.max()) or 1.0
     signed = result.method != "gradient"
     scale, colors = (Normalize(-largest, largest), EFFECT_COLORS) if signed else (Normalize(0, largest), COLORS)
     columns = min(len(grids), MOST_COLUMNS)

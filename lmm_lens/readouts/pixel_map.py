@@ -100,7 +100,7 @@ class PixelAttribution:
 
         Args:
             by: "patch", the sum of each visual token, or "pixel", as fine as is known.
-            high: the number of the strongest colour; by default the largest of the figure.
+            high: the number of the strongest colour; by default the largest, of pixels the 99th percentile.
 
         Returns:
             matplotlib's figure; `.savefig("map.pdf")` writes it.

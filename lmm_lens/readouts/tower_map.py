@@ -112,6 +112,4 @@ def tower_weights(
 
 def _told(prompt: Prompt, chosen: Bool[Tensor, " position"]) -> str:
     positions = chosen.nonzero().flatten().tolist()
-    if len(positions) > 1:
-        return f"{len(positions)} visual tokens"
-    return f"the visual token at {positions[0]}"
+    return f"{len(positions)} visual tokens" if len(positions) > 1 else f"token {positions[0]}"

@@ -49,7 +49,7 @@ def test_queries_are_the_patches_of_visual_tokens(lens, prompt, eager):
     found = attention_map(lens, prompt, rows=[position], heads=1, reduce="max", part="vision")
     expected = eager[1][:, position - 1, 1:].amax(0)  # behind one class token, where two tokens are before the picture
     torch.testing.assert_close(found.weights[0, 0, PATCHES], expected, atol=1e-5, rtol=0)
-    assert found.queries == (f"patches of the visual token at {position}",)
+    assert found.queries == (f"patches of token {position}",)
     two = attention_map(lens, prompt, rows=[2, 3], heads=[(1, 2)], part="vision")
     torch.testing.assert_close(two.weights[0, 0, PATCHES], eager[1][2, 1:3, 1:].mean(0), atol=1e-5, rtol=0)
     assert two.queries == ("patches of 2 visual tokens",)
