@@ -290,7 +290,7 @@ def test_nothing_stays_behind(lens):
     assert torch.equal(lens.run(prompt).logits, plain)
     assert [layer.attention.config._attn_implementation for layer in lens.adapter.tower.layers] == configs
     assert hooks_in(lens) == hooks
-    assert not [each for each in interface.LISTENERS if isinstance(each, TowerSession)]
+    assert not [each for each in interface.LISTENERS.all if isinstance(each, TowerSession)]
 
 
 def hooks_in(lens):
