@@ -91,6 +91,7 @@ bench: browser
 	$(BIN)/python -m benchmarks.spans
 	$(BIN)/python -m benchmarks.identity
 	$(BIN)/python -m benchmarks.sweeps
+	$(BIN)/python -m benchmarks.tower
 	$(BIN)/python -m benchmarks.flow
 	$(BIN)/python -m benchmarks.circuits
 	$(BIN)/python -m benchmarks.cluster
