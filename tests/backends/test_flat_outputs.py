@@ -10,8 +10,8 @@ from lmm_lens import Edit, PatchResidual, Read, activation_patching
 from lmm_lens.core.flat import in_rows
 from lmm_lens.core.tapping import check_stream
 from lmm_lens.errors import HookError
-from tests.backends.transformer_lens.decoders import DECODERS
 from tests.support.cases import Case, close, plain
+from tests.support.decoders import DECODERS
 
 FLAT, DENSE = 1, 0  # experts in every other layer
 BACKENDS = ["native", "transformer_lens", pytest.param("nnsight", marks=pytest.mark.long), "remote"]
