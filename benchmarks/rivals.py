@@ -28,7 +28,8 @@ def all_heads_at_once(pattern: Tensor, visual: Tensor, sink: Tensor, first: int,
     """The vectorised edit: every row after the image of every head in a few operations."""
     numbers = var.transfer_fraction, var.min_nonsink_ratio, var.min_visual_mass
     rows = pattern[None, :, first:]
-    rows.copy_(kernels.redistribute(rows, visual[None], sink[None], *numbers)[0])
+    groups = kernels.var_weights(kernels.groups_of(visual[None], sink[None], pattern.dtype))
+    rows.add_(kernels.redistribute(rows, groups, *numbers)[0])
 
 
 def head_by_head(pattern: Tensor, visual: Tensor, sink: Tensor, first: int, var: VAR) -> None:
@@ -99,7 +100,7 @@ class EagerVAR:
         if mask is not None:
             scores = scores + mask
         pattern = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-        if module.layer_idx in self.sinks:
+        if getattr(module, "layer_idx", None) in self.sinks:  # not in the vision tower
             n_rows, n_keys = pattern.shape[2:]
             visual = nn.functional.pad(self.visual, (0, n_keys - len(self.visual)))
             first = max(0, self.after_image - (n_keys - n_rows))

@@ -1,14 +1,16 @@
 """What a step costs beside the model: `python -m benchmarks.steps`.
 
-On a model so small that the host's work shows, as a GPU makes it show on a large one: the bundled model, one thread.
-Every row is host time of the calling thread; a generation is 60 tokens, a pass one prompt.
+On models so small that the host's work shows, as a GPU makes it show on a large one: the bundled model, one thread, and
+the pretrained one where its packages are installed. Every row is processor time; a generation is 60 tokens, a pass one
+prompt. The rivals are eager attention with VAR's edit, vectorised and head by head.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,94 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from lmm_lens import VAR, AblateHeads, Knockout, Lens, Read, find_sinks, score_heads, shapes
+from lmm_lens import VAR, AblateHeads, Knockout, Lens, Prompt, Read, emoji, find_sinks, score_heads, shapes
+from lmm_lens.errors import ModelError
 
+from .interventions import AT_ONCE, HEAD_BY_HEAD
+from .model import twin
 from .timing import interleaved, machine, show, write
 
 RESULTS = Path(__file__).parent / "results"
 N_NEW, ROUNDS = 60, 11
-SYNCHRONISING = ("aten::_local_scalar_dense", "aten::item", "aten::is_nonzero")
+SYNCHRONISING = "aten::_local_scalar_dense"
+HEADING = ["", "ms", "ratio", "more a layer and step, ms", "operations a step", "waits"]
+Calls = Mapping[str, Callable[[], Any]]
+
+
+class Asked:
+    """A model, a prompt, and what is measured on them.
+
+    Args:
+        lens: with the native backend.
+        prompt: one row with a picture.
+    """
+
+    def __init__(self, lens: Lens, prompt: Prompt) -> None:
+        self.lens, self.prompt = lens, prompt
+        sinks = find_sinks(lens, prompt)
+        self.var = VAR(0.6, 0.0, 0.0, sinks.threshold, sinks.dims, first_layer=0, skip_last_layer=False)
+        self.settings: dict[str, Any] = {"max_new_tokens": N_NEW, "eos_token_id": []}
+
+    def generate(self, *edits: Any, read: Any = ()) -> Any:
+        """A generation under a lens."""
+        return self.lens.generate(self.prompt, list(edits), read, **self.settings)
+
+    def plainly(self, model: Any) -> Any:
+        """One without."""
+        return model.generate(**self.prompt.inputs, do_sample=False, pad_token_id=0, **self.settings)
+
+    def generations(self, rivals: bool) -> Calls:
+        """By what is asked of them."""
+        heads = [(layer, layer % self.lens.n_heads) for layer in range(self.lens.n_layers)]
+        pattern = Read("pattern", rows="generating", reduce=lambda rows, context: rows.sum(-1))
+        calls: dict[str, Callable[[], Any]] = {
+            "model.generate": partial(self.plainly, self.lens.model),
+            "lens.generate": self.generate,
+            "one head of each layer ablated, all rows": partial(self.generate, AblateHeads(heads, rows="all")),
+            "... in the rows after the image": partial(self.generate, AblateHeads(heads, rows="after_image")),
+            "a pattern read": partial(self.generate, read=[pattern]),
+            "knockout of the image": partial(self.generate, Knockout("image", "after_image")),
+            "VAR in all layers": partial(self.generate, self.var),
+        }
+        if rivals:
+            calls["eager attention, nothing edited"] = partial(self.plainly, twin(self.lens.model, "eager"))
+            for rival, how in ((AT_ONCE, "all heads at once"), (HEAD_BY_HEAD, "head by head")):
+                calls[f"... with VAR's edit, {how}"] = partial(self.edited, rival, twin(self.lens.model, rival.name))
+        return calls
+
+    def edited(self, rival: Any, model: Any) -> Any:
+        """A generation of a rival."""
+        with rival.on(model, self.prompt, self.var):
+            return self.plainly(model)
+
+    def forward(self) -> Any:
+        """A pass without a lens."""
+        with torch.no_grad():
+            return self.lens.model(**self.prompt.inputs, use_cache=False)
+
+    def passes(self, lens: Lens, base: str, plain: Callable[[], Any]) -> Calls:
+        """Single passes with a backend, and what they are held against."""
+        return {
+            base: plain,
+            "lens.run": partial(lens.run, self.prompt),
+            "score_heads": partial(score_heads, lens, [self.prompt]),
+            "... of 16 prompts in one call, each": partial(score_heads, lens, [self.prompt] * 16),
+            "lens.run with VAR": partial(lens.run, self.prompt, [self.var]),
+        }
+
+
+def empty_trace(lens: Lens, prompt: Prompt) -> Any:
+    """A trace of nnsight's that reads the logits alone."""
+    model: Any = lens.envoy
+    with torch.no_grad(), model.trace(**prompt.inputs, use_cache=False):
+        logits = model.lm_head.output.save()
+    return logits.detach()
+
+
+def bare_bridge(lens: Lens, prompt: Prompt) -> Any:
+    """A forward of TransformerLens's bridge."""
+    with torch.no_grad():
+        return lens.bridge(prompt.inputs["input_ids"], pixel_values=prompt.inputs["pixel_values"], use_cache=False)
 
 
 def operations(function: Callable[[], object]) -> tuple[int, int]:
@@ -30,7 +113,40 @@ def operations(function: Callable[[], object]) -> tuple[int, int]:
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         function()
     counted = {event.key: event.count for event in recorded.key_averages() if event.key.startswith("aten::")}
-    return sum(counted.values()), counted.get(SYNCHRONISING[0], 0)
+    return sum(counted.values()), counted.get(SYNCHRONISING, 0)
+
+
+def measured(name: str, calls: Calls, n_layers: int, n_steps: int, rounds: int) -> list[list[str]]:
+    """A heading and a row a call, each held against the first."""
+    for function in calls.values():
+        function()
+    times = interleaved(calls, rounds, torch.device("cpu"), time.process_time)
+    first = statistics.median(next(iter(times.values()))) / n_steps
+    lines = [[f"**{name}**", "a token" if n_steps > 1 else "", "", "", "", ""]]
+    for each, function in calls.items():
+        n_in_call = n_steps * (16 if each.startswith("... of 16") else 1)
+        took = statistics.median(times[each]) / n_in_call
+        n_operations, n_waits = operations(function)
+        more = (took - first) * 1000 / n_layers
+        counts = [f"{n_operations / n_in_call:.0f}", f"{n_waits / n_in_call:.1f}"]
+        lines.append([each, f"{took * 1000:.2f}", f"{took / first:.2f}", f"{more:.3f}", *counts])
+    return lines
+
+
+def shapes_asked() -> Asked:
+    """The bundled model."""
+    lens, example = Lens.demo(), shapes.examples(1, ["color"], seed=0)[0]
+    return Asked(lens, lens.prompt(example.question, images=example.image))
+
+
+def emoji_asked() -> Asked | None:
+    """The pretrained model; None without its packages."""
+    try:
+        lens = Lens.demo("emoji")
+    except ModelError:
+        return None
+    example = emoji.examples(1, ["name"], seed=0)[0]
+    return Asked(lens, lens.prompt(example.question, images=example.image))
 
 
 def main() -> None:
@@ -39,60 +155,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    lens = Lens.demo()
-    example = shapes.examples(1, ["color"], seed=0)[0]
-    prompt = lens.prompt(example.question, images=example.image)
-    sinks = find_sinks(lens, prompt)
-    heads = [(layer, layer % lens.n_heads) for layer in range(lens.n_layers)]
-    var = VAR(0.6, 0.0, 0.0, sinks.threshold, sinks.dims, first_layer=0, skip_last_layer=False)
-    settings: dict[str, Any] = {"max_new_tokens": N_NEW, "eos_token_id": []}
-
-    def generate(*edits: Any, read: Any = ()) -> Any:
-        return lens.generate(prompt, list(edits), read, **settings)
-
-    def plain() -> Any:
-        return lens.model.generate(**prompt.inputs, do_sample=False, pad_token_id=0, **settings)
-
-    def forward() -> Any:
-        with torch.no_grad():
-            return lens.model(**prompt.inputs, use_cache=False)
-
-    pattern = Read("pattern", rows="generating", reduce=lambda rows, context: rows.sum(-1))
-    generations: dict[str, Callable[[], Any]] = {
-        "model.generate": plain,
-        "lens.generate": generate,
-        "one head of each layer ablated, all rows": partial(generate, AblateHeads(heads, rows="all")),
-        "... in the rows after the image": partial(generate, AblateHeads(heads, rows="after_image")),
-        "a pattern read": partial(generate, read=[pattern]),
-        "knockout of the image": partial(generate, Knockout("image", "after_image")),
-        "VAR in all layers": partial(generate, var),
-    }
-    passes: dict[str, Callable[[], Any]] = {
-        "model(...)": forward,
-        "lens.run": partial(lens.run, prompt),
-        "score_heads": partial(score_heads, lens, [prompt]),
-        "... of 16 prompts in one call, each": partial(score_heads, lens, [prompt] * 16),
-        "lens.run with VAR": partial(lens.run, prompt, [var]),
-    }
-    shared = {"... of 16 prompts in one call, each": 16}
-    device = torch.device("cpu")
-    for function in (*generations.values(), *passes.values()):
-        function()
-    lines = [["", "ms", "ratio", "more a layer and step, ms", "operations a step", "waits"]]
-    for name, functions, n_steps in (("60 tokens", generations, N_NEW), ("one pass", passes, 1)):
-        times = interleaved(functions, options.rounds, device)
-        first = statistics.median(next(iter(times.values()))) / n_steps
-        lines.append([f"**{name}**", "a token" if n_steps > 1 else "", "", "", "", ""])
-        for each, function in functions.items():
-            n_in_call = n_steps * shared.get(each, 1)
-            took = statistics.median(times[each]) / n_in_call
-            n_operations, n_waits = operations(function)
-            more = (took - first) * 1000 / lens.n_layers
-            counts = [f"{n_operations / n_in_call:.0f}", f"{n_waits / n_in_call:.1f}"]
-            lines.append([each, f"{took * 1000:.2f}", f"{took / first:.2f}", f"{more:.3f}", *counts])
+    asked, n_layers = shapes_asked(), Lens.demo().n_layers
+    traced, bridged = (Lens.demo(backend=backend) for backend in ("nnsight", "transformer_lens"))
+    lines = [HEADING]
+    lines += measured("60 tokens", asked.generations(rivals=True), n_layers, N_NEW, options.rounds)
+    for name, lens, base, plain in (
+        ("one pass", asked.lens, "model(...)", asked.forward),
+        ("one pass, nnsight", traced, "an empty trace", partial(empty_trace, traced, asked.prompt)),
+        ("one pass, TransformerLens", bridged, "a bare bridge", partial(bare_bridge, bridged, asked.prompt)),
+    ):
+        lines += measured(name, asked.passes(lens, base, plain), n_layers, 1, options.rounds)
+    pretrained = emoji_asked()
+    if pretrained is not None:
+        calls = pretrained.generations(rivals=False)
+        lines += measured(
+            "60 tokens of the pretrained model", calls, pretrained.lens.n_layers, N_NEW, max(3, options.rounds // 3)
+        )
     notes = (
-        f"{machine(device)}. The bundled model, {lens.n_layers} layers, {prompt.n_tokens} tokens; medians of "
-        f"{options.rounds} interleaved rounds. Waits are reads of a number from the device."
+        f"{machine(torch.device('cpu'))}. The bundled model, {n_layers} layers, {asked.prompt.n_tokens} tokens; "
+        f"medians of {options.rounds} interleaved rounds, of a third of them for the pretrained one. Waits are reads "
+        "of a number from the device."
     )
     show(lines, notes)
     write(lines, "What a step costs beside the model", notes, RESULTS / "steps.md")

@@ -23,6 +23,7 @@ from lmm_lens import (
     AblateHeads,
     Intervention,
     Lens,
+    Read,
     activation_patching,
     find_circuit,
     find_sinks,
@@ -211,19 +212,41 @@ def place(lens: Lens) -> Figure:
 
 def viewer(lens: Lens) -> None:
     """A photograph of the viewer's page; writes its file itself."""
-    from playwright.sync_api import sync_playwright
-
     from lmm_lens.viewer import view
 
     scores = score_heads(lens, asked(lens, 60), "nonsink_mass")
+    _photographed(view(one(lens), scores, lens=lens, mark=scores.top(4)), "viewer", 1180)
+
+
+def viewer_runs(lens: Lens) -> None:
+    """The same of two runs, with what changed on the map of heads."""
+    from lmm_lens.viewer import view
+
+    prompt, reads = one(lens), [Read("pattern", rows="last")]
+    runs = {
+        "intact": lens.run(prompt, read=reads),
+        "without L1H4": lens.run(prompt, [AblateHeads([(1, 4)])], read=reads),
+    }
+
+    def chosen(page: Any) -> None:
+        page.select_option("#side", label="change")
+
+    _photographed(view(prompt, runs, lens=lens), "viewer_runs", 800, chosen)
+
+
+def _photographed(made: Any, name: str, height: int, prepare: Callable[[Any], None] = lambda page: None) -> None:
+    from playwright.sync_api import sync_playwright
+
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as player:
-        page_file = view(one(lens), scores, lens=lens, mark=scores.top(4)).save(Path(folder) / "view.html")
+        page_file = made.save(Path(folder) / "view.html")
         flags = ["--no-sandbox", "--disable-gpu"]
         browser = player.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
-        page = browser.new_page(viewport={"width": 1180, "height": 800}, color_scheme="light")
+        page = browser.new_page(viewport={"width": 1180, "height": height}, color_scheme="light")
         page.goto(page_file.as_uri())
+        page.wait_for_selector("html[data-ready]")
+        prepare(page)
         page.wait_for_timeout(800)
-        page.screenshot(path=HERE / "viewer.png")
+        page.screenshot(path=HERE / f"{name}.png")
         browser.close()
 
 
@@ -252,7 +275,20 @@ def _figure_of(ax: Any) -> Figure:
 
 PICTURES: dict[str, Callable[[Lens], Figure | None]] = {
     each.__name__: each
-    for each in (hero, masks, sinks, var, effects, patching, circuit, place, drawn_circuit, knockout, viewer)
+    for each in (
+        hero,
+        masks,
+        sinks,
+        var,
+        effects,
+        patching,
+        circuit,
+        place,
+        drawn_circuit,
+        knockout,
+        viewer,
+        viewer_runs,
+    )
 }
 
 

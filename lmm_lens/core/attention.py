@@ -61,15 +61,18 @@ class AttentionCall:
         rest = self.mask, self.scaling, self.is_causal, self.softcap, self.extra_logits, self.position_bias
         return AttentionCall(query, key, value, *rest)
 
+    def _exact(self, x: Tensor) -> Tensor:
+        return x if x.dtype == self._precision else x.to(self._precision)
+
     def _keys(self) -> Tensor:
         """Keys for the scores, cast once however many chunks of rows ask: batch kv_head d_head key."""
         if "keys" not in self._cast:
-            self._cast["keys"] = self.key.to(self._precision).transpose(-1, -2)
+            self._cast["keys"] = self._exact(self.key).transpose(-1, -2)
         return self._cast["keys"]
 
     def _values(self) -> Tensor:
         if "values" not in self._cast:
-            self._cast["values"] = self.value.to(self._precision)
+            self._cast["values"] = self._exact(self.value)
         return self._cast["values"]
 
     def probabilities(self, rows: Chunk, heads: Heads = None) -> Float[Tensor, "batch head query key"]:
@@ -84,9 +87,8 @@ class AttentionCall:
 
     def scores(self, rows: Chunk, heads: Heads = None) -> Float[Tensor, "batch head query key"]:
         """Attention scores of some rows and heads before the softmax, hidden keys at the lowest number."""
-        query = of_heads(rows.gather(self.query, dim=2), heads).to(self._precision)
-        query = query * constant(self.scaling, query)
-        logits = self._grouped(query, self._keys(), heads)
+        query = self._exact(of_heads(rows.gather(self.query, dim=2), heads))
+        logits = self._grouped(query * constant(self.scaling, query), self._keys(), heads)
         if self.position_bias is not None:
             logits = logits + self._rows_of(self.position_bias, rows, heads)
         if self.softcap is not None:
@@ -110,13 +112,15 @@ class AttentionCall:
 
     def _grouped(self, x: Tensor, shared: Tensor, heads: Heads) -> Tensor:
         """`x @ shared` a head, x [batch, head, query, n] of the chosen heads, shared [batch, kv_head, n, m]."""
-        batch, n_heads, n_queries, n = x.shape
+        n_heads = x.shape[1]
         if heads is not None:
             group = self.query.shape[1] // shared.shape[1]
-            if group == 1 and follow(heads):
-                return x @ of_heads(shared, heads)
-            return x @ shared[:, [head // group for head in heads]]
-        product = torch.bmm(x.reshape(batch * shared.shape[1], -1, n), shared.flatten(0, 1))
+            is_part = group == 1 and follow(heads)
+            shared = of_heads(shared, heads) if is_part else shared[:, [head // group for head in heads]]
+        if shared.shape[1] == n_heads:
+            return x @ shared
+        batch, _, n_queries, n = x.shape
+        product = x.reshape(batch, shared.shape[1], -1, n) @ shared
         return product.reshape(batch, n_heads, n_queries, -1)
 
     def _rows_of(self, mask: Tensor, rows: Chunk, heads: Heads) -> Tensor:
@@ -169,8 +173,15 @@ class FusedAttention:
 
     def put(self, pattern: Tensor, original: Tensor, rows: Chunk, heads: Heads) -> None:
         """Add what the change of the weights reads from the values, summed in its precision and rounded once."""
+        self.add(pattern - original, rows, heads)
+
+    def add(self, change: Tensor, rows: Chunk, heads: Heads) -> None:
+        """The same, of a change."""
         if not self._is_ours:
             self.out, self._is_ours = self.out.clone(), True
-        change = self.call.read_values(pattern - original, heads)
-        total = of_heads(rows.gather(self.out), heads, dim=2) + change  # in the wider of both
-        rows.put(self.out, total.to(self.out.dtype), heads)
+        read = self.call.read_values(change, heads)
+        part = of_heads(rows.gather(self.out), heads, dim=2)
+        if rows.is_part(heads):
+            part.add_(read)  # in the wider of both
+        else:
+            rows.put(self.out, (part + read).to(self.out.dtype), heads)

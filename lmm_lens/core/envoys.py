@@ -62,10 +62,17 @@ class WeightedAttention:
 
     def put(self, pattern: Tensor, original: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> None:
         """Put edited rows in the place of the original ones, and what the change reads into the output."""
+        self._put(pattern, pattern - original, rows, heads)
+
+    def add(self, change: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> None:
+        """Add a change of some rows to them, and what it reads to the output."""
+        self._put(self.probabilities(rows, heads) + change, change, rows, heads)
+
+    def _put(self, pattern: Tensor, change: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> None:
         if not self.is_edited:
             self.out, self.weights, self.is_edited = self.out.clone(), self.weights.clone(), True
         by_row = self.weights.transpose(1, 2)  # batch query head key, a view
-        total = of_heads(rows.gather(self.out), heads, dim=2) + self.read_values(pattern - original, heads)
+        total = of_heads(rows.gather(self.out), heads, dim=2) + self.read_values(change, heads)
         rows.put(by_row, pattern.transpose(1, 2).to(by_row.dtype), heads)
         rows.put(self.out, total.to(self.out.dtype), heads)
 

@@ -8,7 +8,7 @@ one while decoding or thousands in a prefill.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,10 +19,22 @@ PerRow = Float[Tensor, "batch head query"]
 KeyMask = Bool[Tensor, "batch key"]
 
 
-class _Constants:
-    """Tensors made once, by value, dtype and device; to a server, which may have other devices, none of them go."""
+class KeyWeights(NamedTuple):
+    """Keys in groups, as weights for two products.
 
-    made: dict[tuple[float, torch.dtype, torch.device], Tensor]
+    Attributes:
+        sums: Float[batch, key, group], which add up what falls on each group.
+        shares: Float[batch, group, key], which hand each group's share to its keys.
+    """
+
+    sums: Tensor
+    shares: Tensor
+
+
+class _Constants:
+    """Tensors made once, by values, dtype and device; to a server, which may have other devices, none of them go."""
+
+    made: dict[tuple[Any, torch.dtype, torch.device], Tensor]
 
     def __init__(self) -> None:
         self.made = {}
@@ -34,15 +46,27 @@ class _Constants:
 _CONSTANTS = _Constants()
 
 
-def constant(value: float, like: Tensor) -> Tensor:
-    """A number as a tensor without dimensions, made once; of a Python number each operation makes one of its own."""
-    key = value, like.dtype, like.device
+def constant(values: Any, like: Tensor) -> Tensor:
+    """A number, or nested tuples of them, as a tensor that is made once, of the type and on the device of another.
+
+    Of a Python number each operation would make one of its own.
+    """
     if type(like) is not Tensor:  # the tensors of a simulation stay in it
-        return torch.tensor(value, dtype=like.dtype, device=like.device)
-    if key not in _CONSTANTS.made:
+        return torch.tensor(values, dtype=like.dtype, device=like.device)
+    return made_once(values, like.dtype, like.device)
+
+
+def made_once(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The same of a given type on a given device."""
+    key = values, dtype, device
+    made = _CONSTANTS.made.get(key)
+    if made is None:
         with torch.inference_mode(False):  # it may be used where gradients are recorded
-            _CONSTANTS.made[key] = torch.tensor(value, dtype=like.dtype, device=like.device)
-    return _CONSTANTS.made[key]
+            made = _CONSTANTS.made[key] = torch.tensor(values, dtype=dtype, device=device)
+    return made
+
+
+ZERO = (((0.0,),),)  # to begin sums of products with
 
 
 def mass(pattern: Pattern, keys: KeyMask) -> PerRow:
@@ -97,13 +121,28 @@ def sink_score(
     """
     if not dims:
         return resid.new_zeros(resid.shape[:-1], dtype=torch.float32)
+    largest, norm = _largest_and_norm(resid, dims, eps)
+    return largest * constant(resid.shape[-1] ** 0.5, norm) / norm
+
+
+def is_sink(
+    resid: Float[Tensor, "batch position d_model"], dims: tuple[int, ...], threshold: float, eps: float = 1e-6
+) -> Bool[Tensor, "batch position"]:
+    """Whether `sink_score` reaches a threshold: the same comparison, without its division."""
+    if not dims:
+        return resid.new_zeros(resid.shape[:-1], dtype=torch.bool)
+    largest, norm = _largest_and_norm(resid, dims, eps)
+    return largest >= norm * constant(threshold / resid.shape[-1] ** 0.5, norm)
+
+
+def _largest_and_norm(resid: Tensor, dims: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor]:
+    """The largest of some dimensions, and the RMS times sqrt(d_model)."""
     x, width = resid.float(), resid.shape[-1]
     largest = x.select(-1, dims[0]).abs()
     for d in dims[1:]:
         largest = torch.maximum(largest, x.select(-1, d).abs())
-    norm = torch.linalg.vector_norm(x, dim=-1)
-    # the root of the sum of squares and of width * eps, which is the RMS times sqrt(width)
-    return largest * constant(width**0.5, x) / torch.hypot(norm, constant((width * eps) ** 0.5, x))
+    # the root of the sum of squares and of width * eps
+    return largest, torch.hypot(torch.linalg.vector_norm(x, dim=-1), constant((width * eps) ** 0.5, x))
 
 
 def prominence(x: Float[Tensor, "batch position d_model"], dims: Sequence[int]) -> Float[Tensor, "batch position"]:
@@ -116,71 +155,138 @@ def prominence(x: Float[Tensor, "batch position d_model"], dims: Sequence[int]) 
 
 def redistribute(
     pattern: Pattern,
-    visual: KeyMask,
-    sink: KeyMask,
+    groups: KeyWeights,
     transfer_fraction: float,
     min_nonsink_ratio: float,
     min_visual_mass: float,
-    givers: KeyMask | None = None,
-) -> tuple[Pattern, PerRow, PerRow]:
+    givers: KeyWeights | None = None,
+) -> tuple[Pattern, tuple[Tensor, ...]]:
     """VAR of Kang et al. (ICLR 2025, arXiv:2503.03321), in the heads and rows that look at the image.
+
+    What is chosen is known on the device alone, so all is done by arithmetic: rows that are not chosen get a change of
+    0.
 
     Args:
         pattern: attention probabilities.
-        visual: visual tokens.
-        sink: sink tokens, text and visual.
+        groups: keys by what happens to them, see `groups_of`.
         transfer_fraction: share taken from every sink.
         min_nonsink_ratio: of visual mass off the sinks, for a row to be chosen.
         min_visual_mass: for a row to be chosen.
-        givers: tokens that give in place of the sinks, for a control: the rows that the sinks choose, and as much mass
-            as the sinks would give, or all that these tokens have.
+        givers: the same with tokens that give in place of the sinks, for a control: the rows that the sinks choose, and
+            as much mass as the sinks would give, or all that these tokens have.
 
     Returns:
-        The new pattern; the mass moved in each row, above 0 where it was chosen and had something to move; and the
-        mass that was to be moved: with givers in each row that the sinks chose, else in each row.
+        What is to be added to the pattern; and numbers of the rows, Float[batch, head times query, ...], of which
+        `moved_by` makes the mass that was moved.
     """
-    by_row, least = _by_row(pattern), torch.finfo(pattern.dtype).tiny
-    groups = torch.stack([sink, visual.gt(sink), visual], 1).to(pattern.dtype)  # batch group key; gt: on, and no sink
-    sink_mass, nonsink_mass, visual_mass = _sums(by_row, groups)
-    wanted = sink_mass * constant(transfer_fraction, pattern)
-    limit = (visual_mass * constant(min_nonsink_ratio, pattern)).clamp_min(least)  # something has to take it
-    chosen = nonsink_mass >= limit
-    if min_visual_mass > 0:
-        chosen = chosen & (visual_mass >= constant(min_visual_mass, pattern))
-    acts = chosen.to(pattern.dtype)  # from here on by arithmetic: what is chosen is known on the device alone
+    by_row = _by_row(pattern)
+    sums = torch.bmm(by_row, groups.sums)  # batch row, visual sink nonsink
+    # how far it is above both limits: nonsink - rho * visual, and visual - the least mass
+    weights, limits = ((-min_nonsink_ratio, 1.0), (0.0, 0.0), (1.0, 0.0)), ((0.0, -min_visual_mass),)
+    weight, limit = constant((weights,), pattern), constant((limits,), pattern)
+    margins = torch.baddbmm(limit, sums, weight if len(sums) == 1 else weight.expand(len(sums), -1, -1))
+    acts = margins.ge(constant(0.0, pattern)).all(-1, keepdim=True)
     if givers is None:
-        taken, moved, loss = nonsink_mass, wanted * acts, acts * constant(-transfer_fraction, pattern)
+        given = sums.narrow(2, 1, 2)
+        taken = given.narrow(2, 1, 1).clamp_min(torch.finfo(pattern.dtype).tiny)
+        shares = given / taken * acts  # of the nonsink visual tokens and of the sinks: what they get, and 1
+        factors = torch.baddbmm(constant(ZERO, pattern), shares, groups.shares, beta=0, alpha=transfer_fraction)
+        noted: tuple[Tensor, ...] = (sums, shares)
     else:
-        groups = torch.stack([givers, visual.gt(givers)], 1).to(pattern.dtype)
-        held, taken = _sums(by_row, groups)
-        wanted = wanted * acts
-        moved = torch.minimum(wanted, held) * (taken > 0)
-        loss = -moved / held.clamp_min(least)
-    gain = moved / taken.clamp_min(least)
-    # factors of [batch row key]: 1 elsewhere, less on those that give, more on the other visual tokens
-    one = constant(1.0, pattern).reshape(1, 1, 1)
-    factors = torch.baddbmm(one, torch.stack([loss, gain], -1), groups.narrow(1, 0, 2))
-    by_head = pattern.shape[:3]
-    return (by_row * factors).reshape(pattern.shape), moved.reshape(by_head), wanted.reshape(by_head)
+        factors, noted = _given_by_others(by_row, givers, sums, acts, transfer_fraction)
+    return (by_row * factors).reshape(pattern.shape), noted
 
 
-def knockout(pattern: Pattern, keys: KeyMask) -> Pattern:
-    """The masked softmax: no attention on the chosen keys, the rest renormalised; rows that see nothing else stay."""
-    zero = constant(0.0, pattern)
-    kept = torch.where(keys[:, None, None], zero, pattern)
-    total = kept.sum(-1, keepdim=True)
-    scale = pattern.sum(-1, keepdim=True) / total.clamp_min(torch.finfo(pattern.dtype).tiny)
-    return torch.where(total > zero, kept * scale, pattern)
+def moved_by(transfer_fraction: float, *noted: Tensor) -> tuple[Tensor, ...]:
+    """What `redistribute` noted of rows, as the mass moved in each, above 0 where it was chosen and had something to
+    move; and with givers the mass that was to be moved and could not.
+    """
+    if len(noted) == 1:
+        moved, wanted = noted[0].unbind(-1)
+        return moved, moved, wanted - moved
+    sums, shares = noted
+    moved = transfer_fraction * sums[..., 1] * shares[..., 1]
+    return moved, moved
 
 
-def scale(pattern: Pattern, keys: KeyMask, factor: float, renormalise: bool) -> Pattern:
-    """Attention on the chosen keys times a factor; rows with anything left brought back to their sum, if asked."""
-    scaled = torch.where(keys[:, None, None], pattern * constant(factor, pattern), pattern)
-    if not renormalise:
-        return scaled
-    total = scaled.sum(-1, keepdim=True)
-    back = pattern.sum(-1, keepdim=True) / total.clamp_min(torch.finfo(pattern.dtype).tiny)
-    return torch.where(total > constant(0.0, pattern), scaled * back, pattern)
+def _given_by_others(
+    by_row: Tensor, givers: KeyWeights, sums: Tensor, acts: Tensor, transfer_fraction: float
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    least = torch.finfo(by_row.dtype).tiny
+    wanted = sums.narrow(2, 1, 1) * acts * (sums.narrow(2, 2, 1) > 0) * transfer_fraction  # something has to take it
+    _, held, taken = torch.bmm(by_row, givers.sums).split(1, -1)
+    moved = torch.minimum(wanted, held) * (taken > 0)
+    shares = torch.cat([moved / taken.clamp_min(least), moved / held.clamp_min(least)], -1)
+    return torch.bmm(shares, givers.shares), (torch.cat([moved, wanted], -1),)
+
+
+def groups_of(visual: KeyMask, sink: KeyMask, dtype: torch.dtype) -> Float[Tensor, "batch 4 key"]:
+    """Keys for `var_weights`: visual tokens; sinks; visual tokens that are none; and sinks as -1."""
+    groups = torch.stack([visual, sink, visual.gt(sink), sink], 1).to(dtype)  # gt: on, and no sink
+    groups.select(1, 3).neg_()
+    return groups
+
+
+def var_weights(groups: Float[Tensor, "batch 4 key"]) -> KeyWeights:
+    """What `redistribute` adds up: visual, sink, nonsink; and to whom it gives: nonsink, and to sinks a loss."""
+    return KeyWeights(groups.narrow(1, 0, 3).transpose(1, 2), groups.narrow(1, 2, 2))
+
+
+def knockout(pattern: Pattern, halves: KeyWeights) -> tuple[Pattern, Tensor]:
+    """The masked softmax: no attention on the chosen keys, the rest renormalised; rows that see nothing else stay.
+
+    Args:
+        pattern: attention probabilities.
+        halves: the chosen keys and all others, see `halves_of`.
+
+    Returns:
+        What is to be added to the pattern; and numbers of the rows, Float[batch, head times query, ...], of which
+        `changed_by` tells which were changed.
+    """
+    by_row = _by_row(pattern)
+    sums = torch.bmm(by_row, halves.sums)  # batch row, chosen other
+    shares = sums / sums.narrow(2, 1, 1).clamp_min(torch.finfo(pattern.dtype).tiny)  # what others get, and 1
+    change = by_row * torch.bmm(shares, halves.shares)
+    return change.reshape(pattern.shape), sums
+
+
+def changed_by(sums: Tensor) -> tuple[Tensor, ...]:
+    """Of what `knockout` or `scale` noted, the rows that saw chosen keys and others: above 0."""
+    return (sums.amin(-1),)
+
+
+def cut_by(sums: Tensor) -> tuple[Tensor, ...]:
+    """The same, and the mass that was on the chosen keys of those rows."""
+    (changed,) = changed_by(sums)
+    return changed, sums[..., 0] * (changed > 0)
+
+
+def halves_of(keys: KeyMask, dtype: torch.dtype) -> KeyWeights:
+    """What `knockout` adds up: the chosen keys, all others; and to whom it gives: others, and to the chosen a loss."""
+    halves = torch.stack([keys, ~keys, keys], 1).to(dtype)
+    halves.select(1, 2).neg_()
+    return KeyWeights(halves.narrow(1, 0, 2).transpose(1, 2), halves.narrow(1, 1, 2))
+
+
+def scale(pattern: Pattern, halves: KeyWeights, factor: float, renormalise: bool = True) -> tuple[Pattern, Tensor]:
+    """Attention on the chosen keys times a factor; rows with anything left brought back to their sum, if asked.
+
+    Arguments and results as of `knockout`, which is a factor of 0.
+    """
+    if not factor and renormalise:
+        return knockout(pattern, halves)
+    by_row = _by_row(pattern)
+    sums = torch.bmm(by_row, halves.sums)
+    if renormalise:
+        on, off = sums.split(1, -1)
+        back = (on + off) / (on * factor + off).clamp_min(torch.finfo(pattern.dtype).tiny)
+        alone = off == 0  # a row that sees nothing else stays as it is, to the last bit
+        shares = torch.cat([back - 1, 1 - back * factor], -1).masked_fill(alone, 0)
+        change = by_row * torch.bmm(shares, halves.shares)
+    else:
+        sums = sums.narrow(2, 0, 1)
+        change = by_row * (halves.shares.narrow(1, 1, 1) * (1 - factor))
+    return change.reshape(pattern.shape), sums
 
 
 def uniform(visible: Bool[Tensor, "batch head query key"]) -> Pattern:

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from .kernels import made_once
+
 
 class Rows:
     """A row scope bound to a prompt.
@@ -89,6 +91,7 @@ class Chunk:
         valid: which entries are real.
         count: how many are.
         first: absolute position of the pass's first row.
+        width: entries a batch row.
         window: the same rows as a slice, where every batch row has the same contiguous ones.
     """
 
@@ -101,6 +104,7 @@ class Chunk:
         window: slice | None,
     ) -> None:
         self.index, self.valid, self.count, self.first, self.window = index, valid, count, first, window
+        self.width = index.shape[1]
         self._positions: Tensor | None = None  # Int[batch, query]; names in a body travel along, and jaxtyping does not
 
     @classmethod
@@ -146,6 +150,10 @@ class Chunk:
         rows_first = x.movedim(dim, 1)
         batch = torch.arange(len(self.index), device=x.device)[:, None]
         return rows_first[batch, self.index].movedim(1, dim)
+
+    def is_part(self, heads: tuple[int, ...] | None) -> bool:
+        """Whether these rows and heads of a tensor are a part of it, and no copy."""
+        return self.window is not None and (heads is None or follow(heads))
 
     def put(self, x: Tensor, rows: Tensor, heads: tuple[int, ...] | None = None) -> None:
         """Put rows [batch, query, ...] back into x [batch, chunk, ...], in place; padded entries are left alone.
@@ -228,8 +236,8 @@ class JoinedRows:
         if not any(inside):
             return None
         n = len(scopes[0].prompt)
-        valid = torch.ones(n, 1, dtype=torch.bool, device=device)
-        row = Chunk(torch.zeros(n, 1, dtype=torch.long, device=device), valid, n, first, slice(0, 1))
+        index = made_once(((0,),) * n, torch.long, device)
+        row = Chunk(index, made_once(((True,),) * n, torch.bool, device), n, first, slice(0, 1))
         own = tuple(row if is_in else None for is_in in inside)
-        members = tuple(None if is_in else torch.zeros_like(valid) for is_in in inside)
+        members = tuple(None if is_in else made_once(((False,),) * n, torch.bool, device) for is_in in inside)
         return cls(row, own, members, (None,) * len(scopes))

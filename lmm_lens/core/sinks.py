@@ -7,9 +7,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import InterventionError
-from .kernels import sink_score
+from .columns import Grown
+from .kernels import KeyWeights, constant, groups_of, is_sink, var_weights
 from .taps import TapContext
 
+COLUMN = ((0.0,), (1.0,), (0.0,), (-1.0,))  # of a generated token that is a sink, see `groups_of`
 SinkKey = tuple[tuple[int, ...], float, int | None]
 """A rule: sink dimensions, threshold, and the seed of a control or None."""
 
@@ -23,31 +25,62 @@ def file_sinks(
 ) -> Bool[Tensor, "batch query"]:
     """Find the sinks among these rows of `resid_pre`, add them to those of earlier passes, and file them."""
     dims, threshold, control = key
-    found = context.only_valid(sink_score(resid, dims) >= threshold)
+    found = context.only_valid(is_sink(resid, dims, threshold))
     known = context.state.found_sinks.get((key, context.layer))
-    if known is not None and known.shape[1] == context.n_seen - 1 and found.shape[1] == 1:  # one token more
-        mask = torch.cat([known, found], 1)
+    if known is not None and known.length == context.n_seen - 1 and found.shape[1] == 1:  # one token more
+        known.add(found)
+        grown = known
     else:
         mask = torch.zeros(found.shape[0], context.n_seen, dtype=torch.bool, device=found.device)
         if known is not None:
-            width = min(known.shape[1], context.n_seen)
-            mask[:, :width] = known[:, :width]
+            width = min(known.length, context.n_seen)
+            mask[:, :width] = known.mask[:, :width]
         mask.scatter_(1, context.positions, found)
-    context.state.found_sinks[key, context.layer] = mask
+        grown = Grown(mask)
+    context.state.found_sinks[key, context.layer] = grown
     if control is not None:
-        mask = as_many_others(mask, visual, real, control, context.layer)
-    context.state.acting_sinks[key, context.layer] = mask
+        grown = Grown(as_many_others(grown.mask, visual, real, control, context.layer))
+    context.state.acting_sinks[key, context.layer] = grown
     return found
 
 
-def found_sinks_of(context: TapContext, key: SinkKey) -> Bool[Tensor, "batch position"]:
-    """The sink tokens of this layer so far, where `sinks_of` gives their random control."""
-    return context.state.found_sinks[key, context.layer]
+def sink_groups(
+    context: TapContext, key: SinkKey, visual: Bool[Tensor, "batch position"], n_keys: int, dtype: torch.dtype
+) -> KeyWeights:
+    """The keys that the layer holds by what VAR does with them, see `lmm_lens.core.kernels.groups_of`.
+
+    Where a token was generated, what there was before is grown by its column, which is no visual one.
+    """
+    n_seen, at = context.n_seen, (key, context.layer, dtype)
+    sinks = context.state.found_sinks[key, context.layer]  # not their random control
+    n_before, buffer = context.state.sink_groups.get(at, (-1, visual))
+    is_whole = n_keys == n_seen and not torch.is_grad_enabled()  # a graph would keep what is written over
+    newest = sinks.newest
+    if is_whole and n_before == n_seen - 1 == sinks.length - newest.shape[1] and visual.shape[1] <= n_before:
+        if buffer.shape[2] < n_seen:
+            buffer = torch.nn.functional.pad(buffer, (0, n_seen))
+        signs = constant(COLUMN, buffer)
+        if newest.device != buffer.device:  # layers may lie on several
+            newest = newest.to(buffer.device)
+        torch.mul(signs, newest.unsqueeze(1), out=buffer.narrow(2, n_before, 1))
+    else:
+        buffer = groups_of(context.columns(visual, n_keys), context.columns(sinks.mask, n_keys), dtype)
+    if is_whole:
+        context.state.sink_groups[at] = n_seen, buffer
+    return var_weights(buffer.narrow(2, 0, n_keys))
+
+
+def givers_of(
+    context: TapContext, key: SinkKey, visual: Bool[Tensor, "batch position"], n_keys: int, dtype: torch.dtype
+) -> KeyWeights:
+    """The same with the random control of the sinks in their place."""
+    givers = context.columns(sinks_of(context, key), n_keys)
+    return var_weights(groups_of(context.columns(visual, n_keys), givers, dtype))
 
 
 def sinks_of(context: TapContext, key: SinkKey) -> Bool[Tensor, "batch position"]:
     """The sink tokens of this layer so far, or their random control, that `file_sinks` has filed in this run."""
-    return context.state.acting_sinks[key, context.layer]
+    return context.state.acting_sinks[key, context.layer].mask
 
 
 def as_many_others(

@@ -71,6 +71,29 @@ class TappedAttention(Protocol):
     def put(self, pattern: Tensor, original: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> None:
         """Put edited rows in the place of the original ones."""
 
+    def add(self, change: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> None:
+        """Add a change of some rows to them."""
+
+
+class Stop:
+    """A hook point of a layer at which taps act.
+
+    Attributes:
+        taps: in the order in which they act.
+        heads: that any of them is given; None for all.
+        columns: for each of them, where its heads lie among these; None where they are all of them.
+        adds: whether there is one tap alone, which adds to the pattern.
+        known_as: names their rows.
+    """
+
+    def __init__(self, taps: list[Tap]) -> None:
+        self.taps = taps
+        everything = any(tap.heads is None for tap in taps)
+        self.heads = None if everything else tuple(sorted({head for tap in taps for head in tap.heads or ()}))
+        self.columns = [None if tap.heads == self.heads else _columns(tap.heads, self.heads) for tap in taps]
+        self.adds = len(taps) == 1 and taps[0].adds
+        self.known_as = tuple(id(tap.rows) for tap in taps)
+
 
 class Course:
     """One prompt under way: its taps, and what they leave to each other from pass to pass.
@@ -78,12 +101,13 @@ class Course:
     Attributes:
         n_rows: members of its batch.
         taps: by (hook point, layer), in the order in which they act.
+        stops: where these act, by the same.
         state: what taps leave to each other.
-        heads: by the same, the heads that any of them is given; None for all.
         ended: which batch rows have ended, and are only padded while others go on; None for none.
     """
 
     taps: dict[tuple[str, int], list[Tap]]
+    stops: dict[tuple[str, int], Stop]
     ended: Tensor | None
     joined: dict[tuple[Any, ...], JoinedRows | None]
 
@@ -92,7 +116,7 @@ class Course:
         self.joined, self.joined_at = {}, (-1, -1)  # rows of the taps, and of which pass
         for tap in sorted(taps, key=lambda tap: not tap.edits):  # reads see what edits left
             self.taps.setdefault((tap.site, tap.layer), []).append(tap)
-        self.heads = {at: _heads_of(own) for at, own in self.taps.items()}
+        self.stops = {at: Stop(own) for at, own in self.taps.items()}
 
     def note_ends(self, ids: Tensor, ends: Tensor) -> None:
         """Of several batch rows, those whose last token, Int[batch, token], ends them are only padded from here on."""
@@ -179,16 +203,15 @@ class Tapping:
     def settle(self) -> None:
         """Add up what taps of the prompt under way noted so far."""
         state = self.course.state
-        for by, rows in state.rows.items():
-            self.edited[by] = self.edited.get(by, 0) + int(rows.total())
-        for by, mass in state.moved.items():
-            self.moved[by] = self.moved.get(by, 0.0) + float(mass.total())
-        for by, mass in state.short.items():
-            self.short[by] = self.short.get(by, 0.0) + float(mass.total())
+        for by, noted in state.noted.items():
+            rows, *attention = noted.totals()
+            self.edited[by] = self.edited.get(by, 0) + round(rows)
+            for so_far, more in zip((self.moved, self.short), attention, strict=False):
+                so_far[by] = so_far.get(by, 0.0) + more
         for named, value in state.sums.items():
             self.sums[named] = self.sums.get(named, 0) + value
-        for noted in (state.rows, state.moved, state.short, state.sums):
-            noted.clear()
+        state.noted.clear()
+        state.sums.clear()
 
     def found(self) -> Found:
         """What the taps read and did, to travel; `take_over` reads it."""
@@ -200,7 +223,9 @@ class Tapping:
         kept, self.edited, self.moved, self.short, self.sums = found
         self.kept = {at: [Kept(*each) for each in passes] for at, passes in kept.items()}
 
-    def _join(self, taps: Sequence[Tap], batch: int, length: int, device: torch.device) -> JoinedRows | None:
+    def _join(
+        self, taps: Sequence[Tap], known_as: tuple[int, ...], batch: int, length: int, device: torch.device
+    ) -> JoinedRows | None:
         course = self.course
         if batch != course.n_rows:
             raise InterventionError(
@@ -209,7 +234,7 @@ class Tapping:
             )
         if course.joined_at != (self.first, length):
             course.joined_at, course.joined = (self.first, length), {}
-        key = (*[id(tap.rows) for tap in taps], device)
+        key = known_as, device
         if key not in course.joined:
             course.joined[key] = JoinedRows.of([tap.rows for tap in taps], self.first, length, device, course.ended)
         return course.joined[key]
@@ -251,63 +276,46 @@ class Tapping:
         batch, length = x.shape[:2]
         copied = False  # the first edit copies; what it is handed is its own then
         for tap in taps:
-            joined = self._join([tap], batch, length, x.device)
+            joined = self._join((tap,), (id(tap.rows),), batch, length, x.device)
             if joined is None:
                 continue
             rows = joined.rows
             if tap.edits and not copied:
                 x, copied = x.clone(), True
-            chosen = rows.gather(x)
-            part = of_heads(chosen, tap.heads, dim=2)
+            part = of_heads(rows.gather(x), tap.heads, dim=2)
             result = tap.run(part, self._place(tap, rows, rows.valid, length))
             if not tap.edits:
                 self._keep(tap, rows, result, dim=1)
                 continue
             if not tap.chooses:
                 self._count(tap, rows.count * (part.shape[2] if x.ndim == 4 else 1))
-            rows.put(x, result.to(x.dtype), tap.heads)
+            if result is not part or not rows.is_part(tap.heads):  # else it was written where it stands
+                rows.put(x, result.to(x.dtype), tap.heads)
         return x
 
     def attend(self, layer: int, attention: TappedAttention) -> None:
         """Pass the pattern of a layer through its taps."""
-        taps = self.taps.get(("pattern", layer))
-        if not taps:
+        at = "pattern", layer
+        stop = self.course.stops.get(at)
+        if stop is None:
             return
-        self.fired.add(("pattern", layer))
+        self.fired.add(at)
         batch, n_heads, length, n_keys = attention.shape
         if n_heads != self.n_heads[layer]:
             raise HookError(f"layer {layer} has {n_heads} heads, but its adapter counts {self.n_heads[layer]}")
-        joined = self._join(taps, batch, length, attention.device)
+        joined = self._join(stop.taps, stop.known_as, batch, length, attention.device)
         if joined is None:
             return
-        heads = self.course.heads["pattern", layer]
-        width = joined.rows.index.shape[1]
-        step = max(1, CHUNK_ELEMENTS // (batch * (n_heads if heads is None else len(heads)) * n_keys))
-        results: list[list[Tensor]] = [[] for _ in taps]
+        width, n_chosen = joined.rows.width, n_heads if stop.heads is None else len(stop.heads)
+        step = max(1, CHUNK_ELEMENTS // (batch * n_chosen * n_keys))
+        results: list[list[Tensor]] = [[] for _ in stop.taps]
         for start in range(0, width, step):
             rows = joined.rows if width <= step else joined.rows.part(start, start + step)
-            original = pattern = attention.probabilities(rows, heads)
-            for index, tap in enumerate(taps):
-                member = joined.members[index]
-                valid = rows.valid if member is None else member if width <= step else member[:, start : start + step]
-                columns = None if tap.heads == heads else _columns(tap.heads, heads)
-                part = pattern if columns is None else pattern[:, columns]
-
-                context = self._place(tap, rows, valid, length, *_later(attention, rows, tap.heads))
-                result = tap.run(part.clone() if tap.edits else part, context)
-                if not tap.edits:
-                    results[index].append(result)
-                    continue
-                if member is not None:
-                    result = torch.where(valid[:, None, :, None], result, part)
-                if columns is not None:
-                    whole = pattern.clone()
-                    whole[:, columns] = result
-                    result = whole
-                pattern = result
-            if pattern is not original:
-                attention.put(pattern, original, rows, heads)
-        for index, tap in enumerate(taps):
+            if stop.adds:
+                self._add_to(stop.taps[0], rows, attention, length)
+            else:
+                self._pass_through(stop, joined, rows, slice(start, start + step), attention, length, results)
+        for index, tap in enumerate(stop.taps):
             own, pick = joined.own[index], joined.picks[index]
             if own is None:  # none of its rows is in this pass
                 continue
@@ -318,6 +326,46 @@ class Tapping:
                 read = results[index][0] if len(results[index]) == 1 else torch.cat(results[index], dim=2)
                 self._keep(tap, own, read if pick is None else pick.gather(read, dim=2), dim=2)
 
+    def _add_to(self, tap: Tap, rows: Chunk, attention: TappedAttention, length: int) -> None:
+        """Let the only tap of a layer add to rows of its pattern, which nobody else has to see."""
+        context = self._place(tap, rows, rows.valid, length, *_later(attention, rows, tap.heads))
+        attention.add(tap.run(attention.probabilities(rows, tap.heads), context), rows, tap.heads)
+
+    def _pass_through(
+        self,
+        stop: Stop,
+        joined: JoinedRows,
+        rows: Chunk,
+        entries: slice,
+        attention: TappedAttention,
+        length: int,
+        results: list[list[Tensor]],
+    ) -> None:
+        """Pass some rows of a pattern, which are these entries of the joined ones, through all taps of a layer."""
+        original = pattern = attention.probabilities(rows, stop.heads)
+        for index, tap in enumerate(stop.taps):
+            if joined.own[index] is None:
+                continue
+            member, columns = joined.members[index], stop.columns[index]
+            valid = rows.valid if member is None else member[:, entries]
+            part = pattern if columns is None else pattern[:, columns]
+            context = self._place(tap, rows, valid, length, *_later(attention, rows, tap.heads))
+            result = tap.run(part.clone() if tap.edits and not tap.adds else part, context)
+            if not tap.edits:
+                results[index].append(result)
+                continue
+            if tap.adds:
+                result = part + result
+            if member is not None:
+                result = torch.where(valid[:, None, :, None], result, part)
+            if columns is not None:
+                whole = pattern.clone()
+                whole[:, columns] = result
+                result = whole
+            pattern = result
+        if pattern is not original:
+            attention.put(pattern, original, rows, stop.heads)
+
     def _count(self, tap: Tap, n_edits: int) -> None:
         self.edited[tap.owner, tap.layer] = self.edited.get((tap.owner, tap.layer), 0) + n_edits
 
@@ -325,13 +373,6 @@ class Tapping:
         if tap.name:
             kept = Kept(rows.positions, rows.valid, slim(result), dim)
             self.kept.setdefault((tap.name, tap.layer), []).append(kept)
-
-
-def _heads_of(taps: Sequence[Tap]) -> tuple[int, ...] | None:
-    """The heads that any of these taps is given; None for all."""
-    if any(tap.heads is None for tap in taps):
-        return None
-    return tuple(sorted({head for tap in taps for head in tap.heads or ()}))
 
 
 def _later(

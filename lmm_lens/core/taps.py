@@ -6,80 +6,38 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from .carried import Carried
+from .columns import Columns, Grown
+from .kernels import KeyWeights, halves_of
+from .noted import Noted, Reading, as_given
 from .rows import Rows
 
 HIDDEN = -3e4  # attention scores at or below belong to keys that a row cannot see; fp16 masks hide with -65504
-
-
-class Tally:
-    """A sum over the passes of a run, taken when it is asked for and now and then: a step adds nothing to its work."""
-
-    held: list[Tensor]
-
-    def __init__(self, counts: bool = False) -> None:
-        self.counts, self.held, self.n_held = counts, [], 0  # counts: how many are above 0, not what they add up to
-
-    def add(self, numbers: Tensor) -> None:
-        """Add up all of these."""
-        self.held.append(numbers)
-        self.n_held += numbers.numel()
-        if self.n_held > 2**14:
-            self.held, self.n_held = [self.total()], 1  # whole numbers, where they are counts
-
-    def total(self) -> Tensor:
-        """The sum, one number."""
-        shape = self.held[-1].shape  # of steps, which are alike
-        steps = [each for each in self.held if shape and each.shape == shape]
-        rest = [each for each in self.held if not (shape and each.shape == shape)]
-        return torch.stack([self._sum(each) for each in [*rest, *([torch.cat(steps)] if steps else [])]]).sum()
-
-    def _sum(self, numbers: Tensor) -> Tensor:
-        return (numbers > 0).sum() if self.counts and numbers.is_floating_point() else numbers.sum()
-
-
-class Columns:
-    """Masks over the keys of a pass, made once for all layers that have the same keys."""
-
-    made: dict[tuple[int, int, Any], tuple[Any, Tensor]]
-
-    def __init__(self) -> None:
-        self.n_seen, self.made = -1, {}
-
-    def get(self, source: Any, n_keys: int, n_seen: int, device: torch.device, make: Callable[[], Tensor]) -> Tensor:
-        """The mask of a source, which is kept as long as its mask is, so that its identity stays its own."""
-        if n_seen != self.n_seen:
-            self.n_seen, self.made = n_seen, {}
-        key = id(source), n_keys, device
-        if key not in self.made:
-            self.made[key] = source, make()
-        return self.made[key][1]
 
 
 class RunState:
     """What taps leave to each other, and to the report, while one prompt runs.
 
     Attributes:
-        rows, moved, short: what edits that choose for themselves changed, and what a control could not match, by
-            (index of the intervention, layer).
+        noted: what edits that choose for themselves did, by (index of the intervention, layer).
         sums: what was added up, by (name, layer).
         found_sinks, acting_sinks: Bool[batch, position] by (rule, layer), see `lmm_lens.core.sinks`.
+        sink_groups: the keys of a pattern by what VAR does with them, by the same.
         columns: masks over keys that several layers of one pass ask for, see `TapContext.columns`.
     """
 
-    rows: dict[tuple[int, int], Tally]
-    moved: dict[tuple[int, int], Tally]
-    short: dict[tuple[int, int], Tally]
+    noted: dict[tuple[int, int], Noted]
     sums: dict[tuple[str, int], Tensor]
-    found_sinks: dict[tuple[Any, int], Tensor]
-    acting_sinks: dict[tuple[Any, int], Tensor]
+    found_sinks: dict[tuple[Any, int], Grown]
+    acting_sinks: dict[tuple[Any, int], Grown]
+    sink_groups: dict[tuple[Any, ...], tuple[int, Tensor]]
 
     def __init__(self) -> None:
-        self.rows, self.moved, self.short, self.sums = {}, {}, {}, {}
-        self.found_sinks, self.acting_sinks, self.columns = {}, {}, Columns()
+        self.noted, self.sums = {}, {}
+        self.found_sinks, self.acting_sinks, self.sink_groups, self.columns = {}, {}, {}, Columns()
 
 
 class TapContext:
@@ -121,11 +79,17 @@ class TapContext:
         self.n_seen, self.state, self.carried, self.owner = n_seen, state, carried, owner
         self.scores, self.visible, self.all_valid, self.read_values = scores, visible, all_valid, read_values
 
-    def only_valid(self, rows: Bool[Tensor, "batch ..."]) -> Bool[Tensor, "batch ..."]:
-        """Of a choice of rows, [batch, query] or [batch, head, query], those that are real."""
+    def only_valid(self, rows: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "batch ..."]:
+        """A choice of rows, or numbers of theirs, [batch, query] or [batch, head, query]; 0 for rows that pad."""
         if self.all_valid:
             return rows
-        return rows & (self.valid if rows.ndim == 2 else self.valid[:, None])
+        return rows * (self.valid if rows.ndim == 2 else self.valid[:, None])
+
+    def valid_rows(self, numbers: Float[Tensor, "batch row n"]) -> Float[Tensor, "batch row n"]:
+        """The same of numbers of all heads' rows, one head after the other."""
+        if self.all_valid:
+            return numbers
+        return numbers * self.valid.repeat(1, numbers.shape[1] // self.valid.shape[1])[..., None]
 
     def note(self, rows: Tensor, moved: Tensor | None = None, short: Tensor | None = None) -> None:
         """Report what an edit that chooses for itself changed; each is added up, whatever its shape.
@@ -135,20 +99,21 @@ class TapContext:
             moved: the attention it moved.
             short: of a control, the attention that it should have moved and could not.
         """
-        key = self.owner, self.layer
-        for tallies, numbers in ((self.state.rows, rows), (self.state.moved, moved), (self.state.short, short)):
-            if numbers is not None:
-                if key not in tallies:
-                    tallies[key] = Tally(counts=tallies is self.state.rows)
-                tallies[key].add(numbers)
+        given = (rows,) if moved is None else (rows, moved) if short is None else (rows, moved, short)
+        self.note_as(as_given, *given)
 
-    def note_changed(self, pattern: Tensor, edited: Tensor) -> None:
-        """Report the rows of a pattern, [batch, head, query, key], that an edit has left as they were as none.
+    def note_as(self, read: Reading, *numbers: Tensor) -> None:
+        """Report what an edit did in numbers of which a function makes what `note` takes, once the run is over.
 
-        A row that sees none of the keys it is about, or nothing else, stays as it is; an edit of such rows alone has
-        changed nothing, which a run then says.
+        Args:
+            read: the function; it acts on each entry of the first dimension alone.
+            numbers: what it is given, with those of all passes one after the other.
         """
-        self.note(self.only_valid((edited != pattern).any(-1)))
+        key = self.owner, self.layer
+        noted = self.state.noted.get(key)
+        if noted is None:
+            noted = self.state.noted[key] = Noted(read)
+        noted.add(numbers)
 
     def add(self, name: str, value: Tensor) -> None:
         """Add to a sum over the whole run, returned as `run.sums[name, layer]`."""
@@ -157,10 +122,24 @@ class TapContext:
 
     def keys(self, scope: Rows, n_keys: int) -> Bool[Tensor, "batch key"]:
         """The tokens of a scope, generated ones included, as a mask over the keys that the layer holds now."""
-
-        device = self.positions.device
+        last, n_seen = self.n_seen - 1, self.n_seen
         return self.state.columns.get(
-            scope, n_keys, self.n_seen, device, lambda: self._columns(scope.mask(0, self.n_seen), n_keys)
+            ("keys", id(scope), self.valid.device),
+            scope,
+            n_keys,
+            n_seen,
+            lambda: self._columns(scope.mask(0, n_seen), n_keys),
+            (lambda: scope.holds_step(last)) if scope.is_one_in_steps(last) else None,
+        )
+
+    def halves(self, scope: Rows, n_keys: int, dtype: torch.dtype) -> KeyWeights:
+        """The tokens of a scope and all others as weights of the keys, see `lmm_lens.core.kernels.halves_of`."""
+        return self.state.columns.get(
+            ("halves", id(scope), self.valid.device, dtype),
+            scope,
+            n_keys,
+            self.n_seen,
+            lambda: halves_of(self.keys(scope, n_keys), dtype),
         )
 
     def columns(self, mask: Bool[Tensor, "batch position"], n_keys: int) -> Bool[Tensor, "batch key"]:
@@ -169,14 +148,21 @@ class TapContext:
         Sliding-window layers hold only the last keys, static caches more than were seen; positions that the mask does
         not reach are False.
         """
-        device = self.positions.device
-        if mask.shape[1] == n_keys == self.n_seen and mask.device == device:
+        device, n_seen = self.valid.device, self.n_seen
+        if mask.shape[1] == n_keys == n_seen and mask.device == device:
             return mask
-        return self.state.columns.get(mask, n_keys, self.n_seen, device, lambda: self._columns(mask, n_keys))
+        return self.state.columns.get(
+            ("columns", id(mask), device),
+            mask,
+            n_keys,
+            n_seen,
+            lambda: self._columns(mask, n_keys),
+            (lambda: False) if mask.shape[1] < n_seen else None,
+        )
 
     def _columns(self, mask: Bool[Tensor, "batch position"], n_keys: int) -> Bool[Tensor, "batch key"]:
         first = max(0, self.n_seen - n_keys)
-        inside = mask[:, first : first + n_keys].to(self.positions.device)
+        inside = mask[:, first : first + n_keys].to(self.valid.device)
         return torch.nn.functional.pad(inside, (0, n_keys - inside.shape[1]))
 
 
@@ -208,6 +194,8 @@ class Tap:
         name: under which a read's result is filed; without one it is not kept.
         owner: index of the intervention it belongs to, for the report.
         needs_scores: whether its function asks for the scores before the softmax, which a server does not have.
+        adds: whether an edit of the pattern returns what is to be added to its rows, which it leaves as they are; else
+            it is given a copy, and returns what takes their place.
     """
 
     def __init__(
@@ -222,8 +210,9 @@ class Tap:
         name: str = "",
         owner: int = 0,
         needs_scores: bool = False,
+        adds: bool = False,
     ) -> None:
-        self.needs_scores = needs_scores
+        self.needs_scores, self.adds = needs_scores, adds
         self.site, self.layer, self.rows, self.run, self.heads = site, layer, rows, run, heads
         self.edits, self.chooses, self.name, self.owner = edits, chooses, name, owner
 

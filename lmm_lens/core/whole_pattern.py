@@ -55,6 +55,11 @@ class WholePattern:
         by_row = self.pattern.transpose(1, 2)  # batch query head key, a view
         rows.put(by_row, pattern.transpose(1, 2).to(self.pattern.dtype), heads)
 
+    def add(self, change: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> None:
+        """Add a change of some rows to them, in a copy of the pattern."""
+        original = self.probabilities(rows, heads)
+        self.put(original + change, original, rows, heads)
+
 
 def _cut(x: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
     chosen = of_heads(rows.gather(x, dim=2), heads)

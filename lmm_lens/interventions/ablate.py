@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..core.kernels import uniform
@@ -112,7 +111,7 @@ class AblateHeads(Intervention):
 
     def _edit(self, layer: int, prompt: Prompt, rows: Rows, shape: ModelShape) -> TapFunction:
         if self.mode == "zero":
-            return lambda z, context: torch.zeros_like(z)
+            return lambda z, context: z.zero_()
         if self.mode == "mean":
             assert isinstance(self.reference, HeadMeans)
             return self.reference.edit(layer, prompt, shape)

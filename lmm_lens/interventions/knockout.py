@@ -12,7 +12,7 @@ from typing import Self
 
 from torch import Tensor
 
-from ..core.kernels import knockout, mass
+from ..core.kernels import changed_by, cut_by, halves_of, knockout
 from ..core.sinks import sinks_of
 from ..core.taps import Tap, TapContext
 from ..errors import InterventionError
@@ -98,17 +98,19 @@ class Knockout(Intervention):
 
         def forbid(pattern: Tensor, context: TapContext) -> Tensor:
             if context.layer in crossing:
-                edited = pattern * 0
-            else:
-                edited = knockout(pattern, context.keys(source, pattern.shape[-1]))
-            context.note_changed(pattern, edited)
-            return edited
+                context.note(context.only_valid(pattern.sum(-1)))
+                return -pattern
+            change, sums = knockout(pattern, context.halves(source, pattern.shape[-1], pattern.dtype))
+            context.note_as(changed_by, context.valid_rows(sums))
+            return change
 
         layers = layers_with_heads(self.layers, shape, bool(crossing))
         outside = sorted({h for h in self.heads or () for layer in layers if not 0 <= h < shape.n_heads[layer]})
         if outside:
             raise InterventionError(f"heads {outside} are out of range: layers have {max(shape.n_heads)} heads")
-        return [Tap("pattern", layer, rows, forbid, self.heads, edits=True, chooses=True) for layer in layers]
+        return [
+            Tap("pattern", layer, rows, forbid, self.heads, edits=True, chooses=True, adds=True) for layer in layers
+        ]
 
     def __repr__(self) -> str:
         layers = "all" if self.layers is None else list(self.layers)
@@ -173,14 +175,13 @@ class KnockoutSinks(Intervention):
         def forbid(pattern: Tensor, context: TapContext) -> Tensor:
             seen = context.columns(visual, pattern.shape[-1])
             sinks = seen & context.columns(sinks_of(context, sinks_key), pattern.shape[-1])
-            edited = knockout(pattern, sinks)
-            changed = context.only_valid((edited != pattern).any(-1))
-            context.note(changed, mass(pattern, sinks) * changed)
-            return edited
+            change, sums = knockout(pattern, halves_of(sinks, pattern.dtype))
+            context.note_as(cut_by, context.valid_rows(sums))
+            return change
 
         layers = layers_with_heads(self.layers, shape)
         taps = [rule.tap(prompt, layer) for layer in layers]
-        return taps + [Tap("pattern", layer, rows, forbid, edits=True, chooses=True) for layer in layers]
+        return taps + [Tap("pattern", layer, rows, forbid, edits=True, chooses=True, adds=True) for layer in layers]
 
     def __repr__(self) -> str:
         what = "visual sinks" if self.control is None else f"as many random patches (seed {self.control})"

@@ -85,11 +85,14 @@ class EditPattern(Intervention):
         def edit(pattern: Tensor, context: TapContext) -> Tensor:
             keys = Keys(context, pattern.shape[-1], scopes)
             edited = settled_pattern(name, pattern, function(pattern.clone(), keys), keys, renormalise)
-            context.note_changed(pattern, edited)
-            return edited
+            change = edited - pattern
+            context.note(context.only_valid(change.any(-1)))
+            return change
 
         where = at_heads(self.layers, self.heads, shape)
-        return [Tap("pattern", layer, rows, edit, own, edits=True, chooses=True) for layer, own in where.items()]
+        return [
+            Tap("pattern", layer, rows, edit, own, edits=True, chooses=True, adds=True) for layer, own in where.items()
+        ]
 
     def __repr__(self) -> str:
         sums = "" if self.renormalise else ", renormalise=False"

@@ -12,7 +12,7 @@ from math import isfinite
 
 from torch import Tensor
 
-from ..core.kernels import scale
+from ..core.kernels import changed_by, scale
 from ..core.taps import Tap, TapContext
 from ..errors import InterventionError
 from ..hooks.points import ModelShape
@@ -98,14 +98,18 @@ class ScaleAttention(Intervention):
 
         def multiply(pattern: Tensor, context: TapContext) -> Tensor:
             if context.layer in crossing:
-                edited = pattern * factor
-            else:
-                edited = scale(pattern, context.keys(source, pattern.shape[-1]), factor, renormalise)
-            context.note_changed(pattern, edited)
-            return edited
+                context.note(context.only_valid(pattern.sum(-1)))
+                return pattern * (factor - 1)
+            halves = context.halves(source, pattern.shape[-1], pattern.dtype)
+            change, sums = scale(pattern, halves, factor, renormalise)
+            context.note_as(changed_by, context.valid_rows(sums))
+            return change
 
         where = at_heads(self.layers, self.heads, shape, whole)
-        return [Tap("pattern", layer, rows, multiply, own, edits=True, chooses=True) for layer, own in where.items()]
+        return [
+            Tap("pattern", layer, rows, multiply, own, edits=True, chooses=True, adds=True)
+            for layer, own in where.items()
+        ]
 
     def __repr__(self) -> str:
         where = shown_where(self.layers, self.heads)

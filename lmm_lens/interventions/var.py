@@ -13,8 +13,8 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from ..core.kernels import redistribute
-from ..core.sinks import found_sinks_of, sinks_of
+from ..core.kernels import moved_by, redistribute
+from ..core.sinks import givers_of, sink_groups
 from ..core.taps import Tap, TapContext
 from ..errors import InterventionError, unknown
 from ..hooks.points import ModelShape
@@ -142,24 +142,14 @@ class VAR(Intervention):
         visual, rows = prompt.mask("visual"), bind_rows(self.rows, prompt)
 
         fraction, ratio, least_mass = self.transfer_fraction, self.min_nonsink_ratio, self.min_visual_mass
-        sinks, is_control = rule.key, self.control is not None
+        sinks, is_control, of_rows = rule.key, self.control is not None, partial(moved_by, self.transfer_fraction)
 
         def move(pattern: Tensor, context: TapContext) -> Tensor:
-            n_keys = pattern.shape[-1]
-            edited, moved, wanted = redistribute(
-                pattern,
-                visual=context.columns(visual, n_keys),
-                sink=context.columns(found_sinks_of(context, sinks), n_keys),
-                transfer_fraction=fraction,
-                min_nonsink_ratio=ratio,
-                min_visual_mass=least_mass,
-                givers=context.columns(sinks_of(context, sinks), n_keys) if is_control else None,
-            )
-            if not context.all_valid:
-                real = context.valid[:, None]
-                moved, wanted = moved * real, wanted * real
-            context.note(moved, moved, wanted - moved if is_control else None)
-            return edited
+            groups = sink_groups(context, sinks, visual, pattern.shape[-1], pattern.dtype)
+            givers = givers_of(context, sinks, visual, pattern.shape[-1], pattern.dtype) if is_control else None
+            change, noted = redistribute(pattern, groups, fraction, ratio, least_mass, givers)
+            context.note_as(of_rows, *map(context.valid_rows, noted))
+            return change
 
         last = shape.n_layers - 1 if self.skip_last_layer else shape.n_layers
         layers = [layer for layer in shape.self_attention if self.first_layer <= layer < last]
@@ -169,7 +159,8 @@ class VAR(Intervention):
                 f"the model has layers 0 to {shape.n_layers - 1}"
             )
         taps = [rule.tap(prompt, layer) for layer in layers]
-        return taps + [Tap("pattern", layer, rows, move, edits=True, chooses=True) for layer in layers]
+        edit = [Tap("pattern", layer, rows, move, edits=True, chooses=True, adds=True) for layer in layers]
+        return taps + edit
 
     def __repr__(self) -> str:
         tau = self.sink_threshold if isinstance(self.sink_threshold, str) else f"{self.sink_threshold:g}"

@@ -36,7 +36,7 @@ def forms_of(lens: Lens, words: Sequence[str | int], n_vocab: int) -> tuple[Form
         ScoreError: a word is no text, the vocabulary does not have it, or there is no processor to read it.
     """
     found: list[Form] = []
-    for word in dict.fromkeys(each.strip() if isinstance(each, str) else each for each in words):
+    for word in dict.fromkeys(each.strip() or each if isinstance(each, str) else each for each in words):
         if not isinstance(word, str):
             token = answer_token(lens, word, n_vocab)
             found.append(Form(f"#{token}", token, token_name(lens, token), True))
@@ -44,7 +44,7 @@ def forms_of(lens: Lens, words: Sequence[str | int], n_vocab: int) -> tuple[Form
         tokenizer = lens.adapter.tokenizer
         if tokenizer is None:
             raise ScoreError(f"the word {word!r} is text, but this lens has no processor to read it: give token ids")
-        if not word:
+        if not word.strip():
             raise ScoreError(f"expected a word, given {word!r}")
         found += _forms(lens, word)
     return tuple(found)

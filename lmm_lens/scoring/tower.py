@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..core.columns import Grown
 from ..core.taps import Tap, TapContext
 from ..errors import ScoreError, unknown
 from ..hooks.points import ModelShape
@@ -58,7 +59,7 @@ class TowerScorer:
 
         def score(pattern: Tensor, context: TapContext) -> Tensor:
             if by_norm:
-                sinks = context.state.found_sinks["norm", context.layer]
+                sinks = context.state.found_sinks["norm", context.layer].mask
                 return (pattern * context.columns(sinks, pattern.shape[-1])[:, None, None]).sum(-1)
             if others is not None:
                 return (pattern * context.columns(others, pattern.shape[-1])[:, None, None]).sum(-1)
@@ -67,7 +68,7 @@ class TowerScorer:
 
         def find(x: Tensor, context: TapContext) -> Tensor:
             found: Tensor = x.float().norm(dim=-1) >= norm
-            context.state.found_sinks["norm", context.layer] = found
+            context.state.found_sinks["norm", context.layer] = Grown(found)
             return found
 
         layers = range(shape.n_layers)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.kernels import sink_score
+from ..core.kernels import is_sink
 from ..core.sinks import SinkKey, file_sinks
 from ..core.taps import Tap, TapContext
 from ..errors import ScoreError
@@ -67,11 +67,10 @@ class SinkRule:
 
     def positions(self, lens: Runner, prompt: Prompt, layer: int, row: int = 0) -> tuple[int, ...]:
         """The visual sink tokens of one layer and prompt row."""
-        dims = self.dims
-        read = Read("resid_pre", [layer], reduce=lambda x, context: sink_score(x, dims), name="phi")
+        dims, threshold = self.dims, self.threshold
+        read = Read("resid_pre", [layer], reduce=lambda x, context: is_sink(x, dims, threshold), name="sinks")
         run = lens.run(prompt, read=[read], logits="last")
-        is_sink = run.reads["phi", layer][row] >= self.threshold
-        found = run.positions["phi"][row][is_sink].tolist()
+        found = run.positions["sinks"][row][run.reads["sinks", layer][row]].tolist()
         return tuple(position for position in found if prompt.mask("visual")[row, position])
 
     @property

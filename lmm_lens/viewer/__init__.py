@@ -1,5 +1,6 @@
 """The viewer: attention over pictures, words and heads, as one HTML page that needs no network."""
 
-from .shown import View, view
+from .making import view
+from .shown import View
 
 __all__ = ["View", "view"]

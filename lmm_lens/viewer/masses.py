@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.kernels import concentration, mass
-from ..prompts.prompt import Prompt
 from .reading import ShownAttention
+from .sequence import TokenRow
 
 
 class Map(NamedTuple):
@@ -31,9 +31,9 @@ class Map(NamedTuple):
     values: Float[Tensor, "query layer head"]
 
 
-def maps_of(attention: ShownAttention, prompt: Prompt, row: int) -> list[Map]:
+def maps_of(attention: ShownAttention, tokens: TokenRow) -> list[Map]:
     """The maps that a page offers; the parts `nonsink_mass` to `marker_mass` of a head add up to one."""
-    masks = {name: prompt.mask(name)[row] for name in ("visual", "bos", "marker", "text")}
+    masks = {name: tokens.mask(name) for name in ("visual", "bos", "marker", "text")}
     pattern = attention.values.flatten(0, 1).permute(1, 0, 2)[None]  # batch head query key, a row a (query, layer)
 
     def by_query(scores: Tensor) -> Tensor:

@@ -10,68 +10,38 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from ..hooks.heads import HeadSet
-from ..prompts.prompt import Prompt
-from .masses import Map
-from .packing import floats, pack_weights, steps_for
-from .panels import panels_of
-from .reading import ShownAttention
-from .sequence import pieces_of, roles_of
+from .scene import Scene
 
-SCRIPTS = ("colour.js", "data.js", "state.js", "heads.js", "pictures.js", "tokens.js", "readout.js", "main.js")
+OUTSIDE = ("colour.js", "scenes.js")
+"""Scripts that run once; the others do once a scene that is shown, inside one function."""
+SCRIPTS = (
+    "data.js",
+    "state.js",
+    "chosen.js",
+    "heads.js",
+    "pictures.js",
+    "sheet.js",
+    "tokens.js",
+    "readout.js",
+    "words.js",
+    "pointer.js",
+    "figure.js",
+    "export.js",
+    "main.js",
+)
 
 
-def render(
-    attention: ShownAttention,
-    prompt: Prompt,
-    row: int,
-    maps: Sequence[Map],
-    title: str,
-    model: str,
-    mark: HeadSet | None,
-) -> str:
+def render(scenes: Sequence[Scene], steps: int) -> str:
     """The HTML of a view.
 
     Args:
-        attention: what was read.
-        prompt: whose it is.
-        row: batch row.
-        maps: numbers of the heads, the one shown first in front.
-        title: heading of the page.
-        model: a line that says what model this is.
-        mark: heads to outline.
+        scenes: what it shows, one at a time.
+        steps: see `packing`.
     """
     import jinja2
 
-    real = prompt.mask("all")[row]
-    positions = real.nonzero().flatten().tolist()
-    key_of = {position: key for key, position in enumerate(positions)}
-    values = attention.values[..., real]
-    steps = steps_for(values.numel())
-    known = attention.sinks.of_layer
-    panels = [panel.drawn(key_of) for panel in panels_of(prompt, row)]
-    about: dict[str, Any] = {
-        "title": title,
-        "model": model,
-        "positions": positions,
-        "texts": [prompt.tokens[row][position] for position in positions],
-        "roles": roles_of(prompt, row),
-        "pieces": pieces_of(prompt, row, key_of),
-        "panels": panels,
-        "layers": attention.layers,
-        "heads": attention.heads,
-        "queries": [key_of[position] for position in attention.queries],
-        "steps": steps,
-        "maps": [{"name": m.name, "label": m.label, "meaning": m.meaning, "unit": m.unit} for m in maps],
-        "values": [floats(each.values) for each in maps],
-        "sinks": None if known is None else [[key_of[p] for p in known.get(layer, ())] for layer in attention.layers],
-        "sinkRule": attention.sinks.about,
-        "omitted": attention.omitted,
-        "next": attention.next_tokens,
-        "mark": [] if mark is None else [list(head) for head in mark],
-    }
-    style, script = _part("page.css"), "".join(_part(name) for name in SCRIPTS)
-    script = f'(() => {{\n"use strict";\n{script}}})();\n'
+    abouts = [scene.about(steps) for scene in scenes]
+    style, script = part("page.css"), _script()
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lmm_lens.viewer", "assets"),
         autoescape=True,
@@ -80,21 +50,26 @@ def render(
         lstrip_blocks=True,
     )
     return environment.get_template("page.html.j2").render(
-        about=about,
-        data=_inside_html(about),
-        packed=[pack_weights(each, steps) for each in values],
-        queries=[(index, prompt.tokens[row][p], p) for index, p in enumerate(attention.queries)],
+        about=abouts[0],
+        titles=[scene.title for scene in scenes],
+        data=[_inside_html(about) for about in abouts],
+        packed=[[side.packed(scene.tokens, steps) for side in scene.sides] for scene in scenes],
         style=style,
         script=script,
         allowed_style=_hash(style),
         allowed_script=_hash(script),
-        n_levels=len({panel["level"] for panel in panels} - {""}),
         steps=steps,
     )
 
 
+def _script() -> str:
+    outside, inside = ("".join(part(name) for name in names) for names in (OUTSIDE, SCRIPTS))
+    return f'(() => {{\n"use strict";\n{outside}function draw(about, scene, closing, kept) {{\n{inside}}}\n}})();\n'
+
+
 @cache
-def _part(name: str) -> str:
+def part(name: str) -> str:
+    """One of the files that a page is made of."""
     return resources.files("lmm_lens.viewer").joinpath("assets", name).read_text(encoding="utf-8")
 
 

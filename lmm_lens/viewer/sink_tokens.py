@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..core.kernels import sink_score
 from ..errors import ScoreError
 from ..hooks.points import Read
-from ..hooks.results import Run
+from ..hooks.results import Generation, Run
 from ..prompts.prompt import Prompt
 from ..sinks import SinkRule, rule_for
 
@@ -51,7 +51,12 @@ def sink_rule(lens: Lens, sinks: bool | SinkRule) -> tuple[SinkRule | None, str]
 
 
 def sinks_of_run(
-    run: Run, prompt: Prompt, row: int, lens: Lens | None, sinks: bool | SinkRule, layers: Sequence[int]
+    run: Run | Generation,
+    prompt: Prompt,
+    row: int,
+    lens: Lens | None,
+    sinks: bool | SinkRule,
+    layers: Sequence[int],
 ) -> Sinks:
     """Sinks of a run's prompt, which takes another pass; not after edits, which move them."""
     if lens is None:

@@ -91,7 +91,7 @@ def main(strikes: int) -> None:
         found["raised"] += raised
         left = [
             *hooks_of_ours(model),
-            *(str(type(each)) for each in interface.LISTENERS),
+            *(str(type(each)) for each in interface.LISTENERS.all),
             *map(repr, lens.applied),
             model.config.text_config._attn_implementation.removeprefix("sdpa"),
         ]

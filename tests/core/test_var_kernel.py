@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.edited import redistribute
 from tests.support.known_row import BY_FRACTION, ROW, SINK, VISUAL
-from tests.support.redistribution import redistribute
 
 
 def edit(row, visual=VISUAL, sink=SINK, p=0.6, rho=0.5, least=0.2):

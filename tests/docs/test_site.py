@@ -167,6 +167,23 @@ def test_pages_can_be_read_by_everyone_and_on_a_telephone(site):
     assert found == []
 
 
+def test_a_wide_screen_shows_tables_and_code_whole_and_short_lines_of_text(site):
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable(), args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 4000, "height": 2000})
+        for name in ("comparison", "howto/viewer"):
+            page.goto((site / f"{name}.html").as_uri())
+            cut = (
+                "found => found.filter((e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.textContent.slice(0, 80))"
+            )
+            assert page.locator(".md-typeset pre > code, .md-typeset__scrollwrap").evaluate_all(cut) == []
+            assert page.locator(".md-main__inner").bounding_box()["width"] > 0.6 * 4000
+            widest = """found => Math.max(...found.map((e) =>
+                e.getBoundingClientRect().width / parseFloat(getComputedStyle(e).fontSize)))"""
+            assert page.locator(".md-content p").evaluate_all(widest) < 62  # ems, about 110 letters
+        browser.close()
+
+
 def test_comments_and_outputs_have_a_contrast_of_seven(site):
     enhanced = ("color-contrast-enhanced",)
     with sync_playwright() as playwright:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lmm_lens import VAR, AblateHeads, BoostAttention, Knockout, KnockoutSinks, PatchHeads, Read
+from lmm_lens.warnings import NothingChangedWarning
 from tests.support.cases import close
 from tests.support.oracle import SlowVAR, each_row, spans
 from tests.support.planted import DIMS, planted
@@ -144,10 +145,11 @@ def test_an_outer_block_comes_first():
         assert torch.equal(given, case.lens.run(case.prompt, [outer, inner]).logits)
 
 
-def test_the_same_edit_twice_is_counted_twice():
+def test_an_edit_that_was_made_before_changes_nothing_more():
     case = planted("llava")
-    run = case.lens.run(case.prompt, [Knockout("image", "last"), Knockout("image", "last")])
-    assert [report.n_edits for report in run.reports] == [20, 20]
+    with pytest.warns(NothingChangedWarning, match="changed nothing"):
+        run = case.lens.run(case.prompt, [Knockout("image", "last"), Knockout("image", "last")])
+    assert [report.n_edits for report in run.reports] == [20, 0]
     close(run.logits, case.lens.run(case.prompt, [Knockout("image", "last")]).logits, 1e-6)
 
 

@@ -8,6 +8,7 @@ from lmm_lens.core.taps import Tap
 from lmm_lens.errors import HookError, InterventionError
 from lmm_lens.interventions.base import Intervention
 from lmm_lens.prompts.rows import bind_rows
+from lmm_lens.warnings import NothingChangedWarning
 from tests.support.cases import case, close, double, edits_of
 from tests.support.oracle import each_row, spans
 from tests.support.quick import quick
@@ -79,7 +80,8 @@ def test_what_a_row_cannot_see_gets_nothing(side):
 
 def test_nothing_left_leaves_the_row_and_some_of_it_is_a_knockout():
     family = case("llava")
-    none = family.lens.run(family.prompt, [EditPattern(lambda pattern, keys: pattern * 0)])
+    with pytest.warns(NothingChangedWarning, match="its function left them as they were"):
+        none = family.lens.run(family.prompt, [EditPattern(lambda pattern, keys: pattern * 0)])
     close(none.logits, family.logits)
     without = EditPattern(lambda pattern, keys: pattern * ~keys["image"], rows="last")
     close(
@@ -95,7 +97,7 @@ def test_a_function_knows_where_it_is():
     def look(pattern, keys):
         context = keys.context
         seen.append((context.layer, context.heads, context.positions.tolist(), keys.visible.shape == pattern.shape))
-        return pattern
+        return pattern * torch.where(keys["image"], 1.3, 1.0)
 
     family.lens.run(family.prompt, [EditPattern(look, rows="last", heads=[(1, 0), (1, 3)])])
     assert seen == [(1, (0, 3), [[family.prompt.n_tokens - 1]], True)]

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from lmm_lens import EditPattern, HeadSet, Knockout, Lens, ScaleAttention
-from lmm_lens.core.kernels import scale
+from lmm_lens import EditPattern, HeadSet, Knockout, Lens, Read, ScaleAttention
 from lmm_lens.errors import HookError, InterventionError
 from lmm_lens.warnings import NothingChangedWarning
 from tests.support.cases import case, close, double, edits_of
+from tests.support.edited import scale
 from tests.support.models import FAMILIES
 from tests.support.oracle import each_row, layer_heads, spans
 from tests.support.quick import quick
@@ -37,6 +37,15 @@ def scaled(layers, keys, rows, factor, renormalise=True, heads=None):
     return each_row(layers, rows, heads, change)
 
 
+def who_sees(keys):
+    """Which rows of which heads see any of the keys: a window may hide them."""
+
+    def seen(pattern, context):
+        return (context.columns(keys, pattern.shape[-1])[:, None, None] & context.visible()).any(-1).double()
+
+    return seen
+
+
 @pytest.mark.parametrize("renormalise", [True, False])
 @pytest.mark.parametrize("name", quick(NAMES, FEW))
 def test_rows_after_the_image_look_harder_at_it_at_prefill_and_in_every_step(name, renormalise):
@@ -51,9 +60,12 @@ def test_rows_after_the_image_look_harder_at_it_at_prefill_and_in_every_step(nam
         tokens, logits = reference.generate(family.inputs, NEW, eos_token_id=[])
     assert torch.equal(given.tokens, tokens)
     close(given.logits, logits, EXACT)
-    n_rows = len(roles["after_image"][0]) - 1  # the last new token is not run
-    assert given.reports[0].edits == dict.fromkeys(family.self_attending, 4 * n_rows)
-    plain = family.lens.generate(family.prompt, logits=True, **options)
+    seen = who_sees(family.prompt.mask("image"))
+    looks = Read("pattern", family.self_attending, rows="after_image", reduce=seen, name="looks")
+    plain = family.lens.generate(family.prompt, read=[looks], logits=True, **options)
+    assert given.reports[0].edits == {
+        layer: int(plain.reads["looks", layer].nansum()) for layer in family.self_attending
+    }
     assert (given.logits - plain.logits).abs().max() > 1e-4
 
 
@@ -68,7 +80,11 @@ def test_chosen_heads_other_keys_and_less_of_them(name):
     edit = layer_heads(lambda layers, own: scaled(layers, [set(keys)], roles["question"], 0.25, heads=own), heads)
     with reference.editing(pattern=edit):
         close(run.logits, reference.run(family.inputs), EXACT)
-    assert edits_of(run) == [len(heads) * len(roles["question"][0])]
+    mask = torch.zeros_like(family.prompt.mask("image"))
+    mask[:, keys] = True
+    looks = Read("pattern", family.self_attending[:2], rows="question", reduce=who_sees(mask), name="looks")
+    plain = family.lens.run(family.prompt, read=[looks])
+    assert edits_of(run) == [sum(int(plain.reads["looks", layer][:, head].sum()) for layer, head in heads)]
     assert (run.logits - family.logits).abs().max() > 1e-4
 
 

@@ -5,9 +5,9 @@ import torch
 
 from lmm_lens import VAR, Read
 from tests.support.cases import close, edits_of
+from tests.support.edited import redistribute
 from tests.support.oracle import SlowVAR, spans
 from tests.support.planted import DIMS, THRESHOLD, planted
-from tests.support.redistribution import redistribute
 
 LOOSE = {"sink_dims": DIMS, "sink_threshold": THRESHOLD, "min_nonsink_ratio": 0.0, "min_visual_mass": 0.0}
 NEW = 5

@@ -10,6 +10,7 @@ from lmm_lens.replay import Change, Edit, Hidden, UnfitError, Variant
 from lmm_lens.replay.batches import Batches
 from lmm_lens.replay.forwards import Forwards
 from lmm_lens.replay.ways import Way
+from lmm_lens.warnings import NothingChangedWarning
 from tests.support.cases import double
 from tests.support.models import FAMILIES
 from tests.support.naive import prompt_of, tolerance
@@ -82,7 +83,8 @@ def test_a_row_that_would_lose_all_it_sees_keeps_it():
     everything = prompt.mask("all")
     knockout = Knockout(everything, everything, [1])
     change = Change(knockout, Variant((), (Hidden((1,), everything[0], everything[0]),)))
-    found, _ = Forwards(lens, Batches(None, lens.device)).replayed(prompt, 0, [change])
+    with pytest.warns(NothingChangedWarning, match="or nothing else"):
+        found, _ = Forwards(lens, Batches(None, lens.device)).replayed(prompt, 0, [change])
     plain = lens.run(prompt, logits="last").logits[0, 0]
     torch.testing.assert_close(found[0], plain, atol=1e-10, rtol=1e-10)
 

@@ -17,7 +17,7 @@ def nothing_is_left_behind(request: pytest.FixtureRequest):
     from lmm_lens.backends.native import interface as attention
 
     yield
-    assert attention.LISTENERS == ()
+    assert attention.LISTENERS.all == ()
     assert attention._SWITCHES == {}
     assert not [name for name in list_registry_pickle_by_value() if name.startswith("lmm_lens")]
     used = request.node.callspec.params.get("family") if hasattr(request.node, "callspec") else None

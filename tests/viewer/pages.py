@@ -9,26 +9,29 @@ import numpy as np
 
 
 class Shown:
-    """What a page holds.
+    """What a page holds of one prompt row (a scene of it) and one run.
 
     Attributes:
-        about: the JSON of the page.
+        about: the JSON of the row, with that of the run.
         weights: [query, layer, head, key], as the page will show them.
     """
 
-    def __init__(self, html: str) -> None:
-        self.about = json.loads(_script(html, "about"))
+    def __init__(self, html: str, scene: int = 0, side: int = 0) -> None:
+        self.about = json.loads(_script(html, f"about-{scene}"))
+        self.about |= self.about["sides"][side]
         shape = len(self.about["layers"]), len(self.about["heads"]), len(self.about["positions"])
         steps, rows = self.about["steps"], []
         for query in range(len(self.about["queries"])):
-            data = zlib.decompress(base64.b64decode(_script(html, f"weights-{query}")))
+            data = zlib.decompress(base64.b64decode(_script(html, f"weights-{scene}-{side}-{query}")))
             half = len(data) // 2
             levels = (
                 [data[i] for i in range(len(data))]
                 if steps == 255
                 else [256 * data[i] + data[half + i] for i in range(half)]
             )
-            largest = np.frombuffer(base64.b64decode(_script(html, f"largest-{query}")), "<f4").reshape(*shape[:2], 1)
+            largest = np.frombuffer(base64.b64decode(_script(html, f"largest-{scene}-{side}-{query}")), "<f4").reshape(
+                *shape[:2], 1
+            )
             rows.append(largest * (np.array(levels).reshape(shape) / steps) ** 2)
         self.weights = np.stack(rows)
 

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -46,22 +46,35 @@ class Listener(Protocol):
         """Read the call, and return its output [batch, query, head, d_head], edited or as it is."""
 
 
-LISTENERS: tuple[Listener, ...] = ()
-"""Who listens now, the innermost last; replaced as a whole, since other threads may be looking."""
+@dataclass(frozen=True, eq=False)
+class Listeners:
+    """Who listens now, and what has been asked since that last changed.
+
+    Attributes:
+        all: the listeners, the innermost last.
+        found: whose a module is, by the thread that asked and the module's id.
+    """
+
+    all: tuple[Listener, ...] = ()
+    found: dict[tuple[int, int], Listener | None] = field(default_factory=dict)
+
+
+LISTENERS = Listeners()
+"""Replaced as a whole, since other threads may be looking."""
 
 
 def listen(listener: Listener) -> None:
     """Begin to hear of attention calls."""
     global LISTENERS
     with _LOCK:
-        LISTENERS = (*LISTENERS, listener)
+        LISTENERS = Listeners((*LISTENERS.all, listener))
 
 
 def stop_listening(listener: Listener) -> None:
     """No longer hear of them."""
     global LISTENERS
     with _LOCK:
-        LISTENERS = tuple(each for each in LISTENERS if each is not listener)
+        LISTENERS = Listeners(tuple(each for each in LISTENERS.all if each is not listener))
 
 
 def listener_of(module: nn.Module) -> Listener | None:
@@ -70,9 +83,12 @@ def listener_of(module: nn.Module) -> Listener | None:
     A run belongs to its thread; what `Lens.apply` opens holds for every thread, since `generate` is often called from
     one of its own. Only the innermost acts, so two lenses on one model do not disturb each other.
     """
-    own = threading.get_ident()
-    mine = [listener for listener in LISTENERS if listener.thread in (None, own) and listener.owns(module)]
-    return mine[-1] if mine else None
+    listeners, own = LISTENERS, threading.get_ident()
+    asked = own, id(module)
+    if asked not in listeners.found:  # what a listener owns lives as long as it, so that no id passes to another
+        mine = [each for each in listeners.all if each.thread in (None, own) and each.owns(module)]
+        listeners.found[asked] = mine[-1] if mine else None
+    return listeners.found[asked]
 
 
 def attention(

@@ -233,13 +233,13 @@ class NativeSession:
         if under_way is None or output is None:  # an exception is on its way
             return
         self.passes.after(under_way, output)
-        for site, layer in self.tapping.taps:
-            if (site, layer) not in self.tapping.fired:
-                through = "the attention interface of transformers" if site == "pattern" else "its module's forward"
-                raise HookError(
-                    f"{site} of layer {layer} did not fire, so nothing was read or edited there\n"
-                    f"  {type(self.layers[layer].module).__name__} does not go through {through}"
-                )
+        if not self.tapping.fired >= self.tapping.taps.keys():
+            site, layer = next(at for at in self.tapping.taps if at not in self.tapping.fired)
+            through = "the attention interface of transformers" if site == "pattern" else "its module's forward"
+            raise HookError(
+                f"{site} of layer {layer} did not fire, so nothing was read or edited there\n"
+                f"  {type(self.layers[layer].module).__name__} does not go through {through}"
+            )
         self._rows.finish(self.layers, interface.implementation)
 
     def _hook(self, site: str, layer: int) -> Any:
@@ -258,7 +258,7 @@ class NativeSession:
         n_heads, d_head = parts.n_heads, parts.d_head
 
         def tapped(x: Tensor) -> Tensor:
-            check_stream(x, site, layer)
+            check_stream(x, site, layer)  # or its second dimension is no row
             self.passes.check_length(self._under_way, x.shape[1])
             if site != "z":
                 return self.tapping.through(x, site, layer)

@@ -254,6 +254,10 @@ class _Packed:
             )
         self.fused.put(pattern[..., self.first :], original[..., self.first :], rows, heads)
 
+    def add(self, change: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> None:
+        original = self.probabilities(rows, heads)
+        self.put(original + change, original, rows, heads)
+
 
 def _as_rows(x: Tensor, layer: int) -> Tensor:
     """An activation as [row, token, width].

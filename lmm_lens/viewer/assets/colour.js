@@ -43,6 +43,17 @@ const RAMPS = {
   light: ramp((t) => 0.955 - 0.68 * t, (t) => 0.004 + 0.13 * Math.sin(Math.PI * 0.8 * t), (t) => 158 + 130 * t),
 };
 
+// changes, from -1 to 1: blue for less, orange for more, nothing where there is none
+const CHANGES = {
+  dark: { less: ramp((t) => 0.24 + 0.56 * t, (t) => 0.02 + 0.1 * t, () => 250), more: ramp((t) => 0.24 + 0.6 * t, (t) => 0.02 + 0.13 * t, () => 62) },
+  light: { less: ramp((t) => 0.955 - 0.55 * t, (t) => 0.004 + 0.14 * t, () => 255), more: ramp((t) => 0.955 - 0.45 * t, (t) => 0.004 + 0.15 * t, () => 48) },
+};
+
+function changeCss(theme, t) {
+  const step = Math.round(Math.min(1, Math.abs(t)) * (RAMP_STEPS - 1));
+  return `rgb(${CHANGES[theme][t < 0 ? "less" : "more"][step].join(" ")})`;
+}
+
 // t in [0, 1] to a css colour; alpha lets what lies under it through
 function css(theme, t, alpha = 1) {
   const [r, g, b] = RAMPS[theme][Math.round(Math.min(1, Math.max(0, t)) * (RAMP_STEPS - 1))];

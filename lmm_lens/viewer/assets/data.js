@@ -1,6 +1,6 @@
-// The data of the page: what is said about it as JSON, weights as deflated bytes, unpacked when they are looked at.
+// The data of a scene: what is said about it as JSON, weights as deflated bytes, unpacked when they are looked at. It has
+// one side, or two: runs of the same prompt that are compared.
 
-const about = JSON.parse(document.getElementById("about").textContent);
 const N_LAYERS = about.layers.length, N_HEADS = about.heads.length, N_KEYS = about.positions.length;
 const N_PER_QUERY = N_LAYERS * N_HEADS;
 
@@ -17,12 +17,12 @@ async function inflated(bytes) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-const mapValues = about.values.map(floatsOf); // of each map: query, layer, head
-const unpacked = new Map(); // query -> {levels, largest}
+const mapValues = about.sides.map((side) => side.values.map(floatsOf)); // of each map: query, layer, head
+const SIDES = about.sides.map((_, side) => side);
 const underway = new Map();
 
-async function unpack(query) {
-  const packed = document.getElementById(`weights-${query}`);
+async function unpack(name) {
+  const packed = document.getElementById(`weights-${name}`);
   const bytes = await inflated(bytesOf(packed.textContent));
   let levels = bytes;
   if (about.steps > 255) {
@@ -30,44 +30,50 @@ async function unpack(query) {
     levels = new Uint16Array(half);
     for (let i = 0; i < half; i++) levels[i] = bytes[i] * 256 + bytes[half + i];
   }
-  unpacked.set(query, { levels, largest: floatsOf(document.getElementById(`largest-${query}`).textContent) });
+  weightsHeld.set(name, { levels, largest: floatsOf(document.getElementById(`largest-${name}`).textContent) });
   packed.textContent = ""; // it is held unpacked now
 }
 
 // true where the weights of a query are at hand; else they are fetched from the page, and `then` is called
 function atHand(query, then) {
-  if (unpacked.has(query)) return true;
-  if (!underway.has(query)) underway.set(query, unpack(query));
-  underway.get(query).then(then);
+  const missing = SIDES.map((side) => `${scene}-${side}-${query}`).filter((name) => !weightsHeld.has(name));
+  if (!missing.length) return true;
+  for (const name of missing) if (!underway.has(name)) underway.set(name, unpack(name));
+  Promise.all(missing.map((name) => underway.get(name))).then(then);
   return false;
 }
 
-function weight(query, layer, head, key) {
-  const { levels, largest } = unpacked.get(query), row = layer * N_HEADS + head;
+const isAtHand = (query) => SIDES.every((side) => weightsHeld.has(`${scene}-${side}-${query}`));
+
+function weight(query, layer, head, key, side = state.side) {
+  const { levels, largest } = weightsHeld.get(`${scene}-${side}-${query}`), row = layer * N_HEADS + head;
   return largest[row] * (levels[row * N_KEYS + key] / about.steps) ** 2;
 }
 
-function weightsOf(query, layer, head) {
-  return Float64Array.from({ length: N_KEYS }, (_, key) => weight(query, layer, head, key));
+function weightsOf(query, layer, head, side) {
+  return Float64Array.from({ length: N_KEYS }, (_, key) => weight(query, layer, head, key, side));
 }
 
-function weightsOn(query, key) {
+function weightsOn(query, key, side) {
   const found = new Float64Array(N_PER_QUERY);
-  for (let i = 0; i < N_PER_QUERY; i++) found[i] = weight(query, Math.floor(i / N_HEADS), i % N_HEADS, key);
+  for (let i = 0; i < N_PER_QUERY; i++) found[i] = weight(query, Math.floor(i / N_HEADS), i % N_HEADS, key, side);
   return found;
 }
 
-function mapOf(index, query) {
-  return mapValues[index].subarray(query * N_PER_QUERY, (query + 1) * N_PER_QUERY);
+function mapOf(index, query, side = state.side) {
+  return mapValues[side][index].subarray(query * N_PER_QUERY, (query + 1) * N_PER_QUERY);
 }
 
 const mapNamed = (name) => about.maps.findIndex((each) => each.name === name);
-const exists = (layer, head) => !Number.isNaN(mapOf(mapNamed("visual_mass"), 0)[layer * N_HEADS + head]);
+const exists = (layer, head) => !Number.isNaN(mapOf(mapNamed("visual_mass"), 0, 0)[layer * N_HEADS + head]);
 const headName = (layer, head) => `L${about.layers[layer]}H${about.heads[head]}`;
+const nameOfHeads = (heads) => (heads.length === 1 ? headName(...heads[0]) : `mean of ${heads.length} heads`);
 
 const isVisual = about.roles.map((role) => role === "image" || role === "video");
-const sinkSets = about.sinks ? about.sinks.map((keys) => new Set(keys)) : null;
-const isSink = (layer, key) => sinkSets !== null && sinkSets[layer].has(key);
+const sinkSets = about.sides.map((side) => side.sinks && side.sinks.map((keys) => new Set(keys)));
+const knowsSinks = sinkSets.some((known) => known !== null);
+const isSink = (layer, key, side = state.side) => sinkSets[side] !== null && sinkSets[side][layer].has(key);
+const isSinkOf = (heads, key, side) => heads.some(([layer]) => isSink(layer, key, side));
 const queryOfKey = new Map(about.queries.map((key, query) => [key, query]));
 
 // where each visual token lies: its panel, grid, row and column
@@ -85,8 +91,8 @@ about.panels.forEach((panel, p) =>
 function three(value) {
   if (Number.isNaN(value)) return "none";
   if (!Number.isFinite(value)) return "∞";
-  if (Math.abs(value) >= 5e-7 && Math.abs(value) < 0.0005) return value.toExponential(1).replace("e-", "e−");
-  return value.toFixed(3);
+  if (Math.abs(value) >= 5e-7 && Math.abs(value) < 0.0005) return value.toExponential(1).replaceAll("-", "−");
+  return value.toFixed(3).replace("-", "−");
 }
 
 const severalGrids = about.panels.flatMap((panel) => panel.grids).length > 1;

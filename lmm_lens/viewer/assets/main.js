@@ -4,12 +4,58 @@ const byId = (id) => document.getElementById(id);
 
 about.maps.forEach((each, index) => byId("metric").append(new Option(each.label, index)));
 levelNames.forEach((name) => byId("level").append(new Option(name, name)));
+byId("heading").textContent = about.title;
+fillFacts();
+about.queries.forEach((key, query) => byId("query").append(new Option(`${about.texts[key]} (${about.positions[key]})`, query)));
+about.sides.forEach(({ label }, side) => byId("side").append(new Option(label, side)));
+byId("side").append(new Option("change", "change"));
+byId("query-label").hidden = about.queries.length < 2;
+byId("side-label").hidden = SIDES.length < 2;
+byId("level-label").hidden = levelNames.length < 2;
+document.querySelector("#pictures .saves").hidden = drawings.length === 0;
+byId("scale-label").hidden = !knowsSinks && !about.roles.includes("bos");
+byId("sink-key").hidden = !knowsSinks;
+byId("query").value = state.query;
+byId("side").value = state.change ? "change" : state.side;
+byId("metric").value = state.map;
 byId("scale").value = state.scale;
-byId("scale-label").hidden = !about.sinks && !about.roles.includes("bos");
-byId("sink-key").hidden = !about.sinks;
+byId("overlay").checked = state.overlay;
+byId("scene").value = scene;
 byId("marker-key").hidden = !about.roles.includes("marker");
 byId("token-note").textContent = about.queries.length > 1 ? "those with a dot show their own attention" : "";
 
+// the model, the answer or the likeliest next tokens of each side, and where sinks and layers come from
+function fillFacts() {
+  const lines = [about.model];
+  if (about.answer) lines.push(["answer ", [about.answer, ""]]);
+  for (const { label, next } of about.sides) {
+    if (next.length) lines.push([`${label ? `${label}: ` : ""}next token `, ...next.map(([text, chance]) => [text, chance < 0.005 ? " <0.01" : ` ${chance.toFixed(2)}`])]);
+  }
+  byId("facts").replaceChildren(...lines.map((line) => {
+    const made = element("span"), [first, ...guesses] = [line].flat();
+    made.append(first);
+    guesses.forEach(([text, rest], i) => {
+      const guess = element("span", "guess"), name = element("b");
+      name.textContent = text;
+      guess.append(name, rest);
+      made.append(i ? ", " : "", guess);
+    });
+    return made;
+  }));
+  const rules = about.sides.map(({ label, sinkRule }) => `Sinks${label ? ` of “${label}”` : ""}: ${sinkRule}.`);
+  byId("rules").replaceChildren(...[...new Set(rules), about.omitted].filter(Boolean).map((text) => Object.assign(element("span"), { textContent: text })));
+}
+
+byId("scene").addEventListener("change", (event) => {
+  const { map: chosenMap, scale, overlay, theme: shade, head, chosen, mean, side, change } = state;
+  openScene(Number(event.target.value), { map: chosenMap, scale, overlay, theme: shade, head, chosen, mean, side, change });
+  document.getElementById("scene").focus();
+});
+byId("side").addEventListener("change", (event) => {
+  const change = event.target.value === "change";
+  set({ change, side: change ? SIDES.length - 1 : Number(event.target.value) });
+  if (state.head === null) cursor = bestHead();
+});
 byId("metric").addEventListener("change", (event) => {
   state.map = Number(event.target.value);
   if (state.head === null) cursor = bestHead();
@@ -25,7 +71,7 @@ byId("help-button").addEventListener("click", (event) => {
   byId("help").hidden = !open;
   event.currentTarget.setAttribute("aria-expanded", open);
 });
-systemDark.addEventListener("change", repaint);
+systemDark.addEventListener("change", repaint, { signal: closing });
 
 const ACTIONS = {
   ArrowUp: () => moveHead(-1, 0),
@@ -34,6 +80,8 @@ const ACTIONS = {
   ArrowRight: () => moveHead(0, 1),
   n: () => moveInOrder(1),
   p: () => moveInOrder(-1),
+  c: () => choose(state.hoverHead ?? state.head ?? cursor),
+  m: () => set({ mean: !state.mean && state.chosen.length > 0 }),
   o: () => { byId("overlay").checked = !state.overlay; set({ overlay: !state.overlay }); },
   "[": () => stepQuery(-1),
   "]": () => stepQuery(1),
@@ -56,24 +104,26 @@ document.addEventListener("keydown", (event) => {
   if (!action) return;
   event.preventDefault();
   action();
-});
+}, { signal: closing });
 
-painters.push(({ theme, layer, head, query, key }) => {
+painters.push(({ theme, heads, query, key }) => {
   const root = document.documentElement;
   root.dataset.theme = theme;
   Object.assign(root.dataset, {
-    head: headName(layer, head),
+    head: nameOfHeads(heads),
     query: about.positions[about.queries[query]],
     token: key === null ? "" : about.positions[key],
     pinned: state.head ? headName(...state.head) : "",
+    chosen: state.chosen.map((each) => headName(...each)).join(" "),
     map: about.maps[state.map].name,
   });
 });
-painters.push(paintMap, paintPanels, paintTokens, paintHead, paintToken);
+painters.push(paintMap, paintChosen, paintPanels, paintTokens, paintHead, paintToken, paintSheet);
 painters.push(() => {
   if (document.documentElement.dataset.ready) return;
   document.documentElement.dataset.ready = "yes";
   performance.mark("ready");
+  LISTENER?.postMessage({ lmmLens: "ready" }, "*");
 });
 
 function resized() {
@@ -82,5 +132,7 @@ function resized() {
   repaint();
 }
 
-new ResizeObserver(resized).observe(document.querySelector("main"));
+const sizes = new ResizeObserver(resized);
+sizes.observe(document.querySelector("main"));
+closing.addEventListener("abort", () => sizes.disconnect());
 resized();

@@ -1,18 +1,21 @@
 // The pictures: each patch where it lies, its colour the attention it gets. The picture itself is dimmed under it.
 
+const DIMMED = 0.18; // of a picture's light, under attention
 const panelsBox = document.getElementById("panels");
-const drawings = about.panels.map(buildPanel);
+const drawings = SIDES.flatMap((side) => about.panels.map((panel, index) => buildPanel(panel, index, side)));
 
-function buildPanel(panel, index) {
+function buildPanel(panel, index, side) {
   const [x0, y0, x1, y1] = panel.extent, width = x1 - x0, height = y1 - y0;
   const figure = element("figure", "panel"), stage = element("div", "stage"), canvas = element("canvas");
   const caption = element("figcaption"), name = element("span"), share = element("span", "share");
+  const label = SIDES.length > 1 ? `${about.sides[side].label} · ${panel.label}` : panel.label;
+  let picture = null;
   stage.style.aspectRatio = `${width} / ${height}`;
   figure.style.setProperty("--aspect", width / height);
   if (!panel.placed) figure.style.maxWidth = `${width}px`;
   if (panel.url) {
-    const picture = element("img");
-    picture.alt = panel.label;
+    picture = element("img");
+    picture.alt = label;
     picture.src = panel.url;
     const [left, top, right, bottom] = panel.box;
     Object.assign(picture.style, {
@@ -21,15 +24,19 @@ function buildPanel(panel, index) {
       width: `${(100 * (right - left)) / width}%`,
       height: `${(100 * (bottom - top)) / height}%`,
     });
-    picture.addEventListener("load", () => picture.classList.toggle("small", picture.naturalWidth < 160));
+    picture.addEventListener("load", () => {
+      picture.classList.toggle("small", picture.naturalWidth < 160);
+      sheetIs = ""; // thumbnails have waited for it
+      repaint();
+    });
     stage.append(picture);
   }
-  name.textContent = panel.label;
+  name.textContent = label;
   caption.append(name, share);
   if (panel.grids.length) {
     canvas.tabIndex = 0;
     canvas.setAttribute("role", "application");
-    canvas.setAttribute("aria-label", `${panel.label}; arrow keys move between patches`);
+    canvas.setAttribute("aria-label", `${label}; arrow keys move between patches`);
     listen(canvas, panel);
   }
   stage.append(canvas);
@@ -37,7 +44,16 @@ function buildPanel(panel, index) {
   figure.dataset.panel = index;
   panelsBox.append(figure);
   const keys = panel.grids.flatMap((grid) => grid.keys);
-  return { panel, figure, stage, canvas, share, keys, scale: 1 };
+  return { panel, side, label, figure, stage, canvas, picture, share, keys, scale: 1 };
+}
+
+// new contents, with the focus where it was
+function refill(box, ...children) {
+  const had = box.contains(document.activeElement) ? { ...document.activeElement.dataset } : null;
+  box.replaceChildren(...children);
+  if (!had) return;
+  const same = (made) => Object.entries(had).every(([name, value]) => made.dataset[name] === value);
+  [...box.querySelectorAll("button, input")].find(same)?.focus({ preventScroll: true });
 }
 
 function element(tag, name = "") {
@@ -47,9 +63,9 @@ function element(tag, name = "") {
 }
 
 const levelNames = [...new Set(about.panels.map((panel) => panel.level))].filter(Boolean);
-document.querySelector("main").classList.toggle("with-strip", about.panels.length > 4);
-panelsBox.classList.toggle("strip", about.panels.length > 4);
-panelsBox.classList.toggle("single", about.panels.length === 1);
+document.querySelector("main").classList.toggle("with-strip", drawings.length > 4);
+panelsBox.classList.toggle("strip", drawings.length > 4);
+panelsBox.classList.toggle("single", drawings.length === 1);
 if (!about.panels.length) panelsBox.textContent = "This prompt has no picture.";
 
 function layOutPanels() {
@@ -72,41 +88,50 @@ function paintPanels(shown) {
     if (!drawing.figure.hidden) paintPanel(drawing, dark);
   });
   panelsBox.classList.toggle("plain", !state.overlay);
-  paintRamp("picture-legend", "dark", 0);
+  paintRamp("picture-legend", (t) => css("dark", t, overlayAlpha(t)), "#4d4d4d");
   const most = Math.max(...shown.weights);
   document.getElementById("picture-range").textContent = `0 to ${three(shown.top)}${most > shown.top ? " and more" : ""}`;
-  document.getElementById("looks-head").textContent = headName(shown.layer, shown.head);
+  document.getElementById("looks-head").textContent = nameOfHeads(shown.heads);
   document.getElementById("looks").textContent = `looking from ${fullName(about.queries[shown.query])}`;
 }
 
-function paintPanel(drawing, { weights, top, layer, key }) {
-  const { panel, canvas } = drawing, context = canvas.getContext("2d");
+function paintPanel(drawing, { bySide, heads, top, key }) {
+  const { panel, canvas, side } = drawing, context = canvas.getContext("2d"), weights = bySide[side];
   context.clearRect(0, 0, canvas.clientWidth, canvas.clientHeight);
   let sum = 0;
   for (const each of drawing.keys) sum += weights[each];
   drawing.share.textContent = drawing.keys.length ? three(sum) : "";
   if (!state.overlay) return;
-  for (const grid of panel.grids) {
-    for (const each of grid.keys) {
-      const t = Math.min(1, weights[each] / top), [x, y, w, h] = snapped(onStage(drawing, placeOf.get(each).box));
-      const gap = Math.min(w, h) > 9 ? 1 : 0; // the picture shows between large patches, small ones touch
-      context.fillStyle = css("dark", t, panel.placed ? overlayAlpha(t) : 1);
-      context.fillRect(x, y, w - gap, h - gap);
-    }
-    if (panel.grids.length > 1) outline(context, onStage(drawing, frameOf(grid)), "rgb(255 255 255 / .45)", 1, []);
-  }
+  paintPatches(context, panel, (box) => onStage(drawing, box), weights, top);
   paintMarkers(context, drawing, weights, top);
-  for (const each of drawing.keys) {
-    if (!isSink(layer, each)) continue;
-    const box = inset(onStage(drawing, placeOf.get(each).box), 1.5);
-    outline(context, box, "#000000", 1.5, []); // black between white dashes: seen on every colour
-    outline(context, box, "#ffffff", 1.5, [3, 3]);
-  }
+  paintSinks(context, drawing, (box) => onStage(drawing, box), heads, side);
   const place = key === null ? undefined : placeOf.get(key);
   if (place && about.panels[place.panel].source === panel.source) {
     const box = onStage(drawing, place.box), own = about.panels[place.panel] === panel; // else the same pixels, seen again
     outline(context, box, "#000000", own ? 4 : 2, []);
     outline(context, box, "#ffffff", own ? 2 : 1, own ? [] : [2, 2]);
+  }
+}
+
+// each patch in the colour of its weight, where `boxOf` says that it lies
+function paintPatches(context, panel, boxOf, weights, top) {
+  for (const grid of panel.grids) {
+    for (const each of grid.keys) {
+      const t = Math.min(1, weights[each] / top), [x, y, w, h] = snapped(boxOf(placeOf.get(each).box));
+      const gap = Math.min(w, h) > 9 ? 1 : 0; // the picture shows between large patches, small ones touch
+      context.fillStyle = css("dark", t, panel.placed ? overlayAlpha(t) : 1);
+      context.fillRect(x, y, w - gap, h - gap);
+    }
+    if (panel.grids.length > 1) outline(context, boxOf(frameOf(grid)), "rgb(255 255 255 / .45)", 1, []);
+  }
+}
+
+function paintSinks(context, { keys }, boxOf, heads, side) {
+  for (const each of keys) {
+    if (!isSinkOf(heads, each, side)) continue;
+    const box = inset(boxOf(placeOf.get(each).box), 1.5);
+    outline(context, box, "#000000", 1.5, []); // black between white dashes: seen on every colour
+    outline(context, box, "#ffffff", 1.5, [3, 3]);
   }
 }
 

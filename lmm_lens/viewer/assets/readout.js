@@ -11,21 +11,37 @@ const N_LISTED = 5;
 
 const headCard = document.getElementById("head"), tokenCard = document.getElementById("token");
 
-function paintHead({ layer, head, query, weights }) {
-  const at = layer * N_HEADS + head, value = (name) => mapOf(mapNamed(name), query)[at];
+function paintHead({ heads, layer, head, query, weights }) {
+  // masses of a mean are means of masses; of the other numbers that is not so
+  const value = (name, side = state.side) => {
+    const values = mapOf(mapNamed(name), query, side);
+    return heads.reduce((sum, [l, h]) => sum + values[l * N_HEADS + h], 0) / heads.length;
+  };
   const parts = PARTS.map(([name, label, colour]) => {
-    const known = name === "nonsink_mass" && !about.sinks ? "visual_mass" : name;
+    const known = name === "nonsink_mass" && mapNamed(name) < 0 ? "visual_mass" : name;
     return { label, colour, share: mapNamed(known) < 0 ? 0 : value(known) };
   });
   const title = element("div", "title"), name = element("b"), note = element("span", "quiet");
-  name.textContent = headName(layer, head);
-  note.textContent = isPinned(layer, head) ? "pinned" : "";
+  name.textContent = nameOfHeads(heads);
+  note.textContent = heads.length > 1 ? heads.map((each) => headName(...each)).join(" ") : isPinned(layer, head) ? "pinned" : "";
   title.append(name, note);
-  const figures = element("div", "numbers");
-  figures.append(...numbers(["visual_mass", "nonsink_mass", "concentration", "entropy"], value));
-  headCard.replaceChildren(title, figures, composition(parts), mostAttended(weights, layer));
-  headCard.dataset.head = headName(layer, head);
+  if (heads.length === 1) title.append(choice(layer, head));
+  const figures = element("div", "numbers"), masses = ["visual_mass", "nonsink_mass"];
+  figures.append(...numbers(heads.length > 1 ? masses : [...masses, "concentration", "entropy"], value));
+  refill(headCard, title, figures, composition(parts), mostAttended(weights, heads));
+  headCard.dataset.head = nameOfHeads(heads);
   headCard.dataset.query = about.positions[about.queries[query]];
+}
+
+// whether the head is one of the chosen
+function choice(layer, head) {
+  const label = element("label", "check"), box = element("input");
+  box.type = "checkbox";
+  box.dataset.choose = "";
+  box.checked = isChosen(layer, head);
+  box.addEventListener("change", () => choose([layer, head]));
+  label.append(box, "chosen");
+  return label;
 }
 
 function numbers(names, value) {
@@ -34,7 +50,7 @@ function numbers(names, value) {
     made.dataset.name = name;
     const label = element("span", "quiet"), shown = element("span");
     label.textContent = about.maps[mapNamed(name)].label;
-    shown.textContent = three(value(name));
+    shown.textContent = SIDES.map((side) => three(value(name, side))).join(" → ");
     made.append(label, shown);
     return made;
   });
@@ -56,7 +72,7 @@ function composition(parts) {
   return box;
 }
 
-function mostAttended(weights, layer) {
+function mostAttended(weights, heads) {
   const list = element("ol", "listed");
   const order = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).slice(0, N_LISTED);
   for (const key of order) {
@@ -64,7 +80,7 @@ function mostAttended(weights, layer) {
     button.type = "button";
     button.dataset.key = key;
     button.textContent = nameOfToken(key);
-    note.textContent = `${about.positions[key]}${isSink(layer, key) ? " · sink" : ""}`;
+    note.textContent = `${about.positions[key]}${isSinkOf(heads, key, state.side) ? " · sink" : ""}`;
     value.textContent = three(weights[key]);
     item.append(button, note, value);
     list.append(item);
@@ -83,13 +99,13 @@ headCard.addEventListener("click", (event) => {
 
 // outline a token without changing what is listed under the pointer
 function markOnly(key) {
-  const place = placeOf.get(key), drawing = place && drawings[place.panel];
-  if (drawing) outline(drawing.canvas.getContext("2d"), onStage(drawing, place.box), "#ffffff", 2, []);
+  const place = placeOf.get(key);
+  for (const drawing of drawings) if (place && about.panels[place.panel] === drawing.panel) outline(drawing.canvas.getContext("2d"), onStage(drawing, place.box), "#ffffff", 2, []);
   chips.get(key)?.classList.add("chosen");
 }
 headCard.addEventListener("pointerout", () => repaint());
 
-function paintToken({ key, layer, head, query, column }) {
+function paintToken({ key, heads, layer, column }) {
   tokenCard.dataset.position = key === null ? "" : about.positions[key];
   if (key === null) {
     tokenCard.replaceChildren(Object.assign(element("span", "quiet"), {
@@ -108,8 +124,8 @@ function paintToken({ key, layer, head, query, column }) {
   if (key === state.key) notes.push("pinned");
   note.textContent = notes.join(" · ");
   title.append(name, note);
-  const list = element("ol", "listed");
-  const order = [...column.keys()].filter((i) => !Number.isNaN(column[i])).sort((a, b) => column[b] - column[a]);
+  const list = element("ol", "listed"), rank = state.change ? Math.abs : (value) => value;
+  const order = [...column.keys()].filter((i) => !Number.isNaN(column[i])).sort((a, b) => rank(column[b]) - rank(column[a]));
   for (const i of order.slice(0, N_LISTED)) {
     const item = element("li"), button = element("button", "link"), value = element("span");
     button.type = "button";
@@ -119,56 +135,15 @@ function paintToken({ key, layer, head, query, column }) {
     item.append(button, value);
     list.append(item);
   }
-  const here = element("li"), value = Object.assign(element("span"), { textContent: three(weight(state.query, layer, head, key)) });
+  const here = element("li"), value = Object.assign(element("span"), { textContent: SIDES.map((side) => three(meanWeights(state.query, heads, side)[key])).join(" → ") });
   here.dataset.name = "weight";
-  here.append(Object.assign(element("span", "quiet"), { textContent: `now shown: ${headName(layer, head)}` }), value);
+  here.append(Object.assign(element("span", "quiet"), { textContent: `now shown: ${nameOfHeads(heads)}` }), value);
   list.prepend(here);
-  tokenCard.replaceChildren(title, list);
+  refill(tokenCard, title, ...saidBy(key, layer), list);
 }
 
 tokenCard.addEventListener("click", (event) => {
   const button = event.target.closest("[data-head]");
   if (button) pinHead([Math.floor(button.dataset.head / N_HEADS), button.dataset.head % N_HEADS]);
 });
-
-// ---------------------------------------------------------------- under the pointer
-
-const tip = document.getElementById("tip");
-
-function tipOfToken(key) {
-  const [layer, head] = state.hoverHead ?? state.head ?? cursor;
-  const sink = isSink(layer, key) ? " · sink" : "";
-  const value = unpacked.has(state.query) ? three(weight(state.query, layer, head, key)) : "";
-  return `${fullName(key)} · ${value} in ${headName(layer, head)}${sink}`;
-}
-
-function showTip(event, text) {
-  tip.textContent = text;
-  tip.hidden = false;
-  const { width, height } = tip.getBoundingClientRect();
-  const right = event.clientX + 14 + width > innerWidth, low = event.clientY + 18 + height > innerHeight;
-  tip.style.left = `${Math.max(4, right ? event.clientX - width - 10 : event.clientX + 14)}px`;
-  tip.style.top = `${low ? event.clientY - height - 8 : event.clientY + 18}px`;
-}
-
-function hideTip() {
-  tip.hidden = true;
-}
-
-// ---------------------------------------------------------------- legends
-
-function paintRamp(id, theme, isMap) {
-  const canvas = document.getElementById(id), width = 96, height = 10;
-  sizeCanvas(canvas, width, height);
-  const context = canvas.getContext("2d");
-  context.fillStyle = isMap ? colourOf("--paper") : "#4d4d4d";
-  context.fillRect(0, 0, width, height);
-  for (let x = 0; x < width; x++) {
-    const t = x / (width - 1);
-    context.fillStyle = isMap ? css(theme, t) : css("dark", t, overlayAlpha(t));
-    context.fillRect(x, 0, 1, height);
-  }
-}
-
-const colourOf = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 

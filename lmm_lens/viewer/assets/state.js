@@ -2,8 +2,10 @@
 
 const state = {
   query: about.queries.length - 1,
+  side: SIDES.length - 1, // of two runs, the one that words, cards and thumbnails show
+  change: false, // the map of heads shows what has changed between them
   map: 0,
-  scale: about.sinks ? "nonsink" : "all",
+  scale: knowsSinks ? "nonsink" : "all",
   level: "",
   overlay: true,
   theme: null, // the system's until the button is pressed
@@ -11,9 +13,11 @@ const state = {
   hoverHead: null,
   key: null, // pinned token
   hoverKey: null,
-  open: new Set(), // pieces of the sequence that are unfolded
+  chosen: [], // heads, each [layer, head]
+  mean: false, // show the mean of these
+  ...kept,
 };
-let cursor = bestHead(); // the head shown while none is pinned or hovered
+let cursor = state.head ?? bestHead(); // the head shown while none is pinned or hovered
 let scheduled = false;
 const painters = [];
 
@@ -22,6 +26,7 @@ const theme = () => state.theme ?? (systemDark.matches ? "dark" : "light");
 
 function set(changes) {
   Object.assign(state, changes);
+  if ("head" in changes || "chosen" in changes) tell();
   repaint();
 }
 
@@ -36,9 +41,20 @@ function repaint() {
   });
 }
 
+// of the side that is shown, or what has changed between the two
+function ofSides(of) {
+  if (!state.change) return of(state.side);
+  const [before, after] = SIDES.map(of);
+  return after.map((value, i) => value - before[i]);
+}
+
+function shownMap() {
+  return ofSides((side) => mapOf(state.map, state.query, side));
+}
+
 function orderOfHeads() {
-  const values = mapOf(state.map, state.query);
-  const rank = (i) => (Number.isNaN(values[i]) ? -Infinity : values[i]);
+  const values = shownMap();
+  const rank = (i) => (Number.isNaN(values[i]) ? -Infinity : state.change ? Math.abs(values[i]) : values[i]);
   return [...values.keys()].sort((a, b) => rank(b) - rank(a));
 }
 
@@ -47,23 +63,35 @@ function bestHead() {
   return [Math.floor(best / N_HEADS), best % N_HEADS];
 }
 
+function headsShown() {
+  if (state.hoverHead) return [state.hoverHead];
+  return state.mean && state.chosen.length ? state.chosen : [state.head ?? cursor];
+}
+
+function meanWeights(query, heads, side) {
+  const sum = weightsOf(query, ...heads[0], side);
+  for (const head of heads.slice(1)) weightsOf(query, ...head, side).forEach((value, key) => (sum[key] += value));
+  return sum.map((value) => value / heads.length);
+}
+
 // null while the weights it needs are being unpacked
 function whatIsShown() {
   const key = state.hoverKey ?? state.key;
   const query = key !== null && queryOfKey.has(key) ? queryOfKey.get(key) : state.query;
   const ready = [state.query, query].map((q) => atHand(q, repaint));
   if (ready.includes(false)) return null;
-  const [layer, head] = state.hoverHead ?? state.head ?? cursor;
-  const weights = weightsOf(query, layer, head);
-  const column = key === null ? null : weightsOn(state.query, key);
-  return { key, query, layer, head, weights, column, top: fullColourAt(weights, layer), theme: theme() };
+  const heads = headsShown(), [layer, head] = heads[0];
+  const bySide = SIDES.map((side) => meanWeights(query, heads, side)), weights = bySide[state.side];
+  const column = key === null ? null : ofSides((side) => weightsOn(state.query, key, side));
+  const top = Math.max(...SIDES.map((side) => fullColourAt(bySide[side], heads, side))); // one scale for both sides
+  return { key, query, heads, layer, head, bySide, weights, column, top, theme: theme() };
 }
 
 // the weight of full colour: the largest, or the largest but for sinks and the first token
-function fullColourAt(weights, layer) {
+function fullColourAt(weights, heads, side) {
   let top = 0;
   weights.forEach((value, key) => {
-    const parked = isSink(layer, key) || about.roles[key] === "bos";
+    const parked = isSinkOf(heads, key, side) || about.roles[key] === "bos";
     if (!(state.scale === "nonsink" && parked) && value > top) top = value;
   });
   return top || 1;

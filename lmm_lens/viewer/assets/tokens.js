@@ -57,13 +57,13 @@ function unfold(piece, body) {
   }
 }
 
-function paintTokens({ weights, top, layer, key, theme }) {
+function paintTokens({ weights, top, heads, key, theme }) {
   for (const [each, made] of chips) {
     const t = Math.min(1, weights[each] / top);
     const tinted = t > 0.004;
     made.style.backgroundColor = tinted ? css(theme, t) : "";
     made.style.color = tinted ? inkOn(theme, t) : "";
-    made.classList.toggle("sink", isSink(layer, each));
+    made.classList.toggle("sink", isSinkOf(heads, each, state.side));
     made.classList.toggle("chosen", each === key);
     made.setAttribute("aria-pressed", each === state.key);
   }

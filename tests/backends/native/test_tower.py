@@ -175,7 +175,7 @@ def test_a_layer_behind_a_merge_is_refused(name, towered):
 def test_the_frameworks_see_and_do_the_same(name, backend):
     native, other = lens_of(name), lens_of(name, backend)
     prompt = prompt_of(name)
-    edits = [AblateHeads([(0, 1)], part="vision"), Knockout("image", [0, 3], [0], part="vision")]
+    edits = [AblateHeads([(0, 1)], part="vision"), Knockout([1, 2], [0, 3], [0], part="vision")]
     expected = native.run(prompt, edits, ["vision.pattern", "vision.z"])
     found = other.run(prompt, edits, ["vision.pattern", "vision.z"])
     assert found.reads.keys() == expected.reads.keys()
@@ -285,7 +285,7 @@ def test_nothing_stays_behind(lens):
     assert torch.equal(lens.run(prompt).logits, plain)
     assert [layer.attention.config._attn_implementation for layer in lens.adapter.tower.layers] == configs
     assert hooks_in(lens) == hooks
-    assert not [each for each in interface.LISTENERS if isinstance(each, TowerSession)]
+    assert not [each for each in interface.LISTENERS.all if isinstance(each, TowerSession)]
 
 
 def hooks_in(lens):

@@ -1,0 +1,34 @@
+// The page as a widget, in a frame of its own: what is chosen there goes into the model, and what Python sets comes back.
+
+function render({ model, el }) {
+  const frame = document.createElement("iframe");
+  frame.title = model.get("title");
+  frame.setAttribute("sandbox", "allow-scripts allow-downloads");
+  frame.style.cssText = `width:100%;height:${model.get("height")}px;border:0;resize:vertical;overflow:auto`;
+  frame.srcdoc = model.get("page");
+  let ownChange = false; // what the page itself has told needs not be told to it
+
+  function tell() {
+    if (!ownChange) frame.contentWindow?.postMessage({ lmmLens: "choose", heads: model.get("heads") }, "*");
+  }
+
+  function listen({ source, data }) {
+    if (source !== frame.contentWindow) return;
+    if (data?.lmmLens === "ready") tell();
+    if (data?.lmmLens !== "chosen") return;
+    ownChange = true;
+    model.set("heads", data.heads);
+    ownChange = false;
+    model.save_changes();
+  }
+
+  addEventListener("message", listen);
+  model.on("change:heads", tell);
+  el.replaceChildren(frame);
+  return () => {
+    removeEventListener("message", listen);
+    model.off("change:heads", tell);
+  };
+}
+
+export default { render };
