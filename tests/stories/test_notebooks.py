@@ -157,6 +157,23 @@ def from_pixels(said: Said) -> None:
     assert max(table["visual tokens"]) < 0.5
 
 
+def a_faithful_circuit(said: Said) -> None:
+    lost = row(said("complete"), "falls by")[0]
+    assert row(said("complete"), "eap-ig, 5 steps  adds up to")[0] == pytest.approx(lost, rel=0.05)
+    assert row(said("complete"), "eap              adds up to")[0] < 0.6 * lost
+    curve = {int(line[0]): line[1:] for line in map(numbers, said("curve").splitlines()) if len(line) == 7}
+    assert curve[32][0] > 0.9
+    assert curve[32][3] < 0.2  # random circuits
+    assert curve[16232][0] == 1
+    assert "12 of these 12 pairs are among those the circuit was found on" in said("same")
+    assert "24 of 16,232 edges keep" in said("graph")
+    assert "2 heads keep 0.9" in said("heads")
+    assert row(said("heads"), "by attribution")[0] > 40
+    crossed = {int(line[0]): line[1] for line in map(numbers, said("questions").splitlines()) if len(line) == 2}
+    assert max(crossed[n] for n in (24, 128, 512)) < 0.05
+    assert "L1H4" in said("scores")
+
+
 STORIES = {
     "01": where_it_looks,
     "02": what_heads_do,
@@ -167,6 +184,7 @@ STORIES = {
     "07": a_table,
     "08": what_tokens_say,
     "09": from_pixels,
+    "10": a_faithful_circuit,
 }
 
 
