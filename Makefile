@@ -91,6 +91,7 @@ bench: browser
 	$(BIN)/python -m benchmarks.spans
 	$(BIN)/python -m benchmarks.identity
 	$(BIN)/python -m benchmarks.sweeps
+	$(BIN)/python -m benchmarks.tower
 	$(BIN)/python -m benchmarks.flow
 	$(BIN)/python -m benchmarks.circuits
 	$(BIN)/python -m benchmarks.cluster
@@ -98,6 +99,9 @@ bench: browser
 	$(BIN)/python -m benchmarks.steps
 	$(BIN)/python -m benchmarks.readouts
 	$(BIN)/python -m benchmarks.viewer
+	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks --size 7b --layers 1
+	$(BIN)/python -m benchmarks.plan_7b
 
 # The table of families in the README, from the adapters themselves, and that of rooms in CONTRIBUTING, from the imports.
 readme: $(STAMP)
