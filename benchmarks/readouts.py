@@ -149,7 +149,9 @@ def _kept(peaks: list[tuple[int, int]], call: Callable[[], object]) -> None:
 def main() -> None:
     """Measure, print, write; a part that was not measured stays in the file as it was."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readouts", description=main.__doc__)
-    parser.add_argument("--only", choices=("readouts", "words"), help="measure one part")
+    parser.add_argument(
+        "--only", choices=("readouts", "words"), default="readouts", help="which part; words takes many minutes"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="rounds")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--size", choices=SIZES, default="mid", help="of the decoder")
