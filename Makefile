@@ -53,8 +53,8 @@ long: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5 -m long
 
 # Every notebook of tutorials/ run anew, its claims read off its fresh outputs.
-stories: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --durations=7 -m story
+stories: $(STAMP) $(EMOJI)/.installed
+	OMP_NUM_THREADS=1 PYTHONPATH=$(abspath $(EMOJI)) LMM_LENS_CACHE=$(abspath $(EMOJI))/cache $(BIN)/python -m pytest -q -n 2 --durations=7 -m story
 
 # The wire tests and every call, asked of NDIF's own server on this machine; writes benchmarks/results/ndif.md.
 ndif: $(STAMP) $(NDIF)/.installed
@@ -68,8 +68,8 @@ lint: $(STAMP)
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p lmm_lens -p training -p benchmarks
 
 # Run every notebook of tutorials/ top to bottom, and keep its outputs.
-notebooks: $(STAMP)
-	$(BIN)/python tutorials/run.py
+notebooks: $(STAMP) $(EMOJI)/.installed
+	PYTHONPATH=$(abspath $(EMOJI)) LMM_LENS_CACHE=$(abspath $(EMOJI))/cache $(BIN)/python tutorials/run.py
 
 # The site, in build/site.
 docs: $(STAMP)
@@ -91,6 +91,7 @@ bench: browser
 	$(BIN)/python -m benchmarks.spans
 	$(BIN)/python -m benchmarks.identity
 	$(BIN)/python -m benchmarks.sweeps
+	$(BIN)/python -m benchmarks.tower
 	$(BIN)/python -m benchmarks.flow
 	$(BIN)/python -m benchmarks.circuits
 	$(BIN)/python -m benchmarks.cluster
@@ -98,6 +99,9 @@ bench: browser
 	$(BIN)/python -m benchmarks.steps
 	$(BIN)/python -m benchmarks.readouts
 	$(BIN)/python -m benchmarks.viewer
+	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks --size 7b --layers 1
+	$(BIN)/python -m benchmarks.plan_7b
 
 # The table of families in the README, from the adapters themselves, and that of rooms in CONTRIBUTING, from the imports.
 readme: $(STAMP)

@@ -48,6 +48,8 @@ class Adapter(Calls):
     """The same for videos."""
     has_bridge: ClassVar[bool] = True
     """Whether a TransformerBridge of the family runs."""
+    has_tower_heads: ClassVar[bool] = True
+    """Whether pictures go through a vision tower whose tokens stand in a row, so that its heads are read and edited."""
 
     def __init__(self, model: Any, processor: Any = None) -> None:
         self.model = model

@@ -11,6 +11,7 @@ class Chameleon(Square):
 
     family = "chameleon"
     model_types = ("chameleon",)
+    has_tower_heads = False
 
     @property
     def marker_ids(self) -> frozenset[int]:

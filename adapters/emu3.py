@@ -19,6 +19,7 @@ class Emu3(Adapter):
 
     family = "emu3"
     model_types = ("emu3",)
+    has_tower_heads = False
     has_grid = True
     images_in = ("image_sizes",)
 

@@ -22,6 +22,7 @@ class FastVlm(Square):
 
     family = "fast_vlm"
     model_types = ("fast_vlm",)
+    has_tower_heads = False
 
     def images(self, row: BatchRow, found: list[TokenRun]) -> list[Span]:
         pixels: Any = row.inputs.get("pixel_values")

@@ -20,6 +20,7 @@ class Gemma3n(Square):
 
     family = "gemma3n"
     model_types = ("gemma3n",)
+    has_tower_heads = False
 
     @property
     def side(self) -> int:

@@ -8,6 +8,7 @@ class Gemma4Unified(Gemma4):
 
     family = "gemma4_unified"
     model_types = ("gemma4_unified",)
+    has_tower_heads = False
 
     @property
     def pooled(self) -> int:

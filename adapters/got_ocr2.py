@@ -19,6 +19,7 @@ class GotOcr2(Square):
 
     family = "got_ocr2"
     model_types = ("got_ocr2", "pp_chart2table")
+    has_tower_heads = False
 
     @property
     def cell(self) -> int:

@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from lmm_lens import Lens, Prompt, data
-from lmm_lens.flow.measuring import ROUTES, FlowOn, FlowTask
+from lmm_lens.flow.cuts import FlowOn, FlowTask
+from lmm_lens.flow.forced import answer_tokens
+from lmm_lens.flow.measuring import ROUTES
 from lmm_lens.flow.routes import as_routes
 from lmm_lens.hooks.results import Run
 from lmm_lens.replay.batches import Batches
@@ -61,12 +63,17 @@ def plain(lens: Lens, prompt: Prompt) -> Tensor:
         return logits[0, -1]
 
 
+def all_points(task: FlowTask, forwards: Forwards, prompt: Prompt, number: int) -> None:
+    """What `information_flow` does with one prompt and the model's own answer."""
+    answer = answer_tokens(task.lens, forwards.clean(prompt)[0], None)
+    FlowOn(task, prompt, number).of_row(forwards, 0, answer)
+
+
 def measure(lens: Lens, prompts: Sequence[Prompt], window: int, rounds: int, device: torch.device) -> Row:
     """All points of one prompt a round."""
     task = FlowTask(lens, as_routes(ROUTES), tuple(range(lens.n_layers)), window, 1, 0, True)
     forwards = Forwards(lens, Batches(None, lens.device))
-    warm = FlowOn(task, prompts[-1], 0)
-    warm.of_row(forwards, 0, None)  # the first prompt also pays for the check against the model
+    all_points(task, forwards, prompts[-1], 0)  # the first prompt also pays for the check against the model
     ratios, knocked, replays, forward, worst, points = [], [], [], [], 0.0, 0
     for number in range(rounds):
         prompt = prompts[number % (len(prompts) - 1)]
@@ -80,7 +87,7 @@ def measure(lens: Lens, prompts: Sequence[Prompt], window: int, rounds: int, dev
             seconds(partial(store, found, i, partial(lens.run, prompt, [change.intervention], logits="last")), device)
             for i, change in enumerate(sampled)
         ]
-        spent = seconds(partial(flow.of_row, forwards, 0, None), device)
+        spent = seconds(partial(all_points, task, forwards, prompt, number), device)
         logits, _ = forwards.replayed(prompt, 0, sampled)
         for mine, run in zip(logits, found.values(), strict=True):
             worst = max(worst, float((mine - run.logits[0, 0]).abs().max()))

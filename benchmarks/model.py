@@ -18,8 +18,9 @@ from lmm_lens import Lens, Prompt
 
 BOS, IMAGE_TOKEN, TOKENS_PER_IMAGE, TEXT_AFTER_IMAGE = 1, 999, 576, 90
 LENGTHS = {700: 1, 3000: 5}  # tokens: pictures among them
-SIZES: dict[str, dict[str, Any]] = {  # "7b" is the shape of LLaVA-1.5-7B, for a GPU
+SIZES: dict[str, dict[str, Any]] = {  # "wide" is for many words; "7b" is the shape of LLaVA-1.5-7B, for a GPU
     "mid": {"num_hidden_layers": 8, "hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 2816},
+    "wide": {"num_hidden_layers": 4, "hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 2816},
     "7b": {"num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32, "intermediate_size": 11008},
 }
 SINK_DIMS, SINK_PATCHES, MASSIVE, KEY_GAIN = (100, 500), (50, 200, 300, 431), 100.0, 8.0

@@ -20,11 +20,11 @@ from lmm_lens import EmbeddingBank, Lens, Prompt, attention_map, direct_attribut
 from lmm_lens.readouts.vocabulary import LEAST
 
 from .model import SIZES, build, prompt_of, twin
-from .timing import interleaved, machine, peak_bytes, show, spread, write
+from .timing import interleaved, machine, peak_bytes, resident_peak, show, spread, table
 
 RESULTS = Path(__file__).parent / "results"
-N_WORDS = {"mid": 32_000, "7b": 150_000}
-LENGTH = {"mid": 700, "7b": 3000}
+N_WORDS = {"mid": 32_000, "wide": 150_000, "7b": 150_000}
+LENGTH = {"mid": 700, "wide": 3000, "7b": 3000}
 PLAIN, PRODUCTS, BANK_PRODUCTS = "plain forward (sdpa)", "forward + W_U of each row", "forward + bank x each row"
 N_BANK = 2000
 
@@ -107,15 +107,74 @@ def rows_of(lens: Lens, prompt: Prompt) -> list[Row]:
     ]
 
 
+def with_many_words(rounds: int) -> tuple[list[list[str]], str]:
+    """The logit lens at 2,880 visual tokens and 150,000 words, by the process's own memory."""
+    cpu = torch.device("cpu")
+    lens = Lens(build("wide", cpu, N_WORDS["wide"]))
+    prompt = prompt_of(lens, LENGTH["wide"])
+    names = PLAIN, PRODUCTS, "`logit_lens`, all image rows"
+    calls = {row.name: row.run for row in rows_of(lens, prompt) if row.name in names}
+    peaks: dict[str, list[tuple[int, int]]] = {name: [] for name in names}
+    timed = {name: partial(_kept, peaks[name], call) for name, call in calls.items()}
+    times = interleaved(timed, rounds, cpu)
+
+    def ratio(name: str, base: str) -> str:
+        return f"{statistics.median(x / y for x, y in zip(times[name], times[base], strict=True)):.2f}"
+
+    whole = {name: statistics.median(peak for peak, _ in peaks[name]) for name in names}
+    more = {name: statistics.median(peak - before for peak, before in peaks[name]) for name in names}
+    n_image = int(prompt.mask("image").sum())
+    head = f"{lens.n_layers} layers, {n_image:,} visual tokens, {N_WORDS['wide']:,} words"
+    lines = [
+        [head, "time", "time / its products", "the process at most", "of it beside the model", "target: time, memory"]
+    ]
+    for name in names:
+        own = name == names[-1]
+        memory = [f"{x[name] / x[PLAIN]:.2f} ({x[name] / 2**20:,.0f} MiB)" for x in (whole, more)]
+        took = f"{ratio(name, PLAIN)} ({statistics.median(times[name]):.0f} s)"
+        lines.append([name, took, ratio(name, PRODUCTS) if own else "", *memory, "2.0, 1.5" if own else ""])
+    kept = n_image * lens.n_layers * N_WORDS["wide"] * 4 / 2**30
+    notes = (
+        f"{machine(cpu)}. {lens}, {lens.model.dtype}; {prompt.n_tokens:,} tokens. Medians of {rounds} rounds; memory: "
+        f"VmHWM of the process, beside the model what it grew by during the call. All logits would be {kept:,.1f} GiB. "
+        "A layer more costs its own products, and of what it says a few numbers a row are kept."
+    )
+    return lines, notes
+
+
+def _kept(peaks: list[tuple[int, int]], call: Callable[[], object]) -> None:
+    peaks.append(resident_peak(call))
+
+
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print, write; a part that was not measured stays in the file as it was."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readouts", description=main.__doc__)
+    parser.add_argument(
+        "--only", choices=("readouts", "words"), default="readouts", help="which part; words takes many minutes"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="rounds")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--size", choices=SIZES, default="mid", help="of the decoder")
     options = parser.parse_args()
     torch.set_num_threads(1)
     device = torch.device(options.device)
+    path = RESULTS / f"readouts{'' if device.type == 'cpu' else '_cuda'}.md"
+    before = path.read_text(encoding="utf-8").strip().split("\n\n")[1:] if path.exists() else []
+    parts = before[:2]
+    if options.only != "words":
+        lines, notes = measured(options, device)
+        show(lines, notes)
+        parts = [table(lines), notes]
+    words = before[2:]
+    if options.only != "readouts" and device.type == "cpu":
+        lines, notes = with_many_words(options.repeats)
+        show(lines, notes)
+        words = [table(lines), notes]
+    path.write_text("\n\n".join(["# What readouts cost", *parts, *words]) + "\n", encoding="utf-8")
+
+
+def measured(options: argparse.Namespace, device: torch.device) -> tuple[list[list[str]], str]:
+    """Every readout beside a plain forward: header and rows, and notes."""
     lens = Lens(build(options.size, device, N_WORDS[options.size]))
     prompt = prompt_of(lens, LENGTH[options.size])
     rows = rows_of(lens, prompt)
@@ -140,8 +199,7 @@ def main() -> None:
         "target of time is of the products where there are any. Each call reads all weights once, to say of which "
         "model it is."
     )
-    show(lines, notes)
-    write(lines, "What readouts cost", notes, RESULTS / f"readouts{'' if device.type == 'cpu' else '_cuda'}.md")
+    return lines, notes
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ gaps in which the GPU waits for Python.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import platform
@@ -89,6 +90,21 @@ def peak_bytes(function: Callable[[], object], device: torch.device) -> int:
         held += event.nbytes()
         peak = max(peak, held)
     return peak
+
+
+def resident_peak(function: Callable[[], object]) -> tuple[int, int]:
+    """The most bytes of memory that this process has while a call runs, and how many of them it had before; Linux."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed before goes back, or it would count for nothing
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here
+    function()
+    return _status("VmHWM"), before
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def machine(device: torch.device) -> str:

@@ -57,6 +57,10 @@ _HOME = {
     "embedding_bank": "readouts",
     "DirectAttribution": "readouts",
     "direct_attribution": "readouts",
+    "PixelAttribution": "readouts",
+    "pixel_attribution": "readouts",
+    "DeletionCurve": "readouts",
+    "deletion_curve": "readouts",
     "Circuit": "circuits",
     "find_circuit": "circuits",
     "smallest_heads": "circuits",
@@ -132,17 +136,21 @@ if TYPE_CHECKING:
     from .prompts.spans import Box as Box
     from .prompts.spans import Span as Span
     from .readouts import AttentionMap as AttentionMap
+    from .readouts import DeletionCurve as DeletionCurve
     from .readouts import DirectAttribution as DirectAttribution
     from .readouts import EmbeddingBank as EmbeddingBank
     from .readouts import LatentLens as LatentLens
     from .readouts import LogitLens as LogitLens
+    from .readouts import PixelAttribution as PixelAttribution
     from .readouts import Translators as Translators
     from .readouts import attention_map as attention_map
+    from .readouts import deletion_curve as deletion_curve
     from .readouts import direct_attribution as direct_attribution
     from .readouts import embedding_bank as embedding_bank
     from .readouts import fit_translators as fit_translators
     from .readouts import latent_lens as latent_lens
     from .readouts import logit_lens as logit_lens
+    from .readouts import pixel_attribution as pixel_attribution
     from .scoring import HeadScores as HeadScores
     from .scoring import localization_heads as localization_heads
     from .scoring import localize as localize

@@ -34,7 +34,7 @@ Edit EditPattern ScaleAttention Direction direction Steer
 find_sinks HeadScores score_heads localization_heads localize
 PatchScores activation_patching attribution_patching HeadEffects head_effects head_attribution
 AttentionMap attention_map LogitLens logit_lens Translators fit_translators LatentLens latent_lens EmbeddingBank
-embedding_bank DirectAttribution direct_attribution
+embedding_bank DirectAttribution direct_attribution PixelAttribution pixel_attribution DeletionCurve deletion_curve
 Circuit find_circuit smallest_heads
 compare Comparison Condition ablation_table image_table blank_images swapped_images exact_match
 DataSet Sample Misplaced misplaced view View LensError __version__

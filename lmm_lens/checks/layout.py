@@ -8,16 +8,17 @@ then a token hears of its own pixels alone. That this is so is itself checked, b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..backends.entering import entered, tower_off
 from ..errors import LensError
 from ..prompts.spans import Box, Span
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from ..lens import Lens
 
+T = TypeVar("T")
 GREY, WHITE = (90, 90, 90), (255, 255, 255)
 BATCH = 16  # pictures a pass
 DOTS = 5  # a side of the lattice of dots
@@ -33,7 +35,6 @@ NOTHING = 0.02  # of the largest change of a crop: what counts as none; resampli
 ALIKE = 0.5  # of the largest change of one picture: what counts too; a mark well inside a patch gives others far less
 STRADDLED = 4  # tokens that a dot on a corner reaches
 SMALLEST = 6  # pixels of a patch, across and down: less, and resampling spreads the paint over its neighbours
-INPUTS = ("hidden_states", "hidden_state", "inputs_embeds")  # names under which layers take their input
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ class Misplaced:
     seen_by: tuple[int, ...]
 
 
-def misplaced(lens: Lens, size: tuple[int, int] = (90, 60), question: str = "what is this?") -> tuple[Misplaced, ...]:
+def misplaced(
+    lens: Lens, size: tuple[int, int] = (90, 60), question: str = "what is this?", sample: int | None = None
+) -> tuple[Misplaced, ...]:
     """The visual tokens of a picture that see other pixels than the adapter says; empty where the grid is right.
 
     Ask for a square, a wide and a tall picture: processors crop and pad. Each crop of a picture is checked by itself.
@@ -64,12 +67,17 @@ def misplaced(lens: Lens, size: tuple[int, int] = (90, 60), question: str = "wha
         lens: with backend "native" and a processor. The model is as before afterwards.
         size: width and height of the picture in pixels. Patches must be 6 pixels across and down, or larger.
         question: the text beside the picture.
+        sample: how many tokens of each crop are painted, drawn with a fixed seed; None for all of them, which at the
+            size of released models are thousands of pictures.
 
     Raises:
         LensError: the adapter knows no grid, there is no processor, another backend, or an intervention is applied; the
-            patches are too small; the tower cannot be switched off, or mixes its patches all the same.
+            patches are too small; the tower cannot be switched off, or mixes its patches all the same; sample is less
+            than 1.
     """
     _check(lens, size)
+    if sample is not None and sample < 1:
+        raise LensError(f"sample is how many tokens of each crop are painted, at least 1, given {sample}")
     blank = _blank(size)
     spans = lens.prompt(question, images=blank).spans[0]
     crops = [span for span in spans if span.kind == "image"]
@@ -82,6 +90,8 @@ def misplaced(lens: Lens, size: tuple[int, int] = (90, 60), question: str = "wha
             f"by the adapter of family {lens.adapter.family!r} no visual token sees any of a picture of {size}\n"
             f"  its boxes lie outside, as {tuple(boxes[0][2]) if boxes else 'there are none'}"
         )
+    if sample is not None:
+        marked = [mark for crop in crops for mark in _drawn([mark for mark in marked if mark[0] is crop], sample)]
     dots = _dots(size)
     paint = [(0, 0, *size), *dots, *(mark[3] for mark in marked)]
     change = _changes(lens, question, blank, [_painted(blank, *where) for where in paint if where], spans)
@@ -91,6 +101,11 @@ def misplaced(lens: Lens, size: tuple[int, int] = (90, 60), question: str = "wha
     found = [_seen(crop, at, box, own, of_marks) for (crop, at, box, _), own in zip(marked, of_marks, strict=True)]
     found += [_outside(crop, at, box, whole) for crop, at, box in boxes if not box.overlaps(Box(-1, -1, *size))]
     return tuple(sorted((each for each in found if each is not None), key=lambda each: each.position))
+
+
+def _drawn(marks: Sequence[T], n: int) -> list[T]:
+    """So many of them, or all."""
+    return random.Random(0).sample(marks, min(n, len(marks)))
 
 
 def _check(lens: Lens, size: tuple[int, int]) -> None:
@@ -163,13 +178,13 @@ def _changes(
 ) -> Float[Tensor, "picture position"]:
     """How far each picture moves what enters the language model at each position, as a norm; the tower switched off."""
     parts = []
-    with _tower_off(lens) as switched_off:
+    with tower_off(lens.adapter) as switched_off:
         for start in range(0, len(pictures), BATCH - 1):
             shown = [blank, *pictures[start : start + BATCH - 1]]
             prompt = lens.prompt([question] * len(shown), images=shown)
             if any(row != spans for row in prompt.spans):
                 raise LensError("pictures of one size have different layouts in one batch, so they cannot be compared")
-            entering = _entering(lens, prompt.inputs)
+            entering = entered(lens.adapter, prompt.inputs).float().cpu()
             parts.append((entering[1:] - entering[:1]).norm(dim=-1))
     if not switched_off:
         raise LensError(
@@ -180,63 +195,6 @@ def _changes(
     if bool(change.isnan().any()):
         raise LensError(f"{type(lens.model).__name__} gives NaN with its vision tower switched off; try float32")
     return change
-
-
-class _Entered(Exception):  # noqa: N818  (no error: what was wanted is there, and the rest of the pass is not)
-    """Ends a pass at the first decoder layer."""
-
-
-def _entering(lens: Lens, inputs: Any) -> Float[Tensor, "batch position d_model"]:
-    """What the first decoder layer is given, in float32 on the CPU."""
-    seen: list[Tensor] = []
-
-    def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(_given(args, kwargs))
-        raise _Entered
-
-    handle = lens.adapter.layers[0].module.register_forward_pre_hook(stop, with_kwargs=True, prepend=True)
-    try:
-        with torch.no_grad():
-            lens.adapter.model(**inputs)
-    except _Entered:
-        pass
-    finally:
-        handle.remove()
-    x = seen[0].float().cpu()
-    if x.ndim == 4:  # several residual streams: of each token, or one after the other
-        x = x.flatten(2) if x.shape[:2] == inputs["input_ids"].shape else x[0]
-    return x
-
-
-@contextmanager
-def _tower_off(lens: Lens) -> Iterator[set[str]]:
-    """Within, layers outside of the decoder give back their input; yields the classes of those that did.
-
-    Lists of modules may be nested (stages of layers); what changes the shape, as downsampling does, stays on.
-    """
-    switched_off: set[str] = set()
-
-    def back(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
-        given, first = _given(args, kwargs), out[0] if isinstance(out, tuple) else out
-        if given is None or not isinstance(first, Tensor) or first.shape != given.shape:
-            return None
-        switched_off.add(type(module).__name__)
-        return (given, *out[1:]) if isinstance(out, tuple) else given
-
-    decoder = {part for layer in lens.adapter.layers for part in layer.module.modules()}
-    lists = [module for module in lens.adapter.model.modules() if isinstance(module, nn.ModuleList)]
-    layers = {layer: None for members in lists for layer in members if layer not in decoder}
-    with ExitStack() as hooks:
-        for layer in layers:
-            handle = layer.register_forward_hook(back, with_kwargs=True, prepend=True)
-            hooks.callback(handle.remove)
-        yield switched_off
-
-
-def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The tensor that a layer transforms; None where it is not known."""
-    first = args[0] if args else next((kwargs[name] for name in INPUTS if name in kwargs), None)
-    return first if isinstance(first, Tensor) else None
 
 
 # ---------------------------------------------------------------------- what that says

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import ScoreError
 from ..hooks.heads import HeadSet
 from ..runs import files
+from ..runs.checkpoint import digest
 from .graph import HEAD, Graph, K, Q, V
 
 if TYPE_CHECKING:
@@ -71,6 +72,11 @@ class Circuit:
         """The numbers of all edges, best first."""
         ranked = self.scores.abs() if self.average == "signed" else self.sizes
         return ranked.argsort(descending=True, stable=True)
+
+    @property
+    def mark(self) -> str:
+        """16 hex digits of the order of its edges, by which a curve knows whose it is."""
+        return digest(self.order)
 
     @property
     def kept(self) -> Int[Tensor, " kept"]:
@@ -138,17 +144,23 @@ class Circuit:
 
         return measure(self, lens, clean, corrupt, answer, against, sizes, n_random, seed, progress)
 
-    def smallest(self, curve: Faithfulness, keep: float = 0.9) -> Circuit:
+    def smallest(self, curve: Faithfulness | None = None, keep: float = 0.9) -> Circuit:
         """The smallest measured circuit that is at least so faithful.
 
+            curve = circuit.faithfulness(lens, clean, corrupt, ...)  # pairs that it was not found on
+            small = circuit.smallest(curve, keep=0.9)
+
         Args:
-            curve: of `faithfulness`, with more `sizes` for a finer answer.
+            curve: of this circuit's `faithfulness`, with more `sizes` for a finer answer. There is no default: scores
+                of single edges do not say what they do together, and on which pairs to measure it is yours to choose.
             keep: which faithfulness, 1 for all of the model's answer.
 
         Raises:
-            ScoreError: none of the measured sizes is.
+            ScoreError: no curve, one of another circuit, or none of the measured sizes is so faithful.
         """
-        return self.top(curve.smallest(keep))
+        from .measure import curve_of
+
+        return self.top(curve_of(self, curve, keep).smallest(keep))
 
     def rank_correlation(self, other: Circuit) -> float:
         """Spearman's rank correlation of the scores with those of another circuit on the same edges, in [-1, 1].

@@ -44,6 +44,7 @@ class Faithfulness:
         n_edges: how many edges the model has.
         method: how the circuit was found.
         n_known: how many of these pairs it was found on.
+        circuit: `Circuit.mark` of the circuit; empty where nobody wrote it down.
     """
 
     sizes: Int[Tensor, " size"]
@@ -54,6 +55,7 @@ class Faithfulness:
     n_edges: int
     method: str
     n_known: int
+    circuit: str = ""
 
     @property
     def values(self) -> Float[Tensor, " size"]:
@@ -135,7 +137,7 @@ class Faithfulness:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file: the numbers, and everything else as JSON in its header."""
         tensors = {name: getattr(self, name) for name in TENSORS}
-        files.write(path, KIND, tensors, {name: getattr(self, name) for name in LABELS})
+        files.write(path, KIND, tensors, {name: getattr(self, name) for name in (*LABELS, "circuit")})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Faithfulness:
@@ -146,7 +148,7 @@ class Faithfulness:
             files.check_numbers(path, "per_pair", tensors["per_pair"], {**n, **pairs})
             files.check_numbers(path, "corrupt_ld", tensors["corrupt_ld"], pairs)
             named: dict[str, Any] = {**tensors, **{name: about[name] for name in LABELS}}
-            return cls(**named)
+            return cls(**named, circuit=str(about.get("circuit", "")))
 
     def __repr__(self) -> str:
         known = f", {self.n_known} of them those it was found on" if self.n_known else ""

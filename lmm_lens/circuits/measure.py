@@ -81,7 +81,26 @@ def measure(
         n_edges=circuit.n_edges,
         method=circuit.method,
         n_known=known,
+        circuit=circuit.mark,
     )
+
+
+def curve_of(circuit: Circuit, curve: object, keep: float) -> Faithfulness:
+    """What was given as the curve of a circuit; ScoreError for anything else, or another circuit's."""
+    if not isinstance(curve, Faithfulness):
+        raise ScoreError(
+            "smallest needs a measured curve, since scores of single edges do not say what they do together, given "
+            f"{curve!r}\n"
+            "  curve = circuit.faithfulness(lens, clean, corrupt, ...) on pairs that it was not found on\n"
+            f"  circuit.smallest(curve, keep={keep:g})"
+        )
+    if curve.n_edges != circuit.n_edges or curve.circuit not in ("", circuit.mark):
+        raise ScoreError(
+            f"this curve is of another circuit, by {curve.method} with {curve.n_edges:,} edges; this one, by "
+            f"{circuit.method}, ranks {circuit.n_edges:,} in an order of its own\n"
+            "  measure this one: curve = circuit.faithfulness(lens, clean, corrupt, ...)"
+        )
+    return curve
 
 
 def sizes_of(n_edges: int, sizes: Sequence[int] | None) -> list[int]:

@@ -31,6 +31,7 @@ class Support:
         grid: whether tokens are mapped to pixels and back.
         videos: whether it takes videos.
         transformer_lens: whether a TransformerBridge of it runs.
+        tower_heads: whether heads of its vision tower are read and edited.
     """
 
     family: str
@@ -39,6 +40,14 @@ class Support:
     grid: bool
     videos: bool
     transformer_lens: bool
+    tower_heads: bool
+
+    @property
+    def tower_on(self) -> str:
+        """On which backends the tower has hook points."""
+        if not self.tower_heads:
+            return "no heads"
+        return "all backends" if self.transformer_lens else "native, nnsight"
 
 
 def table() -> list[Support]:
@@ -51,6 +60,7 @@ def table() -> list[Support]:
             adapter.has_grid,
             adapter.takes_videos,
             adapter.has_bridge,
+            adapter.has_tower_heads,
         )
         for adapter in sorted(set(families().values()), key=lambda adapter: adapter.family)
     ]
@@ -65,13 +75,14 @@ def _said(adapter: type[Adapter]) -> str:
 
 def markdown() -> str:
     """The table of families, and that of the papers' models, as the README has them."""
-    lines = ["| family | visual tokens | pixels to tokens | videos | TransformerLens |", "|---|---|---|---|---|"]
+    head = "| family | visual tokens | pixels to tokens | videos | TransformerLens | heads of the tower |"
+    lines = [head, "|---|---|---|---|---|---|"]
     for row in table():
         names = row.family if row.model_types == (row.family,) else f"{row.family} ({', '.join(row.model_types)})"
         cells = [names, row.what, *("yes" if each else "no" for each in (row.grid, row.videos, row.transformer_lens))]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join([*cells, row.tower_on])} |")
     rest = inspect.getdoc(inspect.getmodule(Generic)) or ""
-    lines.append(f"| any other with an image token | {rest.partition(': ')[2].rstrip('.')} | no | no | tried |")
+    lines.append(f"| any other with an image token | {rest.partition(': ')[2].rstrip('.')} | no | no | tried | tried |")
     lines += ["", "| model of the two papers | family |", "|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in PAPER_MODELS]
     return "\n".join(lines)

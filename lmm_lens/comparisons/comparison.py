@@ -14,8 +14,8 @@ from torch import Tensor
 from ..data.problems import Problems
 from ..errors import ScoreError, unknown
 from ..runs import RunFolder, Store, files
+from ..runs.texts import text_of
 from ..statistics import holm, mcnemar_test, mean_interval, paired_interval, sign_flip_test
-from .work import text_of
 
 if TYPE_CHECKING:
     import pandas

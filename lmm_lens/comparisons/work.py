@@ -22,6 +22,7 @@ from ..interventions.base import Intervention
 from ..lens.travelling import TravellingLens
 from ..prompts.prompt import Prompt
 from ..runs.job import LeftOutError
+from ..runs.texts import bytes_of
 from ..warnings import NothingChangedWarning, counted
 from .conditions import Condition
 from .metrics import ComparedMetric
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from ..lens import Lens
 
 T = TypeVar("T")
-N_SAID = 256
-"""Bytes that are kept of what was said under each condition."""
 N_NEW = 20
 """Tokens that may be said where an answer's own length says nothing."""
 
@@ -198,19 +197,11 @@ def timed(call: Callable[[], T]) -> tuple[T, float]:
 
 
 def _tensors(answered: _Answered) -> dict[str, Tensor]:
-    said = answered.said.encode("utf-8", "replace")[:N_SAID]
-    kept = torch.zeros(N_SAID, dtype=torch.uint8)
-    kept[: len(said)] = torch.tensor(list(said), dtype=torch.uint8)
     moved, short = (sum(sum(getattr(each, name).values()) for each in answered.reports) for name in ("moved", "short"))
     numbers: dict[str, Any] = {"values": answered.value, "moved": moved, "short": short, "seconds": answered.seconds}
     found = {name: torch.tensor(number, dtype=torch.float64) for name, number in numbers.items()}
     edits = torch.tensor([sum(each.n_edits for each in answered.reports)]).squeeze()
-    return {**found, "edits": edits, "said": kept}
-
-
-def text_of(said: Tensor) -> str:
-    """What `said` keeps, as text."""
-    return bytes(said.tolist()).rstrip(b"\0").decode("utf-8", "ignore")
+    return {**found, "edits": edits, "said": bytes_of(answered.said)}
 
 
 def _as_sample(item: Item, prompt: Prompt) -> Sample:

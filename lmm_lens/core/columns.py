@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
-
-Made = TypeVar("Made")
 
 
 class Grown:
@@ -36,15 +34,14 @@ class Grown:
         return self._parts[0]
 
 
-class _Made(NamedTuple):
-    """A mask, and the tokens that were seen when it was made.
+class _Made:
+    """A mask, or what was made of one, and the tokens that were seen then.
 
     Its source is kept as long as it is, so that nothing else is known by the same id.
     """
 
-    source: Any
-    n_seen: int
-    mask: Any
+    def __init__(self, source: Any, n_seen: int, mask: Any) -> None:
+        self.source, self.n_seen, self.mask = source, n_seen, mask
 
 
 class Columns:
@@ -65,9 +62,9 @@ class Columns:
         source: Any,
         n_keys: int,
         n_seen: int,
-        make: Callable[[], Made],
+        make: Callable[[], Any],
         column: Callable[[], float] | None = None,
-    ) -> Made:
+    ) -> Any:
         """A mask [..., key], or what is made of one, kept from the layer that asked first.
 
         Args:
@@ -84,12 +81,10 @@ class Columns:
         at = (*what, 0 if n_keys == n_seen else n_keys)
         known = self.made.get(at)
         if known is not None and known.n_seen == n_seen:
-            kept: Made = known.mask
-            return kept
+            return known.mask
         if known is not None and column is not None and n_keys == n_seen == known.n_seen + 1:
-            mask: Any = torch.nn.functional.pad(known.mask, (0, 1), value=column())
+            mask = torch.nn.functional.pad(known.mask, (0, 1), value=column())
         else:
             mask = make()
         self.made[at] = _Made(source, n_seen, mask)
-        made: Made = mask
-        return made
+        return mask

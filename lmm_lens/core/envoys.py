@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import HookError, InterventionError
 from .attention import AttentionCall, FusedAttention, dense_mask, extra_logits
+from .flat import in_rows
 from .layer_envoys import LayerEnvoys
 from .rows import Chunk, of_heads
 from .tapping import Tapping
@@ -186,10 +187,13 @@ def run_taps(tapping: Tapping, layers: list[LayerEnvoys], n_seen: int) -> None:
         for site in ("attn_out", "mlp_out", "resid_post"):
             if site in sites:
                 envoy = envoys.with_output(site)
+                entered = envoy.input if site == "mlp_out" else None  # before the output, as it runs
                 output = envoy.output
-                x = output[0] if isinstance(output, tuple) else output
+                given = output[0] if isinstance(output, tuple) else output
+                x = in_rows(given, entered)
                 new = through(tapping, x, site, layer, n_seen)
                 if new is not x:
+                    new = new.reshape(given.shape)
                     envoy.output = (new, *output[1:]) if isinstance(output, tuple) else new
 
 

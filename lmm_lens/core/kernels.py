@@ -8,7 +8,7 @@ one while decoding or thousands in a prefill.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,7 +19,7 @@ PerRow = Float[Tensor, "batch head query"]
 KeyMask = Bool[Tensor, "batch key"]
 
 
-class KeyWeights(NamedTuple):
+class KeyWeights:
     """Keys in groups, as weights for two products.
 
     Attributes:
@@ -27,8 +27,8 @@ class KeyWeights(NamedTuple):
         shares: Float[batch, group, key], which hand each group's share to its keys.
     """
 
-    sums: Tensor
-    shares: Tensor
+    def __init__(self, sums: Tensor, shares: Tensor) -> None:
+        self.sums, self.shares = sums, shares
 
 
 class _Constants:

@@ -131,11 +131,17 @@ class Course:
 
 
 def check_stream(x: Tensor, site: str, layer: int) -> None:
-    """Refuse a residual stream that is several ones.
+    """Refuse a residual stream that is several ones, and outputs whose batch rows cannot be told apart.
 
     Raises:
-        HookError: it is.
+        HookError: it is one of these.
     """
+    if site in ("attn_out", "mlp_out") and x.ndim != 3:
+        raise HookError(
+            f"{site} of layer {layer} is not [batch, token, width] but {tuple(x.shape)}: its module does not keep the "
+            "tokens of batch rows apart, as some mixtures of experts do not\n"
+            "  read and edit resid_pre and resid_post instead, whose difference holds it"
+        )
     if site.startswith("resid") and x.ndim != 3:
         raise HookError(
             f"{site} of layer {layer} is not [batch, token, width] but {tuple(x.shape)}: this model's layers hand on "

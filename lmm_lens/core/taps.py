@@ -123,7 +123,7 @@ class TapContext:
     def keys(self, scope: Rows, n_keys: int) -> Bool[Tensor, "batch key"]:
         """The tokens of a scope, generated ones included, as a mask over the keys that the layer holds now."""
         last, n_seen = self.n_seen - 1, self.n_seen
-        return self.state.columns.get(
+        made: Tensor = self.state.columns.get(
             ("keys", id(scope), self.valid.device),
             scope,
             n_keys,
@@ -131,16 +131,18 @@ class TapContext:
             lambda: self._columns(scope.mask(0, n_seen), n_keys),
             (lambda: scope.holds_step(last)) if scope.is_one_in_steps(last) else None,
         )
+        return made
 
     def halves(self, scope: Rows, n_keys: int, dtype: torch.dtype) -> KeyWeights:
         """The tokens of a scope and all others as weights of the keys, see `lmm_lens.core.kernels.halves_of`."""
-        return self.state.columns.get(
+        made: KeyWeights = self.state.columns.get(
             ("halves", id(scope), self.valid.device, dtype),
             scope,
             n_keys,
             self.n_seen,
             lambda: halves_of(self.keys(scope, n_keys), dtype),
         )
+        return made
 
     def columns(self, mask: Bool[Tensor, "batch position"], n_keys: int) -> Bool[Tensor, "batch key"]:
         """A mask over absolute positions as a mask over the keys that the layer holds now.
@@ -151,7 +153,7 @@ class TapContext:
         device, n_seen = self.valid.device, self.n_seen
         if mask.shape[1] == n_keys == n_seen and mask.device == device:
             return mask
-        return self.state.columns.get(
+        made: Tensor = self.state.columns.get(
             ("columns", id(mask), device),
             mask,
             n_keys,
@@ -159,6 +161,7 @@ class TapContext:
             lambda: self._columns(mask, n_keys),
             (lambda: False) if mask.shape[1] < n_seen else None,
         )
+        return made
 
     def _columns(self, mask: Bool[Tensor, "batch position"], n_keys: int) -> Bool[Tensor, "batch key"]:
         first = max(0, self.n_seen - n_keys)

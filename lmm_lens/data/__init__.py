@@ -1,4 +1,4 @@
-"""Data sets: POPE, MME, MMVP, PointQA, eleven more, any table, the bundled world, all as `Sample` after `Sample`.
+"""Data sets: POPE, MME, MMVP, PointQA, eleven more, tasks of lmms-eval, any table, the bundled world, as `Sample`s.
 
     data = pope("coco_pope_adversarial.json", "val2014", on_bad="skip")
     for sample in data.shuffled(0).take(100):
@@ -17,6 +17,7 @@ from .dataset import DataSet
 from .from_captions import coco_captions, mm_vet, write_mm_vet
 from .from_choices import cv_bench, mmbench, q_bench, scienceqa, seed_bench
 from .from_emoji import emoji
+from .from_lmms_eval import lmms_eval
 from .from_mme import mme
 from .from_mmvp import mmvp
 from .from_pointqa import pointqa
@@ -48,6 +49,7 @@ __all__ = [
     "emoji",
     "gqa",
     "letter",
+    "lmms_eval",
     "mm_vet",
     "mmbench",
     "mme",

@@ -11,6 +11,7 @@ from .dataset import DataSet
 from .from_captions import coco_captions, mm_vet
 from .from_choices import cv_bench, mmbench, q_bench, scienceqa, seed_bench
 from .from_emoji import emoji
+from .from_lmms_eval import lmms_eval
 from .from_mme import mme
 from .from_mmvp import mmvp
 from .from_pointqa import pointqa
@@ -35,6 +36,7 @@ KINDS: dict[str, Callable[..., DataSet]] = {
     "gqa": gqa,
     "coco_captions": coco_captions,
     "mm_vet": mm_vet,
+    "lmms_eval": lmms_eval,
     "table": table,
     "shapes": shapes,
     "emoji": emoji,

@@ -27,6 +27,8 @@ from ..runs.checkpoint import fingerprint
 if TYPE_CHECKING:
     from ..hooks.results import Run
     from ..lens import Lens
+    from ..replay.forwards import Forwards
+    from ..replay.ways import Way
 
 Partner = Callable[[Prompt], Prompt]
 """For mode "resample": gives the prompt of the same layout whose head outputs are put in."""
@@ -110,6 +112,10 @@ class AblationOn:
             Change(intervention, self._replayed(unit, row, sources))
             for unit, intervention in zip(self.ablation.units, self.interventions, strict=True)
         ]
+
+    def changed(self, forwards: Forwards, row: int) -> tuple[Float[Tensor, "unit vocab"], Way]:
+        """The logits of a prompt row with each unit ablated, at its last token, and how they were computed."""
+        return forwards.changed(self.prompt, row, self.changes(row))
 
     def _replayed(self, unit: HeadSet, row: int, sources: Mapping[int, Tensor | Pattern | None]) -> Variant | str:
         """One unit's ablation as a replay makes it, or why none can."""

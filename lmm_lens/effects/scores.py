@@ -15,7 +15,7 @@ from torch import Tensor
 from ..answers.outcomes import ANSWER_METRICS, YES_NO, Outcomes, yes_no_counts, yes_no_scores
 from ..data.problems import Problems
 from ..errors import ScoreError, unknown
-from ..hooks.heads import HeadSet, ranked
+from ..hooks.heads import DECODER, VISION, HeadSet, ranked
 from ..replay.ways import HALVED, Way
 from ..runs import RunFolder, Store, files
 from ..statistics.resampling import bootstrap_interval, percentiles, resampled_sums
@@ -200,7 +200,7 @@ class HeadEffects:
         Raises:
             ScoreError: there are fewer heads than that, or units are sets.
         """
-        return ranked(self.values, n, layers, True, "an effect")
+        return ranked(self.values, n, layers, True, "an effect", str(self.about.get("part", DECODER)))
 
     # ------------------------------------------------------------------ tables
 
@@ -310,6 +310,7 @@ class HeadEffects:
         what = (
             f"{len(self.units)} heads" if all(len(unit) == 1 for unit in self.units) else f"{len(self.units)} head sets"
         )
+        what += " of the vision tower" * (self.about.get("part") == VISION)
         return (
             f"HeadEffects: {self.ablation} ablation of {what} in rows {self.rows!r}, {self.metric} lost, "
             f"mean of {self.n_prompts} prompts; largest {best}\n  computed: {self.how}"
@@ -323,4 +324,6 @@ class HeadEffects:
 
 def _units_in(about: Mapping[str, Any]) -> tuple[HeadSet, ...]:
     """The head sets that a file tells of."""
-    return tuple(HeadSet([tuple(head) for head in unit], *about["shape"]) for unit in about["units"])
+    n_layers, n_heads = about["shape"]
+    part = about.get("part", DECODER)
+    return tuple(HeadSet([tuple(head) for head in unit], n_layers, n_heads, part) for unit in about["units"])

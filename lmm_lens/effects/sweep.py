@@ -19,7 +19,8 @@ from ..answers.own import AnswerFunction, OwnAnswer
 from ..data import Sample
 from ..data.settings import without_contents
 from ..errors import ScoreError, unknown
-from ..hooks.heads import HeadSet
+from ..hooks.heads import VISION, HeadSet
+from ..interventions.base import checked_part
 from ..interventions.means import HeadMeans
 from ..lens.travelling import TravellingLens
 from ..prompts.prompt import Prompt
@@ -29,6 +30,7 @@ from ..runs.checkpoint import applied_in, fingerprint
 from .ablations import Ablation, Partner, described, heads_of, units_of
 from .scores import KIND, HeadEffects
 from .screen import SCREENS, choose, mean_estimates, to_about
+from .tower import TowerAblation, tower_units
 from .work import MakeEffectsWork
 
 if TYPE_CHECKING:
@@ -39,11 +41,12 @@ def head_effects(
     lens: Lens,
     prompts: Prompt | Iterable[Prompt | Sample],
     ablation: str = "zero",
-    rows: RowsLike = "last",
+    rows: RowsLike | None = None,
     metric: str | AnswerFunction = "log_prob",
     *,
     answers: Answers | None = None,
     heads: HeadSet | Sequence[HeadSet] | None = None,
+    part: str | None = None,
     screen: str | None = None,
     verify: int = 10,
     sample: int = 16,
@@ -66,8 +69,8 @@ def head_effects(
         prompts: prompts or batches of them, samples of a data set (`lmm_lens.data`), or any iterator of these; it is
             read once, as it goes, so it may be of any length.
         ablation: "zero", "mean", "resample" or "uniform"; see `lmm_lens.interventions.ablate.MODES`.
-        rows: which query rows the heads are ablated in: "last", "after_image", "all", any other mask name, positions,
-            or Bool[batch, position].
+        rows: which query rows the heads are ablated in: "last", the default, "after_image", "all", any other mask name,
+            positions, or Bool[batch, position]. Of the vision tower "all", the default, "image", "class" or "register".
         metric: "log_prob", "logit_difference", "probability" or "accuracy"; see `lmm_lens.answers.outcomes`. Or a
             function of your own, (logits, goal) -> numbers, see `lmm_lens.answers.own`; the results are called by its
             name, and an effect is positive where the ablation lowers the number.
@@ -75,6 +78,8 @@ def head_effects(
             their own; by default what the model itself answers.
         heads: a HeadSet, each of whose heads is ablated alone; a list of HeadSets, each ablated at once; None for
             every head alone.
+        part: "decoder" or "vision", by default what head sets say, else the decoder. Heads of the vision tower are
+            ablated by "zero" or "uniform"; the tower then runs again from the ablated layer on.
         screen: "attribution" to estimate every head's effect from one backward pass a prompt, and to ablate exactly
             only those with the largest; `effects.screen` says how far that can be trusted. The prompts are gone
             through twice. Worth it in rows that are slow to ablate, not in the last one, and by metric
@@ -107,7 +112,12 @@ def head_effects(
     own = None if isinstance(metric, str) else OwnAnswer.of(metric)
     name = metric if isinstance(metric, str) else OwnAnswer.of(metric).name
     needs_wrong = isinstance(metric, str) and answer_metric(metric).needs_wrong
+    of_tower = _is_tower(part, heads)
+    if rows is None:
+        rows = "all" if of_tower else "last"
     if screen is not None:
+        if of_tower:
+            raise ScoreError("a screen is of heads of the decoder: give part='vision' without screen=")
         if not isinstance(metric, str):
             raise ScoreError(
                 f"a screen ranks heads by the gradient of a metric of this library, given the function {name}\n"
@@ -123,16 +133,22 @@ def head_effects(
         return _screened(lens, prompts, ablation, rows, metric, heads, screen, verify, sample, seed, options)
     if rows_per_pass is not None and rows_per_pass < 1:
         raise ScoreError(f"rows_per_pass is at least 1, given {rows_per_pass}")
-    ablated = Ablation(units_of(lens, heads), ablation, rows, reference)
+    ablated = (
+        TowerAblation(tower_units(lens, heads), ablation, rows, reference)
+        if of_tower
+        else Ablation(units_of(lens, heads), ablation, rows, reference)
+    )
     about = {
         "model": lens.identity,
         **applied_in(lens),
         "ablation": ablation,
         "rows": rows if isinstance(rows, str) else fingerprint(rows),
         "units": [[list(head) for head in unit] for unit in ablated.units],
-        "shape": [lens.n_layers, lens.n_heads],
+        "shape": [lens.vision.n_layers, lens.vision.n_heads] if of_tower else [lens.n_layers, lens.n_heads],
         "reference": described(reference),
     }
+    if of_tower:
+        about["part"] = VISION
     settings = getattr(prompts, "settings", None)
     if isinstance(settings, Mapping):
         about["data"] = without_contents({name: value for name, value in settings.items() if name != "on_bad"})
@@ -171,6 +187,13 @@ def head_effects(
         if opened is not None:
             opened.close()
     return effects
+
+
+def _is_tower(part: str | None, heads: object) -> bool:
+    """Whether heads of the vision tower are meant."""
+    sets = [heads] if isinstance(heads, HeadSet) else heads if isinstance(heads, (list, tuple)) else []
+    named = {each.part for each in sets if isinstance(each, HeadSet)}
+    return checked_part(part or (VISION if named == {VISION} else None)) == VISION
 
 
 def _screened(

@@ -25,6 +25,7 @@ from ..replay.ways import HALVED, Way
 from ..runs import RunFolder
 from ..runs.job import LeftOutError
 from .ablations import Ablation, AblationOn
+from .tower import TowerAblationOn
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -70,7 +71,7 @@ class _AtHand:
 
     source: Prompt | Sample
     prompt: Prompt
-    ablation: AblationOn
+    ablation: AblationOn | TowerAblationOn
 
 
 @dataclass(eq=False)
@@ -122,7 +123,7 @@ class EffectsWork:
         prompt, ablation = self._at_hand.prompt, self._at_hand.ablation
         clean = self.forwards.clean(prompt)[item.row]
         goal = self.goal_of(item, clean)
-        changed, way = self.forwards.changed(prompt, item.row, ablation.changes(item.row))
+        changed, way = ablation.changed(self.forwards, item.row)
         found = Outcomes.of(torch.cat([clean[None].to(changed.device), changed]), goal, self.own_metric)
         number = int(way) + (HALVED if self._is_halved else 0)
         return {**found.tensors(), "is_yes": torch.tensor(goal.is_yes), "way": torch.tensor(number)}

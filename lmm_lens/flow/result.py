@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..runs import files
+from ..data.problems import Problems
+from ..errors import ScoreError
+from ..runs import RunFolder, Store, files
 from ..statistics.resampling import interval_where_defined
+from .stored import found_in
 
 if TYPE_CHECKING:
     import pandas
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 KIND = "information flow"
 TENSORS = ("per_prompt", "control_per_prompt", "base", "n_keys", "n_random_keys", "n_tokens")
 FIELDS = ("routes", "layers", "window", "ids", "left_out", "how", "model", "settings")
+SHOWN = ("routes", "layers", "window")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +49,7 @@ class InformationFlow:
         how: how the cut forwards were computed; all ways are exact.
         model: the model's identity.
         settings: what else the numbers depend on.
+        unusable: rows of a data set that give no prompt or no answer, name to what is wrong with them.
     """
 
     routes: tuple[str, ...]
@@ -61,6 +66,35 @@ class InformationFlow:
     how: str = ""
     model: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    unusable: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_store(cls, store: Store, about: Mapping[str, Any]) -> InformationFlow:
+        """What a run has finished so far.
+
+        Raises:
+            ScoreError: no prompt is answered rightly.
+        """
+        return cls(
+            routes=tuple(about["routes"]),
+            layers=tuple(about["layers"]),
+            window=int(about["window"]),
+            model=dict(about["model"]),
+            settings={name: value for name, value in about.items() if name not in ("model", *SHOWN)},
+            **found_in(store, TENSORS),
+        )
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> InformationFlow:
+        """What a run folder holds, finished or not.
+
+        Raises:
+            ScoreError: it is no run folder of information flow, or no prompt in it is answered rightly.
+        """
+        opened = RunFolder.open(folder, KIND)
+        if not opened.n_items:
+            raise ScoreError(f"the run folder {opened.path.name!r} has no finished prompts yet")
+        return cls.of_store(opened, opened.about)
 
     @cached_property
     def values(self) -> Float[Tensor, "route layer"]:
@@ -76,6 +110,11 @@ class InformationFlow:
     def n_prompts(self) -> int:
         """How many prompts are answered rightly, over which everything is."""
         return self.per_prompt.shape[0]
+
+    @property
+    def problems(self) -> Problems:
+        """The rows of a data set that could not be used, counted by what is wrong with them."""
+        return Problems.of_notes(self.unusable)
 
     @property
     def matched(self) -> Float[Tensor, " route"]:
@@ -115,7 +154,7 @@ class InformationFlow:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one sealed safetensors file: the numbers, and everything else as JSON in its header."""
         about = {name: getattr(self, name) for name in FIELDS}
-        about["left_out"] = dict(self.left_out)
+        about |= {"left_out": dict(self.left_out), "unusable": dict(self.unusable)}
         files.write(path, KIND, {name: getattr(self, name) for name in TENSORS}, about)
 
     @classmethod
@@ -147,6 +186,7 @@ class InformationFlow:
                 how=str(about["how"]),
                 model=dict(about["model"]),
                 settings=dict(about["settings"]),
+                unusable=dict(about.get("unusable", {})),
                 **tensors,
             )
 
@@ -171,6 +211,7 @@ class InformationFlow:
                 f"route, mean of {self.n_prompts} prompts answered rightly{left}",
                 *lines,
                 f"  computed: {self.how}",
+                *([f"  {self.problems}"] if self.unusable else []),
             ]
         )
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from ..comparisons import Comparison
-from ..comparisons.work import N_SAID
 from ..errors import ScoreError, unknown
+from ..runs.texts import bytes_of
 
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 COMMON = ("doc_id", "doc_hash", "input", "target", "resps", "filtered_resps", "token_counts", "input_media")
@@ -147,5 +147,4 @@ def _bytes(sample: Mapping[str, Any]) -> torch.Tensor:
     said: Any = sample.get("filtered_resps", "")
     while isinstance(said, list) and said:
         said = said[0]
-    encoded = str(said).encode("utf-8", "replace")[:N_SAID]
-    return torch.tensor([*encoded, *bytes(N_SAID - len(encoded))], dtype=torch.uint8)
+    return bytes_of(str(said))

@@ -129,6 +129,8 @@ class Read:
     The result is `run.reads[name, layer]`, [batch, query, ...] (at `pattern` [batch, head, query, ...]); batch rows
     with fewer selected query rows than others are filled with NaN. Entry i is the token at
     `run.positions[name][batch row, i]`: padding is never read, so in a padded batch it is not the token at position i.
+    The keys of a pattern are the tokens from the first on; but while it generates, a layer with a sliding window holds
+    the last n alone, and the first key of a generated token's row is then the token at its own position + 1 - n.
     """
 
     site: str

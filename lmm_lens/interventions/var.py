@@ -142,7 +142,10 @@ class VAR(Intervention):
         visual, rows = prompt.mask("visual"), bind_rows(self.rows, prompt)
 
         fraction, ratio, least_mass = self.transfer_fraction, self.min_nonsink_ratio, self.min_visual_mass
-        sinks, is_control, of_rows = rule.key, self.control is not None, partial(moved_by, self.transfer_fraction)
+        sinks, is_control = rule.key, self.control is not None
+
+        def of_rows(*noted: Tensor) -> tuple[Tensor, ...]:
+            return moved_by(fraction, *noted)
 
         def move(pattern: Tensor, context: TapContext) -> Tensor:
             groups = sink_groups(context, sinks, visual, pattern.shape[-1], pattern.dtype)

@@ -319,7 +319,9 @@ class Lens(TransformerLensMethods, NNsightMethods):
         if bool(last.isnan().any()):
             raise ModelError(where_nan(self._backend, prompt, plan))
         reads, reports = plan.collect(tapping, tower), plan.reports(tapping, tower)
-        return Run(prompt, logits, *reads, reports, tapping.sums, None if tower is None else tower.prompt)
+        if tower is None:
+            return Run(prompt, logits, *reads, reports, tapping.sums)
+        return Run(prompt, logits, *reads, reports, {**tapping.sums, **tower.tapping.sums}, tower.prompt)
 
     def generate(
         self,

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..core.bits import told_apart
 from ..core.taps import Tap, TapContext
 from ..errors import HookError
 from ..hooks.heads import VISION
@@ -94,8 +95,9 @@ class _Probe(Intervention):
 def patch_map(lens: Lens, prompt: Prompt) -> PatchMap:
     """Find which patches each visual token is made of: those on which it has a gradient.
 
-    One forward, and one backward through the projector for each visual token. Of the model as it is, also inside an
-    `apply` block: an edit that writes over visual tokens would cut them off from the tower.
+    One forward, and a few backward passes through the projector; one for each visual token where tokens share patches.
+    Of the model as it is, also inside an `apply` block: an edit that writes over visual tokens would cut them off from
+    the tower.
 
     Args:
         lens: the model; not on a server.
@@ -114,17 +116,28 @@ def patch_map(lens: Lens, prompt: Prompt) -> PatchMap:
     draw = torch.Generator().manual_seed(0)
     direction = torch.randn(features.shape[-1], generator=draw).to(features)  # no cancelling by chance
     sums = (features @ direction)[(run.positions["resid_pre"] >= 0).to(features.device)]
-    found = []
-    for token in sums:
-        (gradient,) = torch.autograd.grad(token, leaf, retain_graph=True, materialize_grads=True, allow_unused=True)
-        found.append((gradient != 0).any(-1).cpu())
-    made_of = torch.stack(found)
+    made_of = _made_of(sums, leaf)
     if not bool(made_of.any()):
         raise HookError(
             f"the visual tokens of {type(lens.model).__name__} take nothing from its vision tower: layers of "
             "cross-attention read it\n  its patches are the keys of those layers"
         )
     return PatchMap(prompt, made_of)
+
+
+def _made_of(sums: Float[Tensor, " visual"], leaf: Tensor) -> Bool[Tensor, "visual tower_row token"]:
+    """Which tokens of the tower each sum depends on."""
+    ((number, shared),) = told_apart(sums, [leaf])
+    if not bool(shared.any()):
+        each = number.amax(-1)  # of a patch whose features do not all count
+        alone = bool(((number == each[..., None]) | (number < 0)).all())
+        if alone:
+            return torch.stack([each == visual for visual in range(len(sums))])
+    found = []
+    for token in sums:
+        (gradient,) = torch.autograd.grad(token, leaf, retain_graph=True, materialize_grads=True, allow_unused=True)
+        found.append((gradient != 0).any(-1).cpu())
+    return torch.stack(found)
 
 
 def _check_place(what: str, number: int, n: int) -> None:

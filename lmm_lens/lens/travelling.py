@@ -31,7 +31,17 @@ class TravellingLens:
 
     @classmethod
     def of(cls, lens: Lens, model: Mapping[str, Any], travels: bool) -> TravellingLens:
-        """A lens of a model whose identity is known, that may be opened elsewhere."""
+        """A lens of a model whose identity is known, that may be opened elsewhere.
+
+        Raises:
+            LensError: it is to travel from within `lens.apply`, whose edits stay here.
+        """
+        if travels and lens.applied:
+            raise LensError(
+                f"lens.apply(...) around it edits this lens alone, and Ray workers open lenses of their own: "
+                f"{', '.join(type(each).__name__ for each in lens.applied)} would not be applied there\n"
+                "  run without ray, or outside of the block"
+            )
         return cls(lens, lens.device.type, origin_of(lens) if travels else None, model)
 
     def __getstate__(self) -> dict[str, Any]:

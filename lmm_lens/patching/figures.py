@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,7 +24,7 @@ LEAST = 0.1  # of the largest effect, below which one that destroys is noise
 AXIS = {"span": "", "patch": "visual token", "head": "head"}
 
 
-def effect_heatmap(scores: PatchScores, ax: Axes | None = None) -> Axes:
+def effect_heatmap(scores: PatchScores, ax: Axes | None = None, tower: PatchScores | None = None) -> Axes:
     """A layer x unit heat map of the mean effects, layer 0 at the top, white at 0.
 
     Where nothing is destroyed the colour bar begins at 0; numbers that round to 0 are left out.
@@ -31,7 +32,12 @@ def effect_heatmap(scores: PatchScores, ax: Axes | None = None) -> Axes:
     Args:
         scores: what to draw.
         ax: where; a new figure by default.
+        tower: effects in the vision tower, drawn above; its layers are called V0, V1, ...
     """
+    names = [str(layer) for layer in scores.layers]
+    if tower is not None:
+        names = [f"V{layer}" for layer in tower.layers] + names
+        n_above, scores = len(tower.layers), whole_path(tower, scores)
     from matplotlib import colormaps
 
     values = scores.values.numpy()
@@ -61,10 +67,41 @@ def effect_heatmap(scores: PatchScores, ax: Axes | None = None) -> Axes:
         for label in ax.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
     lines = range(0, n_layers, max(1, n_layers // 16))
-    ax.set_yticks(list(lines), [str(scores.layers[i]) for i in lines])
+    ax.set_yticks(list(lines), [names[i] for i in lines])
     ax.set(xlabel=AXIS[scores.by], ylabel="layer")
     ax.set_title(_title(scores), fontsize=10)
+    if tower is not None:
+        ax.axhline(n_above - 0.5, color="black", linewidth=1)
+        ax.set_ylabel("layer of the vision tower (V), then of the decoder")
     return ax
+
+
+def whole_path(tower: PatchScores, decoder: PatchScores) -> PatchScores:
+    """The effects from the first layer of the tower to the last of the decoder, by span; NaN where a part has no such.
+
+    Raises:
+        ScoreError: they are not of the tower and of the decoder, by span, of the same pairs and model.
+    """
+    if tower.shape is None or decoder.shape is not None or (tower.by, decoder.by) != ("span", "span"):
+        raise ScoreError(
+            "the whole path is made of effects in the vision tower and of effects in the decoder, both by span\n"
+            f"  given {tower.site} by {tower.by} and {decoder.site} by {decoder.by}"
+        )
+    same = tower.answers == decoder.answers and tower.model == decoder.model
+    if not same or not torch.allclose(tower.clean_ld, decoder.clean_ld, atol=1e-3):
+        raise ScoreError(
+            f"the effects are of other pairs, or of another model: {tower.answers} in the tower, "
+            f"{decoder.answers} in the decoder\n"
+            "  patch the same clean and corrupt prompt in both"
+        )
+    units = tuple(dict.fromkeys((*tower.units, *decoder.units)))
+    n = len(tower.layers), len(decoder.layers)
+    whole = torch.full((tower.n_pairs, sum(n), len(units)), torch.nan)
+    for part, start in ((tower, 0), (decoder, n[0])):
+        for number, unit in enumerate(part.units):
+            whole[:, start : start + len(part.layers), units.index(unit)] = part.per_pair[:, :, number]
+    site = f"{tower.site} and {decoder.site}"
+    return replace(decoder, per_pair=whole, units=units, layers=tuple(range(sum(n))), site=site)
 
 
 def effect_over_image(

@@ -159,11 +159,20 @@ class PatchScores:
             table[self.by] = table[self.by].astype(int)
         return table.sort_values("effect", ascending=False, ignore_index=True, kind="stable")
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """A layer x unit heat map, white at no effect."""
+    def plot(self, ax: Axes | None = None, *, tower: PatchScores | None = None) -> Axes:
+        """A layer x unit heat map, white at no effect.
+
+        Args:
+            ax: where to draw; a new figure by default.
+            tower: to effects in the decoder by span, those in the vision tower on the same pairs, drawn above: the
+                whole path, from the first layer that sees pixels to the answer. Units that a part has not are grey.
+
+        Raises:
+            ScoreError: the two are not such a pair.
+        """
         from .figures import effect_heatmap
 
-        return effect_heatmap(self, ax)
+        return effect_heatmap(self, ax, tower)
 
     def plot_over_image(self, prompt: Prompt, layer: int, row: int = 0, image: int = 0, ax: Axes | None = None) -> Axes:
         """The effect of each patch of one layer, drawn over the picture where it lies.

@@ -18,13 +18,14 @@ from torch import Tensor
 from ..core.rows import Rows
 from ..errors import HookError, PromptError, unknown
 from ..figures.canvas import canvases_of, check_placed
-from ..hooks.heads import DECODER, Head, HeadSet, check_head, check_layer, check_part
+from ..hooks.heads import DECODER, VISION, Head, HeadSet, check_head, check_layer, check_part
 from ..interventions.base import Intervention
 from ..prompts.prompt import Prompt, check_prompt
 from ..prompts.rows import RowsLike, bind_rows
 from ..sinks.auto import Auto, rule_on
 from .map_reader import ON_SINKS, WEIGHTS, MapReader
 from .maps import AttentionMap
+from .tower_map import tower_weights
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -48,6 +49,7 @@ def attention_map(
     sink_threshold: float | Auto | None = None,
     interventions: Sequence[Intervention] = (),
     row: int = 0,
+    part: str = DECODER,
 ) -> AttentionMap:
     """The attention of heads over the pictures of a prompt, from a word, from any tokens, or from what is generated.
 
@@ -69,6 +71,9 @@ def attention_map(
         sink_dims, sink_threshold: as in `score_heads`, for `drop_sinks`.
         interventions: edits under which the attention is read.
         row: batch row.
+        part: "decoder", or "vision": heads of the vision tower. A head set of the tower says so itself. `rows` are then
+            tokens of the tower, "image" (patches, the default), "class", "register" or "all"; or positions of visual
+            tokens, whose patches are meant; nothing else of what is above but reduce and interventions goes with it.
 
     Raises:
         HookError: no such head, layer or rows, or heads of cross-attention, whose keys are no tokens of the sequence.
@@ -86,6 +91,16 @@ def attention_map(
         raise HookError("sink_dims and sink_threshold say which sinks to leave out: give drop_sinks=True with them")
     canvases = canvases_of(prompt, row)
     check_placed(canvases, prompt, row)
+    if part == VISION or (isinstance(heads, HeadSet) and heads.part == VISION):
+        odd = {"words": words, "generated": generated, "drop_sinks": drop_sinks, "row": row}
+        for name, given in odd.items():
+            if given:
+                raise HookError(f"a map of the vision tower is made without {name}")
+        chosen = chosen_heads(lens, heads, VISION)
+        said, by_head = tower_weights(lens, prompt, chosen, rows, interventions)
+        return AttentionMap((said,), chosen, reduce, _reduced(by_head[None], reduce), None, canvases, lens.identity)
+    if part != DECODER:
+        raise HookError(unknown("part of the model", part, (DECODER, VISION)))
     chosen = chosen_heads(lens, heads)
     names, shares, scope = _queries(prompt, row, words, rows, generated)
     rule = rule_on(lens, prompt, sink_dims, sink_threshold)[0] if drop_sinks else None
@@ -110,25 +125,27 @@ def attention_map(
     )
 
 
-def chosen_heads(lens: Lens, heads: HeadsLike) -> HeadSet:
+def chosen_heads(lens: Lens, heads: HeadsLike, part: str = DECODER) -> HeadSet:
     """The heads that are meant, none of cross-attention; HookError for those that are not there."""
-    shape, n_heads = lens.shape, lens.n_heads
-    check_part(heads, DECODER, "an attention map")
+    shape = lens.vision.shape if part == VISION else lens.shape
+    n_layers, n_heads = shape.n_layers, max(shape.n_heads)
+    what = "vision tower" if part == VISION else "decoder"
+    check_part(heads, part, "an attention map" if part == DECODER else "an attention map of the tower")
     if heads is None:
         pairs = [(layer, head) for layer in shape.self_attention for head in range(shape.n_heads[layer])]
     elif isinstance(heads, int) and not isinstance(heads, bool):
-        layer = check_layer(heads, lens.n_layers)
-        check_head(layer, 0, lens.n_layers, shape.n_heads[layer])
+        layer = check_layer(heads, n_layers)
+        check_head(layer, 0, n_layers, shape.n_heads[layer])
         pairs = [(layer, head) for head in range(shape.n_heads[layer])]
-    elif isinstance(heads, HeadSet) and (heads.n_layers, heads.n_heads) != (lens.n_layers, n_heads):
+    elif isinstance(heads, HeadSet) and (heads.n_layers, heads.n_heads) != (n_layers, n_heads):
         raise HookError(
-            f"these heads are of {heads.n_layers} layers x {heads.n_heads} heads, the decoder has {lens.n_layers} x "
+            f"these heads are of {heads.n_layers} layers x {heads.n_heads} heads, the {what} has {n_layers} x "
             f"{n_heads}: they belong to another model"
         )
     elif isinstance(heads, Iterable):
-        pairs = list(HeadSet(heads, lens.n_layers, n_heads))
+        pairs = list(HeadSet(heads, n_layers, n_heads, part))
         for layer, head in pairs:
-            check_head(layer, head, lens.n_layers, shape.n_heads[layer])
+            check_head(layer, head, n_layers, shape.n_heads[layer])
     else:
         raise HookError(f"heads are a HeadSet, (layer, head) pairs or a layer's number, given {heads!r}")
     if not pairs:
@@ -139,7 +156,7 @@ def chosen_heads(lens: Lens, heads: HeadsLike) -> HeadSet:
             f"layers {crossing} attend to pictures by cross-attention: their keys are no tokens of the sequence, so "
             "they lie on no patch of it\n  give heads of other layers"
         )
-    return HeadSet(pairs, lens.n_layers, n_heads)
+    return HeadSet(pairs, n_layers, n_heads, part)
 
 
 def _queries(

@@ -74,7 +74,7 @@ def direct_attribution(
     logits = row.run.logits[:, 0]
     last = row.run.reads["resid_post", lens.n_layers - 1][:, 0].to(logits.device)
     unembedding.check(last, logits, lens.adapter.model)
-    ids = _ids(lens, prompt, answer, against, logits)
+    ids = answer_ids(lens, prompt, answer, against, logits)
     goal = AnswerDirection.of(unembedding, last, ids)
     chosen = logits.gather(1, ids.to(logits.device)).double()
     difference = chosen[:, 0] - (chosen[:, 1] if ids.shape[1] > 1 else 0.0)
@@ -110,7 +110,7 @@ def _check_parts(lens: Lens) -> None:
         )
 
 
-def _ids(
+def answer_ids(
     lens: Lens, prompt: Prompt, answer: Answers, against: Answers, logits: Float[Tensor, "batch vocab"]
 ) -> Int[Tensor, "batch answer"]:
     """The tokens of both answers, or of one."""

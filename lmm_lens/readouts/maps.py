@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import ScoreError
 from ..figures.canvas import Canvas
-from ..hooks.heads import HeadSet
+from ..hooks.heads import DECODER, VISION, HeadSet
 from ..runs import files
 from .canvas_files import canvases_about, canvases_in, pixels_of
 
@@ -117,6 +117,7 @@ class AttentionMap:
             "queries": self.queries,
             "heads": list(self.heads),
             "shape": [self.heads.n_layers, self.heads.n_heads],
+            "part": self.heads.part,
             "reduce": self.reduce,
             "canvases": canvases_about(self.canvases),
             "model": self.model,
@@ -138,7 +139,9 @@ class AttentionMap:
         with files.understood(path, KIND):
             if lens is not None:
                 files.check_model(path, about["model"], lens.identity)
-            heads = HeadSet([tuple(head) for head in about["heads"]], *about["shape"])
+            pairs = [tuple(head) for head in about["heads"]]
+            n_layers, n_heads = about["shape"]
+            heads = HeadSet(pairs, n_layers, n_heads, about.get("part", DECODER))
             panels = len(heads) if about["reduce"] is None else 1
             shape = {"query": len(about["queries"]), "panel": panels, "position": None}
             files.check_numbers(path, "weights", tensors["weights"], shape)
@@ -172,7 +175,8 @@ class AttentionMap:
                 f"({best:.3f}) on ({box}) of {canvas.name}"
             )
         heads = f"{len(self.heads)} heads" if self.reduce is None else self.panels[0]
-        return f"AttentionMap by {heads}\n  " + "\n  ".join(lines)
+        tower = " of the vision tower" if self.heads.part == VISION else ""
+        return f"AttentionMap by {heads}{tower}\n  " + "\n  ".join(lines)
 
     def _repr_png_(self) -> bytes:
         shown: bytes = vars(self.plot())["_repr_png_"]()

@@ -15,6 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from ..backends.native import interface as attention
 from ..backends.placement import accelerate_hooks
 from ..core.attention import AttentionCall
+from ..core.flat import in_rows
 from .hidden import lost_keys, without
 from .layer_arguments import Excerpt
 from .merged_attention import KeyBlock, causal, merged_attention
@@ -185,9 +186,11 @@ def _hook(target: nn.Module, site: str, found: Sequence[Put], parts: Layer) -> A
         return (z.flatten(-2), *args[1:])
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        x = (output[0] if isinstance(output, tuple) else output).clone()
+        given = output[0] if isinstance(output, tuple) else output
+        x = in_rows(given, args[0] if args else None).clone()
         for put in found:
             put.into(x)
+        x = x.reshape(given.shape)
         return (x, *output[1:]) if isinstance(output, tuple) else x
 
     hook: Callable[..., Any] = target.register_forward_hook

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,6 +29,7 @@ from .head_scores import HeadScores
 from .localization import map_cells
 from .metrics import HeadMetric, check_tokens
 from .own import OwnMetric, about_own, check_finite, metric_of
+from .regions import BoxesOfRow, Relevant, region_mask, relevant_mask
 from .tower import score_tower
 
 if TYPE_CHECKING:
@@ -39,9 +39,6 @@ QUERIES = {
     "last": "the last prompt token, whose output is the first generated token",
     "answer": "the first generated token, at its own decoding step",
 }
-
-BoxesOfRow = Sequence[float] | Sequence[Sequence[float]] | None
-Relevant = Sequence[Sequence[int] | Tensor] | Tensor
 
 
 def score_heads(
@@ -89,8 +86,9 @@ def score_heads(
             one ended. Without one, what a server has finished stays with the lens, so that the same call continues
             after a lost connection.
         progress: show a progress bar.
-        part: "decoder", or "vision": heads of the vision tower by "entropy", "class_mass", "register_mass" or
-            "sink_mass" of their patches (`lmm_lens.scoring.tower`); nothing else of what is above goes with it.
+        part: "decoder", or "vision": heads of the vision tower by "entropy", "class_mass", "register_mass",
+            "sink_mass", "distance" or, with boxes, "region_mass" of their patches (`lmm_lens.scoring.tower`); nothing
+            else of what is above but interventions goes with it.
 
     Returns:
         HeadScores with one row a prompt; NaN for layers without attention heads. In cross-attention layers every key
@@ -102,13 +100,13 @@ def score_heads(
             do not match the prompts, sink dimensions that are not known, or no one grid where a map is needed.
     """
     if checked_part(part) == VISION:
-        beside: dict[str, object] = {"boxes": boxes, "relevant": relevant, "checkpoint": checkpoint}
+        beside: dict[str, object] = {"relevant": relevant, "checkpoint": checkpoint}
         beside |= {"sink_dims": sink_dims, "sink_threshold": sink_threshold}
         given = [name for name, value in beside.items() if value is not None]
         if given or query != "last" or not isinstance(metric, str):
             what = given[0] if given else "query" if query != "last" else "a metric of your own"
             raise ScoreError(f"heads of the vision tower are scored without {what}")
-        return score_tower(lens, _each(prompts, progress), metric, interventions=interventions)
+        return score_tower(lens, _each(prompts, progress), metric, boxes=boxes, interventions=interventions)
     asks_for_sinks = not (sink_dims is None and sink_threshold is None)
     chosen = metric_of(metric, boxes is not None, relevant is not None, asks_for_sinks)
     if query not in QUERIES:
@@ -231,67 +229,6 @@ class Scorer:
         for (_, layer), score in reads.items():
             scores[:, :, layer, : score.shape[1]] = score[:, :, 0].movedim(-1, 0).cpu()
         return scores
-
-
-def _listed(entry: Sequence[float] | Sequence[Sequence[float]]) -> list[Sequence[float]]:
-    """A row's boxes, of which one alone may be given bare."""
-    given: list[Any] = list(entry)
-    return given if isinstance(given[0], Sequence) else [given]
-
-
-def region_mask(prompt: Prompt, boxes: Sequence[BoxesOfRow], n_before: int = 0) -> Bool[Tensor, "batch position"]:
-    """The patches of each row's first picture under its boxes; ScoreError for a row or a box that has none."""
-    mask = torch.zeros_like(prompt.mask("visual"))
-    for row, entry in enumerate(boxes):
-        where = f"prompt row {n_before + row}"
-        if not isinstance(entry, Sequence) or not entry:
-            raise ScoreError(
-                f"{where} has no box but {entry!r}\n"
-                "  give one entry a row: (x0, y0, x1, y1) in pixels, or a list of such boxes"
-            )
-        for box in _listed(entry):
-            positions = prompt.positions_in_box(box, row=row)
-            if not positions:
-                raise ScoreError(
-                    f"the box {tuple(box)} of {where} covers no patch, so its mass would be 0 and mean nothing\n"
-                    "  boxes are in pixels of the picture as given; a centre crop may have cut this part away"
-                )
-            mask[row, list(positions)] = True
-    return mask
-
-
-def relevant_mask(prompt: Prompt, relevant: Relevant, n_before: int = 0) -> Bool[Tensor, "batch position"]:
-    """The relevant tokens of each row; ScoreError for a row that has none, or some that are no visual tokens."""
-    visual = prompt.mask("visual")
-    mask = torch.zeros_like(visual)
-    for row, entry in enumerate(relevant):
-        where = f"prompt row {n_before + row}"
-        positions = _positions(entry, prompt.n_tokens)
-        if not positions:
-            given = f"a {entry.dtype} of {tuple(entry.shape)}" if isinstance(entry, Tensor) else repr(entry)
-            raise ScoreError(
-                f"{where} has no relevant tokens but {given}\n"
-                f"  give one entry a row: positions, or a Bool[position] of its {prompt.n_tokens} tokens"
-            )
-        wrong = [p for p in positions if not (0 <= p < prompt.n_tokens and bool(visual[row, p]))]
-        if wrong:
-            raise ScoreError(
-                f"the tokens at positions {wrong} of {where} are not visual tokens\n"
-                '  positions count from the start of the padded row; prompt.mask("visual") has all of them'
-            )
-        mask[row, positions] = True
-    return mask
-
-
-def _positions(entry: Sequence[int] | Tensor, n_tokens: int) -> list[int]:
-    """Positions from positions or from a mask; none where it is neither."""
-    with suppress(TypeError, ValueError, RuntimeError):  # what torch raises of things that are no numbers
-        given = torch.as_tensor(entry)
-        if given.dtype == torch.bool and given.shape == (n_tokens,):
-            return given.nonzero().flatten().tolist()
-        if given.dtype in (torch.int32, torch.int64) and given.ndim == 1:
-            return given.tolist()
-    return []
 
 
 def check_visual(prompt: Prompt, n_before: int, metric: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..core.columns import Grown
@@ -17,6 +18,8 @@ from ..interventions.base import Intervention
 from ..prompts.prompt import Prompt
 from ..prompts.rows import bind_rows
 from .head_scores import HeadScores
+from .regions import BoxesOfRow, region_mask
+from .tower_places import TowerPlaces
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -30,16 +33,24 @@ TOWER_METRICS = {
         "share of attention",
         True,
     ),
+    "distance": (
+        "how far a patch looks: mean distance of the patches it attends to, weighted by their attention",
+        "diagonals of the picture",
+        True,
+    ),
+    "region_mass": ("attention of patches on the patches under the boxes", "share of attention", True),
 }
 """What a head of the tower can be scored by: its meaning, its unit, whether high is what one looks for."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TowerScorer:
     """Reads the patches' attention in every layer of the tower, reduced to one number a row."""
 
     metric: str
     sink_norm: float
+    places: TowerPlaces | None = None
+    region: Bool[Tensor, "tower_row token"] | None = None
     in_tower = True
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
@@ -54,7 +65,8 @@ class TowerScorer:
         wanted = {"class_mass": "class", "register_mass": "register"}.get(self.metric)
         if wanted is not None and not bool(prompt.mask(wanted).any()):
             raise ScoreError(f"this vision tower has no {wanted} tokens, so that {self.metric} is 0 for every head")
-        others = None if wanted is None else prompt.mask(wanted)
+        others = self.region if wanted is None else prompt.mask(wanted)
+        centres = None if self.places is None else self.places.centres
         by_norm = self.metric == "sink_mass"
 
         def score(pattern: Tensor, context: TapContext) -> Tensor:
@@ -63,6 +75,8 @@ class TowerScorer:
                 return (pattern * context.columns(sinks, pattern.shape[-1])[:, None, None]).sum(-1)
             if others is not None:
                 return (pattern * context.columns(others, pattern.shape[-1])[:, None, None]).sum(-1)
+            if centres is not None:
+                return _distance(pattern, centres.to(pattern), context.positions)
             entropy: Tensor = -(pattern * pattern.clamp_min(1e-30).log()).sum(-1)
             return entropy
 
@@ -77,12 +91,23 @@ class TowerScorer:
         return norms + [Tap("pattern", layer, rows, score, name="tower score") for layer in layers]
 
 
+def _distance(
+    pattern: Float[Tensor, "row head query key"], centres: Float[Tensor, "row token 2"], at: Int[Tensor, "row query"]
+) -> Float[Tensor, "row head query"]:
+    """The mean distance of the keys that have a place, by their attention; NaN for queries that have none."""
+    own = centres.gather(1, at.to(centres.device).clamp_min(0)[..., None].expand(-1, -1, 2))
+    far = torch.cdist(own, centres[:, : pattern.shape[-1]])[:, None]
+    weights = pattern.masked_fill(far.isnan(), 0)
+    return (weights * far.nan_to_num()).sum(-1) / weights.sum(-1) + own.sum(-1)[:, None] * 0
+
+
 def score_tower(
     lens: Lens,
     prompts: Prompt | Iterable[Prompt],
     metric: str = "entropy",
     *,
     sink_norm: float = 100.0,
+    boxes: Sequence[BoxesOfRow] | None = None,
     interventions: Sequence[Intervention] = (),
 ) -> HeadScores:
     """Score every head of the vision tower, the mean over the patches of all pictures of a prompt.
@@ -90,8 +115,9 @@ def score_tower(
     Args:
         lens: the model.
         prompts: with pictures, one row each.
-        metric: "entropy", "class_mass", "register_mass" or "sink_mass"; see `TOWER_METRICS`.
+        metric: "entropy", "class_mass", "register_mass", "sink_mass", "distance" or "region_mass"; see `TOWER_METRICS`.
         sink_norm: for sink_mass, the norm from which on a token is a sink; 100 fits CLIP ViT-L.
+        boxes: for region_mass, one box (x0, y0, x1, y1) in pixels of the first picture, or a list of boxes, a prompt.
         interventions: edits under which the heads are scored.
 
     Returns:
@@ -103,16 +129,25 @@ def score_tower(
     """
     if metric not in TOWER_METRICS:
         raise ScoreError(unknown("metric of the vision tower", metric, TOWER_METRICS))
+    if (boxes is not None) != (metric == "region_mass"):
+        raise ScoreError("region_mass takes boxes, and no other metric of the vision tower does")
     meaning, unit, higher = TOWER_METRICS[metric]
     scored = []
     for number, prompt in enumerate([prompts] if isinstance(prompts, Prompt) else prompts):
         if prompt.n_rows != 1:
             raise ScoreError(f"prompt {number} has {prompt.n_rows} rows: give prompts of one row each")
-        reads = lens.run(prompt, interventions, [TowerScorer(metric, sink_norm)], logits="last").reads
+        placed = TowerPlaces.of(lens, prompt) if metric in ("distance", "region_mass") else None
+        scorer = TowerScorer(metric, sink_norm, placed)
+        if boxes is not None and placed is not None:
+            region = region_mask(prompt, boxes[number : number + 1], number)[0]
+            scorer = TowerScorer(metric, sink_norm, None, placed.under(region))
+        reads = lens.run(prompt, interventions, [scorer], logits="last").reads
         scores = torch.full((lens.vision.n_layers, lens.vision.n_heads), torch.nan)
         for (_, layer), score in reads.items():
             scores[layer, : score.shape[1]] = score.double().transpose(0, 1).flatten(1).nanmean(1).float().cpu()
         scored.append(scores)
+    if boxes is not None and len(boxes) != len(scored):
+        raise ScoreError(f"{len(boxes)} boxes were given for {len(scored)} prompts: give one entry a prompt")
     if not scored:
         raise ScoreError("no prompts were given: expected a Prompt or a non-empty list of them")
     settings: dict[str, Any] = {

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,12 +23,14 @@ from torch import Tensor
 
 from ..core.kernels import prominence, sink_score
 from ..core.taps import TapContext, TapFunction
-from ..errors import ScoreError
+from ..errors import ScoreError, unknown
+from ..hooks.heads import DECODER, VISION
 from ..hooks.points import Read
 from ..hooks.runner import Runner
 from ..prompts.prompt import Prompt
 from .rule import SinkRule
 from .threshold import Scores, decide
+from .vision import VisionSinks, find_vision_sinks
 
 if TYPE_CHECKING:
     import pandas
@@ -170,7 +172,28 @@ def _runs(layers: Sequence[int]) -> str:
     return ", ".join(f"{part[0]} to {part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
 
 
-def find_sinks(lens: Runner, prompts: Prompt | Iterable[Prompt], dims: Sequence[int] | None = None) -> SinkReport:
+@overload
+def find_sinks(
+    lens: Runner,
+    prompts: Prompt | Iterable[Prompt],
+    dims: Sequence[int] | None = None,
+    *,
+    part: Literal["decoder"] = ...,
+) -> SinkReport: ...
+
+
+@overload
+def find_sinks(lens: Runner, prompts: Prompt, *, part: Literal["vision"], norm: float = 100.0) -> VisionSinks: ...
+
+
+def find_sinks(
+    lens: Runner,
+    prompts: Prompt | Iterable[Prompt],
+    dims: Sequence[int] | None = None,
+    *,
+    part: str = DECODER,
+    norm: float | None = None,
+) -> SinkReport | VisionSinks:
     """Find the sink dimensions, the threshold and the sink tokens of a model.
 
     Two plain forwards a prompt. A handful of prompts with pictures is enough.
@@ -179,13 +202,24 @@ def find_sinks(lens: Runner, prompts: Prompt | Iterable[Prompt], dims: Sequence[
         lens: the model.
         prompts: a prompt or several, each possibly a batch.
         dims: sink dimensions that are known; only the threshold and the tokens are looked for.
+        part: "decoder", or "vision": tokens of the vision tower whose norm is an outlier (arXiv:2510.08510), on one
+            prompt, in one forward; see `VisionSinks`.
+        norm: of the tower, the norm from which on a token is a sink; 100 by default, which fits CLIP ViT-L.
 
     Returns:
         The report; it is falsy where the model shows no massive activation.
 
     Raises:
-        ScoreError: no prompts, or a dimension outside the model.
+        ScoreError: no prompts, a dimension outside the model, or arguments that do not go with the part.
     """
+    if part == VISION:
+        if dims is not None or not isinstance(prompts, Prompt):
+            raise ScoreError("sinks of the vision tower are told by their norm, without dims, on one prompt")
+        return find_vision_sinks(lens, prompts, 100.0 if norm is None else norm)
+    if part != DECODER:
+        raise ScoreError(unknown("part of the model", part, (DECODER, VISION)))
+    if norm is not None:
+        raise ScoreError('norm is of tokens of the vision tower: give part="vision" with it')
     listed = (prompts,) if isinstance(prompts, Prompt) else tuple(prompts)
     if not listed:
         raise ScoreError("no prompts were given: expected a Prompt or a non-empty list of them")

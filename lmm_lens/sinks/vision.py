@@ -35,6 +35,20 @@ class VisionSinks:
         """Which tokens are sinks at which layer."""
         return self.norms >= self.threshold
 
+    def positions(self, layer: int, picture: int = 0) -> tuple[int, ...]:
+        """The sink tokens of a picture, tile or frame that leave a layer; `Lens.vision.patches` says where they lie.
+
+        Raises:
+            ScoreError: there is no such layer or picture.
+        """
+        n_pictures, n_layers = self.norms.shape[:2]
+        if not (0 <= layer < n_layers and 0 <= picture < n_pictures):
+            raise ScoreError(
+                f"layer {layer} of picture {picture} is not there: the tower ran {n_layers} layers on {n_pictures} "
+                "pictures, counted from 0"
+            )
+        return tuple(self.sinks[picture, layer].nonzero().flatten().tolist())
+
     def __repr__(self) -> str:
         per_layer = self.sinks.float().sum(-1).mean(0)
         if not bool(self.sinks.any()):

@@ -26,7 +26,8 @@ from ..runs import RayLike, RunFolder, Store, stream
 from ..runs.checkpoint import applied_in
 from ..runs.job import LeftOutError
 from ..scoring.metrics import HEAD_METRICS
-from ..scoring.score import QUERIES, Scorer, check_visual, region_mask
+from ..scoring.regions import region_mask
+from ..scoring.score import QUERIES, Scorer, check_visual
 from ..sinks.rule import SinkRule
 
 if TYPE_CHECKING:

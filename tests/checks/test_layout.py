@@ -121,6 +121,19 @@ def test_what_is_found_says_where_the_pixels_are_really_seen():
         assert each == Misplaced(row[column], box, tuple(row[at] for at in seen))
 
 
+def test_a_sample_finds_of_each_crop_what_all_find_there():
+    lens = whole_picture()
+    drawn = misplaced(lens, (90, 60), sample=5)
+    assert len(drawn) == 5
+    assert set(drawn) < set(misplaced(lens, (90, 60)))
+    assert misplaced(lens, (90, 60), sample=5) == drawn
+    assert misplaced(lens, (48, 48), sample=5) == ()
+    swapped = wrong("internvl", crops_swapped)
+    assert misplaced(swapped, (90, 60), sample=1)
+    with pytest.raises(LensError, match="sample is how many tokens of each crop are painted, at least 1, given 0"):
+        misplaced(lens, (90, 60), sample=0)
+
+
 @pytest.mark.parametrize("name", NOT_SQUARE)
 def test_rows_and_columns_swapped_are_found_where_they_differ(name):
     lens = wrong(name, of_pictures(transposed))

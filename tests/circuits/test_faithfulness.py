@@ -1,5 +1,7 @@
 """Circuits kept alone: against forwards with hooks by hand, at both ends, on prompts they were found on and others."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -123,6 +125,32 @@ def test_the_smallest_is_the_circuit_cut_to_a_measured_size(circuit, curve):
     assert small.mask().sum() == small.n_kept
     ranked = circuit.scores.abs()
     assert ranked[small.kept].min() >= ranked[circuit.order[small.n_kept :]].max()
+    assert small.smallest(curve, keep=0.9).n_kept == small.n_kept  # a part of it has the same order
+
+
+@pytest.mark.parametrize(("given", "said"), [((), "None"), ((0.9,), "0.9")])
+def test_without_a_curve_the_smallest_says_how_to_get_one(circuit, given, said):
+    with pytest.raises(ScoreError) as caught:
+        circuit.smallest(*given)
+    assert str(caught.value).splitlines() == [
+        f"smallest needs a measured curve, since scores of single edges do not say what they do together, given {said}",
+        "  curve = circuit.faithfulness(lens, clean, corrupt, ...) on pairs that it was not found on",
+        "  circuit.smallest(curve, keep=0.9)",
+    ]
+
+
+def test_a_curve_of_another_circuit_is_refused_and_knows_its_own_from_a_file(circuit, curve, tmp_path):
+    other = replace(circuit, scores=circuit.scores.flip(0))
+    with pytest.raises(
+        ScoreError, match=r"this curve is of another circuit, by .* with 16,\d+ edges(.|\n)*measure this one"
+    ):
+        other.smallest(curve)
+    with pytest.raises(ScoreError, match="this curve is of another circuit"):
+        circuit.smallest(replace(curve, n_edges=7, circuit=""))
+    curve.save(tmp_path / "curve.safetensors")
+    again = Faithfulness.load(tmp_path / "curve.safetensors")
+    assert again.circuit == curve.circuit == circuit.mark != other.mark
+    assert circuit.smallest(again).n_kept == circuit.smallest(curve).n_kept
 
 
 def test_random_circuits_have_as_many_edges_between_each_two_layers_at_each_span(circuit):

@@ -5,7 +5,7 @@ import torch
 
 from lmm_lens import Knockout, Lens, information_flow
 from lmm_lens.data import shapes
-from lmm_lens.errors import PromptError, ScoreError
+from lmm_lens.errors import ScoreError
 from lmm_lens.flow.forced import forced
 from tests.support.cases import Case, case, double
 from tests.support.models import FAMILIES, another, joined
@@ -234,5 +234,5 @@ def test_answers_beside_samples_which_bring_theirs_are_refused(lens):
 
 
 def test_what_is_no_prompt_is_refused(lens):
-    with pytest.raises(PromptError, match=r"expected a prompt made by lens\.prompt"):
+    with pytest.raises(ScoreError, match=r"expected prompts made by lens\.prompt"):
         information_flow(lens, ["what color is it?"])

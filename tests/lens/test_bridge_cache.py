@@ -1,5 +1,8 @@
 """A cache that knows where the image is, and whose parts sum to the residual stream at visual positions too."""
 
+import json
+
+import circuitsvis
 import pytest
 import torch
 
@@ -129,6 +132,15 @@ def test_circuitsvis_gets_tokens_and_a_pattern_without_padding(cache, prompt):
     assert len(view["tokens"]) == n < prompt.n_tokens
     assert view["attention"].shape == (8, n, n)
     assert torch.allclose(view["attention"].sum(-1), torch.ones(8, n))
+
+
+def test_what_circuitsvis_shows_is_that_pattern_between_those_tokens(cache):
+    """By the real package: the properties of its component, read out of the page that it makes."""
+    view = cache.attention_view(2, row=0)
+    page = str(circuitsvis.attention.attention_patterns(**view))
+    shown = json.loads(page[page.index('{"tokens"') : page.rindex("}") + 1])
+    assert shown["tokens"] == view["tokens"]
+    assert torch.allclose(torch.tensor(shown["attention"]), view["attention"])
 
 
 def test_one_row_without_its_batch_dimension_answers_the_same(bridged, lens, prompt):

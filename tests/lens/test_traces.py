@@ -42,8 +42,11 @@ def test_every_hook_point_reads_as_natively(family, backend):
         assert (value - expected.reads[site, layer]).abs().max() < TOLERANCE, (site, layer)
 
 
-@pytest.mark.parametrize("edit", ["zero", *PATTERN_EDITS])
-@pytest.mark.parametrize("name", FOUR)
+ACTING = [(name, edit) for name in FOUR for edit in ("zero", *PATTERN_EDITS)]
+ACTING += [("llava", edit) for edit in ("scale", "steer", "own_pattern", "own_rows", "back_patch")]
+
+
+@pytest.mark.parametrize(("name", "edit"), ACTING)
 def test_interventions_act_before_the_blocks_reads(name, edit, backend):
     family, lens = case(name), case(name).on(backend)
     edits, layer = [edit_of(name, edit)], family.self_attending[-1]

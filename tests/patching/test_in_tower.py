@@ -54,6 +54,27 @@ def test_all_patches_of_the_last_layer_bring_the_whole_answer_back(lens, pair):
     assert float(scores.per_pair[0, -1, 1]) == pytest.approx(0, abs=1e-4)
 
 
+def test_the_whole_path_is_one_figure(lens, pair):
+    tower = activation_patching(lens, *pair, "vision.resid_post", "span")
+    decoder = activation_patching(lens, *pair, "resid_pre", "span")
+    ax = decoder.plot(tower=tower)
+    drawn = torch.from_numpy(ax.images[0].get_array().filled(torch.nan))
+    names = ["image", "class", *(unit for unit in decoder.units if unit != "image")]
+    assert [label.get_text().replace(" ", "_") for label in ax.get_xticklabels()] == names
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["V0", "V1", "V2", *map(str, range(6))]
+    torch.testing.assert_close(drawn[:3, :2], tower.values.to(drawn))
+    torch.testing.assert_close(drawn[3:, 0], decoder.values[:, decoder.units.index("image")].to(drawn))
+    torch.testing.assert_close(drawn[3:, -1], decoder.values[:, -1].to(drawn))
+    assert bool(drawn[:3, 2:].isnan().all())
+    assert bool(drawn[3:, 1].isnan().all())
+    ((clean, corrupt),) = shapes.color_pairs(1, seed=5)
+    other = activation_patching(lens, batch(lens, [clean]), batch(lens, [corrupt]), "resid_pre", "span")
+    with pytest.raises(ScoreError, match="of other pairs, or of another model"):
+        other.plot(tower=tower)
+    with pytest.raises(ScoreError, match=r"both by span\n  given resid_pre by span and vision.resid_post by span"):
+        tower.plot(tower=decoder)
+
+
 def test_its_best_heads_are_heads_of_the_tower(lens, pair, tmp_path):
     scores = activation_patching(lens, *pair, "vision.z", "head")
     scores.save(tmp_path / "scores.safetensors")

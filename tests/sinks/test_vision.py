@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lmm_lens import Lens
+from lmm_lens import Lens, find_sinks
 from lmm_lens.errors import ModelError, ScoreError
 from lmm_lens.sinks import find_vision_sinks
 from tests.support.cases import case, plain
@@ -143,3 +143,22 @@ def test_the_vision_towers_sinks_are_another_set_than_the_decoders():
     prompt = lens.prompt(inputs=inputs)
     assert find_vision_sinks(lens, prompt).sinks.any()
     assert not find_sinks(lens, prompt)
+
+
+def test_it_is_find_sinks_of_the_tower():
+    model, inputs = with_loud_patches("llava", [2, 5])
+    lens = Lens(model)
+    prompt = lens.prompt(inputs=inputs)
+    found = find_sinks(lens, prompt, part="vision", norm=1000)
+    assert torch.equal(found.norms, find_vision_sinks(lens, prompt, 1000).norms)
+    assert found.positions(0) == found.positions(1) == (2, 5)
+    assert find_sinks(lens, prompt, part="vision").threshold == 100
+    for options, message in (
+        ({"part": "vision", "dims": [3]}, "told by their norm, without dims, on one prompt"),
+        ({"norm": 3.0}, 'norm is of tokens of the vision tower: give part="vision" with it'),
+        ({"part": "tower"}, "unknown part of the model 'tower'"),
+    ):
+        with pytest.raises(ScoreError, match=message):
+            find_sinks(lens, prompt, **options)
+    with pytest.raises(ScoreError, match="layer 9 of picture 0 is not there"):
+        found.positions(9)

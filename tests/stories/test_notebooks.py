@@ -139,6 +139,41 @@ def what_tokens_say(said: Said) -> None:
     assert said("look").startswith("L1H4: its most attended patch lies on the thing in 60 of 60")
 
 
+def from_pixels(said: Said) -> None:
+    heads = [numbers(line) for line in said("heads").splitlines() if re.match(r" *L\dH\d", line)]
+    assert len(heads) == 12
+    assert all(0 < entropy < 3.7 and 0.2 < distance < 0.5 for entropy, distance, _ in heads)
+    assert "patches of token 21" in said("maps")
+    assert "VisionSinks: none" in said("registers")
+    assert row(said("registers"), "over the median:")[0] < 4
+    assert "1 to 1 each" in said("path")
+    shares = [numbers(line) for line in said("deletion").splitlines()[1:9]]
+    assert sum(on_thing > 3 * area for on_thing, area, _, _ in shares) >= 7
+    assert sum(gain > 1 for _, _, gain, _ in shares) >= 6
+    assert abs(row(said("random"), "untrained model's map:")[0]) < 0.6
+    table = {kind: row(said("all"), kind) for kind in ("plain", "without all heads of the tower", "visual tokens")}
+    assert table["plain"][0] == table["without all heads of the tower"][0] == 1
+    assert table["without all heads of the tower"][2] < table["plain"][2]
+    assert max(table["visual tokens"]) < 0.5
+
+
+def a_faithful_circuit(said: Said) -> None:
+    lost = row(said("complete"), "falls by")[0]
+    assert row(said("complete"), "eap-ig, 5 steps  adds up to")[0] == pytest.approx(lost, rel=0.05)
+    assert row(said("complete"), "eap              adds up to")[0] < 0.6 * lost
+    curve = {int(line[0]): line[1:] for line in map(numbers, said("curve").splitlines()) if len(line) == 7}
+    assert curve[32][0] > 0.9
+    assert curve[32][3] < 0.2  # random circuits
+    assert curve[16232][0] == 1
+    assert "12 of these 12 pairs are among those the circuit was found on" in said("same")
+    assert "24 of 16,232 edges keep" in said("graph")
+    assert "2 heads keep 0.9" in said("heads")
+    assert row(said("heads"), "by attribution")[0] > 40
+    crossed = {int(line[0]): line[1] for line in map(numbers, said("questions").splitlines()) if len(line) == 2}
+    assert max(crossed[n] for n in (24, 128, 512)) < 0.05
+    assert "L1H4" in said("scores")
+
+
 STORIES = {
     "01": where_it_looks,
     "02": what_heads_do,
@@ -148,6 +183,8 @@ STORIES = {
     "06": an_adapter,
     "07": a_table,
     "08": what_tokens_say,
+    "09": from_pixels,
+    "10": a_faithful_circuit,
 }
 
 

@@ -27,7 +27,7 @@ def committed(request: pytest.FixtureRequest) -> Any:
 # ---------------------------------------------------------------------- what is committed
 
 
-def test_there_are_the_eight_of_the_readme():
+def test_there_are_those_of_the_readme():
     readme = (run.FOLDER / "README.md").read_text(encoding="utf-8")
     assert [number(path) for path in NOTEBOOKS] == list(PICTURES)
     assert all(f"]({path.name})" in readme for path in NOTEBOOKS)

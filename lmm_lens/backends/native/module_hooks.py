@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ...core.flat import in_rows
+
 INPUTS = ("hidden_states", "hidden_state", "inputs", "x")
 """The names by which layers are handed their stream, where they are not handed it by place."""
 ENTERING = ("resid_pre", "z")
@@ -36,7 +38,9 @@ def hook_on(
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if not acts():
             return None
-        return (tapped(output[0]), *output[1:]) if isinstance(output, tuple) else tapped(output)
+        x = output[0] if isinstance(output, tuple) else output
+        found = tapped(in_rows(x, args[0] if args else None)).reshape(x.shape)
+        return (found, *output[1:]) if isinstance(output, tuple) else found
 
     if site in ENTERING:
         return module.register_forward_pre_hook(before, with_kwargs=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...adapters import Adapter
 from ...adapters.towers import Tower, tower_in
 from ...core.carried import Carried
+from ...core.flat import in_rows
 from ...core.tapping import Tapping
 from ...core.whole_pattern import WholePattern
 from ...errors import HookError, ModelError
@@ -160,14 +161,19 @@ def bridge_hooks(bridge: Any, tapping: Tapping, begin: Callable[[str, int, int],
     """
     scores: dict[int, Tensor] = {}
     values: dict[int, Tensor] = {}
+    entered: dict[int, Tensor] = {}
 
-    def on_rows(site: str, layer: int, x: Tensor, hook: object) -> Tensor | None:
+    def on_rows(site: str, layer: int, given: Tensor, hook: object) -> Tensor | None:
+        x = in_rows(given, entered.pop(layer, None)) if site == "mlp_out" else given
         if not begin(site, layer, x.shape[1]):
             return None
         if site == "z":  # a bridge has one d_head for all its layers, which need not be that of this one's values
             z = x.flatten(2).unflatten(-1, (tapping.n_heads[layer], -1))
             return tapping.through(z, site, layer).reshape(x.shape)
-        return tapping.through(x, site, layer)
+        return tapping.through(x, site, layer).reshape(given.shape)
+
+    def remember_entering(layer: int, x: Tensor, hook: object) -> None:
+        entered[layer] = x
 
     def remember(layer: int, x: Tensor, hook: object) -> None:
         scores[layer] = x
@@ -194,5 +200,7 @@ def bridge_hooks(bridge: Any, tapping: Tapping, begin: Callable[[str, int, int],
                 hooks.append((f"blocks.{layer}.attn.hook_v", partial(remember_values, layer)))
             hooks.append((name, partial(on_pattern, layer)))
         else:
+            if site == "mlp_out" and f"blocks.{layer}.mlp.hook_in" in bridge.hook_dict:
+                hooks.append((f"blocks.{layer}.mlp.hook_in", partial(remember_entering, layer)))
             hooks.append((name, partial(on_rows, site, layer)))
     return hooks

@@ -21,6 +21,18 @@ CALLS = {
     "ablations": "[lens.run(prompt, [AblateHeads([(1, 2)], mode)]) for mode in ('zero', 'uniform')]",
     "tokens": "lens.run(prompt, [AblateTokens('image')])",
     "routes": "lens.generate(prompt, [Knockout('image', 'last')], max_new_tokens=2)",
+    "steering": "lens.generate(prompt, [Steer(way, [1, 2], 'after_image', 0.5, keep_norm=True)], max_new_tokens=2)",
+    "scaled attention": "lens.run(prompt, [ScaleAttention('image', factor=1.3, heads=HeadSet([(1, 2)], 6, 8))])",
+    "own pattern": "lens.run(prompt, [EditPattern(more)])",
+    "own rows": "lens.run(prompt, [Edit('mlp_out', lambda x, context: x * (1 + context.layer), 'last')])",
+    "back-patching": "lens.run(prompt, [PatchResidual([1], clean, rows='image', source_layer=3)])",
+    "directions": "direction(lens, prompts[0], prompts[1])",
+    "own scores": "score_heads(lens, prompt, largest)",
+    "attention maps": "attention_map(lens, prompt, words='color', drop_sinks=True)",
+    "words of tokens": "logit_lens(lens, prompt, words=['red'])",
+    "neighbours of tokens": "latent_lens(lens, prompt, embedding_bank(lens, ['a red circle'], layers=[2]), top=2)",
+    "attribution by layer": "direct_attribution(lens, prompt, 'red', 'blue')",
+    "information flow": "information_flow(lens, prompt, [('image', 'last')], 2, layers=[1])",
     "patching": "activation_patching(lens, prompts[0], prompts[1], site='resid_pre', by='span')",
     "attribution of effects": "head_effects(lens, prompt, heads=HeadSet([(1, 2)], 6, 8))",
     "localization": "localize(lens, prompt, localization_heads(native, prompts))",
@@ -29,12 +41,19 @@ CALLS = {
 SCRIPT = """
 import warnings
 warnings.simplefilter("ignore")
+import torch
 from lmm_lens import *
 from lmm_lens import data, shapes
 native, lens = Lens.demo(), Lens.demo(backend="nnsight", remote="local")
 examples = shapes.examples(2, ["color"], seed=3)
 prompts = [lens.prompt(each.question, images=each.image) for each in examples]
 prompt = prompts[0]
+way = direction(native, prompts[0], prompts[1])
+clean = native.run(prompt, read=[Read("resid_pre", [3])])
+def more(pattern, keys):
+    return torch.where(keys["image"], 1.3 * pattern, pattern)
+def largest(pattern, keys):
+    return pattern.amax(-1)
 for name, call in {calls!r}.items():
     try:
         eval(call)

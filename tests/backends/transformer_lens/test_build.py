@@ -19,8 +19,8 @@ from lmm_lens.backends.transformer_lens.architectures import MENDED, NEW, ON_ANY
 from lmm_lens.backends.transformer_lens.architectures.hooked_attention import IMPLEMENTATION
 from lmm_lens.backends.transformer_lens.build import supported
 from lmm_lens.errors import ModelError
-from tests.backends.transformer_lens.decoders import DECODERS
 from tests.support.cases import close, plain
+from tests.support.decoders import DECODERS
 from tests.support.models import FAMILIES
 from tests.support.models.parts import TEXT, clip
 

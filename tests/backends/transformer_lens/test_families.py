@@ -13,8 +13,8 @@ from transformer_lens import ActivationCache
 from lmm_lens.backends.transformer_lens import bridge_of
 from lmm_lens.backends.transformer_lens.selfcheck import check_edits_land
 from lmm_lens.errors import HookError
-from tests.backends.transformer_lens.decoders import DECODERS
 from tests.support.cases import Case, case, close, plain
+from tests.support.decoders import DECODERS
 from tests.support.models import FAMILIES
 from tests.support.reference import Reference, attention_of, without_heads
 

@@ -1,0 +1,5 @@
+"""`python -m benchmarks --size 7b`."""
+
+from .size_7b import main
+
+main()

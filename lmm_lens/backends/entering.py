@@ -1,0 +1,85 @@
+"""What enters the decoder, and nothing behind it computed; and a vision tower whose layers mix no patches.
+
+With the layers of the tower giving back their input, a visual token hears of its own pixels alone: so it is found which
+pixels are whose, for every family, from the model itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..adapters import Adapter
+
+INPUTS = ("hidden_states", "hidden_state", "inputs_embeds")
+"""Names under which layers take their input."""
+
+
+class _Entered(Exception):  # noqa: N818  (no error: what was wanted is there, and the rest of the pass is not)
+    """Ends a pass at the first decoder layer."""
+
+
+def entered(adapter: Adapter, inputs: Mapping[str, Any], grad: bool = False) -> Float[Tensor, "batch position d_model"]:
+    """What the first decoder layer of the plain model is given.
+
+    Args:
+        adapter: of the model.
+        inputs: what the model takes.
+        grad: keep the graph for a backward pass.
+    """
+    seen: list[Tensor] = []
+
+    def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found = _given(args, kwargs)
+        assert found is not None
+        seen.append(found)
+        raise _Entered
+
+    handle = adapter.layers[0].module.register_forward_pre_hook(stop, with_kwargs=True, prepend=True)
+    try:
+        with torch.set_grad_enabled(grad):
+            adapter.model(**inputs)
+    except _Entered:
+        pass
+    finally:
+        handle.remove()
+    x = seen[0]
+    if x.ndim == 4:  # several residual streams: of each token, or one after the other
+        x = x.flatten(2) if x.shape[:2] == inputs["input_ids"].shape else x[0]
+    return x
+
+
+@contextmanager
+def tower_off(adapter: Adapter) -> Iterator[set[str]]:
+    """Within, layers outside of the decoder give back their input; yields the classes of those that did.
+
+    Lists of modules may be nested (stages of layers); what changes the shape, as downsampling does, stays on.
+    """
+    switched_off: set[str] = set()
+
+    def back(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+        given, first = _given(args, kwargs), out[0] if isinstance(out, tuple) else out
+        if given is None or not isinstance(first, Tensor) or first.shape != given.shape:
+            return None
+        switched_off.add(type(module).__name__)
+        return (given, *out[1:]) if isinstance(out, tuple) else given
+
+    decoder = {part for layer in adapter.layers for part in layer.module.modules()}
+    lists = [module for module in adapter.model.modules() if isinstance(module, nn.ModuleList)]
+    layers = {layer: None for members in lists for layer in members if layer not in decoder}
+    with ExitStack() as hooks:
+        for layer in layers:
+            handle = layer.register_forward_hook(back, with_kwargs=True, prepend=True)
+            hooks.callback(handle.remove)
+        yield switched_off
+
+
+def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """The tensor that a layer transforms; None where it is not known."""
+    first = args[0] if args else next((kwargs[name] for name in INPUTS if name in kwargs), None)
+    return first if isinstance(first, Tensor) else None

@@ -1,0 +1,25 @@
+"""Released checkpoints by their numbers: what pictures become, on tiny models behind the real processors.
+
+Each entry holds what is known here of the checkpoint's configs, by its family's documentation and defaults; there is no
+network, so none was held against the files themselves. Widths and depths are those of a tiny model.
+"""
+
+from functools import cache
+
+from lmm_lens import Lens
+from tests.support.released.entry import Released
+from tests.support.released.grids import GRIDS
+from tests.support.released.own_ways import OWN_WAYS
+from tests.support.released.squares import SQUARES
+from tests.support.released.tiles import TILES
+
+RELEASED: dict[str, Released] = {**SQUARES, **GRIDS, **TILES, **OWN_WAYS}
+
+
+@cache
+def lens_of(name: str) -> Lens:
+    """The lens of a checkpoint's numbers."""
+    return RELEASED[name].lens()
+
+
+__all__ = ["GRIDS", "RELEASED", "SQUARES", "Released", "lens_of"]
