@@ -174,6 +174,22 @@ def a_faithful_circuit(said: Said) -> None:
     assert "L1H4" in said("scores")
 
 
+def a_reader_that_sees(said: Said) -> None:
+    assert row(said("heads"), "rank correlation over 261 heads:")[0] > 0.7
+    assert row(said("heads"), "of the 20 heads") == [] or numbers(said("heads").splitlines()[1])[0] >= 8
+    table = {}
+    for line in said("together").splitlines()[1:]:
+        _, shown, name = line.split(maxsplit=2)
+        table[shown, re.split(r"\s+-?\d\.", name)[0]] = numbers(line)[-3]
+    assert table["picture", "the 20 that look most"] < 0.4
+    assert table["picture", "random beside those that look most"] > 0.8
+    assert table["words", "the 20 that look most"] > 0.5
+    assert "dimensions [507]" in said("sink")
+    assert "1.0 text and 0.0 visual sinks a prompt in layers 12 to 28" in said("sink")
+    moved = {line[0]: line[-1] for line in map(numbers, said("var").splitlines()[1:])}
+    assert moved[6] < 0.1 * moved[5]  # the control in all heads has little to give
+
+
 STORIES = {
     "01": where_it_looks,
     "02": what_heads_do,
@@ -185,6 +201,7 @@ STORIES = {
     "08": what_tokens_say,
     "09": from_pixels,
     "10": a_faithful_circuit,
+    "11": a_reader_that_sees,
 }
 
 
