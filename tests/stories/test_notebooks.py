@@ -176,11 +176,10 @@ def a_faithful_circuit(said: Said) -> None:
 
 def a_reader_that_sees(said: Said) -> None:
     assert row(said("heads"), "rank correlation over 261 heads:")[0] > 0.7
-    assert row(said("heads"), "of the 20 heads") == [] or numbers(said("heads").splitlines()[1])[0] >= 8
-    table = {}
-    for line in said("together").splitlines()[1:]:
-        _, shown, name = line.split(maxsplit=2)
-        table[shown, re.split(r"\s+-?\d\.", name)[0]] = numbers(line)[-3]
+    (same,) = re.findall(r"(\d+) of the 20 heads with most attention are the same", said("heads"))
+    assert int(same) >= 8
+    lines = re.findall(r"^\d +(picture|words) +(.+?) +(\d\.\d+)", said("together"), re.MULTILINE)
+    table = {(shown, name): float(accuracy) for shown, name, accuracy in lines}
     assert table["picture", "the 20 that look most"] < 0.4
     assert table["picture", "random beside those that look most"] > 0.8
     assert table["words", "the 20 that look most"] > 0.5
