@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from ..data import DataSet, Sample
 from ..data.problems import Bad
-from ..errors import ScoreError
+from ..data.sample import prompt_of
+from ..errors import LensError, ScoreError
 from ..prompts.prompt import Prompt
 from ..runs.checkpoint import digest, digest_of_text, fingerprint
+from ..runs.job import LeftOutError
 from .contrast import AnswerLike
 from .outcomes import answers_at
+
+if TYPE_CHECKING:
+    from ..lens import Lens
 
 Answers = Sequence[tuple[AnswerLike, AnswerLike | None]]
 
@@ -36,6 +44,47 @@ class Item:
     answer: tuple[AnswerLike, AnswerLike | None] | None = None
     may_be_left_out: bool = False
     prompt: Prompt | None = None
+
+    def prompt_on(self, lens: Lens) -> Prompt:
+        """Its prompt, made now where it was not made ahead of time.
+
+        Raises:
+            PromptError: none can be made of its source.
+        """
+        if self.prompt is not None:
+            return self.prompt
+        assert not isinstance(self.source, Bad)
+        return prompt_of(lens, self.source)
+
+    def ahead(self, lens: Lens) -> Item:
+        """The same with its prompt made, as another thread does ahead of time; as it was where none can be made."""
+        if not isinstance(self.source, Sample):
+            return self
+        try:
+            return replace(self, prompt=self.prompt_on(lens))
+        except Exception:
+            return self  # tried again when its turn comes, where the error belongs to it
+
+    @contextmanager
+    def leaving_out(
+        self, kind: type[LensError] | tuple[type[LensError], ...], reason: str, blank: Callable[[], dict[str, Tensor]]
+    ) -> Iterator[None]:
+        """Inside, an error of this kind is the item's own, and ends nothing where it may be left out.
+
+        Args:
+            kind: of the error, or several.
+            reason: for people.
+            blank: makes what stands in the item's place.
+
+        Raises:
+            LeftOutError: in place of such an error.
+        """
+        try:
+            yield
+        except kind as error:
+            if not self.may_be_left_out:
+                raise
+            raise LeftOutError(f"{reason}\t{str(error).splitlines()[0]}", blank()) from None
 
 
 def key_of(item: Item) -> str:

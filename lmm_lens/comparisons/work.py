@@ -15,7 +15,6 @@ from ..answers.items import Item
 from ..answers.outcomes import ANSWER_METRICS, Outcomes, goal_of, goal_of_texts
 from ..data import Sample
 from ..data.problems import Bad
-from ..data.sample import prompt_of
 from ..errors import PromptError, ScoreError
 from ..hooks.results import Report
 from ..interventions.base import Intervention
@@ -92,17 +91,8 @@ class CompareWork:
     max_new_tokens: int | None
 
     def prepare(self, compared: ComparedItem) -> ComparedItem:
-        """The item with its prompt made, ahead of time and in another thread; as it was where none can be made."""
-        try:
-            return replace(compared, item=replace(compared.item, prompt=self._prompt(compared.item)))
-        except Exception:
-            return compared  # tried again when its turn comes, where the error belongs to it
-
-    def _prompt(self, item: Item) -> Prompt:
-        if item.prompt is not None:
-            return item.prompt
-        assert not isinstance(item.source, Bad)
-        return prompt_of(self.lens, item.source)
+        """The item with its prompt made, see `Item.ahead`."""
+        return replace(compared, item=compared.item.ahead(self.lens))
 
     def __call__(self, compared: ComparedItem) -> dict[str, Tensor]:
         """What was said under each condition, what it is worth, what the interventions did, and how long it took.
@@ -118,13 +108,8 @@ class CompareWork:
                 f"{item.name} is one of a batch: compare takes prompts of one row, or samples\n"
                 "  make a prompt of each, and give these one after the other"
             )
-        try:
-            prompt = self._prompt(item)
-            rows = list(self._under_each(compared, prompt))
-        except (PromptError, ScoreError) as error:
-            if not item.may_be_left_out:
-                raise
-            raise LeftOutError(f"no answer\t{str(error).splitlines()[0]}", self._blank()) from None
+        with item.leaving_out((PromptError, ScoreError), "no answer", self._blank):
+            rows = list(self._under_each(compared, item.prompt_on(self.lens)))
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
     def _under_each(self, compared: ComparedItem, prompt: Prompt) -> Iterator[dict[str, Tensor]]:

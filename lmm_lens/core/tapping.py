@@ -203,7 +203,8 @@ class Tapping:
     def settle(self) -> None:
         """Add up what taps of the prompt under way noted so far."""
         state = self.course.state
-        for by, noted in state.noted.items():
+        for (owner, layer, *_), noted in state.noted.items():
+            by = owner, layer
             rows, *attention = noted.totals()
             self.edited[by] = self.edited.get(by, 0) + round(rows)
             for so_far, more in zip((self.moved, self.short), attention, strict=False):

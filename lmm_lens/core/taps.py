@@ -22,14 +22,15 @@ class RunState:
     """What taps leave to each other, and to the report, while one prompt runs.
 
     Attributes:
-        noted: what edits that choose for themselves did, by (index of the intervention, layer).
+        noted: what edits that choose for themselves did, by (index of the intervention, layer, how it is read, of how
+            many numbers).
         sums: what was added up, by (name, layer).
         found_sinks, acting_sinks: Bool[batch, position] by (rule, layer), see `lmm_lens.core.sinks`.
         sink_groups: the keys of a pattern by what VAR does with them, by the same.
         columns: masks over keys that several layers of one pass ask for, see `TapContext.columns`.
     """
 
-    noted: dict[tuple[int, int], Noted]
+    noted: dict[tuple[int, int, Reading, int], Noted]
     sums: dict[tuple[str, int], Tensor]
     found_sinks: dict[tuple[Any, int], Grown]
     acting_sinks: dict[tuple[Any, int], Grown]
@@ -109,7 +110,7 @@ class TapContext:
             read: the function; it acts on each entry of the first dimension alone.
             numbers: what it is given, with those of all passes one after the other.
         """
-        key = self.owner, self.layer
+        key = self.owner, self.layer, read, len(numbers)
         noted = self.state.noted.get(key)
         if noted is None:
             noted = self.state.noted[key] = Noted(read)

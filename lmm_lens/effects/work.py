@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,8 +13,7 @@ from ..answers.outcomes import Goal, Outcomes, goal_of, goal_of_texts
 from ..answers.own import OwnAnswer
 from ..data import Sample
 from ..data.problems import Bad
-from ..data.sample import prompt_of
-from ..errors import LensError, PromptError, ScoreError
+from ..errors import PromptError, ScoreError
 from ..lens.travelling import TravellingLens
 from ..prompts.prompt import Prompt
 from ..replay.batches import Batches
@@ -95,19 +92,8 @@ class EffectsWork:
         return self.was_halved or self.batches.rows < self._rows_at_first
 
     def prepare(self, item: Item) -> Item:
-        """The item with its prompt made, ahead of time and in another thread; as it was where none can be made."""
-        if not isinstance(item.source, Sample):
-            return item
-        try:
-            return replace(item, prompt=self._prompt(item))
-        except Exception:
-            return item  # tried again when its turn comes, where the error belongs to it
-
-    def _prompt(self, item: Item) -> Prompt:
-        if item.prompt is not None:
-            return item.prompt
-        assert not isinstance(item.source, Bad)
-        return prompt_of(self.lens, item.source)
+        """The item with its prompt made, see `Item.ahead`."""
+        return item.ahead(self.lens)
 
     def __call__(self, item: Item) -> dict[str, Tensor]:
         """What was said on the plain forward, and with each unit ablated.
@@ -128,16 +114,6 @@ class EffectsWork:
         number = int(way) + (HALVED if self._is_halved else 0)
         return {**found.tensors(), "is_yes": torch.tensor(goal.is_yes), "way": torch.tensor(number)}
 
-    @contextmanager
-    def _leaving_out(self, item: Item, kind: type[LensError], reason: str) -> Iterator[None]:
-        """Inside, an error of this kind is the item's own, and ends nothing where it may be left out."""
-        try:
-            yield
-        except kind as error:
-            if not item.may_be_left_out:
-                raise
-            raise LeftOutError(f"{reason}\t{str(error).splitlines()[0]}", self._blank()) from None
-
     def _blank(self) -> dict[str, Tensor]:
         """What stands in the place of an item that was left out."""
         n = 1 + len(self.ablation.units)
@@ -149,12 +125,12 @@ class EffectsWork:
 
     def prompt_of(self, item: Item) -> Prompt:
         """The item's prompt; LeftOutError where none can be made, and it may be left out."""
-        with self._leaving_out(item, PromptError, "no prompt"):
-            return self._prompt(item)
+        with item.leaving_out(PromptError, "no prompt", self._blank):
+            return item.prompt_on(self.lens)
 
     def goal_of(self, item: Item, clean: Tensor) -> Goal:
         """What the item is about, by the logits of its plain forward; LeftOutError as `prompt_of`."""
-        with self._leaving_out(item, ScoreError, "no answer token"):
+        with item.leaving_out(ScoreError, "no answer token", self._blank):
             if item.answer is None and isinstance(item.source, Sample):
                 return goal_of_texts(self.lens, clean, item.source.answer, item.source.wrong)
             return goal_of(self.lens, clean, item.answer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,7 @@ from torch import Tensor
 from ..answers.items import Item, Items, key_of
 from ..data import Sample
 from ..data.problems import Bad
-from ..data.sample import prompt_of
-from ..errors import LensError, PromptError, ScoreError
+from ..errors import PromptError, ScoreError
 from ..lens.travelling import TravellingLens
 from ..prompts.prompt import Prompt
 from ..replay.batches import Batches
@@ -153,19 +151,8 @@ class FlowWork:
         self._rows_at_first = self.batches.rows
 
     def prepare(self, asked: FlowItem) -> FlowItem:
-        """The item with its prompt made, ahead of time and in another thread; as it was where none can be made."""
-        if not isinstance(asked.item.source, Sample):
-            return asked
-        try:
-            return replace(asked, item=replace(asked.item, prompt=self._prompt(asked.item)))
-        except Exception:
-            return asked  # tried again when its turn comes, where the error belongs to it
-
-    def _prompt(self, item: Item) -> Prompt:
-        if item.prompt is not None:
-            return item.prompt
-        assert not isinstance(item.source, Bad)
-        return prompt_of(self.lens, item.source)
+        """The item with its prompt made, see `Item.ahead`."""
+        return replace(asked, item=asked.item.ahead(self.lens))
 
     def __call__(self, asked: FlowItem) -> dict[str, Tensor]:
         """What every cut does to the answer.
@@ -177,12 +164,12 @@ class FlowWork:
         if isinstance(source, Bad):
             raise LeftOutError(f"{source.reason}\t{source.detail}", self._blank())
         if self._at_hand is None or self._at_hand[0] is not source or self._at_hand[1].index != asked.number:
-            with self._leaving_out(item, PromptError, "no prompt"):
-                prompt = self._prompt(item)
+            with item.leaving_out(PromptError, "no prompt", self._blank):
+                prompt = item.prompt_on(self.lens)
             self._at_hand = source, FlowOn(self.task, prompt, asked.number)
         cuts = self._at_hand[1]
         answer = source.answer if isinstance(source, Sample) else asked.answer
-        with self._leaving_out(item, ScoreError, "no answer token"):
+        with item.leaving_out(ScoreError, "no answer token", self._blank):
             tokens = answer_tokens(self.lens, self.forwards.clean(cuts.prompt)[item.row], answer)
         with counted(NothingChangedWarning):  # a route that was cut already: its change of 0 says so
             found = cuts.of_row(self.forwards, item.row, tokens)
@@ -190,16 +177,6 @@ class FlowWork:
             raise LeftOutError(f"{OTHERWISE}\t{found}", self._blank())
         reason = self.forwards.reason if Way.EACH in found.ways else ""
         return _tensors(found, reason, self.was_halved or self.batches.rows < self._rows_at_first)
-
-    @contextmanager
-    def _leaving_out(self, item: Item, kind: type[LensError], reason: str) -> Iterator[None]:
-        """Inside, an error of this kind is the item's own, and ends nothing where it may be left out."""
-        try:
-            yield
-        except kind as error:
-            if not item.may_be_left_out:
-                raise
-            raise LeftOutError(f"{reason}\t{str(error).splitlines()[0]}", self._blank()) from None
 
     def _blank(self) -> dict[str, Tensor]:
         """What stands in the place of a row that was left out."""
