@@ -15,9 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..adapters import Adapter
-
-INPUTS = ("hidden_states", "hidden_state", "inputs_embeds")
-"""Names under which layers take their input."""
+from .streams import stream_into
 
 
 class _Entered(Exception):  # noqa: N818  (no error: what was wanted is there, and the rest of the pass is not)
@@ -35,7 +33,7 @@ def entered(adapter: Adapter, inputs: Mapping[str, Any], grad: bool = False) -> 
     seen: list[Tensor] = []
 
     def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        found = _given(args, kwargs)
+        _, found = stream_into(args, kwargs)
         assert found is not None
         seen.append(found)
         raise _Entered
@@ -63,7 +61,7 @@ def tower_off(adapter: Adapter) -> Iterator[set[str]]:
     switched_off: set[str] = set()
 
     def back(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
-        given, first = _given(args, kwargs), out[0] if isinstance(out, tuple) else out
+        (_, given), first = stream_into(args, kwargs), out[0] if isinstance(out, tuple) else out
         if given is None or not isinstance(first, Tensor) or first.shape != given.shape:
             return None
         switched_off.add(type(module).__name__)
@@ -77,9 +75,3 @@ def tower_off(adapter: Adapter) -> Iterator[set[str]]:
             handle = layer.register_forward_hook(back, with_kwargs=True, prepend=True)
             hooks.callback(handle.remove)
         yield switched_off
-
-
-def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The tensor that a layer transforms; None where it is not known."""
-    first = args[0] if args else next((kwargs[name] for name in INPUTS if name in kwargs), None)
-    return first if isinstance(first, Tensor) else None

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
     from ..lens import Lens
 
+SAME = 0.02
+"""How far two runs of one prompt may lie apart, of the score: half precision on another device rounds otherwise."""
+
 
 @dataclass(frozen=True, eq=False)
 class DeletionCurve:
@@ -117,7 +120,7 @@ def deletion_curve(
     Raises:
         ScoreError: fewer than one point or order, an attribution of a metric that is not given, or one whose pixels
             belong to no visual token.
-        PromptError: an attribution of another prompt.
+        PromptError: an attribution of another prompt, or one that explains another score than this one has.
     """
     check_prompt(prompt)
     if lens.remote is not False:
@@ -148,6 +151,12 @@ def deletion_curve(
             scores.append(number_of(goal, forwards.logits(shown)).detach().double().cpu())
         return torch.stack(scores).float()
 
+    whole = float(number_of(goal, forwards.logits(pixels)))
+    if abs(whole - attribution.score) > SAME * max(1.0, abs(attribution.score)):
+        raise PromptError(
+            f"the attribution explains {attribution.score:.4g}, but here the score is {whole:.4g}: it is of another "
+            "prompt, model or metric, or was made under other interventions\n  attribute the pixels of this one"
+        )
     draw = torch.Generator().manual_seed(seed)
     by_weight = sorted(tokens, key=lambda at: -float(attribution.weights[at]))
     random = [[tokens[i] for i in torch.randperm(n, generator=draw).tolist()] for _ in range(n_random)]

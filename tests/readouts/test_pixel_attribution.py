@@ -7,7 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
-from lmm_lens import AblateHeads, DeletionCurve, Lens, PixelAttribution, deletion_curve, pixel_attribution, shapes
+from lmm_lens import (
+    AblateHeads,
+    AblateTokens,
+    DeletionCurve,
+    Lens,
+    PixelAttribution,
+    deletion_curve,
+    pixel_attribution,
+    shapes,
+)
 from lmm_lens.backends.entering import tower_off
 from lmm_lens.errors import LensError, ModelError, PromptError, RemoteError, ScoreError
 from lmm_lens.readouts.pixel_places import NOWHERE, places_of
@@ -314,6 +323,11 @@ def test_prompts_that_do_not_fit_are_refused(lens, prompt, integrated):
         (lambda: pixel_attribution(lens, lens.prompt("what is it?")), PromptError, "the prompt has no pixels"),
         (lambda: pixel_attribution(lens, prompt, baseline=two), PromptError, "pictures are of another layout"),
         (lambda: deletion_curve(lens, two, integrated), PromptError, "the attribution is of another prompt"),
+        (
+            lambda: deletion_curve(lens, prompt, integrated, interventions=[AblateTokens("image")]),
+            PromptError,
+            "it is of another prompt, model or metric, or was made under other interventions",
+        ),
         (lambda: deletion_curve(lens, prompt, integrated, points=0), ScoreError, "points and n_random are 1 or more"),
         (
             lambda: deletion_curve(lens, prompt, replace(integrated, ids=(), answers=("margin",))),

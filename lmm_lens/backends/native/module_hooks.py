@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ...core.flat import in_rows
+from ..streams import stream_of
 
-INPUTS = ("hidden_states", "hidden_state", "inputs", "x")
-"""The names by which layers are handed their stream, where they are not handed it by place."""
 ENTERING = ("resid_pre", "z")
 
 
@@ -26,13 +25,15 @@ def hook_on(
         tapped: the function.
         acts: whether it is to be called now.
         first: before hooks of others on what leaves the module, as those that capture features for the model.
+
+    In a pass HookError is raised where the module is entered otherwise than by a tensor.
     """
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
         # without kwargs torch calls another thread's pass while this hook is being added or taken away
         if kwargs is None or not acts():
             return None
-        name, x = stream_into(args, kwargs)
+        name, x = stream_of(module, args, kwargs)
         return (args, {**kwargs, name: tapped(x)}) if name else ((tapped(x), *args[1:]), kwargs)
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
@@ -45,11 +46,3 @@ def hook_on(
     if site in ENTERING:
         return module.register_forward_pre_hook(before, with_kwargs=True)
     return module.register_forward_hook(after, prepend=first)
-
-
-def stream_into(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Tensor]:
-    """What goes into a module: the name it was given by, empty for the first place, and the tensor."""
-    if args:
-        return "", args[0]
-    name = next(name for name in INPUTS if name in kwargs)
-    return name, kwargs[name]

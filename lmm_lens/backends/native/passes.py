@@ -15,7 +15,8 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor
 
-from ...core.tapping import Course, Tapping
+from ...core.course import Course
+from ...core.tapping import Tapping
 from ...errors import InterventionError, PromptError
 from ...prompts.prompt import Prompt
 from ...prompts.tensors import tensors_in

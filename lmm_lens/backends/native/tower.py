@@ -28,8 +28,9 @@ from ...prompts.prompt import Prompt
 from ...prompts.tower import tower_prompt
 from ..base import TapsOf
 from ..interrupts import GUARD, uninterrupted
+from ..streams import stream_of
 from . import interface
-from .module_hooks import hook_on, stream_into
+from .module_hooks import hook_on
 
 
 class TowerSession:
@@ -105,7 +106,7 @@ class TowerSession:
         """The tower begins to run: bind the taps to what it runs."""
         if kwargs is None or not self._is_ours():  # as in `hook_on`
             return
-        x = _as_rows(stream_into(args, kwargs)[1], 0)
+        x = _as_rows(stream_of(module, args, kwargs)[1], 0)
         tower = self.tower
         places = tower.n_class, tower.n_registers, tower.class_behind, tower.knows_places
         prompt = tower_prompt(x.shape[0], x.shape[1], *places)
