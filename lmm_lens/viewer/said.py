@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ..errors import LensError, PromptError
+from ..figures.canvas import canvases_of
 from ..readouts.reading import Reading
 from ..runs.files import check_same_model
 from .sequence import TokenRow
@@ -28,12 +31,21 @@ def check_words(words: object, tokens: TokenRow, lens: Lens | None) -> Reading |
             f"words is what a logit lens or a latent lens has read, given {type(words).__name__}\n"
             '  view(prompt, lens, words=logit_lens(lens, prompt, rows="image"))'
         )
-    if words.tokens != tokens.prompt.tokens:
+    if words.tokens != tokens.prompt.tokens or not _shows_the_same(words, tokens):
         raise PromptError("these words were read of another prompt\n  read them of this one: logit_lens(lens, prompt)")
     model = getattr(words, "model", None)
     if lens is not None and model:
         check_same_model("this reading of words", model, lens.identity)
     return words
+
+
+def _shows_the_same(words: Reading, tokens: TokenRow) -> bool:
+    """Whether a row shows the pictures that were read, as far as both are known; a question may be asked of many."""
+    read, shown = words.canvases[tokens.row], canvases_of(tokens.prompt, tokens.row)
+    if [canvas.name for canvas in read] != [canvas.name for canvas in shown]:
+        return False
+    pairs = [(one.pixels, other.pixels) for one, other in zip(read, shown, strict=True)]
+    return all(one is None or other is None or torch.equal(one, other) for one, other in pairs)
 
 
 def words_of(words: Reading | None, tokens: TokenRow) -> dict[str, Any] | None:

@@ -203,7 +203,7 @@ def test_its_control_scales_as_many_other_heads():
     "edit",
     [
         ScaleAttention("last", "image", 2.0),  # rows that cannot see the source
-        ScaleAttention("all", "last", 2.0),  # and rows that see nothing else
+        ScaleAttention("all", "last", 1.7),  # and rows that see nothing else
         Knockout("last", "image"),
         EditPattern(lambda pattern, keys: torch.where(keys["video"], 2 * pattern, pattern)),
     ],

@@ -43,6 +43,10 @@ def test_words_of_another_prompt_or_none_are_refused(lens, pair):
     assert str(caught.value) == (
         "these words were read of another prompt\n  read them of this one: logit_lens(lens, prompt)"
     )
+    first, second = (lens.prompt(pair.texts[0], images=image) for image in pair.images[0] + pair.images[1])
+    assert first.tokens == second.tokens
+    with pytest.raises(PromptError, match="these words were read of another prompt"):
+        view(first, lens, words=logit_lens(lens, second))
     with pytest.raises(LensError) as caught:
         view(pair, lens, words=["red"])
     assert str(caught.value) == (
