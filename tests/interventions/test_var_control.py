@@ -104,3 +104,16 @@ def test_by_hand_the_control_moves_the_mass_of_the_sinks_and_no_more_than_its_to
     close(edited[0, 0, 0], torch.tensor([0.4, 0.0, 0.12, 0.36, 0.12]))
     close(moved[0, 0, 0], torch.tensor(0.1))
     close(wanted[0, 0, 0], torch.tensor(0.24))
+
+
+def test_where_the_sinks_would_move_nothing_their_control_owes_nothing():
+    # all patches are sinks, so that nothing could take what they give, however low the limits
+    pattern = torch.tensor([[[[0.4, 0.1, 0.2, 0.3]]]])
+    sink, visual = torch.tensor([[True, False, True, True]]), torch.tensor([[False, False, True, True]])
+    _, _, plainly, _ = redistribute(pattern, visual, sink, 0.6, 0.0, 0.0)
+    edited, chosen, moved, wanted = redistribute(
+        pattern, visual, sink, 0.6, 0.0, 0.0, givers=torch.tensor([[False, True, False, False]])
+    )
+    assert torch.equal(edited, pattern)
+    assert not chosen.any()
+    assert float(plainly) == float(moved) == float(wanted) == 0
