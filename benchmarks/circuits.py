@@ -21,7 +21,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from lmm_lens import HeadEffects, Lens, Prompt, data, find_circuit, head_effects
 from lmm_lens.circuits.pair import pair_of
 from lmm_lens.circuits.patched import PatchedForwards
-from lmm_lens.patching.attribution import differentiable
+from lmm_lens.patching.probe import differentiable
 
 from .model import SIZES, build, prompt_of
 from .timing import interleaved, machine, peak_bytes, seconds, show, spread, table

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..answers.contrast import logit_difference
-from ..patching.attribution import differentiable
+from ..patching.probe import differentiable
 from ..replay import UnfitError
 from ..replay.check import ROUNDING
 from .graph import EMBED

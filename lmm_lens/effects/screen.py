@@ -28,7 +28,7 @@ from ..errors import RemoteError, ScoreError
 from ..hooks.heads import HeadSet
 from ..hooks.points import ModelShape
 from ..interventions.base import Intervention
-from ..patching.attribution import differentiable
+from ..patching.probe import differentiable
 from ..prompts.prompt import Prompt
 from ..replay.batches import Batches
 from ..runs.job import LeftOutError

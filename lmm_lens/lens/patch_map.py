@@ -62,6 +62,25 @@ class PatchMap:
         where = self.prompt.mask("visual").nonzero()
         return [(int(a), int(b)) for a, b in where[self.made_of[:, tower_row, token]]]
 
+    def in_box(
+        self, box: tuple[float, float, float, float], image: int = 0, row: int = 0
+    ) -> Bool[Tensor, "tower_row token"]:
+        """The tokens of the tower that the visual tokens under a box of a picture are made of.
+
+        Args:
+            box: (x0, y0, x1, y1) in pixels.
+            image, row: which picture of which batch row.
+
+        Raises:
+            HookError: every visual token is made of all patches, so that none lies under a box.
+            PromptError: there is no such picture, its layout is not known, or the box lies outside.
+        """
+        if self.is_mixed:
+            raise HookError("each visual token is made of all patches of the tower, so that none lies under a box")
+        wanted = torch.zeros_like(self.prompt.mask("visual"))
+        wanted[row, list(self.prompt.positions_in_box(box, image, row))] = True
+        return self.made_of[wanted[self.prompt.mask("visual")]].any(0)
+
     @property
     def is_mixed(self) -> bool:
         """Whether every visual token is made of all the patches that any is: no place is left."""

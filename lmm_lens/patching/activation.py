@@ -68,7 +68,8 @@ def activation_patching(
         layers: which layers; None for all that have the hook point.
         rows: with by="head", in which query rows the head is patched: "all", "after_image", "last", any other mask
             name, positions, or Bool[batch, position]. All rows and the last row are different experiments.
-        groups: with by="span", more spans by name: positions of each row, or Bool[batch, position].
+        groups: with by="span", more spans by name: positions of each row, or Bool[batch, position]; in the vision tower
+            of its rows and tokens.
         answers: (correct, incorrect) of each pair, as token ids or texts of one token; by default what the model
             answers on clean and on corrupt.
         tokens_per_pass: how many tokens of all copies one batch may have; several units share it. Larger suits a GPU,
@@ -86,10 +87,10 @@ def activation_patching(
         HookError: a layer, site or row scope that does not exist.
     """
     if isinstance(site, str) and site.startswith(TOWER):
-        if any(each is not None for each in (groups, checkpoint, tokens_per_pass)):
-            raise ScoreError("patching in the vision tower takes no groups, checkpoint or tokens_per_pass")
+        if any(each is not None for each in (checkpoint, tokens_per_pass)):
+            raise ScoreError("patching in the vision tower takes no checkpoint or tokens_per_pass")
         return tower_patching(
-            lens, clean, corrupt, site, by, layers=layers, rows=rows, answers=answers, progress=progress
+            lens, clean, corrupt, site, by, layers=layers, rows=rows, groups=groups, answers=answers, progress=progress
         )
     check_units(site, by)
     check_same_layout(*checked_pair(clean, corrupt))

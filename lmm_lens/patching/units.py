@@ -112,11 +112,28 @@ def _spans(prompt: Prompt, groups: GroupsLike) -> dict[str, Tensor]:
     for name, given in groups.items():
         if name in found:
             raise ScoreError(f"a span is called {name!r} already: {', '.join(found)}\n  give your group another name")
-        found[name] = _group(name, given, prompt)
+        found[name] = group_mask(name, given, prompt)
     return found
 
 
-def _group(name: str, given: Sequence[Sequence[int]] | Tensor, prompt: Prompt) -> Tensor:
+AS_IN = "  as in groups={'object': [prompt.positions_in_box(box, row=i) for i, box in enumerate(boxes)]}"
+
+
+def group_mask(
+    name: str, given: Sequence[Sequence[int]] | Tensor, prompt: Prompt, as_in: str = AS_IN
+) -> Bool[Tensor, "batch position"]:
+    """The tokens of a user's group.
+
+    Args:
+        name: of the group.
+        given: positions of each row, or a mask.
+        prompt: the prompt, or what a vision tower ran.
+        as_in: how to give one, for errors.
+
+    Raises:
+        ScoreError: it is no mask of this prompt and no positions of each row, or holds padding, or nothing.
+        HookError: positions outside the prompt.
+    """
     real = prompt.mask("all")
     if isinstance(given, Tensor) and given.dtype == torch.bool:
         if given.shape != real.shape:
@@ -128,8 +145,7 @@ def _group(name: str, given: Sequence[Sequence[int]] | Tensor, prompt: Prompt) -
         rows = given.tolist() if isinstance(given, Tensor) else given
         if len(rows) != prompt.n_rows or any(isinstance(row, int) for row in rows):
             raise ScoreError(
-                f"group {name!r}: expected the positions of each of the {prompt.n_rows} rows, given {given!r}\n"
-                "  as in groups={'object': [prompt.positions_in_box(box, row=i) for i, box in enumerate(boxes)]}"
+                f"group {name!r}: expected the positions of each of the {prompt.n_rows} rows, given {given!r}\n{as_in}"
             )
         mask = torch.zeros_like(real)
         for row, positions in enumerate(rows):

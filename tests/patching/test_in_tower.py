@@ -97,8 +97,7 @@ def test_tokens_of_the_tower_are_not_laid_over_the_picture(lens, pair):
     [
         ("vision.z", "span", {}, "z is patched by head"),
         ("vision.resid_post", "head", {}, "resid_post cannot be patched by head"),
-        ("vision.resid_post", "span", {"groups": {"x": [[1]]}}, "takes no groups, checkpoint or tokens_per_pass"),
-        ("vision.resid_post", "span", {"tokens_per_pass": 64}, "takes no groups, checkpoint or tokens_per_pass"),
+        ("vision.resid_post", "span", {"tokens_per_pass": 64}, "takes no checkpoint or tokens_per_pass"),
         ("vision.resid_post", "span", {"layers": []}, "no layers were given"),
     ],
 )
