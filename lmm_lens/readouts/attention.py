@@ -25,7 +25,7 @@ from ..prompts.rows import RowsLike, bind_rows
 from ..sinks.auto import Auto, rule_on
 from .map_reader import ON_SINKS, WEIGHTS, MapReader
 from .maps import AttentionMap
-from .tower_map import tower_weights
+from .tower_map import checked_norm, tower_weights
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -50,6 +50,7 @@ def attention_map(
     interventions: Sequence[Intervention] = (),
     row: int = 0,
     part: str = DECODER,
+    sink_norm: float | None = None,
 ) -> AttentionMap:
     """The attention of heads over the pictures of a prompt, from a word, from any tokens, or from what is generated.
 
@@ -73,7 +74,9 @@ def attention_map(
         row: batch row.
         part: "decoder", or "vision": heads of the vision tower. A head set of the tower says so itself. `rows` are then
             tokens of the tower, "image" (patches, the default), "class", "register" or "all"; or positions of visual
-            tokens, whose patches are meant; nothing else of what is above but reduce and interventions goes with it.
+            tokens, whose patches are meant; of what is above reduce, drop_sinks and interventions go with it.
+        sink_norm: for drop_sinks in the tower, whose sinks are told by their norm where they enter the layer, as
+            `find_sinks(part="vision")` does: from which on a token is one; 100 by default, which fits CLIP ViT-L.
 
     Raises:
         HookError: no such head, layer or rows, or heads of cross-attention, whose keys are no tokens of the sequence.
@@ -89,18 +92,25 @@ def attention_map(
         raise PromptError(f"row {row} is out of range: the prompt has rows 0 to {prompt.n_rows - 1}")
     if not drop_sinks and not (sink_dims is None and sink_threshold is None):
         raise HookError("sink_dims and sink_threshold say which sinks to leave out: give drop_sinks=True with them")
+    if sink_norm is not None and not drop_sinks:
+        raise HookError("sink_norm says which sinks to leave out: give drop_sinks=True with it")
     canvases = canvases_of(prompt, row)
     check_placed(canvases, prompt, row)
     if part == VISION or (isinstance(heads, HeadSet) and heads.part == VISION):
-        odd = {"words": words, "generated": generated, "drop_sinks": drop_sinks, "row": row}
+        odd = {"words": words, "generated": generated, "row": row}
+        odd |= {"sink_dims": sink_dims, "sink_threshold": sink_threshold}
         for name, given in odd.items():
             if given:
                 raise HookError(f"a map of the vision tower is made without {name}")
         chosen = chosen_heads(lens, heads, VISION)
-        said, by_head = tower_weights(lens, prompt, chosen, rows, interventions)
-        return AttentionMap((said,), chosen, reduce, _reduced(by_head[None], reduce), None, canvases, lens.identity)
+        norm = checked_norm(sink_norm) if drop_sinks else None
+        said, by_head, on_sinks = tower_weights(lens, prompt, chosen, rows, interventions, norm)
+        held = None if on_sinks is None else _reduced(on_sinks[None], reduce)
+        return AttentionMap((said,), chosen, reduce, _reduced(by_head[None], reduce), held, canvases, lens.identity)
     if part != DECODER:
         raise HookError(unknown("part of the model", part, (DECODER, VISION)))
+    if sink_norm is not None:
+        raise HookError('sink_norm is of tokens of the vision tower: give part="vision" with it')
     chosen = chosen_heads(lens, heads)
     names, shares, scope = _queries(prompt, row, words, rows, generated)
     rule = rule_on(lens, prompt, sink_dims, sink_threshold)[0] if drop_sinks else None

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..core.columns import Grown
 from ..core.taps import Tap, TapContext
 from ..errors import HookError, PromptError
 from ..hooks.heads import HeadSet
@@ -21,11 +22,12 @@ from ..hooks.points import ModelShape
 from ..interventions.base import Intervention
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
+from ..sinks.vision import CLIP_NORM
 
 if TYPE_CHECKING:
     from ..lens import Lens
 
-WEIGHTS = "tower attention map"
+WEIGHTS, ON_SINKS = "tower attention map", "tower attention map on sinks"
 SCOPES = ("image", "class", "register", "all")
 
 
@@ -36,31 +38,49 @@ class TowerMapReader:
     Attributes:
         heads: of each layer.
         rows: a scope of the tower, or a mask of its tokens.
+        sink_norm: the norm from which on a token is a sink where it enters a layer; None to leave none out.
     """
 
     heads: Mapping[int, Sequence[int]]
     rows: str | Bool[Tensor, "tower_row token"]
+    sink_norm: float | None = None
     in_tower = True
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """On what the tower runs; HookError where it has no such tokens."""
         rows = bind_rows(self.rows, prompt)
-        n, n_tokens = int(rows.prompt.sum()), prompt.n_tokens
+        n, n_tokens, norm = int(rows.prompt.sum()), prompt.n_tokens, self.sink_norm
         if not n:
             raise HookError(f"this vision tower has no {self.rows} tokens, so none of them looks anywhere")
 
         def add_up(pattern: Tensor, context: TapContext) -> Tensor:
             total = (pattern * context.valid[:, None, :, None].to(pattern)).sum(2) / n
+            if norm is not None:
+                sink = context.columns(context.state.found_sinks["norm", context.layer].mask, total.shape[-1])[:, None]
+                context.add(ON_SINKS, (total * sink).sum((0, 2)))
+                total = total.masked_fill(sink, 0)
             context.add(WEIGHTS, torch.nn.functional.pad(total, (0, n_tokens - total.shape[-1])))
             return pattern[..., :0]  # everything is in the sums
 
-        return [Tap("pattern", layer, rows, add_up, tuple(heads)) for layer, heads in self.heads.items()]
+        def find(x: Tensor, context: TapContext) -> Tensor:
+            found: Tensor = x.float().norm(dim=-1) >= norm
+            context.state.found_sinks["norm", context.layer] = Grown(found)
+            return found
+
+        every = bind_rows("all", prompt)
+        norms = [] if norm is None else [Tap("resid_pre", layer, every, find) for layer in self.heads]
+        return norms + [Tap("pattern", layer, rows, add_up, tuple(heads)) for layer, heads in self.heads.items()]
 
 
 def tower_weights(
-    lens: Lens, prompt: Prompt, heads: HeadSet, rows: RowsLike | None, interventions: Sequence[Intervention]
-) -> tuple[str, Float[Tensor, "head position"]]:
-    """What queries are called, and how much of their attention lies on each visual token of the decoder, by head.
+    lens: Lens,
+    prompt: Prompt,
+    heads: HeadSet,
+    rows: RowsLike | None,
+    interventions: Sequence[Intervention],
+    sink_norm: float | None = None,
+) -> tuple[str, Float[Tensor, "head position"], Float[Tensor, " head"] | None]:
+    """What queries are called, how much of their attention lies on each visual token of the decoder, and on sinks.
 
     Args:
         lens: the model.
@@ -68,6 +88,7 @@ def tower_weights(
         heads: of the tower.
         rows: a scope of the tower, or positions of visual tokens, whose patches are meant; "image" by default.
         interventions: edits under which the attention is read.
+        sink_norm: the norm from which on a token is a sink, whose attention is left out; None to leave none out.
 
     Raises:
         PromptError: a batch.
@@ -94,20 +115,26 @@ def tower_weights(
             )
         made = patches.made_of[wanted.prompt[0][visual]].any(0)
         name, chosen = f"patches of {_told(prompt, wanted.prompt[0])}", made
-    reader = TowerMapReader(heads.by_layer(), chosen)
+    reader = TowerMapReader(heads.by_layer(), chosen, sink_norm)
     sums = lens.run(prompt, interventions, [reader], logits="last").sums
-    by_layer = heads.by_layer()
-    found = {
-        (layer, head): sums[WEIGHTS, layer][:, index].float().cpu()
-        for layer, own in by_layer.items()
-        for index, head in enumerate(own)
-    }
-    on_tower = torch.stack([found[head] for head in heads]).flatten(1)  # head, token of any row
+    places = {(layer, head): (layer, i) for layer, own in heads.by_layer().items() for i, head in enumerate(own)}
+    by_head = [places[head] for head in heads]
+    on_tower = torch.stack([sums[WEIGHTS, layer][:, i].float().cpu() for layer, i in by_head]).flatten(1)
+    held = None
+    if sink_norm is not None:
+        held = torch.stack([sums[ON_SINKS, layer][i].float().cpu() for layer, i in by_head])
     made_of = patches.made_of.flatten(1).float()
     share = made_of / made_of.sum(0).clamp_min(1)
     weights = torch.zeros(len(heads), prompt.n_tokens)
     weights[:, visual] = on_tower @ share.T
-    return name, weights
+    return name, weights, held
+
+
+def checked_norm(norm: float | None) -> float:
+    """From which norm on a token of the tower is a sink; HookError for one that every token reaches."""
+    if norm is not None and not norm > 0:
+        raise HookError(f"sink_norm is the norm from which on a token is a sink, above 0, given {norm!r}")
+    return CLIP_NORM if norm is None else float(norm)
 
 
 def _told(prompt: Prompt, chosen: Bool[Tensor, " position"]) -> str:

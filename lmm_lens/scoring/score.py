@@ -55,6 +55,7 @@ def score_heads(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = False,
     part: str = DECODER,
+    sink_norm: float | None = None,
 ) -> HeadScores:
     """Score every head of every layer on every prompt.
 
@@ -89,6 +90,8 @@ def score_heads(
         part: "decoder", or "vision": heads of the vision tower by "entropy", "class_mass", "register_mass",
             "sink_mass", "distance" or, with boxes, "region_mass" of their patches (`lmm_lens.scoring.tower`); nothing
             else of what is above but interventions goes with it.
+        sink_norm: for the tower's sink_mass, the norm from which on a token is a sink; 100 by default, which fits CLIP
+            ViT-L; `find_sinks(part="vision")` shows them.
 
     Returns:
         HeadScores with one row a prompt; NaN for layers without attention heads. In cross-attention layers every key
@@ -106,7 +109,11 @@ def score_heads(
         if given or query != "last" or not isinstance(metric, str):
             what = given[0] if given else "query" if query != "last" else "a metric of your own"
             raise ScoreError(f"heads of the vision tower are scored without {what}")
-        return score_tower(lens, _each(prompts, progress), metric, boxes=boxes, interventions=interventions)
+        return score_tower(
+            lens, _each(prompts, progress), metric, boxes=boxes, sink_norm=sink_norm, interventions=interventions
+        )
+    if sink_norm is not None:
+        raise ScoreError('sink_norm is of tokens of the vision tower: give part="vision" with it')
     asks_for_sinks = not (sink_dims is None and sink_threshold is None)
     chosen = metric_of(metric, boxes is not None, relevant is not None, asks_for_sinks)
     if query not in QUERIES:

@@ -17,6 +17,7 @@ from ..hooks.points import ModelShape
 from ..interventions.base import Intervention
 from ..prompts.prompt import Prompt
 from ..prompts.rows import bind_rows
+from ..sinks.vision import CLIP_NORM
 from .head_scores import HeadScores
 from .regions import BoxesOfRow, region_mask
 from .tower_places import TowerPlaces
@@ -106,7 +107,7 @@ def score_tower(
     prompts: Prompt | Iterable[Prompt],
     metric: str = "entropy",
     *,
-    sink_norm: float = 100.0,
+    sink_norm: float | None = None,
     boxes: Sequence[BoxesOfRow] | None = None,
     interventions: Sequence[Intervention] = (),
 ) -> HeadScores:
@@ -116,7 +117,7 @@ def score_tower(
         lens: the model.
         prompts: with pictures, one row each.
         metric: "entropy", "class_mass", "register_mass", "sink_mass", "distance" or "region_mass"; see `TOWER_METRICS`.
-        sink_norm: for sink_mass, the norm from which on a token is a sink; 100 fits CLIP ViT-L.
+        sink_norm: for sink_mass, the norm from which on a token is a sink; 100 by default, which fits CLIP ViT-L.
         boxes: for region_mass, one box (x0, y0, x1, y1) in pixels of the first picture, or a list of boxes, a prompt.
         interventions: edits under which the heads are scored.
 
@@ -131,16 +132,19 @@ def score_tower(
         raise ScoreError(unknown("metric of the vision tower", metric, TOWER_METRICS))
     if (boxes is not None) != (metric == "region_mass"):
         raise ScoreError("region_mass takes boxes, and no other metric of the vision tower does")
+    if sink_norm is not None and metric != "sink_mass":
+        raise ScoreError("sink_mass takes sink_norm, and no other metric of the vision tower does")
+    norm = CLIP_NORM if sink_norm is None else float(sink_norm)
     meaning, unit, higher = TOWER_METRICS[metric]
     scored = []
     for number, prompt in enumerate([prompts] if isinstance(prompts, Prompt) else prompts):
         if prompt.n_rows != 1:
             raise ScoreError(f"prompt {number} has {prompt.n_rows} rows: give prompts of one row each")
         placed = TowerPlaces.of(lens, prompt) if metric in ("distance", "region_mass") else None
-        scorer = TowerScorer(metric, sink_norm, placed)
+        scorer = TowerScorer(metric, norm, placed)
         if boxes is not None and placed is not None:
             region = region_mask(prompt, boxes[number : number + 1], number)[0]
-            scorer = TowerScorer(metric, sink_norm, None, placed.under(region))
+            scorer = TowerScorer(metric, norm, None, placed.under(region))
         reads = lens.run(prompt, interventions, [scorer], logits="last").reads
         scores = torch.full((lens.vision.n_layers, lens.vision.n_heads), torch.nan)
         for (_, layer), score in reads.items():
@@ -155,4 +159,6 @@ def score_tower(
         "shape": [lens.vision.n_layers, lens.vision.n_heads],
         "own_metric": {"meaning": meaning, "unit": unit, "higher_is_better": higher},
     }
+    if metric == "sink_mass":
+        settings["sink_norm"] = norm
     return HeadScores(metric, "patches", torch.stack(scored), lens.identity, settings)

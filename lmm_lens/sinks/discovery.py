@@ -30,7 +30,7 @@ from ..hooks.runner import Runner
 from ..prompts.prompt import Prompt
 from .rule import SinkRule
 from .threshold import Scores, decide
-from .vision import VisionSinks, find_vision_sinks
+from .vision import CLIP_NORM, VisionSinks, find_vision_sinks
 
 if TYPE_CHECKING:
     import pandas
@@ -215,7 +215,7 @@ def find_sinks(
     if part == VISION:
         if dims is not None or not isinstance(prompts, Prompt):
             raise ScoreError("sinks of the vision tower are told by their norm, without dims, on one prompt")
-        return find_vision_sinks(lens, prompts, 100.0 if norm is None else norm)
+        return find_vision_sinks(lens, prompts, CLIP_NORM if norm is None else norm)
     if part != DECODER:
         raise ScoreError(unknown("part of the model", part, (DECODER, VISION)))
     if norm is not None:

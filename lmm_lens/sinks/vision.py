@@ -17,6 +17,9 @@ from ..errors import ModelError, ScoreError
 from ..hooks.runner import Runner
 from ..prompts.prompt import Prompt
 
+CLIP_NORM = 100.0
+"""From which norm on tokens of CLIP ViT-L are sinks."""
+
 
 @dataclass(frozen=True, eq=False)
 class VisionSinks:
@@ -62,7 +65,7 @@ class VisionSinks:
         )
 
 
-def find_vision_sinks(lens: Runner, prompt: Prompt, threshold: float = 100.0) -> VisionSinks:
+def find_vision_sinks(lens: Runner, prompt: Prompt, threshold: float = CLIP_NORM) -> VisionSinks:
     """Find the vision tower's sink tokens on the pictures of a prompt.
 
     Args:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lmm_lens import AblateHeads, AttentionMap, HeadSet, attention_map, score_heads, shapes
+from lmm_lens import AblateHeads, AttentionMap, HeadSet, attention_map, find_sinks, score_heads, shapes
 from lmm_lens.errors import HookError, PromptError
 from tests.support.families import lens_of, prompt_of
 
@@ -99,12 +99,67 @@ def test_it_is_read_under_edits_and_on_every_backend(lens, prompt):
         torch.testing.assert_close(given.weights, expected, atol=1e-5, rtol=0)
 
 
+def norms_entering(lens, prompt):
+    """Of each layer and token, by torch's own hooks on the layers."""
+    found, layers = [], lens.model.model.vision_tower.encoder.layers
+    hooks = [
+        layer.register_forward_pre_hook(lambda module, args: found.append(args[0][0].norm(dim=-1))) for layer in layers
+    ]
+    lens.run(prompt)
+    for hook in hooks:
+        hook.remove()
+    return torch.stack(found)
+
+
+def test_sinks_are_left_out_where_they_are_when_a_layer_reads(lens, prompt, eager):
+    norms = norms_entering(lens, prompt)
+    norm = float(norms[1:].median())
+    sinks = norms >= norm
+    assert all(0 < int(row.sum()) < 37 for row in sinks[1:])
+    heads = [(0, 1), (1, 2), (2, 3)]
+    found = attention_map(
+        lens, prompt, rows="all", heads=heads, reduce=None, part="vision", drop_sinks=True, sink_norm=norm
+    )
+    for panel, (layer, head) in enumerate(heads):
+        mean = eager[layer][head].mean(0)
+        assert float(found.on_sinks[0, panel]) == pytest.approx(float(mean[sinks[layer]].sum()), abs=1e-5)
+        left = mean.masked_fill(sinks[layer], 0)[1:]
+        torch.testing.assert_close(found.weights[0, panel, PATCHES], left, atol=1e-5, rtol=0)
+    assert "on sinks left out" in repr(found)
+    reported = find_sinks(lens, prompt, part="vision", norm=norm)  # of what leaves a layer, and enters the next
+    assert reported.positions(0) == tuple(sinks[1].nonzero().flatten().tolist())
+    assert reported.positions(1) == tuple(sinks[2].nonzero().flatten().tolist())
+    whole = attention_map(lens, prompt, heads=heads, part="vision", drop_sinks=True)  # CLIP's norm, which none reaches
+    plain = attention_map(lens, prompt, heads=heads, part="vision")
+    assert torch.equal(whole.weights, plain.weights)
+    assert float(whole.on_sinks.abs().max()) == 0
+
+
+@pytest.mark.parametrize("backend", ["native", "transformer_lens", "nnsight"])
+def test_sinks_of_packed_pictures_are_left_out_on_every_backend(backend):
+    lens, prompt = lens_of("qwen2_vl", backend), prompt_of("qwen2_vl")
+    run = lens.run(prompt, read=["vision.pattern", "vision.resid_pre"])
+    norms = run.reads["vision.resid_pre", 1][0].norm(dim=-1)
+    norm = float(norms.median())
+    pattern = run.reads["vision.pattern", 1][0, 1].mean(0)
+    sinks = norms >= norm
+    found = attention_map(lens, prompt, heads=[(1, 1)], part="vision", drop_sinks=True, sink_norm=norm)
+    assert float(found.on_sinks) == pytest.approx(float(pattern[sinks].sum()), abs=1e-5)
+    visual = prompt.mask("visual")[0]
+    expected = pattern.masked_fill(sinks, 0).unflatten(0, (-1, 4)).sum(-1)
+    torch.testing.assert_close(found.weights[0, 0, visual], expected, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"words": "color"}, "a map of the vision tower is made without words"),
         ({"generated": 2}, "a map of the vision tower is made without generated"),
-        ({"drop_sinks": True}, "a map of the vision tower is made without drop_sinks"),
+        ({"drop_sinks": True, "sink_dims": (3,)}, "a map of the vision tower is made without sink_dims"),
+        ({"drop_sinks": True, "sink_threshold": 20.0}, "a map of the vision tower is made without sink_threshold"),
+        ({"drop_sinks": True, "sink_norm": 0}, "sink_norm is the norm from which on .*, above 0, given 0"),
+        ({"sink_norm": 8.0}, "sink_norm says which sinks to leave out: give drop_sinks=True with it"),
+        ({"drop_sinks": True, "sink_norm": 8.0, "part": "decoder"}, 'sink_norm is .* give part="vision" with it'),
         ({"rows": "register"}, "this vision tower has no register tokens"),
         ({"rows": "last"}, "unknown row scope of the vision tower 'last'"),
         ({"rows": [0, 2]}, r"positions \[0, 2\] are not all visual tokens, which alone are made of patches"),

@@ -126,12 +126,23 @@ def test_several_tiles_count_together():
         ("region_mass", {"boxes": [(90, 90, 99, 99)]}, "covers no patch"),
         ("distance", {"relevant": [[3]]}, "scored without relevant"),
         ("entropy", {"sink_threshold": 20.0}, "scored without sink_threshold"),
+        ("entropy", {"sink_norm": 8.0}, "sink_mass takes sink_norm, and no other metric of the vision tower"),
         (lambda pattern, keys: pattern, {}, "scored without a metric of your own"),
     ],
 )
 def test_what_does_not_go_together_is_refused(lens, prompts, metric, options, message):
     with pytest.raises(ScoreError, match=message):
         score_heads(lens, prompts[0], metric, part="vision", **options)
+
+
+def test_the_norm_of_sinks_is_given_and_written_down(lens, prompts, tmp_path):
+    scores = score_heads(lens, prompts, "sink_mass", part="vision", sink_norm=8.0)
+    assert torch.equal(scores.per_prompt, score_tower(lens, prompts, "sink_mass", sink_norm=8.0).per_prompt)
+    scores.save(tmp_path / "scores.safetensors")
+    assert HeadScores.load(tmp_path / "scores.safetensors", lens).settings["sink_norm"] == 8.0
+    assert score_heads(lens, prompts, "sink_mass", part="vision").settings["sink_norm"] == 100.0
+    with pytest.raises(ScoreError, match='sink_norm is of tokens of the vision tower: give part="vision" with it'):
+        score_heads(lens, prompts, sink_norm=8.0)
 
 
 def test_batches_and_unknown_places_are_refused(lens):
