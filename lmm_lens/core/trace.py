@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from ..errors import HookError
 from .envoys import all_rows, attention_of
 from .layer_envoys import LayerEnvoys
 
+TOWER = "vision."
+PACKED = "patterns of towers that pack pictures, and on servers, are out of reach there: take lens.run(read=[...])"
 ONCE = "on a server ask in the order of the layers, and write once what all changes together make"
 
 
@@ -24,15 +26,18 @@ class TraceLens:
         one_pass: whether the model runs only once in the trace.
         pass_under_way: tells the trace and the pass over a layer that are under way, before a hook point of it is
             asked for; not on a server.
+        tower: the layers of its vision tower, whose hook points have "vision." before their names.
+        n_used: how many of them the model's features come through.
 
     Attributes:
         entered: the layer whose entering stream was written at its operations, and what was written.
     """
 
-    opened: tuple[int, Any, Any] | None
+    opened: tuple[LayerEnvoys, Any, Any] | None
     entered: tuple[int, Tensor] | None
     last_pass: tuple[Any, int] | None
     values: dict[int, Tensor]
+    packed: bool
 
     def __init__(
         self,
@@ -40,9 +45,12 @@ class TraceLens:
         envoy: Any,
         one_pass: bool,
         pass_under_way: Callable[[LayerEnvoys, str], tuple[Any, int]] | None = None,
+        tower: Sequence[LayerEnvoys] = (),
+        n_used: int = 0,
     ) -> None:
+        self.tower, self.n_used = tower, n_used
         self.layers, self.envoy, self.one_pass, self.pass_under_way = layers, envoy, one_pass, pass_under_way
-        self.opened, self.last_pass, self.values, self.entered = None, None, {}, None
+        self.opened, self.last_pass, self.values, self.entered, self.packed = None, None, {}, None, False
 
     @property
     def n_layers(self) -> int:
@@ -62,6 +70,12 @@ class TraceLens:
     def read(self, layer: int, site: str) -> Tensor:
         """An activation, all rows: see `Lens.read`."""
         envoys = self.envoys_at(layer, site)
+        if site.startswith(TOWER):
+            found = self._read(envoys, site.removeprefix(TOWER))
+            return found[None] if self._is_packed(found, site) else found
+        return self._read(envoys, site)
+
+    def _read(self, envoys: LayerEnvoys, site: str) -> Tensor:
         activation: Tensor
         if site == "resid_pre":
             activation = self._entering(envoys)
@@ -82,15 +96,26 @@ class TraceLens:
         envoys = self.envoys_at(layer, site)
         if not isinstance(value, Tensor):
             raise HookError(f"{site} of layer {layer} takes a tensor, given {type(value).__name__}: {value!r}")
+        in_tower, name = site.startswith(TOWER), site
+        if in_tower and layer >= self.n_used:
+            raise HookError(
+                f"the model's features come through layers 0 to {self.n_used - 1} of its vision tower: what is written "
+                f"into layer {layer} reaches no answer"
+            )
+        site = site.removeprefix(TOWER)
         if site == "pattern":
             attention, operation = self.attention(envoys, again=True)
             rows = all_rows(attention.shape[0], attention.shape[2], attention.device)
             old = attention.probabilities(rows, None)
         else:
-            old = self.read(layer, site)
+            old = self._read(envoys, site)
+        if in_tower and self._is_packed(old, name):
+            old = old[None]
         if value.shape != old.shape:
-            raise HookError(f"{site} of layer {layer} is {tuple(old.shape)}, given {tuple(value.shape)}")
+            raise HookError(f"{name} of layer {layer} is {tuple(old.shape)}, given {tuple(value.shape)}")
         value = value.to(old)  # device and dtype: means and stored activations are often fp32
+        if in_tower and self.packed:
+            value = value[0]
         if site == "resid_pre":
             if self._has_written(envoys):
                 raise HookError(f"resid_pre of layer {layer} was written before in this trace\n  {ONCE}")
@@ -106,9 +131,18 @@ class TraceLens:
             output = envoy.output
             envoy.output = (value, *output[1:]) if isinstance(output, tuple) else value
 
+    def _is_packed(self, x: Tensor, site: str) -> bool:
+        """Whether a tower runs all pictures as one sequence, [token, ...]; HookError for a map of rows and columns."""
+        by_head = site in (f"{TOWER}z", f"{TOWER}pattern")
+        n = x.ndim - by_head
+        if n not in (2, 3):
+            raise HookError(f"this vision tower runs on {tuple(x.shape)}, which has no sequence of tokens")
+        self.packed = n == 2
+        return self.packed
+
     def _has_written(self, envoys: LayerEnvoys) -> bool:
         """Whether the stream that enters a layer was written at its operations, which the model has gone past then."""
-        return self.one_pass and self.entered is not None and self.entered[0] == envoys.layer
+        return self.one_pass and self.entered is not None and self.entered[0] == envoys.layer and bool(envoys.entries)
 
     def _entering(self, envoys: LayerEnvoys) -> Tensor:
         if self.entered is not None and self._has_written(envoys):
@@ -137,7 +171,7 @@ class TraceLens:
             again: go on with the attention that was read or written before, if it is of this step: its arguments
                 cannot be asked for twice.
         """
-        if self.opened is not None and self.opened[0] == envoys.layer and again:
+        if self.opened is not None and self.opened[0] is envoys and again:
             attention, operation = self.opened[1:]
             if torch.equal(operation.output[0], attention.out):
                 return attention, operation
@@ -148,23 +182,31 @@ class TraceLens:
         try:
             attention, operation, _ = attention_of(envoys.keeping_weights(), self.values)
         except Exception as error:
-            if self.opened is None or self.opened[0] != envoys.layer or type(error).__name__ != "OutOfOrderError":
+            if self.opened is None or self.opened[0] is not envoys or type(error).__name__ != "OutOfOrderError":
                 raise
             raise HookError(
                 f"the pattern of layer {envoys.layer} was asked for twice in one step of a generation on a server\n"
                 "  keep what lens.read gave, or write it from an edit of lens.trace(prompt, interventions=...)"
             ) from error
-        self.opened = envoys.layer, attention, operation
+        self.opened = envoys, attention, operation
         return attention, operation
 
     def envoys_at(self, layer: int, site: str) -> LayerEnvoys:
         """The envoys of a layer that has the hook point; HookError otherwise."""
-        if not 0 <= layer < len(self.layers):
-            raise HookError(f"layer {layer} is out of range: the model has layers 0 to {len(self.layers) - 1}")
-        envoys = self.layers[layer]
-        if site not in envoys.sites:
-            raise HookError(f"layer {layer} has no hook point {site!r}\n  it has: {', '.join(envoys.sites)}")
-        this_pass = self.pass_under_way(envoys, site) if self.pass_under_way is not None else None
+        in_tower = isinstance(site, str) and site.startswith(TOWER)
+        layers, whose = (self.tower, "vision tower") if in_tower else (self.layers, "model")
+        if not layers:
+            raise HookError("this model has no vision tower with attention heads, so it has no hook points there")
+        if not 0 <= layer < len(layers):
+            raise HookError(f"layer {layer} is out of range: the {whose} has layers 0 to {len(layers) - 1}")
+        envoys = layers[layer]
+        inner = site.removeprefix(TOWER) if in_tower else site
+        if inner not in envoys.sites:
+            named = ", ".join(f"{TOWER}{each}" if in_tower else each for each in envoys.sites)
+            where = " of the vision tower" if in_tower else ""
+            why = f"\n  {PACKED}" if (in_tower, inner) == (True, "pattern") else ""
+            raise HookError(f"layer {layer}{where} has no hook point {site!r}\n  it has: {named}{why}")
+        this_pass = self.pass_under_way(envoys, inner) if self.pass_under_way is not None else None
         if this_pass != self.last_pass:
             if self.last_pass is None or this_pass is None or this_pass[0] is not self.last_pass[0]:
                 self.values = {}

@@ -196,12 +196,14 @@ class NNsightMethods(_OnBackend):
 
     def read(self, layer: int, site: str) -> Tensor:
         """Inside a trace, an activation, all rows of the pass: `Float[batch, query, d_model]`, at "z"
-        [batch, query, head, d_head], at "pattern" [batch, head, query, key].
+        [batch, query, head, d_head], at "pattern" [batch, head, query, key]. Of the vision tower "vision.z" and so on,
+        which come before all layers of the decoder; its batch rows are those of `lens.run(...).tower`.
 
         Change it with `write`: a pattern is computed for the reader, so that a change of it in place changes nothing.
 
         Raises:
-            HookError: the layer has no such hook point.
+            HookError: the layer has no such hook point; patterns of towers that pack pictures are out of reach, and on
+                servers those of all towers.
         """
         with self._inside_a_trace() as traced:
             return traced.read(layer, site)

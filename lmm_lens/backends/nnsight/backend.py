@@ -30,7 +30,7 @@ from .job import JobResult, JobRun, ModelEnvoys, Stopped, edited, run_job
 from .traces import NNsightSession, trace_under_way
 from .travel import TRAVELLING, check_one_model
 from .witness import are_wanted, check_witnesses, witnesses
-from .wrap import envoys_of_model, label_operations, model_key, wrapped
+from .wrap import envoys_of_model, envoys_of_tower, label_operations, model_key, wrapped
 
 
 class NNsightBackend:
@@ -74,6 +74,7 @@ class NNsightBackend:
         self._envoy = wrapped(self.adapter.model, self.adapter.processor) if self._given is None else self._given
         self.options = Options(self._envoy._module)
         self._model_envoys: dict[bool, ModelEnvoys] = {}
+        self._tower_envoys: dict[bool, tuple[list[LayerEnvoys], int]] = {}
 
     @property
     def tower(self) -> Tower:
@@ -236,7 +237,8 @@ class NNsightBackend:
             return None
         check_one_model(self._envoy)
         hook_points = self.trace_lens or self.new_trace_lens()
-        return TraceLens, (hook_points.layers, hook_points.envoy, hook_points.one_pass)
+        tower = hook_points.tower, hook_points.n_used
+        return TraceLens, (hook_points.layers, hook_points.envoy, hook_points.one_pass, None, *tower)
 
     # ------------------------------------------------------------------ what runs where
 
@@ -250,7 +252,23 @@ class NNsightBackend:
 
     def new_trace_lens(self, one_pass: bool = True) -> TraceLens:
         """Hook points by layer and name, for use inside one trace."""
-        return TraceLens(self.model_envoys.layers, self._envoy, one_pass, None if self.remote else self.pass_under_way)
+        tower, n_used = self.tower_envoys
+        under_way = None if self.remote else self.pass_under_way
+        return TraceLens(self.model_envoys.layers, self._envoy, one_pass, under_way, tower, n_used)
+
+    @property
+    def tower_envoys(self) -> tuple[list[LayerEnvoys], int]:
+        """The layers of the vision tower as traces take them, here or on a server, and how many are used; or none."""
+        from_weights = bool(self.remote)
+        if from_weights not in self._tower_envoys:
+            try:
+                tower = self.adapter.tower
+            except ModelError:
+                self._tower_envoys[from_weights] = [], 0
+            else:
+                found = envoys_of_tower(self._envoy, self.adapter, from_weights)
+                self._tower_envoys[from_weights] = found, tower.n_used
+        return self._tower_envoys[from_weights]
 
     def pass_under_way(self, envoys: LayerEnvoys, site: str) -> tuple[Any, int]:
         """Before a hook point is asked for inside a trace: which trace that is, and which pass over the layer it is.

@@ -139,15 +139,47 @@ def envoys_of_model(envoy: Any, adapter: Adapter, from_weights: bool = False) ->
 
 def envoys_of_layers(envoy: Any, adapter: Adapter, from_weights: bool) -> list[LayerEnvoys]:
     """The layers of an adapter's model, or of its twin; see `envoys_of_model`."""
-    twin = {id(module._module): module for module in envoy.modules()}
-    at: dict[int, Any] = {
-        id(module): twin.get(id(envoy._module.get_submodule(name))) for name, module in adapter.model.named_modules()
-    }
+    at = _envoy_of_module(envoy, adapter)
     operations: dict[type[nn.Module], tuple[str | None, str | None]] = {}
     for attention in (layer.attention for layer in adapter.layers if layer.attention is not None):
         if type(attention) not in operations:
             operations[type(attention)] = operations_of(type(attention), at[id(attention)].source.names)
     return [_envoys_of(index, layer, at, operations, from_weights) for index, layer in enumerate(adapter.layers)]
+
+
+def _envoy_of_module(envoy: Any, adapter: Adapter) -> dict[int, Any]:
+    """The envoy of each module of an adapter's model, or of its twin's, by the module's id."""
+    twin = {id(module._module): module for module in envoy.modules()}
+    modules = adapter.model.named_modules()
+    return {id(module): twin.get(id(envoy._module.get_submodule(name))) for name, module in modules}
+
+
+def envoys_of_tower(envoy: Any, adapter: Adapter, from_weights: bool) -> list[LayerEnvoys]:
+    """The layers of a model's vision tower, which have no cache.
+
+    Patterns are there where a layer calls its attention function once: those that pack pictures call it for each. On a
+    server they are not: what the function is given is out of reach there.
+    """
+    at, found = _envoy_of_module(envoy, adapter), []
+    with READING:
+        for index, layer in enumerate(adapter.tower.layers):
+            attention = layer.attention
+            assert attention is not None
+            call = None
+            if not from_weights and layer.attends_in is None and not _calls_often(type(attention)):
+                call, _ = operations_of(type(attention), at[id(attention)].source.names)
+            envoys = _envoys_of(index, layer, at, {type(attention): (call, None)}, False)
+            envoys.is_causal = bool(getattr(attention, "is_causal", False))
+            found.append(envoys)
+    return found
+
+
+def _calls_often(attention: type[nn.Module]) -> bool:
+    """Whether a forward goes over the parts of a packed sequence, each attending by itself."""
+    tree = ast.parse(textwrap.dedent(source_of(attention.forward)))
+    loops = (ast.ListComp, ast.GeneratorExp, ast.For, ast.While)
+    calls = [each for node in ast.walk(tree) if isinstance(node, loops) for each in ast.walk(node)]
+    return any(isinstance(each, ast.Call) and "attention" in ast.unparse(each.func) for each in calls)
 
 
 def _envoys_of(

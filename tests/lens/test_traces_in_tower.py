@@ -1,0 +1,137 @@
+"""Hook points of the vision tower in traces, here and as on a server: as `lens.run` reads and edits them."""
+
+import nnsight
+import pytest
+import torch
+
+from lmm_lens import AblateHeads, Lens, PatchResidual, Read
+from lmm_lens.errors import HookError
+from tests.support.families import lens_of, prompt_of
+
+SITES = ("resid_pre", "pattern", "z", "attn_out", "mlp_out", "resid_post")
+TOLERANCE = 1e-5
+FAMILIES = ("llava", "internvl", "qwen2_5_vl", "pixtral")
+PACKING = ("qwen2_5_vl",)
+
+
+def on(name, backend):
+    native = lens_of(name)
+    return Lens(native.model, native.processor, backend="nnsight", remote=backend)
+
+
+@pytest.fixture(params=[False, "local"], ids=["here", "as on a server"])
+def remote(request):
+    return request.param
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_hook_point_reads_as_in_a_run(name, remote):
+    lens, prompt = on(name, remote), prompt_of(name)
+    sites = [site for site in SITES if site != "pattern" or not (remote or name in PACKING)]
+    expected = lens_of(name).run(prompt, read=[Read(f"vision.{site}", [0]) for site in sites])
+    with lens.trace(prompt):
+        seen = nnsight.save([])
+        for site in sites:
+            seen.append(lens.read(0, f"vision.{site}"))
+        logits = lens.envoy.output.logits.save()
+    assert (logits - expected.logits).abs().max() < 1e-4
+    for site, value in zip(sites, seen, strict=True):
+        assert value.shape == expected.reads[f"vision.{site}", 0].shape
+        assert (value - expected.reads[f"vision.{site}", 0]).abs().max() < TOLERANCE, site
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+def test_a_layers_heads_written_to_zero_are_ablated(name, remote):
+    lens, prompt = on(name, remote), prompt_of(name)
+    heads = [(0, head) for head in range(lens.vision.n_heads)]
+    expected = lens_of(name).run(prompt, [AblateHeads(heads, part="vision")]).logits
+    with lens.trace(prompt):
+        lens.write(0, "vision.z", lens.read(0, "vision.z") * 0)
+        logits = lens.envoy.output.logits.save()
+    assert (logits - expected).abs().max() < 1e-4
+    assert (expected - lens_of(name).run(prompt).logits).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "attn_out", "mlp_out", "resid_post"])
+def test_what_is_written_is_what_a_run_patches(site, remote):
+    lens, prompt = on("qwen2_5_vl", remote), prompt_of("qwen2_5_vl")
+    run = lens_of("qwen2_5_vl").run(prompt, read=[f"vision.{site}"])
+    drawn = torch.randn(run.reads[f"vision.{site}", 1].shape, generator=torch.Generator().manual_seed(0))
+    run.reads[f"vision.{site}", 1] = drawn
+    expected = lens_of("qwen2_5_vl").run(prompt, [PatchResidual([1], run, "all", site, part="vision")])
+    with lens.trace(prompt):
+        lens.write(1, f"vision.{site}", drawn)
+        logits = lens.envoy.output.logits.save()
+    assert (logits - expected.logits).abs().max() < 1e-4
+    assert (expected.logits - run.logits).abs().max() > 1e-4
+
+
+def test_a_pattern_is_written_and_read_beside_the_decoders_of_the_same_layer():
+    """Layer 0 of both: what was read of one is not taken for the other's."""
+    lens, prompt = on("llava", False), prompt_of("llava")
+    edit = AblateHeads([(0, 0), (0, 1)], "uniform", part="vision")
+    expected = lens_of("llava").run(prompt, [edit], read=[Read("vision.z", [0]), Read("pattern", [0])])
+    with lens.trace(prompt):
+        pattern = lens.read(0, "vision.pattern")
+        lens.write(0, "vision.pattern", torch.full_like(pattern, 1 / pattern.shape[-1]))
+        z = lens.read(0, "vision.z").save()
+        decoder = lens.read(0, "pattern").save()
+    assert (z - expected.reads["vision.z", 0]).abs().max() < TOLERANCE
+    assert (decoder - expected.reads["pattern", 0]).abs().max() < TOLERANCE
+
+
+def test_a_generation_reads_it_once_before_its_steps(remote):
+    lens, prompt = on("llava", remote), prompt_of("llava")
+    expected = lens_of("llava").run(prompt, read=["vision.resid_post"]).reads["vision.resid_post", 0]
+    with lens.trace(prompt, max_new_tokens=2, eos_token_id=[]) as tracer:
+        features = lens.read(0, "vision.resid_post").save()
+        tokens = tracer.result.save()
+    assert (features - expected).abs().max() < TOLERANCE
+    assert tokens.shape[1] == prompt.n_tokens + 2
+
+
+def refused(lens, prompt, layer, site, value=None):
+    with pytest.raises(HookError) as caught, lens.trace(prompt):
+        lens.read(layer, site) if value is None else lens.write(layer, site, value)
+    return str(caught.value)
+
+
+def test_what_is_not_there_is_told(remote):
+    llava, prompt = on("llava", remote), prompt_of("llava")
+    assert "layer 9 is out of range: the vision tower has layers 0 to 1" in refused(llava, prompt, 9, "vision.z")
+    said = refused(llava, prompt, 0, "vision.patern")
+    assert "layer 0 of the vision tower has no hook point 'vision.patern'\n  it has: vision.resid_pre, " in said
+    assert "come through layers 0 to 0 of its vision tower: what is written into layer 1 reaches no answer" in refused(
+        llava, prompt, 1, "vision.z", torch.zeros(1)
+    )
+    assert "vision.z of layer 0 is (1, 17, 2, 16), given (3,)" in refused(llava, prompt, 0, "vision.z", torch.zeros(3))
+    packing = refused(on("qwen2_5_vl", remote), prompt_of("qwen2_5_vl"), 0, "vision.pattern")
+    assert "patterns of towers that pack pictures, and on servers, are out of reach there: take lens.run" in packing
+
+
+def test_a_model_without_a_tower_says_so():
+    said = refused(on("fast_vlm", False), prompt_of("fast_vlm"), 0, "vision.z")
+    assert "no vision tower with attention heads, so it has no hook points there" in said
+
+
+def test_patterns_do_not_travel():
+    said = refused(on("llava", "local"), prompt_of("llava"), 0, "vision.pattern")
+    assert "layer 0 of the vision tower has no hook point 'vision.pattern'" in said
+    assert "and on servers, are out of reach there" in said
+
+
+def test_a_tower_that_did_not_run_gives_nothing():
+    lens = on("llava", False)
+    with pytest.raises(Exception, match=r"vision_tower.*output"), lens.trace(lens.prompt("What?")):
+        lens.read(0, "vision.resid_post").save()
+
+
+def test_asked_for_behind_the_decoder_is_an_error():
+    lens = on("llava", False)
+    with pytest.raises(Exception, match="the model already ran past it"), lens.trace(prompt_of("llava")):
+        late = (lens.read(0, "z"), lens.read(0, "vision.z"))  # noqa: F841 (the second is asked for too late)
+
+
+def test_outside_of_a_trace_it_says_so():
+    with pytest.raises(HookError, match=r"work inside `with lens.trace"):
+        on("llava", False).read(0, "vision.z")
