@@ -88,7 +88,7 @@ class Plan:
         if self.needs_tower:
             raise HookError(
                 "the vision tower is read and edited in lens.run, lens.generate and lens.apply on this machine\n"
-                "  not in a trace, nor as hooks of a bridge, nor on a server; in a trace lens.read and lens.write do it, "
+                "  not in a trace, nor as hooks of a bridge, nor on a server; in a trace lens.read and lens.write do, "
                 'by names such as "vision.z"'
             )
         return self.decoder_taps(prompt)
