@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
 from ..prompts.text_config import text_config_of
 from .heads import check_head, check_layer
+from .projector import PROJECTOR, levels_of, reading, visual_rows
 
 if TYPE_CHECKING:
     from ..adapters import Adapter
@@ -58,7 +59,7 @@ class ModelShape(NamedTuple):
         d_head: head size of each layer.
         d_model: width of the residual stream.
         cross_attention: the layers whose keys are not the sequence but the vision tower's output.
-        reinjects: whether visual features enter again after layer 0 (deepstack).
+        reinjected: the layers after layer 0 that visual features enter again (deepstack).
     """
 
     n_layers: int
@@ -66,20 +67,19 @@ class ModelShape(NamedTuple):
     d_head: tuple[int, ...]
     d_model: int
     cross_attention: tuple[bool, ...]
-    reinjects: bool = False
+    reinjected: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, adapter: Adapter) -> ModelShape:
         """The shape of an adapter's model."""
         layers, config = adapter.layers, adapter.config
-        vision = getattr(config, "vision_config", None)
         return cls(
             n_layers=len(layers),
             n_heads=tuple(layer.n_heads for layer in layers),
             d_head=tuple(layer.d_head for layer in layers),
             cross_attention=tuple(layer.is_cross_attention for layer in layers),
             d_model=text_config_of(config).hidden_size,
-            reinjects=bool(getattr(vision, "deepstack_visual_indexes", None)),
+            reinjected=tuple(layer for layer in _reinjected(config) if 0 < layer < len(layers)),
         )
 
     @classmethod
@@ -94,6 +94,11 @@ class ModelShape(NamedTuple):
         )
 
     @property
+    def reinjects(self) -> bool:
+        """Whether visual features enter again after layer 0."""
+        return bool(self.reinjected)
+
+    @property
     def crossing(self) -> list[int]:
         """The layers whose keys are pictures, not tokens of the sequence."""
         return [layer for layer in range(self.n_layers) if self.n_heads[layer] and self.cross_attention[layer]]
@@ -102,6 +107,15 @@ class ModelShape(NamedTuple):
     def self_attention(self) -> list[int]:
         """The layers with heads whose keys are the sequence, so that masks over tokens apply to them."""
         return [layer for layer in range(self.n_layers) if self.n_heads[layer] and not self.cross_attention[layer]]
+
+
+def _reinjected(config: Any) -> list[int]:
+    """The layers before which a model adds visual features, as its config says."""
+    vision = getattr(config, "vision_config", None)
+    behind = len(getattr(vision, "deepstack_visual_indexes", None) or ())  # behind the first so many layers
+    named = [layer for _, layer in getattr(config, "deepstack_layer_map", None) or ()]  # Granite 4: before these
+    named += getattr(config, "spatial_target_layers", None) or () if named else ()
+    return sorted({*range(1, behind + 1), *named})
 
 
 @runtime_checkable
@@ -118,7 +132,8 @@ class Read:
 
     Args:
         site: a hook point; `HOOK_POINTS` lists them. Of the vision tower with "vision." before it, as in
-            "vision.pattern"; rows are then "all", "image" (patches), "class", "register", positions or a mask.
+            "vision.pattern"; rows are then "all", "image" (patches), "class", "register", positions or a mask. Or
+            "projector", what enters the decoder for each visual token; with deepstack at several layers.
         layers: which layers; None for all that have the hook point.
         heads: which heads, at `pattern` and `z`; None for all.
         rows: which query rows; see `lmm_lens.prompts.rows`.
@@ -150,6 +165,8 @@ class Read:
 
         One of the vision tower is bound to what the tower runs (`lmm_lens.prompts.tower`), and to its shape.
         """
+        if self.site == PROJECTOR:
+            return self._of_projector(prompt, shape)
         site = check_site(self.site.removeprefix(TOWER) if self.in_tower else self.site)
         by_head = HOOK_POINTS[site].by_head
         for name, given in (("layers", self.layers), ("heads", self.heads)):
@@ -176,9 +193,15 @@ class Read:
 
         return [Tap(site, layer, rows, keep, heads, name=self.name or self.site) for layer in layers]
 
+    def _of_projector(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
+        if self.heads is not None:
+            raise HookError(f"{PROJECTOR} has no heads, so heads={list(self.heads)} cannot be read there")
+        levels, rows = levels_of(shape, self.layers), visual_rows(self.rows, prompt)
+        return reading(levels, rows, prompt.n_tokens, self.name or self.site, self.reduce)
+
 
 def check_site(site: str) -> str:
     """The hook point's name, if there is one; HookError that lists them otherwise."""
     if site not in HOOK_POINTS:
-        raise HookError(unknown("hook point", site, HOOK_POINTS))
+        raise HookError(unknown("hook point", site, [*HOOK_POINTS, PROJECTOR]))
     return site

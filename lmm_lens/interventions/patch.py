@@ -13,6 +13,7 @@ from ..core.taps import Tap, TapContext, TapFunction
 from ..errors import InterventionError
 from ..hooks.heads import DECODER, VISION, check_layer
 from ..hooks.points import HOOK_POINTS, ModelShape, check_site
+from ..hooks.projector import PROJECTOR, editing, levels_of, visual_rows
 from ..hooks.results import Run
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
@@ -59,7 +60,7 @@ def stored(run: Run, site: str, layer: int, prompt: Prompt, rows: Rows | None = 
     have = torch.zeros_like(rows.prompt)
     batch, entry = (positions >= 0).nonzero(as_tuple=True)
     have[batch, positions[batch, entry]] = True
-    if bool((rows.prompt & ~have).any()) or values.ndim != 2 + HOOK_POINTS[site].by_head + 1:
+    if bool((rows.prompt & ~have).any()) or values.ndim != 3 + (site in ("z", "pattern")):
         raise InterventionError(
             f"the clean run holds {name} of layer {layer} reduced, or not for all rows of {rows.label!r}\n"
             f"  make it with lens.run(prompt, read=[{site!r}])"
@@ -177,7 +178,8 @@ class PatchResidual(Intervention):
         layers: which layers.
         clean: `lens.run(clean_prompt, read=[site])`, of a prompt with the same layout.
         rows: which query rows; see `AblateHeads`. Prompt rows only.
-        site: "resid_pre", "attn_out", "mlp_out" or "resid_post".
+        site: "resid_pre", "attn_out", "mlp_out" or "resid_post"; or "projector", what enters the decoder for visual
+            tokens, `layers` being the layers that it enters: [0], with deepstack some more.
         part: "decoder", or "vision", with a run that read "vision.SITE".
         source_layer: the layer to take it from; None for each layer's own. One number holds the rows at that layer's
             stream in all of `layers`; several, as many as `layers`, move a window: the first into the first, and on.
@@ -198,7 +200,10 @@ class PatchResidual(Intervention):
         check_run(self.clean, "PatchResidual")
         checked_part(self.part)
         object.__setattr__(self, "rows", plain_rows(self.rows))
-        if HOOK_POINTS[check_site(self.site)].by_head:
+        if self.site == PROJECTOR:
+            if self.part != DECODER or self.source_layer is not None:
+                raise InterventionError("what the projector gives is patched without part and source_layer")
+        elif HOOK_POINTS[check_site(self.site)].by_head:
             raise InterventionError(f"PatchResidual patches no {self.site}: use PatchHeads or PatchPattern")
         if self.source_layer is not None:
             given = self.source_layer if isinstance(self.source_layer, Iterable) else [self.source_layer]
@@ -222,6 +227,11 @@ class PatchResidual(Intervention):
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """One edit a layer."""
+        if self.site == PROJECTOR:
+            visual = visual_rows(self.rows, prompt)
+            levels = levels_of(shape, self.layers)
+            changes = [(level, replace_rows(self._stored(level, prompt, visual))) for level in levels]
+            return [tap for level, change in changes for tap in editing(level, visual, prompt.n_tokens, change)]
         rows = bind_rows(self.rows, prompt).prompt_only()
         return [
             Tap(

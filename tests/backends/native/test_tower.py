@@ -41,6 +41,9 @@ MERGING = ("minicpmv4_6", "minicpmv4_7")
 """Towers that merge patches between their layers."""
 BESIDE = ("unlimited_ocr", "deepseek_vl_hybrid", "granite_docling")
 """Models whose features do not all come through the tower: of a second one, or of the pixels."""
+DEEPSTACK = ("qwen3_vl", "qwen3_vl_moe", "cohere_compass", "cosmos3_omni", "qwen3_omni_moe_thinker", "granite4_vision")
+EARLIER = (*DEEPSTACK, "vipllava", "mllama")
+"""Models that take features of earlier layers of the tower, too."""
 QUICK = ("llava", "qwen2_vl", "qwen2_5_vl", "internvl", "idefics2", "llava_next", "mllama", "got_ocr2", "fast_vlm")
 
 
@@ -137,6 +140,17 @@ def test_all_that_another_picture_put_into_the_used_layers_gives_its_run(name, t
     torch.testing.assert_close(patched.logits, clean.logits, atol=1e-6, rtol=0)
     if name not in ("molmo2", "instructblip"):  # whose tiny models hear nothing of their pictures
         assert float((plain - clean.logits).abs().max()) > 1e-3
+
+
+def test_all_of_the_last_used_layer_is_all_of_the_picture(name, towered):
+    """Its patches alone, where it is known which they are."""
+    if towered is None or name in (*MERGING, *BESIDE, *EARLIER):
+        return
+    prompt, last = prompt_of(name), towered.vision.n_used - 1
+    clean = towered.run(noise(name), read=[Read("vision.resid_post", layers=[last])])
+    rows = "image" if "image" in clean.tower.masks else "all"
+    run = towered.run(prompt, [PatchResidual([last], clean, rows, "resid_post", part="vision")])
+    torch.testing.assert_close(run.logits, clean.logits, atol=1e-6, rtol=0)
 
 
 def test_the_last_layer_that_counts_is_heard(name, towered):
