@@ -9,13 +9,15 @@ between the two runs' input embeddings, pictures merged in and added features wi
 1. One backward pass gives the gradients of all q, k and v, of what the feed-forward parts read, and of the stream.
 2. Chunk by chunk of tokens, nodes' vectors are made of z and W_O, entries' gradients of dq and W_Q (k and v likewise)
    and of the derivative of their norm; all pairs are one matrix product. No vector a head outlives its chunk.
+   Through a vision tower the line runs between what enters its first layer, and its gradients go on through the
+   projector from what enters the decoder.
 3. The scores out of the embeddings must add up to (embeddings' change) . (their gradient), which a path that is
    not an edge would break.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,9 +28,10 @@ from ..answers.contrast import logit_difference
 from ..patching.probe import differentiable
 from ..replay import UnfitError
 from ..replay.check import ROUNDING
-from .graph import EMBED
+from .graph import EMBED, Graph
 from .pair import Pair
 from .parts import Parts
+from .tower import TowerPair
 from .watching import Seen
 from .written import Places
 
@@ -42,8 +45,8 @@ class _Layer:
     read: tuple[Tensor, Tensor, Tensor, Tensor]  # q, k, v, what the feed-forward part is given
 
 
-def edge_scores(pair: Pair, method: str, steps: int) -> Float[Tensor, "batch node entry span"]:
-    """The score of every edge for every row, in logits, fp64 on the CPU; 0 where there is no edge.
+def edge_scores(pair: Pair, method: str, steps: int) -> Float[Tensor, "batch edge"]:
+    """The score of every edge for every row, in logits, fp64 on the CPU; those of a vision tower behind the decoder's.
 
     Args:
         pair: the prompts.
@@ -53,21 +56,63 @@ def edge_scores(pair: Pair, method: str, steps: int) -> Float[Tensor, "batch nod
     Raises:
         UnfitError: the model has paths between its nodes that are no edges.
     """
-    graph = pair.graph
-    size = len(pair.marks), len(graph.nodes), len(graph.entries), len(graph.spans)
     shares = [1.0] if method == "eap" else [(step + 0.5) / steps for step in range(steps)]
-    with differentiable(*(layer.module for layer in pair.decoder.layers), *pair.decoder.unembedding.modules):
-        scores = torch.zeros(size, dtype=torch.float64)
+    modules = [layer.module for layer in pair.decoder.layers]
+    whole = [pair.decoder.unembedding.modules] if pair.tower is None else [[pair.tower.decoder.lens.model]]
+    total: Tensor | float = 0.0
+    with differentiable(*modules, *(module for each in whole for module in each)):
         for share in shares:
-            _add(scores, pair, share, 1 / len(shares))
-    return scores
+            total = total + _at(pair, share) / len(shares)
+    assert isinstance(total, Tensor)
+    return total
 
 
-def _add(scores: Float[Tensor, "batch node entry span"], pair: Pair, share: float, weight: float) -> None:
-    """Add the scores at one point of the line, in place."""
-    layers, gradient, embedded = _gradients(pair, share)
-    own = torch.zeros_like(scores)
+def _at(pair: Pair, share: float) -> Float[Tensor, "batch edge"]:
+    """The scores at one point of the line."""
+    if pair.tower is None:
+        scores, _ = _of_decoder(pair, share, between(pair.corrupt.embed, pair.clean.embed, share))
+        return _listed(scores, pair.graph)
+    tower, found = pair.tower, dict[int, _Layer]()
+    patches = between(tower.corrupt.embed, tower.clean.embed, share).requires_grad_()
+    stream = tower.decoder.run(patches, None, _collecting(found, tower.decoder.parts))
+    embed = tower.entering(stream, between(pair.corrupt.embed, pair.clean.embed, share))
+    scores, embedded = _of_decoder(pair, share, embed.detach())
+    wanted = [patches, stream, *(x for layer in found.values() for x in layer.read)]
+    gradients = torch.autograd.grad(embed, wanted, embedded, allow_unused=True, materialize_grads=True)
+    entered, final, *rest = gradients
+    _put(found, rest)
+    places = tower.places
+    own = _products(tower, found, entered, [(places, final[places.rows, places.positions][None])])
+    return torch.cat([_listed(scores, pair.graph), _listed(tower.by_row(own), tower.graph)], 1)
+
+
+def _listed(scores: Float[Tensor, "batch node entry span"], graph: Graph) -> Float[Tensor, "batch edge"]:
+    node, entry, span = graph.edges.T
+    return scores[:, node, entry, span]
+
+
+def _of_decoder(pair: Pair, share: float, embed: Tensor) -> tuple[Float[Tensor, "batch node entry span"], Tensor]:
+    """The decoder's scores where this enters it, and the gradient by what enters."""
+    layers, gradient, embedded = _gradients(pair, share, embed)
+    return _products(pair, layers, embedded, [(pair.last, gradient[None])]), embedded
+
+
+def _products(
+    pair: Pair | TowerPair,
+    layers: Mapping[int, _Layer],
+    embedded: Tensor,
+    behind: Sequence[tuple[Places, Float[Tensor, "1 place d_model"]]],
+) -> Float[Tensor, "batch node entry span"]:
+    """What the nodes wrote, times the gradients of what the entries read.
+
+    Args:
+        pair: the decoder's, or the tower's.
+        layers: gradients of what each layer reads.
+        embedded: that of what enters the first.
+        behind: that of what leaves the last, and where it is read.
+    """
     graph, change, parts = pair.graph, pair.change, pair.decoder.parts
+    own = torch.zeros(len(change.embed), *graph.exists.shape, dtype=torch.float64)
     outputs = [each.outputs() for each in parts]
     n_vectors = len(graph.nodes) + max(2 * len(graph.entries[graph.of_layer(layer)]) for layer in layers)
     expected = torch.zeros(len(own), len(graph.spans), dtype=torch.float64)
@@ -79,38 +124,48 @@ def _add(scores: Float[Tensor, "batch node entry span"], pair: Pair, share: floa
         at = embedded[places.rows, places.positions] * change.embed[places.rows, places.positions]
         for row, span, start, stop in places.runs:
             expected[row, span] += at[start:stop].double().sum().cpu()
-    last = pair.last
-    vectors = change.vectors(outputs, last.rows, last.positions)
-    _multiply(own, vectors, gradient[None].to(vectors.device), graph.of_layer(graph.n_layers), last)
+    for places, gradient in behind:
+        vectors = change.vectors(outputs, places.rows, places.positions)
+        _multiply(own, vectors, gradient.to(vectors.device), graph.of_layer(graph.n_layers), places)
     own.masked_fill_(~graph.exists, 0)
     _check_embedding(own[:, 0], expected, embedded.dtype)
-    scores += weight * own
+    return own
 
 
-def _gradients(pair: Pair, share: float) -> tuple[Mapping[int, _Layer], Tensor, Tensor]:
-    """Gradients at a point of the line: of what each layer reads, of the last stream, of the embeddings."""
-    decoder, found = pair.decoder, dict[int, _Layer]()
+def _collecting(found: dict[int, _Layer], parts_of: Sequence[Parts]) -> Callable[[int, Seen], None]:
+    """Keeps what each layer reads, as it ends."""
 
     def done(index: int, seen: Seen) -> None:
-        parts = decoder.parts[index]
+        parts = parts_of[index]
         q, k, v = (seen.returned(module) for module in (parts.q, parts.k, parts.v))
         read = (q, k, v, seen.given(parts.layer.mlp))
         found[index] = _Layer(seen.hidden.detach(), seen.mid(parts).detach(), read)
 
-    embed = between(pair.corrupt.embed, pair.clean.embed, share).requires_grad_()
+    return done
+
+
+def _put(layers: Mapping[int, _Layer], gradients: Sequence[Tensor]) -> None:
+    """Gradients in the place of what was read."""
+    for place, layer in enumerate(layers.values()):
+        q, k, v, mlp = gradients[4 * place : 4 * place + 4]
+        layer.read = (q, k, v, mlp.reshape(layer.mid.shape))
+
+
+def _gradients(pair: Pair, share: float, embed: Tensor) -> tuple[Mapping[int, _Layer], Tensor, Tensor]:
+    """Gradients at a point of the line: of what each layer reads, of the last stream, of what enters the first."""
+    decoder, found = pair.decoder, dict[int, _Layer]()
+    embed = embed.requires_grad_()
     added = {
         layer: between(pair.corrupt.added[layer], x, share)
         for layer, x in pair.clean.added.items()
         if layer in pair.corrupt.added
     }
-    final = decoder.run(embed, added, done)
+    final = decoder.run(embed, added, _collecting(found, decoder.parts))
     # the rows of a batch do not depend on each other
     total = logit_difference(decoder.logits(final), pair.contrast.ids).sum()
     wanted = [embed, final, *(x for layer in found.values() for x in layer.read)]
     embedded, gradient, *rest = torch.autograd.grad(total, wanted, allow_unused=True, materialize_grads=True)
-    for place, layer in enumerate(found.values()):
-        q, k, v, mlp = rest[4 * place : 4 * place + 4]
-        layer.read = (q, k, v, mlp.reshape(layer.mid.shape))
+    _put(found, rest)
     return found, gradient, embedded
 
 

@@ -13,10 +13,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import ScoreError
-from ..hooks.heads import HeadSet
+from ..hooks.heads import VISION, HeadSet
 from ..runs import files
 from ..runs.checkpoint import digest
 from .graph import HEAD, Graph, K, Q, V
+from .joint_graph import IN_TOWER, JointGraph, graph_from_dict
 
 if TYPE_CHECKING:
     import pandas
@@ -50,7 +51,7 @@ class Circuit:
         model: the model's identity.
     """
 
-    graph: Graph
+    graph: Graph | JointGraph
     method: str
     average: str
     scores: Float[Tensor, " edge"]
@@ -110,6 +111,22 @@ class Circuit:
                 group = 1 if entry.kind == Q else n // kv
                 found += [(entry.layer, head) for head in range(entry.head * group, (entry.head + 1) * group)]
         return HeadSet(found, self.graph.n_layers, max(self.graph.n_heads))
+
+    @property
+    def tower_heads(self) -> HeadSet:
+        """The heads of the vision tower that the circuit reads into or out of, best first.
+
+        Raises:
+            ScoreError: its edges begin in the decoder.
+        """
+        if not isinstance(self.graph, JointGraph):
+            raise ScoreError("this circuit begins in the decoder: find_circuit(..., tower=True) begins in the tower")
+        found: list[tuple[int, int]] = []
+        for node_index, entry_index, _ in self.graph.edges[self.kept].tolist():
+            for part in (self.graph.nodes[node_index], self.graph.entries[entry_index]):
+                if part.kind.removeprefix(IN_TOWER) in (HEAD, Q, K, V) and part.kind.startswith(IN_TOWER):
+                    found.append((part.layer, part.head))
+        return HeadSet(found, self.graph.tower.n_layers, max(self.graph.tower.n_heads), VISION)
 
     # ------------------------------------------------------------------ how good it is
 
@@ -216,7 +233,7 @@ class Circuit:
         """
         tensors, about = files.read(path, KIND, TENSORS, (*LABELS, "graph"))
         with files.understood(path, KIND):
-            graph = Graph.from_dict(about["graph"])
+            graph = graph_from_dict(about["graph"])
             labels: dict[str, Any] = {name: about[name] for name in LABELS}
             labels["answers"] = tuple((answer, against) for answer, against in labels["answers"])
             labels["model"] = dict(labels["model"])
@@ -246,7 +263,7 @@ class Circuit:
         return replace(self, n_kept=min(10, self.n_kept)).to_pandas().to_html(index=False, float_format="{:.3f}".format)
 
 
-def mask_of(graph: Graph, edges: Int[Tensor, " n"]) -> Bool[Tensor, "node entry span"]:
+def mask_of(graph: Graph | JointGraph, edges: Int[Tensor, " n"]) -> Bool[Tensor, "node entry span"]:
     """Some edges, by number, as a mask."""
     found = torch.zeros_like(graph.exists)
     node, entry, span = graph.edges[edges].T

@@ -21,8 +21,9 @@ from ..replay import UnfitError
 from .attribution import edge_scores
 from .circuit import AVERAGES, Circuit
 from .graph import Graph
+from .joint_graph import JointGraph
 from .pair import Pair, pair_of
-from .patched import PatchedForwards
+from .patched import JointForwards
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -43,6 +44,7 @@ def find_circuit(
     by_span: bool = True,
     steps: int = 5,
     average: str = "signed",
+    tower: bool = False,
     progress: bool = False,
 ) -> Circuit:
     """Score every edge of the model on pairs of prompts.
@@ -64,6 +66,9 @@ def find_circuit(
         steps: points of the line between both prompts' embeddings, for "eap-ig".
         average: how edges are ranked over pairs: "signed", by the size of their mean score, or "absolute", by their
             mean size. The first lets edges cancel that help in one pair and hurt in another; the second hides that.
+        tower: whether edges begin in the vision tower: between what enters its first layer, its heads and feed-forward
+            parts, and the projector, whose output is what the decoder's embeddings are at visual tokens. The line of
+            "eap-ig" then runs between what enters the tower. See `lmm_lens.circuits.joint_graph`.
         progress: show a progress bar, for "exact".
 
     Returns:
@@ -71,7 +76,8 @@ def find_circuit(
 
     Raises:
         ScoreError: the model has paths that are not known (cross-attention, linear attention, projections of q, k and
-            v in one), another backend, prompts or answers that tell nothing apart.
+            v in one; with `tower` also there, and pictures packed into one sequence, layers that scale what they add,
+            features of several layers), another backend, prompts or answers that tell nothing apart.
         InterventionError: a clean and a corrupt prompt have another layout.
     """
     for name, given, valid in (("method", method, METHODS), ("average", average, AVERAGES)):
@@ -79,8 +85,8 @@ def find_circuit(
             raise ScoreError(unknown(name, given, valid))
     if method == "eap-ig" and steps < 1:
         raise ScoreError(f"the line between both prompts has at least 1 point, given steps={steps}")
-    pairs = list(pairs_of(lens, clean, corrupt, answer, against, by_span, keep_corrupt=method == "exact"))
-    graph = pairs[0].graph
+    pairs = list(pairs_of(lens, clean, corrupt, answer, against, by_span, method == "exact", tower=tower))
+    graph = pairs[0].whole
     found = [_scores(pair, method, steps, progress) for pair in pairs]
     defined = torch.cat([~pair.contrast.gap.isnan() for pair in pairs])
     scores = torch.cat(found)[defined]  # row edge
@@ -108,6 +114,7 @@ def pairs_of(
     by_span: bool,
     keep_corrupt: bool,
     same_spans: bool = True,
+    tower: bool = False,
 ) -> Iterable[Pair]:
     """Each batch of pairs, run and taken apart; ScoreError as `find_circuit`."""
     batches = [[each] if isinstance(each, Prompt) else list(each) for each in (clean, corrupt)]
@@ -117,18 +124,18 @@ def pairs_of(
         )
     n_rows = sum(prompt.n_rows for prompt in batches[0] if isinstance(prompt, Prompt))
     answers = _answers(answer, against, n_rows)
-    graph: Graph | None = None
+    graph: Graph | JointGraph | None = None
     start = 0
     for one, other in zip(*batches, strict=True):
         stop = start + (one.n_rows if isinstance(one, Prompt) else 0)
         own = None if answers is None else answers[start:stop]
-        pair = pair_of(lens, one, other, own, by_span, keep_corrupt)
-        if same_spans and graph is not None and pair.graph != graph:
+        pair = pair_of(lens, one, other, own, by_span, keep_corrupt, tower)
+        if same_spans and graph is not None and pair.whole != graph:
             raise ScoreError(
                 f"all batches must have the same spans: {', '.join(graph.spans)}\n"
-                f"  one of them has {', '.join(pair.graph.spans)}; give them alone, or by_span=False"
+                f"  one of them has {', '.join(pair.whole.spans)}; give them alone, or by_span=False"
             )
-        graph, start = pair.graph, stop
+        graph, start = pair.whole, stop
         yield pair
 
 
@@ -152,19 +159,17 @@ def _scores(pair: Pair, method: str, steps: int, progress: bool) -> Float[Tensor
     if method == "exact":
         return _exact(pair, progress)
     try:
-        scores = edge_scores(pair, method, steps)
+        return edge_scores(pair, method, steps)
     except UnfitError as why:
         raise ScoreError(
             f"no circuit can be found in this model: {why}\n"
             "  activation_patching and head_effects measure its activations and heads"
         ) from why
-    node, entry, span = pair.graph.edges.T
-    return scores[:, node, entry, span]
 
 
 def _exact(pair: Pair, progress: bool) -> Float[Tensor, "batch edge"]:
     """What each row's logit difference loses by each edge, one patched forward an edge."""
-    graph, forwards = pair.graph, PatchedForwards(pair)
+    graph, forwards = pair.whole, JointForwards(pair)
     found = torch.empty(len(pair.marks), len(graph.edges), dtype=torch.float64)
     keep = graph.exists.clone()
     everything = forwards.logit_differences(keep)

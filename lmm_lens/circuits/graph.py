@@ -74,6 +74,7 @@ class Graph:
         parallel: of each layer, whether its feed-forward part reads beside the attention and not behind it.
         deepstack: the layers behind which features are added.
         spans: names of the spans; the last token alone is one of them, unless there is only `WHOLE`.
+        to_all: whether what stands for the logits reads all tokens, as a projector does behind a vision tower.
     """
 
     n_heads: tuple[int, ...]
@@ -81,6 +82,7 @@ class Graph:
     parallel: tuple[bool, ...]
     deepstack: tuple[int, ...]
     spans: tuple[str, ...]
+    to_all: bool = False
 
     @property
     def n_layers(self) -> int:
@@ -140,7 +142,9 @@ class Graph:
         found = torch.zeros(len(self.nodes), len(self.entries), len(self.spans), dtype=torch.bool)
         for index, entry in enumerate(self.entries):
             spans: Any = slice(None)
-            if entry.kind == LOGITS or (entry.layer == self.n_layers - 1 and entry.kind in (Q, MLP)):
+            if not self.to_all and (
+                entry.kind == LOGITS or (entry.layer == self.n_layers - 1 and entry.kind in (Q, MLP))
+            ):
                 spans = self.answer_span
             found[: self.before(entry.layer, entry.kind), index, spans] = True
         visual = [span == WHOLE or span.split()[0] in ("image", "video") for span in self.spans]
@@ -166,7 +170,7 @@ class Graph:
         node, entry, span = self.edges[edge].tolist()
         return str(self.nodes[node]), str(self.entries[entry]), self.spans[span]
 
-    def to_dict(self) -> dict[str, list[Any]]:
+    def to_dict(self) -> dict[str, Any]:
         """Its parts, of JSON types."""
         return {
             "n_heads": list(self.n_heads),
@@ -177,6 +181,7 @@ class Graph:
         }
 
     @classmethod
-    def from_dict(cls, parts: Mapping[str, Any]) -> Graph:
+    def from_dict(cls, parts: Mapping[str, Any], to_all: bool = False) -> Graph:
         """The graph that `to_dict` described."""
-        return cls(**{name: tuple(parts[name]) for name in ("n_heads", "n_kv", "parallel", "deepstack", "spans")})
+        named = {name: tuple(parts[name]) for name in ("n_heads", "n_kv", "parallel", "deepstack", "spans")}
+        return cls(**named, to_all=to_all)

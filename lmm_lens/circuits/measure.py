@@ -15,8 +15,9 @@ from ..warnings import warn
 from .circuit import Circuit, mask_of
 from .faithfulness import Faithfulness
 from .graph import WHOLE, Graph
+from .joint_graph import JointGraph
 from .pair import Pair
-from .patched import PatchedForwards
+from .patched import JointForwards
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -46,14 +47,15 @@ def measure(
     draw = torch.Generator().manual_seed(seed)
     masks = [circuit.mask(n) for n in chosen]
     controls = [[random_like(circuit, n, draw) for n in chosen] for _ in range(n_random)]
-    by_span = circuit.graph.spans != (WHOLE,)
+    tower = isinstance(circuit.graph, JointGraph)
+    by_span = circuit.graph.spans[:1] != (WHOLE,)
     lds: list[Tensor] = []
     contrasts, marks = [], []
-    pairs = pairs_of(lens, clean, corrupt, answer, against, by_span, keep_corrupt=True, same_spans=False)
+    pairs = pairs_of(lens, clean, corrupt, answer, against, by_span, True, same_spans=False, tower=tower)
     with shown_progress(len(chosen) * (1 + n_random), progress) as advance:
         for pair in pairs:
             spans = _spans_in(circuit.graph, pair)
-            forwards = PatchedForwards(pair)
+            forwards = JointForwards(pair)
             found = []
             for keep in (*masks, *(mask for row in controls for mask in row)):
                 found.append(forwards.logit_differences(keep[:, :, spans]))
@@ -124,15 +126,15 @@ def random_like(circuit: Circuit, n: int, draw: torch.Generator) -> Tensor:
     return mask_of(circuit.graph, torch.cat(chosen) if chosen else torch.empty(0, dtype=torch.long))
 
 
-def _spans_in(graph: Graph, pair: Pair) -> list[int]:
+def _spans_in(graph: Graph | JointGraph, pair: Pair) -> list[int]:
     """Where a pair's spans are among the circuit's; ScoreError for one that is not."""
-    lacking = [span for span in pair.graph.spans if span not in graph.spans]
+    lacking = [span for span in pair.whole.spans if span not in graph.spans]
     if lacking:
         raise ScoreError(
             f"these prompts have tokens in {', '.join(lacking)}, where the circuit has no edges: its spans are "
             f"{', '.join(graph.spans)}\n  find it on prompts of the same form, or with by_span=False"
         )
-    return [graph.spans.index(span) for span in pair.graph.spans]
+    return [graph.spans.index(span) for span in pair.whole.spans]
 
 
 def _check_gap(clean: Tensor, corrupt: Tensor) -> None:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,9 @@ from ..replay.recording import LayerCall
 from ..replay.unembedding import Unembedding
 from .decoder import Decoder, Given
 from .graph import WHOLE, Graph
+from .joint_graph import JointGraph
 from .parts import Parts, parts_of
+from .tower import TowerPair, TowerWatch
 from .watching import Seen, watching
 from .written import Places, Written
 
@@ -52,6 +55,7 @@ class Pair:
         places: the tokens of the spans.
         contrast: the two answers and the logit differences of both runs.
         marks: Float[batch, number], by which these prompts are known again.
+        tower: the vision tower before the decoder, if edges begin there.
     """
 
     decoder: Decoder
@@ -62,6 +66,12 @@ class Pair:
     places: Places
     contrast: Contrast
     marks: Float[Tensor, "batch number"]
+    tower: TowerPair | None = None
+
+    @property
+    def whole(self) -> Graph | JointGraph:
+        """The graph of all edges, the tower's too."""
+        return self.graph if self.tower is None else JointGraph(self.graph, self.tower.graph)
 
     @property
     def last(self) -> Places:
@@ -78,6 +88,7 @@ def pair_of(
     answers: AnswersLike | None,
     by_span: bool,
     keep_corrupt: bool = False,
+    tower: bool = False,
 ) -> Pair:
     """Run both prompts and take the model apart.
 
@@ -87,6 +98,7 @@ def pair_of(
         answers: (correct, incorrect) of each row; None for what the model answers.
         by_span: whether edges are told apart by span.
         keep_corrupt: whether what the corrupt run's nodes wrote is kept too.
+        tower: whether edges begin in the vision tower.
 
     Raises:
         ScoreError: the model has paths that are not known, the backend is not the native one, prompts or answers that
@@ -104,7 +116,7 @@ def pair_of(
     try:
         # tensors made in inference mode could not be differentiated later
         with torch.inference_mode(False):
-            return _pair(lens, clean, corrupt, answers, spans, keep_corrupt)
+            return _pair(lens, clean, corrupt, answers, spans, keep_corrupt, TowerWatch(lens) if tower else None)
     except UnfitError as why:
         raise ScoreError(
             f"no circuit can be found in this model: {why}\n"
@@ -119,6 +131,7 @@ def _pair(
     answers: AnswersLike | None,
     spans: Mapping[str, Tensor],
     keep_corrupt: bool,
+    tower: TowerWatch | None,
 ) -> Pair:
     layers, seen_parts = lens.adapter.layers, dict[int, Parts]()
     runs, finals = [], []
@@ -133,7 +146,7 @@ def _pair(
             if layer == len(layers) - 1:
                 final[0] = seen.out
 
-        with torch.no_grad(), watching(layers, done):
+        with torch.no_grad(), watching(layers, done), nullcontext() if tower is None else tower.watching():
             found = record(lens, prompt)
         written.embed = found.calls[0].hidden
         added = {i: call.added_after for i, call in enumerate(found.calls) if call.added_after is not None}
@@ -171,7 +184,9 @@ def _pair(
         tuple(spans),
     )
     kept = runs[1] if keep_corrupt else entered[1]
-    found_pair = Pair(decoder, graph, entered[0], kept, change, Places.of(list(spans.values())), pair, marks)
+    entering = [run.embed for run in entered]
+    before = None if tower is None else tower.finished(corrupt, entering, WHOLE not in spans, keep_corrupt)
+    found_pair = Pair(decoder, graph, entered[0], kept, change, Places.of(list(spans.values())), pair, marks, before)
     _check_sum(found_pair, finals[0][0] - finals[1][0], finals[0][0])
     return found_pair
 

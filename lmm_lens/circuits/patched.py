@@ -20,22 +20,24 @@ from torch import Tensor, nn
 from ..answers.contrast import logit_difference
 from ..backends.native import interface as attention
 from .graph import MLP, Q
+from .joint_graph import JointGraph
 from .pair import Pair
 from .parts import Parts
+from .tower import TowerPair
 from .watching import Seen, watching, written_scale
 from .written import Places, Written
 
 Keep = Bool[Tensor, "node entry span"]
 
 
-class PatchedForwards:
-    """Patched forwards of one pair.
+class PatchedLayers:
+    """The layers of a decoder, or of a vision tower, run with edges patched.
 
     Args:
         pair: made with `keep_corrupt=True`.
     """
 
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, pair: Pair | TowerPair) -> None:
         self.pair, self.graph, self.decoder = pair, pair.graph, pair.decoder
         self.outputs = [parts.outputs() for parts in self.decoder.parts]
         self.streams, self.mids = dict[int, Tensor](), dict[int, Tensor]()  # of the corrupt run
@@ -50,27 +52,6 @@ class PatchedForwards:
     def projections(self) -> list[list[tuple[Tensor, Tensor | None]]]:
         """Weight and bias of q, k and v of each layer."""
         return [parts.projections() for parts in self.decoder.parts]
-
-    def logit_differences(self, keep: Keep, first: int = 0) -> Float[Tensor, " batch"]:
-        """The logit difference of each row with some edges kept, fp64 on the CPU.
-
-        Args:
-            keep: which edges carry what their node writes now; all others carry their corrupt value.
-            first: the first layer in which an edge is not kept; those before are as in the clean run.
-        """
-        keep = keep & self.graph.exists
-        change = self.pair.change
-        now = Written(change.embed, change.added)
-        for layer in range(first):
-            now.z[layer], now.mlp[layer] = change.z[layer], change.mlp[layer]
-        with torch.no_grad(), attention.switched(self.decoder.configs):
-            for layer in range(first, self.graph.n_layers):
-                self._layer(layer, now, keep)
-            entries = self.graph.of_layer(self.graph.n_layers)
-            nodes = len(self.graph.nodes)
-            final = self._inputs(self.final, now, keep[:, entries], nodes, self.graph.n_layers, self.pair.last)[0]
-            logits = self.decoder.logits(final)
-        return logit_difference(logits, self.pair.contrast.ids).cpu()
 
     def _layer(self, layer: int, now: Written, keep: Keep) -> None:
         """Run one layer, and note what it writes."""
@@ -156,6 +137,85 @@ class PatchedForwards:
             flat = kept[:, :, span].T @ vectors[:, start:stop].flatten(1)
             read[:, start:stop] += flat.unflatten(1, (stop - start, -1)).to(base.device)
         return read
+
+
+class PatchedForwards(PatchedLayers):
+    """Patched forwards of one pair, from what enters the decoder to the answer.
+
+    Args:
+        pair: made with `keep_corrupt=True`.
+    """
+
+    def __init__(self, pair: Pair) -> None:
+        super().__init__(pair)
+        self.whole = pair
+
+    def logit_differences(
+        self, keep: Keep, first: int = 0, embed: Float[Tensor, "batch position d_model"] | None = None
+    ) -> Float[Tensor, " batch"]:
+        """The logit difference of each row with some edges kept, fp64 on the CPU.
+
+        Args:
+            keep: which edges carry what their node writes now; all others carry their corrupt value.
+            first: the first layer in which an edge is not kept; those before are as in the clean run.
+            embed: what enters the decoder, in place of what the clean run's does; `first` is 0 then.
+        """
+        keep = keep & self.graph.exists
+        change = self.pair.change
+        now = Written(change.embed if embed is None else embed - self.pair.corrupt.embed, change.added)
+        for layer in range(first):
+            now.z[layer], now.mlp[layer] = change.z[layer], change.mlp[layer]
+        with torch.no_grad(), attention.switched(self.decoder.configs):
+            for layer in range(first, self.graph.n_layers):
+                self._layer(layer, now, keep)
+            entries = self.graph.of_layer(self.graph.n_layers)
+            nodes, last = len(self.graph.nodes), self.whole.last
+            final = self._inputs(self.final, now, keep[:, entries], nodes, self.graph.n_layers, last)[0]
+            logits = self.whole.decoder.logits(final)
+        return logit_difference(logits, self.whole.contrast.ids).cpu()
+
+
+class TowerForwards(PatchedLayers):
+    """Patched forwards of a vision tower."""
+
+    def stream(self, keep: Keep) -> Float[Tensor, "tower_row token d_model"]:
+        """What the projector reads with some edges kept."""
+        keep = keep & self.graph.exists
+        now, n_layers = Written(self.pair.change.embed), self.graph.n_layers
+        found = self.final.clone()
+        own = keep[:, self.graph.of_layer(n_layers)]
+        with torch.no_grad():
+            for layer in range(n_layers):
+                self._layer(layer, now, keep)
+            for places in self._chunks(own):
+                base = self.final[places.rows, places.positions]
+                read = self._inputs(base, now, own, len(self.graph.nodes), n_layers, places)
+                found[places.rows, places.positions] = read[0]
+        return found
+
+
+class JointForwards:
+    """Patched forwards of a pair from the first layer that sees pixels on, or where its edges begin.
+
+    Args:
+        pair: made with `keep_corrupt=True`.
+    """
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair, self.decoder = pair, PatchedForwards(pair)
+        self.tower = None if pair.tower is None else TowerForwards(pair.tower)
+
+    def logit_differences(self, keep: Keep, first: int = 0) -> Float[Tensor, " batch"]:
+        """As of `PatchedForwards`, with edges of the tower among them if there are."""
+        whole, tower = self.pair.whole, self.pair.tower
+        if not isinstance(whole, JointGraph) or tower is None or self.tower is None:
+            return self.decoder.logit_differences(keep, first)
+        mine, of_tower = whole.split(keep)
+        if bool(of_tower[whole.tower.exists].all()):
+            return self.decoder.logit_differences(mine, first)
+        with torch.no_grad():
+            embed = tower.entering(self.tower.stream(of_tower), self.pair.clean.embed)
+        return self.decoder.logit_differences(mine, 0, embed)
 
 
 def _returning(tensor: Tensor) -> Any:

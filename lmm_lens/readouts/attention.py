@@ -97,7 +97,7 @@ def attention_map(
     canvases = canvases_of(prompt, row)
     check_placed(canvases, prompt, row)
     if part == VISION or (isinstance(heads, HeadSet) and heads.part == VISION):
-        odd = {"words": words, "generated": generated, "row": row}
+        odd: dict[str, object] = {"words": words, "generated": generated, "row": row}
         odd |= {"sink_dims": sink_dims, "sink_threshold": sink_threshold}
         for name, given in odd.items():
             if given:

@@ -1,0 +1,265 @@
+"""A vision tower taken apart on a clean and a corrupt prompt, to be run by itself: its layers, then the projector.
+
+The tower's layers run on what the model gave them. What comes behind them, up to the decoder's first layer, is the
+model itself: run on the corrupt pictures, with the last layer giving what it is told to. That all of the clean picture
+comes through that layer is checked, or the model is refused.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ..backends.entering import entered
+from ..errors import ModelError
+from ..prompts.prompt import Prompt
+from ..prompts.tower import tower_prompt
+from ..replay import UnfitError
+from ..replay.check import agree
+from .decoder import Given
+from .graph import WHOLE, Graph
+from .parts import Parts, parts_of
+from .watching import Seen, watching
+from .written import Places, Written
+
+if TYPE_CHECKING:
+    from ..adapters import Layer
+    from ..lens import Lens
+
+
+@dataclass(frozen=True, eq=False)
+class TowerStack:
+    """The layers of a tower that the features come through, to be run by themselves.
+
+    Attributes:
+        lens: of the model.
+        corrupt: the prompt whose pictures the model is run on.
+        layers, parts: the layers, taken apart.
+        given: of each layer, what it is given beside the stream.
+        configs: none of the tower's attention is exchanged.
+    """
+
+    lens: Lens
+    corrupt: Prompt
+    layers: tuple[Layer, ...]
+    parts: tuple[Parts, ...]
+    given: Given
+    configs: Sequence[Any] = ()
+
+    def run(
+        self,
+        embed: Float[Tensor, "tower_row token d_model"],
+        added: object = None,
+        done: Callable[[int, Seen], None] | None = None,
+    ) -> Float[Tensor, "tower_row token d_model"]:
+        """Run all layers; the stream behind the last one."""
+        x = embed
+        with watching(self.layers, done) if done else nullcontext():
+            for index, layer in enumerate(self.layers):
+                x = self.layer(index, layer, x)
+        return x
+
+    def layer(self, index: int, layer: Layer, x: Tensor) -> Tensor:
+        """One layer."""
+        args, kwargs = self.given[index]
+        out = layer.module(x, *args, **kwargs)
+        found: Tensor = out[0] if isinstance(out, tuple) else out
+        return found
+
+    def projected(self, stream: Float[Tensor, "tower_row token d_model"]) -> Float[Tensor, "batch position width"]:
+        """What enters the decoder where this stream leaves the last layer, with gradients if they are on."""
+        with self._giving(stream):
+            return entered(self.lens.adapter, self.corrupt.inputs, grad=torch.is_grad_enabled())
+
+    @contextmanager
+    def _giving(self, stream: Tensor) -> Iterator[None]:
+        """Inside, and in this thread alone, the layers hand on what they are given, and the last one this stream."""
+        mine = threading.get_ident()
+        with ExitStack() as undo:
+            for number, layer in enumerate(self.layers):
+                module, own = layer.module, layer.module.forward
+
+                def forward(*args: Any, number: int = number, own: Callable[..., Any] = own, **kwargs: Any) -> Any:
+                    if threading.get_ident() != mine or number < len(self.layers) - 1:
+                        return own(*args, **kwargs)
+                    with torch.no_grad():
+                        out = own(*args, **kwargs)
+                    return (stream, *out[1:]) if isinstance(out, tuple) else stream
+
+                had = module.__dict__.get("forward")
+                module.__dict__["forward"] = forward
+                undo.callback(_put_back, module, had)
+            yield
+
+
+def _put_back(module: nn.Module, forward: Any) -> None:
+    if forward is None:
+        del module.__dict__["forward"]
+    else:
+        module.__dict__["forward"] = forward
+
+
+@dataclass(frozen=True, eq=False)
+class TowerPair:
+    """What the edges of a tower are computed from; its members are called as those of `Pair`.
+
+    Attributes:
+        decoder: the tower's layers.
+        graph: nodes, entries, edges of the tower.
+        clean, corrupt: what entered it in each run; of the corrupt run what its nodes wrote, too, if it was kept.
+        change: what its nodes wrote, clean minus corrupt.
+        places: the tokens of its spans.
+        visual: Bool[batch, position], the decoder's tokens that the projector gives.
+        n_rows: batch rows; the tower's rows are as many, or all of one.
+    """
+
+    decoder: TowerStack
+    graph: Graph
+    clean: Written
+    corrupt: Written
+    change: Written
+    places: Places
+    visual: Bool[Tensor, "batch position"]
+    n_rows: int
+
+    def by_row(self, scores: Tensor) -> Tensor:
+        """Numbers of the tower's rows as those of batch rows."""
+        found: Tensor = scores.unflatten(0, (self.n_rows, -1)).sum(1)
+        return found
+
+    def entering(self, stream: Tensor, text: Tensor) -> Tensor:
+        """What enters the decoder: at visual tokens what is made of a stream, else `text`."""
+        features = self.decoder.projected(stream)
+        found: Tensor = torch.where(self.visual[..., None].to(features.device), features, text)
+        return found
+
+
+class TowerWatch:
+    """Watches the tower in the two runs of a pair.
+
+    Args:
+        lens: the model.
+
+    Raises:
+        UnfitError: it has no tower with heads, or one whose features enter at several layers.
+    """
+
+    def __init__(self, lens: Lens) -> None:
+        self.lens = lens
+        try:
+            tower = lens.vision.tower
+        except ModelError as why:
+            raise UnfitError(str(why).partition("\n")[0]) from why
+        if lens.shape.reinjects:
+            raise UnfitError("features of its vision tower enter later layers of the decoder, too (deepstack)")
+        self.tower, self.layers = tower, tower.layers[: tower.n_used]
+        self.parts: dict[int, Parts] = {}
+        self.runs: list[Written] = []
+        self.finals: list[Tensor] = []
+        self.given: list[Given] = []
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Inside, the model runs once."""
+        written, given, n_passes = Written(torch.empty(0)), dict[int, Any](), [0]
+
+        def done(index: int, seen: Seen) -> None:
+            n_passes[0] += index == 0
+            if seen.hidden.ndim != 3:
+                raise UnfitError("its vision tower packs pictures into one sequence")
+            if index not in self.parts:
+                found = parts_of(index, self.layers[index], seen)
+                self.parts[index] = replace(found, n_kv=self.layers[index].n_heads)
+            if index == 0:
+                written.embed = seen.hidden
+            written.note(index, seen, self.parts[index])
+            if index == len(self.layers) - 1:
+                self.finals.append(seen.out.detach())
+
+        with ExitStack() as hooks:
+            for number, layer in enumerate(self.layers):
+                keep = _keeping(given, number)
+                hooks.callback(layer.module.register_forward_pre_hook(keep, with_kwargs=True).remove)
+            with watching(self.layers, done):
+                yield
+        if n_passes[0] != 1:
+            raise UnfitError(f"its vision tower ran {n_passes[0]} times, expected once")
+        self.runs.append(written)
+        self.given.append(tuple(given[number] for number in range(len(self.layers))))
+
+    def finished(self, corrupt: Prompt, entering: Sequence[Tensor], by_span: bool, keep_corrupt: bool) -> TowerPair:
+        """What was watched, clean first; `entering` is what entered the decoder in both runs.
+
+        Raises:
+            UnfitError: not all of a picture comes through the last layer, or its rows cannot be told apart.
+        """
+        clean, dirty = self.runs
+        n_tower, n_tokens = clean.embed.shape[:2]
+        if corrupt.n_rows > 1 and (n_tower != corrupt.n_rows or any(len(images) != 1 for images in corrupt.images)):
+            raise UnfitError(
+                f"its vision tower ran {n_tower} rows for {corrupt.n_rows} prompts, so that it is not known which is "
+                "whose: give batches of one row"
+            )
+        stack = TowerStack(
+            self.lens, corrupt, self.layers, tuple(self.parts[n] for n in range(len(self.layers))), self.given[1]
+        )
+        tower = self.tower
+        places = tower.n_class, tower.n_registers, tower.class_behind, tower.knows_places
+        masks = tower_prompt(n_tower, n_tokens, *places).masks
+        spans = {name: masks[name] for name in ("image", "class", "register") if name in masks}
+        spans = {name: mask for name, mask in spans.items() if bool(mask.any())}
+        if not by_span or not spans:
+            spans = {WHOLE: masks["all"]}
+        entered_in = [Written(run.embed) for run in self.runs]
+        change = clean.minus(dirty)
+        graph = Graph(
+            tuple(layer.n_heads for layer in self.layers),
+            tuple(layer.n_heads for layer in self.layers),
+            tuple(parts.parallel for parts in stack.parts),
+            (),
+            tuple(spans),
+            to_all=True,
+        )
+        pair = TowerPair(
+            stack,
+            graph,
+            entered_in[0],
+            dirty if keep_corrupt else entered_in[1],
+            change,
+            Places.of(list(spans.values())),
+            corrupt.mask("visual"),
+            corrupt.n_rows,
+        )
+        self._check(pair, entering)
+        return pair
+
+    def _check(self, pair: TowerPair, entering: Sequence[Tensor]) -> None:
+        with torch.no_grad():
+            features = pair.entering(self.finals[0], entering[0])
+            alone = pair.decoder.run(pair.clean.embed)
+        scale = entering[0].abs().max()
+        if not agree(features / scale, entering[0] / scale):
+            raise UnfitError(
+                f"not all of a picture comes through layer {len(self.layers) - 1} of its vision tower: features of "
+                "earlier layers, of a second tower or of the pixels enter, too"
+            )
+        scale = self.finals[0].abs().max()
+        if not agree(alone / scale, self.finals[0] / scale):
+            raise UnfitError("the layers of its vision tower do not run by themselves")
+
+
+def _keeping(given: dict[int, Any], number: int) -> Any:
+    """A hook that keeps what a layer is given beside the stream."""
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        rest = {name: value for name, value in kwargs.items() if args or name != "hidden_states"}
+        given[number] = (args[1:], rest)
+
+    return keep
