@@ -1,7 +1,8 @@
 """What a decoder layer is made of, found by watching it run: projections, norms, and what is done to their outputs.
 
     read by attention     q, k, v = W norm(x)                  x the stream that enters the layer
-    written by a head     s * gain * (W_O^h z_h)               gain and s of a norm behind attention, else 1
+    written by a head     s * gain * (W_O^h z_h)               gain and s of a norm behind attention, else 1; gain too
+                                                               of a layer that scales each channel (InternViT)
     read by the MLP       norm'(x + attention), in parallel blocks norm'(x)
 
 A norm behind attention (Gemma 2 and 3, GLM-4V) divides by the size of what all heads write together, so that what one
@@ -39,6 +40,7 @@ class Parts:
         factor, mlp_factor: by which it is multiplied when it is written.
         parallel: whether the feed-forward part reads what attention reads.
         n_kv: key-value heads.
+        scale, mlp_scale: by which each channel of it is multiplied; None for none.
     """
 
     layer: Layer
@@ -53,6 +55,8 @@ class Parts:
     mlp_factor: float
     parallel: bool
     n_kv: int = 0
+    scale: Float[Tensor, " d_model"] | None = None
+    mlp_scale: Float[Tensor, " d_model"] | None = None
 
     @property
     def gain(self) -> Float[Tensor, " d_model"] | None:
@@ -65,11 +69,12 @@ class Parts:
         return [by_head(module, n) for module, n in zip((self.q, self.k, self.v), counts, strict=True)]
 
     def outputs(self) -> Float[Tensor, "head d_head d_model"]:
-        """W_O head by head, times the gain of the norm behind it."""
+        """W_O head by head, times the gain of the norm behind it and the scale of each channel."""
         assert self.layer.output_projection is not None
         weight, _ = linear(self.layer.output_projection)
         gain = self.gain
-        weight = weight if gain is None else weight * gain[:, None]
+        for each in (gain, self.scale):
+            weight = weight if each is None else weight * each[:, None]
         found: Tensor = weight.T.unflatten(0, (self.layer.n_heads, -1))
         return found
 
@@ -102,14 +107,30 @@ def parts_of(index: int, layer: Layer, seen: Seen) -> Parts:
     mid = seen.given(mlp_norm or layer.mlp).reshape(seen.hidden.shape)
     parallel = _same(mid, seen.hidden)
     between = seen.hidden if parallel else mid
+    scale: Tensor | None = None
+    mlp_scale: Tensor | None = None
     if parallel:
         factor = mlp_factor = 1.0
         if not close(seen.out, seen.hidden + attended + fed):
             raise UnfitError(f"{name} does not only add attention and feed-forward part to the residual stream")
     else:
-        factor = _factor(mid - seen.hidden, attended, mid, name)
-        mlp_factor = _factor(seen.out - between, fed, seen.out, name)
-    return Parts(layer, q, k, v, norm, mlp_norm, after, mlp_after, factor, mlp_factor, parallel)
+        factor, scale = _factor(mid - seen.hidden, attended, mid, name)
+        mlp_factor, mlp_scale = _factor(seen.out - between, fed, seen.out, name)
+    return Parts(
+        layer,
+        q,
+        k,
+        v,
+        norm,
+        mlp_norm,
+        after,
+        mlp_after,
+        factor,
+        mlp_factor,
+        parallel,
+        scale=scale,
+        mlp_scale=mlp_scale,
+    )
 
 
 def _before(read: Tensor, stream: Tensor, seen: Seen, layer: Layer, name: str) -> nn.Module | None:
@@ -139,14 +160,18 @@ def _written(module: nn.Module, seen: Seen, layer: Layer) -> tuple[Tensor, nn.Mo
     return returned.reshape(seen.hidden.shape), None
 
 
-def _factor(change: Tensor, written: Tensor, stream: Tensor, name: str) -> float:
-    """By what an output is multiplied when it is added to the stream."""
-    factor = float((change * written).double().sum() / written.double().square().sum().clamp_min(1e-30))
+def _factor(change: Tensor, written: Tensor, stream: Tensor, name: str) -> tuple[float, Tensor | None]:
+    """By what an output is multiplied when it is added to the stream: a number, or one for each channel."""
+    product, square = (change * written).double(), written.double().square()
+    factor = float(product.sum() / square.sum().clamp_min(1e-30))
     factor = 1.0 if abs(factor - 1) < 1e-2 else factor
-    off = (change - factor * written).abs().max().double()
-    if not off <= tolerance(stream) * stream.abs().max().double():
+    most = tolerance(stream) * stream.abs().max().double()
+    if (change - factor * written).abs().max().double() <= most:
+        return factor, None
+    by_channel = (product.flatten(0, -2).sum(0) / square.flatten(0, -2).sum(0).clamp_min(1e-30)).to(written.dtype)
+    if not (change - by_channel * written).abs().max().double() <= most:
         raise UnfitError(f"{name} does not only add attention and feed-forward part to the residual stream")
-    return factor
+    return 1.0, by_channel
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

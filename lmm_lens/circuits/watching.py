@@ -55,7 +55,8 @@ class Seen:
     def mlp_written(self, parts: Parts) -> Float[Tensor, "batch position d_model"]:
         """What the feed-forward part writes."""
         written = self.returned(parts.mlp_after or parts.layer.mlp).reshape(self.hidden.shape)
-        return written if parts.mlp_factor == 1 else written * parts.mlp_factor
+        written = written if parts.mlp_factor == 1 else written * parts.mlp_factor
+        return written if parts.mlp_scale is None else written * parts.mlp_scale
 
 
 def written_scale(parts: Parts, attended: Float[Tensor, "batch position d_model"]) -> Tensor:

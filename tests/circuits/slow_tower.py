@@ -1,6 +1,6 @@
 """Edges of a vision tower by hand on the Hugging Face model: every entry has an input of its own in one whole forward.
 
-For towers of CLIP's and SigLIP's build, with hooks on their modules by name. Nothing of the library is used.
+For towers of CLIP's, SigLIP's and InternViT's build, with hooks on modules by name. Nothing of the library is used.
 """
 
 from collections.abc import Callable
@@ -57,7 +57,13 @@ class SlowTower:
         return logits[self.ids[0]] - logits[self.ids[1]]
 
     def _hook(self, index: int, layer: Any, read: Read, embed: Any, stack: ExitStack) -> None:
-        attention, at = layer.self_attn, dict[str, Tensor]()
+        at: dict[str, Tensor] = {}
+        if hasattr(layer, "lambda_1"):
+            attention, projection = layer.attention, layer.attention.projection_layer
+            first, second, scales = layer.layernorm_before, layer.layernorm_after, (layer.lambda_1, layer.lambda_2)
+        else:
+            attention, projection = layer.self_attn, layer.self_attn.out_proj
+            first, second, scales = layer.layer_norm1, layer.layer_norm2, (torch.ones(()), torch.ones(()))
         size = attention.head_dim
 
         def enter(module: nn.Module, args: tuple) -> tuple:
@@ -71,9 +77,10 @@ class SlowTower:
             def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
                 parts = []
                 for head in range(output.shape[-1] // size):
-                    x = layer.layer_norm1(read((kind, index, head), at["hidden"]))
+                    x = first(read((kind, index, head), at["hidden"]))
                     own = slice(head * size, (head + 1) * size)
-                    parts.append(nn.functional.linear(x, module.weight[own], module.bias[own]))
+                    bias = None if module.bias is None else module.bias[own]
+                    parts.append(nn.functional.linear(x, module.weight[own], bias))
                 return torch.cat(parts, -1)
 
             return hook
@@ -81,18 +88,18 @@ class SlowTower:
         def attended(module: nn.Module, args: tuple) -> None:
             for head in range(args[0].shape[-1] // size):
                 own = slice(head * size, (head + 1) * size)
-                self.now["head", index, head] = args[0][..., own] @ module.weight[:, own].T
+                self.now["head", index, head] = args[0][..., own] @ module.weight[:, own].T * scales[0]
 
         def feed(module: nn.Module, args: tuple) -> tuple:
             at["fed"] = True
-            return (layer.layer_norm2(read(("mlp", index, 0), at["mid"])),)
+            return (second(read(("mlp", index, 0), at["mid"])),)
 
         def mid(module: nn.Module, args: tuple) -> None:
             if "fed" not in at:
                 at["mid"] = args[0]
 
         def wrote(module: nn.Module, args: tuple, output: Tensor) -> None:
-            self.now["mlp", index, 0] = output
+            self.now["mlp", index, 0] = output * scales[1]
 
         def leave(module: nn.Module, args: tuple, output: Any) -> Any:
             if index < len(self.layers) - 1:
@@ -104,8 +111,8 @@ class SlowTower:
         stack.callback(layer.register_forward_pre_hook(enter).remove)
         for kind in "qkv":
             stack.callback(getattr(attention, f"{kind}_proj").register_forward_hook(project(kind)).remove)
-        stack.callback(attention.out_proj.register_forward_pre_hook(attended).remove)
-        stack.callback(layer.layer_norm2.register_forward_pre_hook(mid).remove)
+        stack.callback(projection.register_forward_pre_hook(attended).remove)
+        stack.callback(second.register_forward_pre_hook(mid).remove)
         stack.callback(layer.mlp.register_forward_pre_hook(feed).remove)
         stack.callback(layer.mlp.register_forward_hook(wrote).remove)
         stack.callback(layer.register_forward_hook(leave, prepend=True).remove)
