@@ -30,7 +30,7 @@ class RefuseNaN(LogitsProcessor):
     text of a function's (see `lmm_lens.backends.sources`).
 
     Args:
-        at_once: look at each step. Sampling needs it, for NaN would end it with an error of the device's; greedy decoding
+        at_once: look at each step. Sampling needs it, for NaN would end it with an error of the device; greedy decoding
             does not, and a look waits for the device.
     """
 
