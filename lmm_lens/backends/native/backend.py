@@ -50,9 +50,9 @@ class RefuseNaN(LogitsProcessor):
 
     def check(self) -> None:
         """FloatingPointError where a step had some."""
-        steps = torch.stack(self._found).nonzero() if self._found else []
-        if len(steps):
-            raise FloatingPointError(f"NaN in the logits after {self._n_given + int(steps[0])} tokens")
+        found = torch.stack(self._found).tolist() if self._found else []
+        if True in found:
+            raise FloatingPointError(f"NaN in the logits after {self._n_given + found.index(True)} tokens")
 
 
 class NativeBackend:
