@@ -22,7 +22,7 @@ from ..interventions.patch import check_same_layout
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike
 from .activation import checked_pair, chosen_layers
-from .probe import Probe, by_unit, differentiable
+from .probe import by_unit, differentiable, probing
 from .scores import PatchScores
 from .slopes_in_tower import tower_attribution
 from .units import GroupsLike, Units, check_units
@@ -72,7 +72,7 @@ def attribution_patching(
     units = Units.of(by, corrupt, max(lens.shape.n_heads), rows, groups)
     chosen = chosen_layers(site, layers, lens.shape)
     clean_run = lens.run(clean, read=[Read(site, chosen, rows=units.scope)], logits="last")
-    probe = Probe(site, tuple(chosen), Rows(by, units.scope))
+    probe = probing(site, chosen, Rows(by, units.scope))
     with differentiable(lens.model):
         logits = lens.run(corrupt, [probe], logits="last", grad=True).logits[:, 0]
         pair = contrast(lens, clean_run.logits[:, 0], logits, answers)

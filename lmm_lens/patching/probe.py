@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -36,7 +36,7 @@ def differentiable(*modules: nn.Module) -> Iterator[None]:
 
 
 @dataclass(frozen=True, eq=False)
-class Probe(Intervention):
+class _Probe(Intervention):
     """Add zeros that remember their gradient, and keep what they were added to. For one run.
 
     Args:
@@ -86,6 +86,11 @@ class Probe(Intervention):
 
     def __repr__(self) -> str:
         return f"probing {self.site}"
+
+
+def probing(site: str, layers: Sequence[int], rows: Rows, part: str = DECODER) -> _Probe:
+    """A probe of these rows, for one run."""
+    return _Probe(site, tuple(layers), rows, part)
 
 
 def by_unit(

@@ -14,7 +14,7 @@ from ..hooks.heads import VISION
 from ..hooks.points import Read
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike
-from .probe import Probe, by_unit, differentiable
+from .probe import by_unit, differentiable, probing
 from .scores import PatchScores
 from .tower_units import TowerUnits, checked_tower_pair, chosen_tower_layers
 from .units import GroupsLike
@@ -49,7 +49,7 @@ def tower_attribution(
     clean_run = lens.run(clean, read=[Read(site, chosen)], logits="last")
     assert clean_run.tower is not None
     units = TowerUnits.of(by, clean_run.tower, lens.vision.n_heads, rows, groups)
-    probe = Probe(inner, tuple(chosen), Rows(by, torch.ones_like(units.masks[0])), VISION)
+    probe = probing(inner, chosen, Rows(by, torch.ones_like(units.masks[0])), VISION)
     with differentiable(lens.model):
         logits = lens.run(corrupt, [probe], logits="last", grad=True).logits[:, 0]
         pair = contrast(lens, clean_run.logits[:, 0], logits, answers)
