@@ -87,6 +87,11 @@ def whole_path(tower: PatchScores, decoder: PatchScores) -> PatchScores:
             "the whole path is made of effects in the vision tower and of effects in the decoder, both by span\n"
             f"  given {tower.site} by {tower.by} and {decoder.site} by {decoder.by}"
         )
+    if tower.method != decoder.method:
+        raise ScoreError(
+            f"effects by {tower.method} in the tower and by {decoder.method} in the decoder are no one path\n"
+            "  measure both in the same way"
+        )
     same = tower.answers == decoder.answers and tower.model == decoder.model
     if not same or not torch.allclose(tower.clean_ld, decoder.clean_ld, atol=1e-3):
         raise ScoreError(

@@ -104,15 +104,15 @@ def test_eap_ig_is_the_mean_over_the_midpoints_of_the_line_before_the_tower(name
 
 def test_the_edges_out_of_the_patches_add_up_to_the_gap(lens):
     """Completeness: the pictures are all that differs."""
-    prompts, answers = asked(lens, shapes.color_pairs(2, seed=0))
+    prompts, answers = asked(lens, shapes.color_pairs(1, seed=0))
     off = []
-    for steps in (5, 30):
+    for steps in (5, 20):
         circuit = find_circuit(lens, *prompts, steps=steps, tower=True, **answers)
         out = circuit.graph.edges[:, 0] == len(circuit.graph.decoder.nodes)
         gap = float((circuit.clean_ld - circuit.corrupt_ld).mean())
         off.append(abs(float(circuit.scores[out].double().sum()) - gap) / gap)
     assert off[0] < 0.05
-    assert off[1] < 2e-3
+    assert off[1] < 4e-3
 
 
 def test_exact_is_one_forward_an_edge():
@@ -180,13 +180,13 @@ def asked(lens, pairs):
 
 @pytest.fixture(scope="module")
 def found(lens):
-    prompts, answers = asked(lens, shapes.color_pairs(4, seed=0))
+    prompts, answers = asked(lens, shapes.color_pairs(2, seed=0))
     return find_circuit(lens, *prompts, tower=True, **answers)
 
 
 def test_a_batch_is_the_mean_of_its_prompts(lens, found):
     alone = []
-    for pair in shapes.color_pairs(4, seed=0):
+    for pair in shapes.color_pairs(2, seed=0):
         prompts, answers = asked(lens, [pair])
         alone.append(find_circuit(lens, *prompts, tower=True, **answers).scores)
     torch.testing.assert_close(found.scores, torch.stack(alone).mean(0), atol=2e-4, rtol=1e-3)

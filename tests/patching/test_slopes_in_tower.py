@@ -229,6 +229,9 @@ def test_it_is_saved_ranked_and_drawn_as_true_effects_are(lens, pair, tmp_path):
     assert scores.rank_correlation(activation_patching(lens, *pair, "vision.z", "head")) > 0.8
     parts = [attribution_patching(lens, *pair, site, "span") for site in ("vision.resid_post", "resid_pre")]
     assert len(parts[1].plot(tower=parts[0]).images) == 1
+    true = activation_patching(lens, *pair, "resid_pre", "span")
+    with pytest.raises(ScoreError, match="by attribution in the tower and by patching in the decoder are no one path"):
+        true.plot(tower=parts[0])
 
 
 @pytest.mark.parametrize(
