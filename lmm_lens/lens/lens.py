@@ -133,7 +133,8 @@ class Lens(TransformerLensMethods, NNsightMethods):
         Args:
             variant: of shapes-llava, which was trained from nothing, "sinks", with planted attention sinks and sparse
                 visual heads, or "plain", trained on the tasks alone. "emoji" is a language model that only read text,
-                SmolLM2-135M-Instruct, untouched behind a tower that learned to show it pictures; it needs the packages
+                SmolLM2-135M-Instruct, untouched behind a tower that learned to show it pictures, and "emoji-adapted"
+                the same with a low-rank adapter on its attention, so that it learned to look; they need the packages
                 of `lmm-lens[emoji]`.
             backend, remote, timeout: see `Lens`; a server knows it as "lmm-lens/shapes-llava" or
                 "lmm-lens/emoji-llava".
