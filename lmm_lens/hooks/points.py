@@ -193,6 +193,12 @@ class Read:
             for layer, on_tokens in zip(layers, of_tokens, strict=True)
         ]
 
+    def _of_projector(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
+        if self.heads is not None:
+            raise HookError(f"{PROJECTOR} has no heads, so heads={list(self.heads)} cannot be read there")
+        levels, rows = levels_of(shape, self.layers), visual_rows(self.rows, prompt)
+        return reading(levels, rows, prompt.n_tokens, self.name or self.site, self.reduce)
+
 
 def _keeping(reduce: TapFunction | None, on_tokens: bool) -> TapFunction:
     """What a read does with its rows; `on_tokens` for patterns over the sequence."""
@@ -204,12 +210,6 @@ def _keeping(reduce: TapFunction | None, on_tokens: bool) -> TapFunction:
         return own if reduce is None else reduce(own, context)
 
     return keep
-
-    def _of_projector(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
-        if self.heads is not None:
-            raise HookError(f"{PROJECTOR} has no heads, so heads={list(self.heads)} cannot be read there")
-        levels, rows = levels_of(shape, self.layers), visual_rows(self.rows, prompt)
-        return reading(levels, rows, prompt.n_tokens, self.name or self.site, self.reduce)
 
 
 def check_site(site: str) -> str:
