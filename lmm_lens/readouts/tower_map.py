@@ -24,6 +24,7 @@ from ..prompts.rows import RowsLike, bind_rows
 
 if TYPE_CHECKING:
     from ..lens import Lens
+    from ..lens.patch_map import PatchMap
 
 WEIGHTS = "tower attention map"
 SCOPES = ("image", "class", "register", "all")
@@ -73,14 +74,7 @@ def tower_weights(
         PromptError: a batch.
         HookError: no such rows, or visual tokens that mix all patches, and so lie nowhere.
     """
-    if prompt.n_rows != 1:
-        raise PromptError(f"a map of the vision tower is of one prompt, given a batch of {prompt.n_rows} rows")
-    patches = lens.vision.patches(prompt)
-    if patches.is_mixed:
-        raise HookError(
-            f"each visual token of {type(lens.model).__name__} is made of all patches of its tower, so its patches lie "
-            "under none of them\n  read vision.pattern for its numbers"
-        )
+    patches = placed_patches(lens, prompt)
     visual = prompt.mask("visual")[0]
     chosen: str | Tensor
     if rows is None or isinstance(rows, str):
@@ -103,11 +97,35 @@ def tower_weights(
         for index, head in enumerate(own)
     }
     on_tower = torch.stack([found[head] for head in heads]).flatten(1)  # head, token of any row
-    made_of = patches.made_of.flatten(1).float()
-    share = made_of / made_of.sum(0).clamp_min(1)
+    share = shares_of(patches).flatten(1)
     weights = torch.zeros(len(heads), prompt.n_tokens)
     weights[:, visual] = on_tower @ share.T
     return name, weights
+
+
+def placed_patches(lens: Lens, prompt: Prompt) -> PatchMap:
+    """Which tokens of the tower each visual token of one prompt is made of, where that gives them a place.
+
+    Raises:
+        PromptError: a batch.
+        HookError: visual tokens that mix all patches, and so lie nowhere.
+        ModelError: no tower with heads.
+    """
+    if prompt.n_rows != 1:
+        raise PromptError(f"a map of the vision tower is of one prompt, given a batch of {prompt.n_rows} rows")
+    patches = lens.vision.patches(prompt)
+    if patches.is_mixed:
+        raise HookError(
+            f"each visual token of {type(lens.model).__name__} is made of all patches of its tower, so its patches lie "
+            "under none of them\n  read vision.pattern for its numbers"
+        )
+    return patches
+
+
+def shares_of(patches: PatchMap) -> Float[Tensor, "visual tower_row token"]:
+    """How much of what a token of the tower gets goes to each visual token, in equal shares."""
+    made_of = patches.made_of.float()
+    return made_of / made_of.sum(0).clamp_min(1)
 
 
 def _told(prompt: Prompt, chosen: Bool[Tensor, " position"]) -> str:

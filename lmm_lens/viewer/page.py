@@ -52,6 +52,7 @@ def render(scenes: Sequence[Scene], steps: int) -> str:
     return environment.get_template("page.html.j2").render(
         about=abouts[0],
         titles=[scene.title for scene in scenes],
+        parts=[scene.part for scene in scenes],
         data=[_inside_html(about) for about in abouts],
         packed=[[side.packed(scene.tokens, steps) for side in scene.sides] for scene in scenes],
         style=style,

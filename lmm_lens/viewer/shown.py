@@ -32,6 +32,7 @@ class View:
         error: how far a weight shown may lie from the true one, as a share of the largest weight of its head's row.
         height: of the frame in a notebook, in pixels.
         model_shape: layers and heads of the model; of what is shown, where only a run was given.
+        tower_shape: of its vision tower, where that is shown too.
     """
 
     html: str = field(repr=False)
@@ -39,6 +40,7 @@ class View:
     error: float
     height: int = HEIGHT
     model_shape: tuple[int, int] = (0, 0)
+    tower_shape: tuple[int, int] | None = None
 
     @property
     def size(self) -> int:

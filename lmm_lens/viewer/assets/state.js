@@ -77,7 +77,7 @@ function meanWeights(query, heads, side) {
 // null while the weights it needs are being unpacked
 function whatIsShown() {
   const key = state.hoverKey ?? state.key;
-  const query = key !== null && queryOfKey.has(key) ? queryOfKey.get(key) : state.query;
+  const query = !ofTower && key !== null && queryOfKey.has(key) ? queryOfKey.get(key) : state.query;
   const ready = [state.query, query].map((q) => atHand(q, repaint));
   if (ready.includes(false)) return null;
   const heads = headsShown(), [layer, head] = heads[0];
@@ -126,7 +126,10 @@ function pinHead(head) {
   set({ head: same ? null : head });
 }
 
+// in the tower the patch becomes the query, or all patches do again
 function pinKey(key) {
+  const query = ofTower ? queryNear(key) : undefined;
+  if (query !== undefined) return chooseQuery(query === state.query ? about.queries.length - 1 : query);
   set({ key: state.key === key ? null : key });
 }
 
