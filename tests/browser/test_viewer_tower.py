@@ -88,8 +88,8 @@ def opacity(viewer, asked):
 
 
 def drawn(row):
-    """The opacity of patches by their weights, full at the largest token."""
-    return 0.6 * 255 * np.minimum(1, row[1:] / row.max()) ** 0.5
+    """The opacity of patches by their weights, full at the largest of them."""
+    return 0.6 * 255 * np.minimum(1, row[1:] / row[1:].max()) ** 0.5
 
 
 # ---------------------------------------------------------------------- the query
@@ -178,6 +178,7 @@ def test_tiles_and_merged_patches_are_clicked_where_they_lie(opened):
         canvas.scroll_into_view_if_needed()
         canvas.click(position={"x": box["width"] - 9, "y": box["height"] - 9})
         assert root(viewer, "query") == str(last)
+        assert viewer.locator("#sheet-panel").input_value() == str(viewer.locator(".panel canvas").count() - 1)
 
 
 # ---------------------------------------------------------------------- the switch

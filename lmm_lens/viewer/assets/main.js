@@ -107,6 +107,8 @@ function stepQuery(step) {
 
 function chooseQuery(query) {
   byId("query").value = query;
+  const place = ofTower ? placeOf.get(about.queries[query]) : undefined; // thumbnails show what it looks at
+  if (place) sheetPanel.value = sheetPanels.findIndex(({ panel }) => panel === about.panels[place.panel]);
   set({ query });
 }
 

@@ -141,7 +141,8 @@ function paintQuery(context, drawing, query) {
   const place = placeOf.get(about.queries[query]);
   if (!place || about.panels[place.panel].source !== drawing.panel.source) return;
   const [x, y, w, h] = onStage(drawing, place.box);
-  for (const [colour, line] of [["#000000", 4], ["#ffffff", 2]]) {
+  const thick = about.panels[place.panel] === drawing.panel ? 2 : 1; // else the same pixels, seen again
+  for (const [colour, line] of [["#000000", 2 * thick], ["#ffffff", thick]]) {
     context.beginPath();
     context.arc(x + w / 2, y + h / 2, Math.max(4, Math.min(w, h) / 3), 0, 2 * Math.PI);
     context.strokeStyle = colour;

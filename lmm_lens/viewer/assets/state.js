@@ -87,12 +87,13 @@ function whatIsShown() {
   return { key, query, heads, layer, head, bySide, weights, column, top, theme: theme() };
 }
 
-// the weight of full colour: the largest, or the largest but for sinks and the first token
+// the weight of full colour: the largest, or the largest but for sinks and the first token; in the tower of its patches
 function fullColourAt(weights, heads, side) {
   let top = 0;
   weights.forEach((value, key) => {
-    const parked = isSinkOf(heads, key, side) || about.roles[key] === "bos";
-    if (!(state.scale === "nonsink" && parked) && value > top) top = value;
+    const parked = state.scale === "nonsink" && (isSinkOf(heads, key, side) || about.roles[key] === "bos");
+    const nowhere = about.positions[key] === null;
+    if (!parked && !nowhere && value > top) top = value;
   });
   return top || 1;
 }
