@@ -115,10 +115,10 @@ class SmallestHeads:
         kept = float(self.values[self.sizes.index(self.n_kept)])
         where = "prompts not used to order them" if self.held_out else "prompts that they were ordered on"
         beside = f"; random sets like it keep {float(self.random_values.mean()):.2f}" if len(self.random) else ""
-        more = f" and {self.n_kept - SAID} more" if self.n_kept > SAID else ""
+        named = f"{self.heads[:SAID]}{f' and {self.n_kept - SAID} more' if self.n_kept > SAID else ''}"
         return (
             f"SmallestHeads by {self.by}: {self.n_kept} heads keep {kept:.2f} of {self.metric} with all others ablated "
-            f"({self.ablation}, rows {self.rows!r}), on {len(self.with_all)} {where}{beside}\n  {self.heads[:SAID]}{more}"
+            f"({self.ablation}, rows {self.rows!r}), on {len(self.with_all)} {where}{beside}\n  {named}"
         )
 
     def _repr_html_(self) -> str:
