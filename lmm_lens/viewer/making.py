@@ -111,12 +111,12 @@ def view(
         assert lens is not None
         of_lens = tower_scene(prompt, lens, tower, scores if of_tower else None, mark, title or _title(prompt, 0))
         scenes.insert(0 if of_tower else 1, of_lens)
-    n_values = sum(scene.n_values for scene in scenes)
-    check_values(n_values)
-    steps = steps_for(n_values)
+    n_values = {part: sum(scene.n_values for scene in scenes if scene.part == part) for part in (DECODER, VISION)}
+    check_values(sum(n_values.values()))
+    steps = [steps_for(n_values[scene.part]) for scene in scenes]
     whole = (lens.n_layers, lens.n_heads) if lens is not None else _shape_of(scenes[0])
     of_part = (lens.vision.n_layers, lens.vision.n_heads) if lens is not None and tower is not False else None
-    return View(render(scenes, steps), scenes[0].shape, 1 / steps, height, whole, of_part)
+    return View(render(scenes, steps), scenes[0].shape, 1 / min(steps), height, whole, of_part)
 
 
 def _rows(prompt: Prompt, row: int | Literal["all"]) -> list[int]:

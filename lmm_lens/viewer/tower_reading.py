@@ -76,19 +76,18 @@ class TowerViewReader:
 
     def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
         """On what the tower runs."""
-        means, centres = self._means(prompt), self.centres
-        to_keys = torch.cat([self.shares, *(mask[None].float() for mask in self.others(prompt).values())])
+        means, centres, n_tokens = self._means(prompt), self.centres, prompt.n_tokens
 
         def add_up(pattern: Tensor, context: TapContext) -> Tensor:
-            mean, keys = means.to(pattern), to_keys.to(pattern)
             at = context.positions.to(pattern.device).clamp_min(0)
-            mean = mean.gather(2, at.expand(len(mean), -1, -1)) * context.valid.to(pattern)
-            on_tokens = torch.einsum("grq,rhqk->ghrk", mean, pattern)
-            context.add(WEIGHTS, torch.einsum("ghrk,vrk->ghv", on_tokens, keys[..., : pattern.shape[-1]]))
-            entropy = -torch.special.xlogy(pattern, pattern).sum(-1)
+            weights = pattern.float() if pattern.dtype.itemsize < 4 else pattern
+            mean = means.to(weights).gather(2, at.expand(len(means), -1, -1)) * context.valid.to(weights)
+            on_tokens = torch.einsum("grq,rhqk->ghrk", mean, weights)
+            context.add(WEIGHTS, torch.nn.functional.pad(on_tokens, (0, n_tokens - on_tokens.shape[-1])))
+            entropy = -torch.special.xlogy(weights, weights).sum(-1)
             context.add(ENTROPY, torch.einsum("grq,rhq->gh", mean, entropy))
-            far = distance_of_keys(pattern, centres.to(pattern), context.positions)
-            known = (~far.isnan()).to(pattern)
+            far = distance_of_keys(weights, centres.to(weights), context.positions)
+            known = (~far.isnan()).to(weights)
             both = torch.stack([far.nan_to_num(), known])
             context.add(DISTANCE, torch.einsum("grq,nrhq->ngh", mean, both))
             return pattern[..., :0]  # everything is in the sums
@@ -133,9 +132,13 @@ def from_tower(lens: Lens, prompt: Prompt, queries: bool | RowsLike) -> tuple[Sh
     reader = TowerViewReader(heads, groups, shares_of(patches), TowerPlaces.of(lens, prompt, patches).centres)
     run = lens.run(prompt, read=[reader], logits="last")
     assert run.tower is not None
-    tokens = TowerTokens(prompt, 0, {}, prompt.n_tokens, "", tuple(reader.others(run.tower)))
-    weights, entropy, far = ([run.sums[name, layer] for layer in layers] for name in (WEIGHTS, ENTROPY, DISTANCE))
-    values = _stacked(weights, n_heads)
+    others = reader.others(run.tower)
+    tokens = TowerTokens(prompt, 0, {}, prompt.n_tokens, "", tuple(others))
+    keys = torch.cat([reader.shares, *(mask[None].float() for mask in others.values())])
+    on_tokens, entropy, far = ([run.sums[name, layer] for layer in layers] for name in (WEIGHTS, ENTROPY, DISTANCE))
+    values = _stacked(
+        [torch.einsum("ghrk,vrk->ghv", each.float(), keys.to(each.device)) for each in on_tokens], n_heads
+    )
     shown = ShownAttention(
         values,
         tuple(groups),

@@ -197,6 +197,16 @@ def test_each_part_keeps_what_was_chosen_in_it(viewer, asked):
     assert (root(viewer, "pinned"), root(viewer, "chosen"), root(viewer, "query")) == ("L2H3", "L2H3", str(CENTRE))
 
 
+def test_how_exact_the_weights_are_is_said_of_the_part_that_is_shown(opened, lens, asked, monkeypatch):
+    from lmm_lens.viewer import packing
+
+    monkeypatch.setattr(packing, "MAX_FINE", 6 * 8 * 45)
+    page = opened(view(asked, lens, tower=True))
+    assert page.locator("#steps").inner_text() == "65535"
+    to_tower(page)
+    assert page.locator("#steps").inner_text() == "255"
+
+
 def test_scores_of_the_tower_open_it(opened, lens, asked):
     scores = score_heads(lens, asked, "distance", part="vision")
     page = opened(view(asked, scores, lens=lens, mark=scores.top(2)))

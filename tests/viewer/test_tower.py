@@ -1,10 +1,12 @@
 """The vision tower on a page: against eager attention, the library's maps and scores; what it refuses."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
-from lmm_lens import HeadSet, LensError, Read, attention_map, score_heads
+from lmm_lens import HeadSet, Lens, LensError, Read, attention_map, score_heads
 from lmm_lens.bundled import shapes
 from lmm_lens.errors import HookError, PromptError
 from lmm_lens.viewer import tower_reading, view
@@ -119,6 +121,23 @@ def test_a_page_without_the_tower_is_as_it_was(lens, asked, made):
     assert decoder.about == alone.about
     assert np.array_equal(decoder.weights, alone.weights)
     assert (made.tower_shape, view(asked, lens).tower_shape) == ((3, 4), None)
+
+
+def test_a_large_tower_makes_the_decoders_weights_no_coarser(lens, asked, monkeypatch):
+    from lmm_lens.viewer import packing
+
+    monkeypatch.setattr(packing, "MAX_FINE", 6 * 8 * 45)
+    made = view(asked, lens, tower=True)
+    assert [Shown(made.html, part).about["steps"] for part in (0, 1)] == [65535, 255]
+    assert made.error == 1 / 255
+    assert np.array_equal(Shown(made.html, 0).weights, Shown(view(asked, lens).html).weights)
+
+
+def test_half_precision_is_added_up_in_whole(lens, asked, tower):
+    half = Lens(copy.deepcopy(lens.model).to(torch.bfloat16), lens.processor)
+    shown = Shown(view(half.prompt(asked.texts[0], images=asked.images[0]), half, tower=True).html, 1)
+    np.testing.assert_allclose(shown.weights.sum(-1), 1, atol=4e-3)
+    np.testing.assert_allclose(shown.weights[-1], tower.weights[-1], atol=2e-2)
 
 
 def test_queries_can_be_named(lens, asked):

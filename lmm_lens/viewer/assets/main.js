@@ -21,6 +21,7 @@ byId("metric").value = state.map;
 byId("scale").value = state.scale;
 byId("overlay").checked = state.overlay;
 byId("scene").value = scene;
+byId("steps").textContent = about.steps;
 byId("marker-key").hidden = !about.roles.includes("marker");
 byId("token-note").textContent = ofTower ? "the visual tokens that patches are part of" : about.queries.length > 1 ? "those with a dot show their own attention" : "";
 
