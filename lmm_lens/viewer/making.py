@@ -107,16 +107,17 @@ def view(
         shown_as = side_by_side(*made, *(tokens for _, tokens in sides)) if len(made) == 2 else made
         said, ours = check_words(words, tokens, lens), mark if mark is None or mark.part == DECODER else None
         scenes.append(Scene(tokens, shown_as, title or _title(prompt, number), line, ours, said))
+    shape, whole = scenes[0].shape, (lens.n_layers, lens.n_heads) if lens is not None else _shape_of(scenes[0])
+    of_part = None
     if tower is not False:
         assert lens is not None
         of_lens = tower_scene(prompt, lens, tower, scores if of_tower else None, mark, title or _title(prompt, 0))
         scenes.insert(0 if of_tower else 1, of_lens)
+        of_part = (lens.vision.n_layers, lens.vision.n_heads)
     n_values = {part: sum(scene.n_values for scene in scenes if scene.part == part) for part in (DECODER, VISION)}
     check_values(sum(n_values.values()))
     steps = [steps_for(n_values[scene.part]) for scene in scenes]
-    whole = (lens.n_layers, lens.n_heads) if lens is not None else _shape_of(scenes[0])
-    of_part = (lens.vision.n_layers, lens.vision.n_heads) if lens is not None and tower is not False else None
-    return View(render(scenes, steps), scenes[0].shape, 1 / min(steps), height, whole, of_part)
+    return View(render(scenes, steps), shape, 1 / min(steps), height, whole, of_part)
 
 
 def _rows(prompt: Prompt, row: int | Literal["all"]) -> list[int]:

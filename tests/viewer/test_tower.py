@@ -121,6 +121,7 @@ def test_a_page_without_the_tower_is_as_it_was(lens, asked, made):
     assert decoder.about == alone.about
     assert np.array_equal(decoder.weights, alone.weights)
     assert (made.tower_shape, view(asked, lens).tower_shape) == ((3, 4), None)
+    assert repr(made).startswith("View of 1 query, 6 layers x 8 heads, 45 tokens, and of the vision tower: 0.")
 
 
 def test_a_large_tower_makes_the_decoders_weights_no_coarser(lens, asked, monkeypatch):
@@ -182,6 +183,7 @@ def test_scores_and_marks_of_the_tower_are_on_its_map(lens, asked):
     made = view(asked, scores, lens=lens, mark=scores.top(2))
     tower, decoder = Shown(made.html, 0), Shown(made.html, 1)  # what is asked about comes first
     assert [each.about["part"] for each in (tower, decoder)] == ["vision", "decoder"]
+    assert (made.shape, made.model_shape, made.tower_shape) == ((1, 6, 8, 45), (6, 8), (3, 4))
     assert tower.about["maps"][0]["label"] == "scores: entropy"
     assert tower.about["maps"][0]["meaning"] == "entropy of a patch's attention; mean of 1 prompt, query patches"
     np.testing.assert_allclose(tower.map("scores")[0], scores.values, atol=1e-6)
