@@ -6,6 +6,7 @@ what an adapter describes, is the inner one.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -81,6 +82,14 @@ def is_compiled(model: nn.Module, around: tuple[nn.Module, ...] = ()) -> bool:
         for held in (*around, model)
         for module in held.modules()
     )
+
+
+def may_be_compiled(model: nn.Module) -> bool:
+    """Whether a `generate` of its own would have it compiled for a cache of fixed size: transformers does so on a GPU.
+
+    On a CPU only where torch's compiler was loaded for something else; to load it takes seconds.
+    """
+    return "torch._dynamo" in sys.modules or any(each.device.type not in ("cpu", "meta") for each in model.parameters())
 
 
 @contextmanager

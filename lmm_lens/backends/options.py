@@ -78,6 +78,7 @@ class Options:
         if given is None:
             config.update(do_sample=False, num_beams=1)
         config.update(**rest)
+        config.disable_compile = True  # compiled code does not call the hooks of its modules
         for option, what in MANY_PASSES.items():
             value = getattr(config, option, None)
             if value is not None and not (option == "guidance_scale" and value == 1):
@@ -100,6 +101,8 @@ class Options:
         names = {"do_sample", "num_beams", "max_new_tokens", "pad_token_id", *options} - {*BESIDE, "generation_config"}
         if options.get("generation_config") is not None:
             names |= set(config.to_diff_dict()) - {"transformers_version", "return_dict_in_generate"}
+        if config.cache_implementation is not None:  # transformers compiles for some of them, on a GPU
+            names |= {"disable_compile"}
         if not config.do_sample:
             names |= {"temperature", "top_p", "top_k"}
         names -= {name for name in ("max_new_tokens", "num_beams", "pad_token_id") if getattr(config, name) is None}
@@ -119,6 +122,12 @@ class Options:
                     f"GenerationConfig and {', '.join(BESIDE)}{f', as {close[0]!r}' if close else ''}\n"
                     "  for others, call generate of the model itself within `with lens.apply(...)` (backend='native')"
                 )
+        if options.get("compile_config") is not None or options.get("disable_compile") is False:
+            raise LensError(
+                "lens.generate runs the model as it is written: compiled code does not call the hooks of its modules, "
+                "and would lose edits and reads\n"
+                "  leave out compile_config and disable_compile=False; a static cache itself is taken"
+            )
         n = options.get("max_new_tokens")
         if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
             raise LensError(

@@ -1,7 +1,7 @@
 """What a study is told: a YAML file.
 
     models:
-      planted: demo                 # the bundled model, demo:plain or demo:emoji, a Hub name, or a folder
+      planted: demo                 # a bundled model (demo:plain, demo:emoji, ...), a Hub name, or a folder
       llava: {model: llava-hf/llava-1.5-7b-hf, dtype: float16, device_map: auto}
     data:                           # questions about pictures; a model may have data and text of its own
       adversarial: {kind: pope, annotations: coco_pope_adversarial.json, images: val2014}

@@ -133,7 +133,8 @@ class Lens(TransformerLensMethods, NNsightMethods):
         Args:
             variant: of shapes-llava, which was trained from nothing, "sinks", with planted attention sinks and sparse
                 visual heads, or "plain", trained on the tasks alone. "emoji" is a language model that only read text,
-                SmolLM2-135M-Instruct, untouched behind a tower that learned to show it pictures; it needs the packages
+                SmolLM2-135M-Instruct, untouched behind a tower that learned to show it pictures, and "emoji-adapted"
+                the same with a low-rank adapter on its attention, so that it learned to look; they need the packages
                 of `lmm-lens[emoji]`.
             backend, remote, timeout: see `Lens`; a server knows it as "lmm-lens/shapes-llava" or
                 "lmm-lens/emoji-llava".
@@ -208,7 +209,8 @@ class Lens(TransformerLensMethods, NNsightMethods):
 
         The weights and buffers to the last bit, the modules and their settings, code and hooks that are not the
         library's, adapters, attention implementation, configs, processor and chat template. The same in another
-        process and on another device. Reads all weights each time, about a second for ten billion bytes.
+        process and on another device. Reads all weights, about a second for ten billion bytes; of a GPU only once, and
+        then those whose bits have another checksum there than when they were read.
 
         Raises:
             ModelError: the weights have no values, as on the meta device.

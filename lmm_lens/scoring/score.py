@@ -60,7 +60,7 @@ def score_heads(
 
     Costs one plain forward a prompt, and a decoding step with query "answer"; only the query row is computed again. A
     call also reads all weights once, to say which model its scores are of (`Lens.identity`, about a second for ten
-    billion bytes), so give many prompts to one call.
+    billion bytes, and once on a GPU), so give many prompts to one call.
 
     Args:
         lens: the model.

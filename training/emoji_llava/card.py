@@ -14,6 +14,7 @@ from typing import Any
 
 from lmm_lens.bundled import emoji
 from lmm_lens.bundled.emoji.questions import SEMANTIC_KINDS, VISUAL_KINDS
+from training.emoji_llava.evaluate import FIRST
 
 PACKAGE = Path(emoji.__file__).parent
 CONDITIONS = {"image": "image", "blank": "blank picture", "wrong": "another's picture", "never shown": "never shown"}
@@ -29,11 +30,12 @@ def interval(row: dict[str, float]) -> str:
 
 
 def accuracies(measured: dict[str, Any]) -> str:
-    lines = ["| variant | shown | " + " | ".join(VISUAL_KINDS) + " |", "|---" * (len(VISUAL_KINDS) + 2) + "|"]
+    kinds = ["name", FIRST, *(kind for kind in VISUAL_KINDS if kind != "name")]
+    lines = ["| variant | shown | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 2) + "|"]
     for variant, own in measured.items():
         for condition, words in CONDITIONS.items():
             shown = interval if condition == "image" else share
-            cells = [shown(own[condition][kind]) for kind in VISUAL_KINDS]
+            cells = [shown(own[condition][kind]) for kind in kinds]
             lines.append(f"| {variant} | {words} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

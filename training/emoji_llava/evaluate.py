@@ -33,6 +33,7 @@ from training.emoji_llava.packing import IGNORED, Packer
 TEST_SEED = 2026
 ROWS = 8
 LONGEST = 12  # tokens of a continued text
+FIRST = "name, first word"
 Asked = tuple[Scene, int, list[Question]]  # what is shown, the seed it is drawn with, what is asked of it
 
 
@@ -55,7 +56,10 @@ def right(model: Any, packer: Packer, asked: Sequence[Asked]) -> list[tuple[str,
             for number, question in enumerate(own):
                 here = (packed.question[row] == number) & (packed.labels[row] != IGNORED)
                 leading = model.lm_head(hidden[row, here]).argmax(-1)
-                results.append((question.kind, bool((leading == packed.labels[row, here]).all())))
+                hits = leading == packed.labels[row, here]
+                results.append((question.kind, bool(hits.all())))
+                if question.kind == "name":  # a name is one token: whether it is said, whatever is said after it
+                    results.append((FIRST, bool(hits[0])))
     return results
 
 

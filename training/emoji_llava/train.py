@@ -7,6 +7,8 @@ Stage `align` trains tower and projector without the language model: patches poi
 with that of the alignment kept, and with eight embeddings behind the picture that say in which form to answer. Stage
 `adapted` goes on from there with a low-rank adapter on the language model's attention.
 
+Without a frozen variant of its own in DIR, `adapted` begins with the one that is in the box.
+
 Lengths and rates are in recipe.json. One thread: a run on two threads is not reproducible to the bit. A run that was
 cut goes on where its last checkpoint was written; with more `--steps` than an earlier one had, it goes on from where
 that one began to lower its rate.
@@ -25,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
+from lmm_lens.bundled.emoji import checkpoint
 from lmm_lens.bundled.emoji.architecture import ADAPTER_SCALE, build_model, is_eye
 from lmm_lens.bundled.emoji.language import language_model
 from lmm_lens.bundled.emoji.processor import SOFT, build_tokenizer
@@ -44,7 +47,6 @@ from training.emoji_llava.state import State, planned, trained_of
 HERE = Path(__file__).parent
 RECIPE = json.loads((HERE / "recipe.json").read_text())
 STAGES = ("align", "frozen", "adapted")
-BEFORE = {"frozen": "align", "adapted": "frozen"}
 SAVE_EVERY, TELL_EVERY = 50, 10
 HINT = " Look at the picture and answer with one word"  # what the soft prompt starts from
 KINDS = ("background", "exist", "count", "at", "list")
@@ -119,11 +121,19 @@ class Run:
                 self.state.load(file)
                 print(f"{self.stage}: going on after step {done}", flush=True)
                 return
-        if self.stage in BEFORE:
-            before = trained_of(self.out / f"{BEFORE[self.stage]}.pt")
+        if self.stage != "align":
             with torch.no_grad():
-                for name, value in before.items():
+                for name, value in self._before().items():
                     self.state.trained[name].copy_(value)
+
+    def _before(self) -> dict[str, Tensor]:
+        """What the stage before trained. `adapted` begins with the frozen variant as it is committed, in fp16."""
+        if self.stage == "frozen":
+            return trained_of(self.out / "align.pt")
+        own = self.out / "frozen.safetensors"
+        file = own if own.is_file() else checkpoint("frozen")
+        print(f"{self.stage}: beginning with {file}", flush=True)
+        return load_file(file)
 
     def file(self, ending: str) -> Path:
         return self.out / f"{self.stage}{ending}"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..placement import fetched
 from . import bitsandbytes
+from .marks import digests_of
 from .modules import Part, Run, is_passing
 from .tensors import digest_of
 
@@ -22,14 +23,13 @@ def weights_of(model: nn.Module, parts: list[Part]) -> dict[str, str]:
     Raises:
         ModelError: a tensor has no values, or none that can be read.
     """
-    known: dict[int, str] = {}  # tied weights are read once
-    found: dict[str, str] = {}
-    for part in parts:
-        for name, tensor in _tensors_of(part.module):
-            if id(tensor) not in known:
-                known[id(tensor)] = _digest(model, part, name, tensor)
-            found[f"{part.path}.{name}"] = known[id(tensor)]
-    return found
+    held = [(part, name, tensor) for part in parts for name, tensor in _tensors_of(part.module)]
+    once = list({id(tensor): (part, name, tensor) for part, name, tensor in reversed(held)}.values())  # tied ones
+    # those of bitsandbytes are told by what its modules hold beside them
+    alone = [None if bitsandbytes.is_in(part.module) else tensor for part, _, tensor in once]
+    digests = digests_of(alone, lambda index: _digest(model, *once[index]))
+    known = {id(tensor): digest for (_, _, tensor), digest in zip(once, digests, strict=True)}
+    return {f"{part.path}.{name}": known[id(tensor)] for part, name, tensor in held}
 
 
 def dtype_of(parts: list[Part]) -> str:

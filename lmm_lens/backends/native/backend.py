@@ -28,13 +28,31 @@ class RefuseNaN(LogitsProcessor):
 
     A class, not a function: transformers asks for the signature of its `__call__` at each step, and Python parses the
     text of a function's (see `lmm_lens.backends.sources`).
+
+    Args:
+        at_once: look at each step. Sampling needs it, for NaN would end it with an error of the device; greedy decoding
+            does not, and a look waits for the device.
     """
+
+    def __init__(self, at_once: bool) -> None:
+        self.at_once = at_once
+        self._found: list[Tensor] = []
+        self._n_given = 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """The scores as they are."""
-        if bool(scores.isnan().any()):
-            raise FloatingPointError(f"NaN in the logits after {input_ids.shape[1]} tokens")
+        if not self._found:
+            self._n_given = input_ids.shape[1]
+        self._found.append(scores.isnan().any())
+        if self.at_once:
+            self.check()
         return scores
+
+    def check(self) -> None:
+        """FloatingPointError where a step had some."""
+        found = torch.stack(self._found).tolist() if self._found else []
+        if True in found:
+            raise FloatingPointError(f"NaN in the logits after {self._n_given + found.index(True)} tokens")
 
 
 class NativeBackend:
@@ -93,13 +111,15 @@ class NativeBackend:
         """As in `Backend.generate`."""
         config, beside = self.options.generating(options)
         ids = prompt.inputs["input_ids"]
-        beside["logits_processor"] = [RefuseNaN(), *beside.get("logits_processor", ())]
+        refuse_nan = RefuseNaN(at_once=config.do_sample)
+        beside["logits_processor"] = [refuse_nan, *beside.get("logits_processor", ())]
         with torch.no_grad(), self._session(taps_of, prompt, None, None, self._ends(config)) as session:
             if "stopping_criteria" in beside or config.stop_strings is not None:
                 beside["stopping_criteria"] = [
                     Ends(config, beside.get("stopping_criteria", ()), self.adapter, session.end)
                 ]
             out = self._generate(fresh(prompt.inputs), {"generation_config": config, **beside})
+        refuse_nan.check()
         new = new_tokens(out.sequences, ids)
         if session.tapping.taps and session.n_passes != new.shape[1]:
             raise HookError(

@@ -143,7 +143,7 @@ class NativeSession:
         GUARD.open()
         try:
             check_runnable(self.model)
-            self._outer.enter_context(holders.eagerly(holders.is_compiled(self.model, self.around)))
+            self._outer.enter_context(holders.eagerly(self._has_compiled_code()))
             for module in (*self.around, self.model, *self.inside):
                 self._outer.callback(module.register_forward_pre_hook(self._before_pass, with_kwargs=True).remove)
                 self._outer.callback(module.register_forward_hook(self._after_pass, always_call=True).remove)
@@ -171,6 +171,11 @@ class NativeSession:
     def owns(self, module: nn.Module) -> bool:
         """Whether the module is the session's model or one of its attention modules."""
         return id(module) in self._modules
+
+    def _has_compiled_code(self) -> bool:
+        """Whether compiled code may run: of what the model is held in, or of a `generate` that others call."""
+        of_others = self.passes.prompt is None and holders.may_be_compiled(self.model)
+        return of_others or holders.is_compiled(self.model, self.around)
 
     def _is_innermost(self) -> bool:
         return interface.listener_of(self.model) is self

@@ -44,7 +44,7 @@ __all__ = [
     "picture",
 ]
 
-VARIANTS = ("frozen",)
+VARIANTS = ("frozen", "adapted")
 CONDITIONS = ("clean", "blank", "wrong")
 
 

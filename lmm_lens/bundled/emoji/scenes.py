@@ -51,6 +51,7 @@ BACKGROUNDS = {
 CELL = 32  # pixels a side
 SIZE = GRID * CELL  # 96 pixels
 PATCH = SIZE // PATCHES_PER_SIDE  # 16 pixels a side
+MOST_DRAWS = 1000  # one in eight is held out, so only where there is next to nothing to draw
 
 
 @dataclass(frozen=True, order=True)
@@ -116,11 +117,20 @@ def held_out(scene: Scene) -> bool:
 def random_scene(
     rng: random.Random, things: tuple[int, int] = (1, 4), split: str = "held out", names: Sequence[str] = SEEN
 ) -> Scene:
-    """A random scene with things[0] to things[1] different things, from one side of the train / held-out split."""
+    """A random scene with things[0] to things[1] different things, from one side of the train / held-out split.
+
+    Raises:
+        ValueError: too few names, or none of their arrangements is on that side.
+    """
     check_wanted(things, split)
-    while True:
+    if len(set(names)) < things[1]:
+        raise ValueError(f"{things[1]} different things need as many names; got {', '.join(names) or 'none'}")
+    for _ in range(MOST_DRAWS):
         n = rng.randint(*things)
         cells, chosen = sorted(rng.sample(range(GRID * GRID), n)), rng.sample(list(names), n)
         scene = Scene(tuple(map(Thing, cells, chosen)), rng.choice(list(BACKGROUNDS)))
         if held_out(scene) == (split == "held out"):
             return scene
+    raise ValueError(
+        f"no arrangement of {', '.join(names)} was found on the {split!r} side in {MOST_DRAWS} draws: give more names"
+    )

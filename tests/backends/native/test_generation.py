@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from lmm_lens import AblateHeads, Lens, LensError, Read
+from lmm_lens.bundled import shapes
+from lmm_lens.errors import ModelError
 from tests.support.cases import Case, case, close, edits_of
 from tests.support.models import FAMILIES
 from tests.support.reference import attention_of, without_heads, zeroing
@@ -217,3 +219,26 @@ def test_options_that_would_be_ignored_are_refused():
     for option, instead in {"output_scores": "logits=True", "output_attentions": 'read=\\["pattern"\\]'}.items():
         with pytest.raises(LensError, match=rf"does not take {option}\n.*{instead}"):
             llava.lens.generate(llava.prompt, **{option: True})
+
+
+@pytest.mark.parametrize("options", [{}, {"do_sample": True}, {"logits": True}])
+def test_nan_logits_of_any_step_are_an_error(options):
+    """The model goes wrong at its third token."""
+    model, processor = shapes.load()
+    lens = Lens(model, processor)
+    example = shapes.examples(1, ["color"])[0]
+    prompt = lens.prompt(example.question, images=example.image)
+
+    def poison(module, args, kwargs, output):
+        if module.seen == 2:
+            output.logits[..., 3] = float("nan")
+        module.seen += 1
+        return output
+
+    model.seen = 0
+    handle = model.register_forward_hook(poison, with_kwargs=True)
+    try:
+        with pytest.raises(ModelError, match=f"NaN in the logits after {prompt.n_tokens + 2} tokens"):
+            lens.generate(prompt, max_new_tokens=5, eos_token_id=[], **options)
+    finally:
+        handle.remove()

@@ -54,3 +54,14 @@ def test_a_step_waits_no_more_than_without(lens, prompts, what, n_rows):
     reads = [Read("pattern", rows="generating", reduce=row_sum)] if what in ("read", "all") else []
     with torch.no_grad():
         assert a_step(lens, prompt, edits[what], reads) == a_step(lens, prompt)
+
+
+def test_a_step_of_a_lens_waits_no_more_than_one_of_the_model(lens, prompts):
+    def plain(n_new):
+        with profile(activities=[ProfilerActivity.CPU]) as recorded:
+            lens.model.generate(**prompts[1].inputs, do_sample=False, max_new_tokens=n_new, eos_token_id=[])
+        return sum(event.count for event in recorded.key_averages() if event.key in WAITING)
+
+    with torch.no_grad():
+        few, many = plain(FEW), plain(MANY)
+        assert a_step(lens, prompts[1]) == (many - few) / (MANY - FEW)

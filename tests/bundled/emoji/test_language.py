@@ -95,6 +95,6 @@ def test_the_cache_is_where_the_user_wants_it(tmp_path, monkeypatch):
     assert language.cache_folder() == tmp_path / ".cache" / "lmm-lens"
 
 
-def test_there_are_three_models_in_the_box():
-    with pytest.raises(ValueError, match="in the box are 'sinks', 'plain', 'emoji'; got 'x'"):
+def test_there_are_four_models_in_the_box():
+    with pytest.raises(ValueError, match="in the box are 'sinks', 'plain', 'emoji', 'emoji-adapted'; got 'x'"):
         Lens.demo("x")

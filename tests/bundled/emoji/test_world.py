@@ -123,9 +123,14 @@ def test_pairs_differ_in_the_thing_alone():
         (lambda: Scene((), "orange"), "backgrounds are white, .*; got 'orange'"),
         (lambda: random_scene(random.Random(0), (0, 3)), "1 <= fewest <= most <= 9"),
         (lambda: random_scene(random.Random(0), split="test"), "split is 'train' or 'held out'"),
+        (lambda: random_scene(random.Random(0), names=["owl"]), "4 different things need as many names; got owl"),
+        (
+            lambda: random_scene(random.Random(0), (1, 1), names=["owl"]),
+            "no arrangement of owl was found on the 'held out' side",
+        ),
         (lambda: emoji.examples(1, ["color"]), r"kinds are name, .*; got \['color'\]"),
         (lambda: emoji.examples(1, condition="noisy"), "condition is one of clean, blank, wrong; got 'noisy'"),
-        (lambda: emoji.checkpoint("melted"), "emoji-llava has the variants 'frozen'; got 'melted'"),
+        (lambda: emoji.checkpoint("melted"), "emoji-llava has the variants 'frozen', 'adapted'; got 'melted'"),
     ],
 )
 def test_what_the_world_does_not_have_is_refused(wrong, message):
