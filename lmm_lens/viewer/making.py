@@ -23,6 +23,7 @@ from .said import check_words
 from .scene import Scene, Side, side_by_side
 from .sequence import TokenRow
 from .shown import HEIGHT, View
+from .tower_reading import TowerAsked
 from .tower_scene import check_tower, tower_scene
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def view(
             reads as after each layer.
         tower: also the heads of the vision tower, with a lens and a prompt of one row: its layers on a map of their
             own, and where they look from all patches, from a class token, and from the patches of single visual tokens:
-            as many as fit, evenly spread, or those named by positions or "image". Costs another forward, and the
+            as many as fit, evenly spread, or those named by positions or "image". Costs another forward, with the
             backward that finds each visual token's patches.
         row: batch row, or "all", which the page then chooses from.
         title: heading of the page; the prompt's text by default.
@@ -83,19 +84,20 @@ def view(
     rows = _rows(prompt, row)
     scores = what if isinstance(what, HeadScores) else None
     runs = _runs_of(what)
+    of_tower = scores is not None and scores.settings.get("part", DECODER) == VISION
+    wants_tower, asked = of_tower or tower is not False, None
+    if wants_tower:
+        check_tower(prompt, bool(runs))
     if runs:
         _check_run_options(queries, layers)
         read = [[from_run(run, prompt, each, heads, lens, sinks) for run in runs.values()] for each in rows]
     else:
         lens = _lens_of(what, lens)
-        shown = from_lens(lens, prompt, rows, queries, layers, heads, sinks)
+        asked = TowerAsked.of(lens, prompt, True if isinstance(tower, bool) else tower) if wants_tower else None
+        beside = [asked.reader] if asked else []
+        shown, whole_run = from_lens(lens, prompt, rows, queries, layers, heads, sinks, beside)
         read = [[(attention, TokenRow.of(prompt, each))] for attention, each in zip(shown, rows, strict=True)]
-    of_tower = scores is not None and scores.settings.get("part", DECODER) == VISION
-    if isinstance(tower, bool):
-        tower = tower or of_tower
-    if tower is not False:
-        check_tower(prompt, bool(runs))
-    check_mark(mark, lens, tower is not False)
+    check_mark(mark, lens, wants_tower)
     scenes = []
     for number, sides in zip(rows, read, strict=True):
         made = tuple(
@@ -109,11 +111,10 @@ def view(
         scenes.append(Scene(tokens, shown_as, title or _title(prompt, number), line, ours, said))
     shape, whole = scenes[0].shape, (lens.n_layers, lens.n_heads) if lens is not None else _shape_of(scenes[0])
     of_part = None
-    if tower is not False:
-        assert lens is not None
-        of_lens = tower_scene(prompt, lens, tower, scores if of_tower else None, mark, title or _title(prompt, 0))
+    if asked is not None:
+        of_lens = tower_scene(asked, whole_run, scores if of_tower else None, mark, title or _title(prompt, 0))
         scenes.insert(0 if of_tower else 1, of_lens)
-        of_part = (lens.vision.n_layers, lens.vision.n_heads)
+        of_part = (asked.lens.vision.n_layers, asked.lens.vision.n_heads)
     n_values = {part: sum(scene.n_values for scene in scenes if scene.part == part) for part in (DECODER, VISION)}
     check_values(sum(n_values.values()))
     steps = [steps_for(n_values[scene.part]) for scene in scenes]

@@ -6,150 +6,106 @@ of the tower gets goes to the visual tokens that it is part of, in equal shares,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from ..core.taps import Tap, TapContext
 from ..errors import HookError
 from ..figures.canvas import canvases_of, check_placed
-from ..hooks.points import ModelShape
+from ..hooks.results import Run
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
 from ..prompts.spans import Span
 from ..readouts.tower_map import placed_patches, shares_of
-from ..scoring.tower import TOWER_METRICS, distance_of_keys
+from ..scoring.tower import TOWER_METRICS
 from ..scoring.tower_places import TowerPlaces
 from .masses import Map
 from .reading import ShownAttention, check_size, next_tokens
 from .sink_tokens import Sinks
+from .tower_reader import DISTANCE, ENTROPY, WEIGHTS, TowerViewReader
 from .tower_tokens import ALL_PATCHES, OTHERS, TowerTokens
 
 if TYPE_CHECKING:
     from ..lens import Lens
 
 MAX_TOWER_VALUES = 2**23  # probabilities of the tower on one page, unless queries are named
-WEIGHTS, ENTROPY, DISTANCE = "tower view", "tower view entropy", "tower view distance"
 
 
 @dataclass(frozen=True, eq=False)
-class TowerViewReader:
-    """The attention of groups of the tower's tokens, on visual tokens and on what is none; nothing else is kept.
+class TowerAsked:
+    """What is to be read of a tower, in the forward pass that reads the decoder.
 
     Attributes:
-        heads: of each layer.
-        groups: the tokens that each query is the mean over, by place; None for all patches, or by name the others.
-        shares: by how much of what a token gets goes to each visual token.
-        centres: where its tokens lie, in diagonals of the picture.
+        lens, prompt: the model, and a prompt of one row.
+        reader: reads it.
+        about: what is left out, in words.
     """
 
-    heads: Mapping[int, int]
-    groups: Mapping[int, Bool[Tensor, "tower_row token"] | None]
-    shares: Float[Tensor, "visual tower_row token"]
-    centres: Float[Tensor, "tower_row token 2"]
-    in_tower = True
+    lens: Lens
+    prompt: Prompt
+    reader: TowerViewReader
+    about: str
 
-    def others(self, prompt: Prompt) -> dict[str, Bool[Tensor, "tower_row token"]]:
-        """The tokens of what the tower runs that are part of no visual token, by what they are; those there are."""
-        left = self.shares.sum(0) == 0
-        found = {}
-        for name in OTHERS:
-            found[name] = left & prompt.masks.get(name, torch.zeros_like(left)) if name != "elsewhere" else left
-            left = left & ~found[name]
-        return {name: mask for name, mask in found.items() if bool(mask.any())}
+    @classmethod
+    def of(cls, lens: Lens, prompt: Prompt, queries: bool | RowsLike) -> TowerAsked:
+        """Find the patches of each visual token, which takes a forward and a backward, and choose the queries.
 
-    def _means(self, prompt: Prompt) -> Float[Tensor, "group tower_row token"]:
-        """By how much each token counts in each query."""
-        placed = self.shares.sum(0) > 0
-        masks = []
-        for place, mask in self.groups.items():
-            if mask is None:
-                names = {OTHERS[name]: name for name in OTHERS} | {ALL_PATCHES: "image"}
-                mask = prompt.masks.get(names[place], placed)
-            masks.append(mask.float())
-        means = torch.stack(masks)
-        return means / means.sum((1, 2), keepdim=True)
+        Args:
+            lens: the model.
+            prompt: of one row.
+            queries: visual tokens whose patches are queries; True for as many as fit on a page, evenly spread. All
+                patches and the class token, where there is one, are queries too.
 
-    def taps(self, prompt: Prompt, shape: ModelShape) -> list[Tap]:
-        """On what the tower runs."""
-        means, centres, n_tokens = self._means(prompt), self.centres, prompt.n_tokens
+        Raises:
+            PromptError: a batch, or no visual token whose place is known.
+            HookError: visual tokens that mix all patches, queries that are none, or attention out of reach.
+            ModelError: the model has no tower with heads.
+            ScoreError: more numbers than a page should hold.
+        """
+        check_placed(canvases_of(prompt, 0), prompt, 0)
+        patches = placed_patches(lens, prompt)
+        layers, about = _layers(lens)
+        n_heads, visual = lens.vision.n_heads, prompt.mask("visual")[0].nonzero().flatten().tolist()
+        one = len(layers) * n_heads * (len(visual) + len(OTHERS))
+        if isinstance(queries, bool):
+            asked, said = _spread(prompt, MAX_TOWER_VALUES // one - 2)
+        else:
+            asked, said = _named(prompt, queries), ""
+            check_size(len(asked) + 2, len(layers), n_heads, len(visual) + len(OTHERS))
+        groups: dict[int, Tensor | None] = {place: patches.made_of[visual.index(place)] for place in asked}
+        if lens.vision.tower.n_class and lens.vision.tower.knows_places:
+            groups[OTHERS["class"]] = None
+        groups[ALL_PATCHES] = None  # the one shown first
+        heads = {layer: lens.vision.shape.n_heads[layer] for layer in layers}
+        centres = TowerPlaces.of(lens, prompt, patches).centres
+        reader = TowerViewReader(heads, groups, shares_of(patches), centres)
+        return cls(lens, prompt, reader, " ".join(filter(None, (about, said))))
 
-        def add_up(pattern: Tensor, context: TapContext) -> Tensor:
-            at = context.positions.to(pattern.device).clamp_min(0)
-            weights = pattern.float() if pattern.dtype.itemsize < 4 else pattern
-            mean = means.to(weights).gather(2, at.expand(len(means), -1, -1)) * context.valid.to(weights)
-            on_tokens = torch.einsum("grq,rhqk->ghrk", mean, weights)
-            context.add(WEIGHTS, torch.nn.functional.pad(on_tokens, (0, n_tokens - on_tokens.shape[-1])))
-            entropy = -torch.special.xlogy(weights, weights).sum(-1)
-            context.add(ENTROPY, torch.einsum("grq,rhq->gh", mean, entropy))
-            far = distance_of_keys(weights, centres.to(weights), context.positions)
-            known = (~far.isnan()).to(weights)
-            both = torch.stack([far.nan_to_num(), known])
-            context.add(DISTANCE, torch.einsum("grq,nrhq->ngh", mean, both))
-            return pattern[..., :0]  # everything is in the sums
-
-        every = bind_rows("all", prompt)
-        return [Tap("pattern", layer, every, add_up, tuple(range(n))) for layer, n in self.heads.items()]
-
-
-def from_tower(lens: Lens, prompt: Prompt, queries: bool | RowsLike) -> tuple[ShownAttention, TowerTokens, list[Map]]:
-    """Read the tower, in one forward pass beside that which finds the patches of each visual token.
-
-    Args:
-        lens: the model.
-        prompt: of one row.
-        queries: visual tokens whose patches are queries; True for as many as fit on a page, evenly spread. All patches
-            and the class token, where there is one, are queries too.
-
-    Returns:
-        What was read, the tokens that its queries and keys are, and the numbers of its heads.
-
-    Raises:
-        PromptError: a batch, or no visual token whose place is known.
-        HookError: visual tokens that mix all patches, queries that are none, or attention out of reach.
-        ModelError: the model has no tower with heads.
-        ScoreError: more numbers than a page should hold.
-    """
-    check_placed(canvases_of(prompt, 0), prompt, 0)
-    patches = placed_patches(lens, prompt)
-    layers, about = _layers(lens)
-    n_heads, visual = lens.vision.n_heads, prompt.mask("visual")[0].nonzero().flatten().tolist()
-    one = len(layers) * n_heads * (len(visual) + len(OTHERS))
-    if isinstance(queries, bool):
-        asked, said = _spread(prompt, MAX_TOWER_VALUES // one - 2)
-    else:
-        asked, said = _named(prompt, queries), ""
-        check_size(len(asked) + 2, len(layers), n_heads, len(visual) + len(OTHERS))
-    groups: dict[int, Tensor | None] = {place: patches.made_of[visual.index(place)] for place in asked}
-    if lens.vision.tower.n_class and lens.vision.tower.knows_places:
-        groups[OTHERS["class"]] = None
-    groups[ALL_PATCHES] = None  # the one shown first
-    heads = {layer: lens.vision.shape.n_heads[layer] for layer in layers}
-    reader = TowerViewReader(heads, groups, shares_of(patches), TowerPlaces.of(lens, prompt, patches).centres)
-    run = lens.run(prompt, read=[reader], logits="last")
-    assert run.tower is not None
-    others = reader.others(run.tower)
-    tokens = TowerTokens(prompt, 0, {}, prompt.n_tokens, "", tuple(others))
-    keys = torch.cat([reader.shares, *(mask[None].float() for mask in others.values())])
-    on_tokens, entropy, far = ([run.sums[name, layer] for layer in layers] for name in (WEIGHTS, ENTROPY, DISTANCE))
-    values = _stacked(
-        [torch.einsum("ghrk,vrk->ghv", each.float(), keys.to(each.device)) for each in on_tokens], n_heads
-    )
-    shown = ShownAttention(
-        values,
-        tuple(groups),
-        tuple(layers),
-        tuple(range(n_heads)),
-        Sinks(None, "not looked for; find_sinks(lens, prompts, part='vision') finds the tower's"),
-        next_tokens(lens, run, 0),
-        " ".join(filter(None, (about, said))),
-    )
-    own = _stacked([total / known for total, known in far], n_heads), _stacked(entropy, n_heads)
-    return shown, tokens, _maps(values, tokens, *own)
+    def read(self, run: Run) -> tuple[ShownAttention, TowerTokens, list[Map]]:
+        """What a run with the reader has read, the tokens that its queries and keys are, the numbers of its heads."""
+        assert run.tower is not None
+        reader, layers, n_heads = self.reader, tuple(self.reader.heads), self.lens.vision.n_heads
+        others = reader.others(run.tower)
+        tokens = TowerTokens(self.prompt, 0, {}, self.prompt.n_tokens, "", tuple(others))
+        keys = torch.cat([reader.shares, *(mask[None].float() for mask in others.values())])
+        on_tokens, entropy, far = ([run.sums[name, layer] for layer in layers] for name in (WEIGHTS, ENTROPY, DISTANCE))
+        placed = [torch.einsum("ghrk,vrk->ghv", each.float(), keys.to(each.device)) for each in on_tokens]
+        values = _stacked(placed, n_heads)
+        shown = ShownAttention(
+            values,
+            tuple(reader.groups),
+            layers,
+            tuple(range(n_heads)),
+            Sinks(None, "not looked for; find_sinks(lens, prompts, part='vision') finds the tower's"),
+            next_tokens(self.lens, run, 0),
+            self.about,
+        )
+        own = _stacked([total / known for total, known in far], n_heads), _stacked(entropy, n_heads)
+        return shown, tokens, _maps(values, tokens, *own)
 
 
 def _layers(lens: Lens) -> tuple[list[int], str]:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..errors import LensError, PromptError
 from ..hooks.heads import VISION, HeadSet
+from ..hooks.results import Run
 from ..prompts.prompt import Prompt
-from ..prompts.rows import RowsLike
 from ..scoring import HeadScores
 from .given import map_of_scores
 from .scene import Scene, Side
-from .tower_reading import from_tower
-
-if TYPE_CHECKING:
-    from ..lens import Lens
+from .tower_reading import TowerAsked
 
 
 def check_tower(prompt: Prompt, of_run: bool) -> None:
@@ -33,11 +28,10 @@ def check_tower(prompt: Prompt, of_run: bool) -> None:
         )
 
 
-def tower_scene(
-    prompt: Prompt, lens: Lens, queries: bool | RowsLike, scores: HeadScores | None, mark: HeadSet | None, title: str
-) -> Scene:
-    """The scene of the tower; scores and marks are shown where they are of it. Raises as `from_tower` does."""
-    attention, tokens, maps = from_tower(lens, prompt, queries)
+def tower_scene(asked: TowerAsked, run: Run, scores: HeadScores | None, mark: HeadSet | None, title: str) -> Scene:
+    """The scene of the tower that a run has read; scores and marks are shown where they are of it."""
+    attention, tokens, maps = asked.read(run)
+    lens = asked.lens
     if scores is not None:
         maps.insert(0, map_of_scores(scores, lens, attention))
     size = f"{len(attention.layers)} layers × {len(attention.heads)} heads"
