@@ -164,10 +164,23 @@ class TapContext:
         )
         return made
 
+    def on_tokens(self, pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, "batch head query token"]:
+        """Rows of a pattern whose keys are the tokens from the first on, whatever the layer holds of them.
+
+        Of tokens that a sliding window has left the attention is 0; a static cache's room for more is cut off.
+        """
+        n_keys = pattern.shape[-1]
+        return pattern if n_keys == self.n_seen else _on_tokens(pattern, self.n_seen - n_keys)
+
     def _columns(self, mask: Bool[Tensor, "batch position"], n_keys: int) -> Bool[Tensor, "batch key"]:
         first = max(0, self.n_seen - n_keys)
         inside = mask[:, first : first + n_keys].to(self.valid.device)
         return torch.nn.functional.pad(inside, (0, n_keys - inside.shape[1]))
+
+
+def _on_tokens(pattern: Tensor, n_gone: int) -> Tensor:
+    """With columns of zeros before it for tokens that are gone; a negative number cuts so many off behind."""
+    return torch.nn.functional.pad(pattern, (n_gone, 0)) if n_gone > 0 else pattern[..., :n_gone]
 
 
 def role_of(roles: Int[Tensor, "batch position"], context: TapContext, afterwards: int) -> Int[Tensor, "batch query"]:

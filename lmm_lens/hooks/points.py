@@ -129,8 +129,8 @@ class Read:
     The result is `run.reads[name, layer]`, [batch, query, ...] (at `pattern` [batch, head, query, ...]); batch rows
     with fewer selected query rows than others are filled with NaN. Entry i is the token at
     `run.positions[name][batch row, i]`: padding is never read, so in a padded batch it is not the token at position i.
-    The keys of a pattern are the tokens from the first on; but while it generates, a layer with a sliding window holds
-    the last n alone, and the first key of a generated token's row is then the token at its own position + 1 - n.
+    The keys of a pattern are the tokens from the first on, also in layers that hold only a window of them while the
+    model generates: to a token outside there is no attention.
     """
 
     site: str
@@ -169,12 +169,24 @@ class Read:
             if heads is not None:
                 heads = tuple(check_head(layer, head, shape.n_layers, shape.n_heads[layer])[1] for head in heads)
         rows = bind_rows(self.rows, prompt)
-        reduce = self.reduce
+        name = self.name or self.site
+        of_tokens = [site == "pattern" and not self.in_tower and not shape.cross_attention[layer] for layer in layers]
+        return [
+            Tap(site, layer, rows, _keeping(self.reduce, on_tokens), heads, name=name)
+            for layer, on_tokens in zip(layers, of_tokens, strict=True)
+        ]
 
-        def keep(rows: Tensor, context: TapContext) -> Tensor:
-            return rows.clone() if reduce is None else reduce(rows.clone(), context)  # it may work in place
 
-        return [Tap(site, layer, rows, keep, heads, name=self.name or self.site) for layer in layers]
+def _keeping(reduce: TapFunction | None, on_tokens: bool) -> TapFunction:
+    """What a read does with its rows; `on_tokens` for patterns over the sequence."""
+
+    def keep(rows: Tensor, context: TapContext) -> Tensor:
+        own = rows.clone()  # a reduction may work in place
+        if on_tokens:
+            own = context.on_tokens(own)
+        return own if reduce is None else reduce(own, context)
+
+    return keep
 
 
 def check_site(site: str) -> str:

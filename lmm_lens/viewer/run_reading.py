@@ -64,8 +64,6 @@ def from_run(
             f"the patterns of layers {broken} are {sizes[broken[0]]}, not [batch, head, query, {n_keys} keys]\n"
             '  read them whole, without reduce: Read("pattern", rows="last")'
         )
-    layers, omitted = _without_windows(sizes, n_keys)
-    sizes = {layer: sizes[layer] for layer in layers}
     numbers = _numbers_of(sizes, heads, lens)
     check_size(int((what.positions["pattern"][row] >= 0).sum()), len(layers), len(numbers), n_keys)
     values, positions = stacked(what, "pattern", layers, row, len(numbers), n_keys)
@@ -77,25 +75,10 @@ def from_run(
         )
     found = sinks_of_run(what, prompt, row, lens, sinks, layers)
     words = next_tokens(lens, what, row) if lens is not None and isinstance(what, Run) else ()
-    shown = ShownAttention(values, positions, tuple(layers), numbers, found, words, omitted)
+    shown = ShownAttention(values, positions, tuple(layers), numbers, found, words)
     if isinstance(what, Run):
         return shown, TokenRow.of(prompt, row)
     return shown, _continued(what, row, n_keys, lens)
-
-
-def _without_windows(sizes: Mapping[int, tuple[int, ...]], n_keys: int) -> tuple[list[int], str]:
-    """The layers whose keys are all tokens, and what to say of the others.
-
-    While it generates, a layer with a sliding window holds the last keys alone: each row begins at another token.
-    """
-    cut = [layer for layer, size in sizes.items() if size[-1] < n_keys]
-    kept = [layer for layer in sizes if layer not in cut]
-    if not kept:
-        raise HookError(
-            f"layers {cut} hold only a window of the tokens while they generate\n"
-            "  read other layers, or view the prompt: view(prompt, lens)"
-        )
-    return kept, f"Left out: layers {cut}, which hold only a window of the tokens while they generate." if cut else ""
 
 
 def _continued(made: Generation, row: int, n_positions: int, lens: Lens | None) -> TokenRow:

@@ -4,9 +4,14 @@ import pytest
 
 from lmm_lens.checks.layout import misplaced
 from tests.support.evidence import picture
-from tests.support.released import GRIDS, RELEASED, SQUARES, lens_of
+from tests.support.released import GRIDS, RELEASED, SOURCES, SQUARES, lens_of
 
 PICTURES = [(name, size) for name, released in RELEASED.items() for size in released.seen]
+
+
+def test_every_checkpoint_says_where_its_numbers_are_from_and_one_without_a_file_has_no_owner():
+    assert SOURCES.keys() == RELEASED.keys()
+    assert {name for name, source in SOURCES.items() if source is None} == {n for n in RELEASED if "/" not in n}
 
 
 @pytest.mark.parametrize(("name", "size"), PICTURES, ids=str)
@@ -33,6 +38,7 @@ SLOW = {"google/paligemma2-10b-pt-896", "google/gemma-3-4b-it"}
 PAINTED = {
     **dict.fromkeys(SQUARES.keys() - SLOW, (320, 320)),
     **dict.fromkeys(GRIDS, (330, 250)),
+    "lightonai/LightOnOCR-2-1B": (350, 270),  # 25 columns of patches, merged by two
     **dict.fromkeys(("OpenGVLab/InternVL3-8B-hf", "HuggingFaceM4/Idefics3-8B-Llama3"), (1200, 300)),
 }
 

@@ -9,7 +9,7 @@ from lmm_lens.backends.identity.modules import parts_of
 from lmm_lens.backends.identity.tensors import digest_of
 from lmm_lens.backends.identity.weights import weights_of
 from lmm_lens.bundled import shapes
-from tests.backends.identity.test_tensors import of_bits
+from tests.support.bits import of_bits
 
 MARKABLE = [
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32),

@@ -1,7 +1,5 @@
 """The digest of one tensor: every bit of it counts, and nothing of where and how it lies."""
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +9,7 @@ from lmm_lens.backends.identity import tensors
 from lmm_lens.backends.identity.tensors import digest_of
 from lmm_lens.errors import ModelError
 from tests.support import pretend
+from tests.support.bits import of_bits
 
 DTYPES = [
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32),
@@ -19,14 +18,6 @@ DTYPES = [
     torch.float4_e2m1fn_x2,
 ]
 SHAPES = [(), (1,), (7,), (3, 5), (2, 3, 4), (0,), (3, 0), (1, 1, 1)]
-
-
-def of_bits(shape, dtype, seed=0) -> torch.Tensor:
-    """A tensor of random bits, NaN and infinity among them."""
-    size = torch.empty((), dtype=dtype).element_size()
-    high = 2 if dtype == torch.bool else 256
-    bits = torch.randint(high, (math.prod(shape) * size,), dtype=torch.uint8, generator=torch.manual_seed(seed))
-    return bits.view(dtype).reshape(shape)
 
 
 @pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")

@@ -6,6 +6,7 @@ import torch
 from lmm_lens import AblateHeads, Lens, Read
 from lmm_lens.core import tapping
 from tests.support.cases import Case, case, close, edits_of, plain
+from tests.support.eager import Eager
 from tests.support.models import FAMILIES
 from tests.support.programs import PROGRAMS, Step, interventions, reference_edit
 
@@ -189,3 +190,38 @@ def test_a_read_never_changes_the_model_not_even_in_place(site):
     llava = case("llava")
     read = Read(site, [1], rows="after_image", reduce=in_place)
     assert torch.equal(llava.lens.run(llava.prompt, read=[read]).logits, plain(llava.model, llava.inputs))
+
+
+@pytest.mark.parametrize("backend", ["native", "nnsight", "transformer_lens"])
+@pytest.mark.parametrize("options", [{}, {"cache_implementation": "static"}], ids=["dynamic", "static"])
+@pytest.mark.parametrize("name", ["gemma3", "llava"])
+def test_keys_of_a_generation_are_the_tokens_from_the_first_on(name, options, backend):
+    """A window that holds few of them, a cache with room for more: as in one eager pass over the whole text."""
+    known = case(name)
+    lens = known.on(backend)
+    total = []
+
+    def from_the_first(rows, context):
+        total.append(rows.shape[-1])
+        return rows
+
+    reads = [Read("pattern", rows="generating"), Read("pattern", rows="generating", reduce=from_the_first, name="own")]
+    reads = reads if backend == "native" else reads[:1]
+    made = lens.generate(known.prompt, read=reads, max_new_tokens=5, eos_token_id=[], **options)
+    n = known.prompt.n_tokens
+    seen = Eager(known.model).prefill(continued(known.prompt.inputs, made.tokens[:, :-1]))
+    for layer in known.self_attending:
+        expected = seen.weights[layer][:, :, n - 1 :]
+        given = made.reads["pattern", layer]
+        assert given.shape == expected.shape
+        assert (torch.nan_to_num(given) - expected).abs().max() < 1e-5
+    if backend == "native":
+        assert sorted(set(total)) == list(range(n, n + 5))
+
+
+def continued(inputs, tokens):
+    """The inputs of a prompt with tokens behind it."""
+    fill = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    zeros = torch.zeros_like(tokens)
+    names = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"} & inputs.keys()
+    return inputs | {key: torch.cat([inputs[key], fill.get(key, zeros).to(inputs[key].dtype)], 1) for key in names}

@@ -1,7 +1,7 @@
 """Released checkpoints by their numbers: what pictures become, on tiny models behind the real processors.
 
-Each entry holds what is known here of the checkpoint's configs, by its family's documentation and defaults; there is no
-network, so none was held against the files themselves. Widths and depths are those of a tiny model.
+Each entry holds the numbers of the checkpoint's configs that say what a picture becomes; `sources` says where each was
+confirmed. Widths and depths are those of a tiny model.
 """
 
 from functools import cache
@@ -10,6 +10,7 @@ from lmm_lens import Lens
 from tests.support.released.entry import Released
 from tests.support.released.grids import GRIDS
 from tests.support.released.own_ways import OWN_WAYS
+from tests.support.released.sources import SOURCES
 from tests.support.released.squares import SQUARES
 from tests.support.released.tiles import TILES
 
@@ -22,4 +23,4 @@ def lens_of(name: str) -> Lens:
     return RELEASED[name].lens()
 
 
-__all__ = ["GRIDS", "RELEASED", "SQUARES", "Released", "lens_of"]
+__all__ = ["GRIDS", "RELEASED", "SOURCES", "SQUARES", "Released", "lens_of"]

@@ -14,7 +14,7 @@ from tests.support.tokenizer import byte_tokenizer
 
 Grid = tuple[int, int]
 Size = tuple[int, int]
-WIDE, BROAD = (640, 480), (1200, 300)
+WIDE, BROAD, TINY = (640, 480), (1200, 300), (28, 28)
 IMAGE_IDS = ("image_token_id", "image_token_index", "image_patch_id")
 
 

@@ -1,12 +1,12 @@
-"""Checkpoints with ways of their own. Without an owner in the name, the numbers are the defaults of transformers."""
+"""Checkpoints with ways of their own. Without an owner in the name, no file of the checkpoint was found."""
 
 import transformers as hf
 from transformers.models.ernie4_5_vl_moe.video_processing_ernie4_5_vl_moe import Ernie4_5_VLMoeVideoProcessor
 from transformers.models.video_llama_3.video_processing_video_llama_3 import VideoLlama3VideoProcessor
 
 from tests.support.models.parts import MROPE, NO_HEAD_DIM
-from tests.support.released.entry import BROAD, WIDE, Released, edge
-from tests.support.released.grids import BY_28, pixels
+from tests.support.released.entry import BROAD, TINY, WIDE, Released, edge
+from tests.support.released.grids import BY_28, SMALL_28, pixels
 
 BAIDU = "<|IMAGE_PLACEHOLDER|>"
 MOLMO = ("<im_start>", "<low_res_im_start>", "<im_end>", "<im_col>", "<|video|>", "<frame_start>", "<frame_end>")
@@ -25,7 +25,7 @@ OWN_WAYS: dict[str, Released] = {
         {**pixels(147384, 2822400), "temporal_patch_size": 1},
         hf.PaddleOCRVLProcessor,
         {},
-        BY_28,
+        {**BY_28, (280, 280): ((14, 14),)},  # enlarged by 1.371 to 147384 pixels, 188 tokens of 28 x 28
         image=BAIDU,
         specials=("<|VIDEO_PLACEHOLDER|>", "<|IMAGE_START|>", "<|IMAGE_END|>"),
         named={"image_token": BAIDU},
@@ -44,10 +44,10 @@ OWN_WAYS: dict[str, Released] = {
             },
         },
         hf.Ernie4_5_VLMoeImageProcessorPil,
-        {**pixels(3136, 4816896), "temporal_patch_size": 1},
+        {**pixels(3136, 4842768), "temporal_patch_size": 1},
         hf.Ernie4_5_VLMoeProcessor,
         {},
-        BY_28,
+        {**SMALL_28, (2212, 2184): ((78, 79),)},  # 6162 tokens of 28 x 28, of at most 6177
         image=BAIDU,
         named={
             **{f"{kind}_token": f"<|{kind}_PLACEHOLDER|>".upper() for kind in KINDS},
@@ -59,25 +59,26 @@ OWN_WAYS: dict[str, Released] = {
         "video_llama_3",
         {"vision_config": {"patch_size": 14}},
         hf.VideoLlama3ImageProcessorPil,
-        pixels(3136, 12845056, merge=1),
+        pixels(3136, 3211264, merge=1),
         hf.VideoLlama3Processor,
         {},
-        {WIDE: ((34, 46),), BROAD: ((21, 86),)},  # each patch of 14 is a token
+        # each patch of 14 is a token: 16 at least, and 16384 at most, for which 3000 x 1500 are shrunk by 1.1838
+        {WIDE: ((34, 46),), BROAD: ((21, 86),), TINY: ((4, 4),), (3000, 1500): ((90, 181),)},
         films=VideoLlama3VideoProcessor,
         image="<|image_pad|>",
         specials=("<|video_pad|>",),
     ),
-    "HunyuanOCR": Released(
+    "tencent/HunyuanOCR": Released(
         "hunyuan_vl",
         {"vision_config": {"patch_size": 16}},
         hf.HunYuanVLImageProcessorPil,
         pixels(262144, 4194304, patch=16),
         hf.HunYuanVLProcessor,
         {},
-        {WIDE: ((15, 20),), BROAD: ((9, 38),)},
+        {WIDE: ((15, 20),), BROAD: ((9, 38),), TINY: ((16, 16),)},  # 262144 pixels at least
         named={"image_token": "<image>", "image_start_token": "<start>", "image_end_token": "<end>"},
     ),
-    "Perception-LM-3B": Released(
+    "facebook/Perception-LM-3B": Released(
         "perception_lm",
         {},
         hf.PerceptionLMImageProcessor,
@@ -90,7 +91,7 @@ OWN_WAYS: dict[str, Released] = {
         named={"image_token": "<|image|>", "video_token": "<|video|>"},
         films=hf.PerceptionLMVideoProcessor,
     ),
-    "Molmo2-8B": Released(
+    "allenai/Molmo2-8B": Released(
         "molmo2",
         {"vision_config": {"image_size": [378, 378], "num_position_embeddings": 729}},
         hf.Molmo2ImageProcessor,
@@ -110,7 +111,7 @@ OWN_WAYS: dict[str, Released] = {
             "image_end_token_id": "<im_end>",
         },
     ),
-    "MiniCPM-V 4.6": Released(
+    "openbmb/MiniCPM-V-4.6": Released(
         "minicpmv4_6",
         {},
         hf.MiniCPMV4_6ImageProcessorPil,
@@ -122,7 +123,7 @@ OWN_WAYS: dict[str, Released] = {
         named={"image_token": "<image>", "video_token": "<video>", **MINI},
         films=hf.MiniCPMV4_6VideoProcessor,
     ),
-    "Gemma 4": Released(
+    "google/gemma-4-E2B-it": Released(
         "gemma4",
         {
             "vision_config": {**GEMMA_TOWER, "patch_size": 16, "pooling_kernel_size": 3},

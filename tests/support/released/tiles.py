@@ -26,18 +26,40 @@ COHERE = {
 OVIS = ("<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>")
 
 
-def idefics(longest: int, tile: int, side: int, scale: int, patch: int = 14, smol: bool = False) -> Released:
-    """The longest edge brought to four tiles, so that 640 x 480 are 4 x 3 of them."""
+def idefics(
+    longest: int, tile: int, side: int, scale: int, patch: int = 14, smol: bool = False, cut: bool = True
+) -> Released:
+    """The longest edge brought to four tiles, so that 640 x 480 are 4 x 3 of them, or the whole alone if not `cut`."""
     return Released(
         "smolvlm" if smol else "idefics3",
         {"vision_config": {"image_size": tile, "patch_size": patch}, "scale_factor": scale},
         hf.SmolVLMImageProcessorPil if smol else hf.Idefics3ImageProcessorPil,
-        {"size": {"longest_edge": longest}, "max_image_size": {"longest_edge": tile}},
+        {"size": {"longest_edge": longest}, "max_image_size": {"longest_edge": tile}, "do_image_splitting": cut},
         hf.SmolVLMProcessor if smol else hf.Idefics3Processor,
         {"image_seq_len": side**2},
-        tiled((side, side), 13, 5),
+        tiled((side, side), 13 if cut else 1, 5 if cut else 1),
         specials=IDEFICS,
         films=SmolVLMVideoProcessor if smol else None,
+    )
+
+
+def lfm2(seen: dict[Any, Any], thumbnail: bool) -> Released:
+    """A crop of at most 256 tokens of 32 x 32 pixels, up to twice as many pixels; else crops of 512 x 512."""
+    return Released(
+        "lfm2_vl",
+        {"vision_config": {"patch_size": 16, "num_patches": 256}, "downsample_factor": 2},
+        hf.Lfm2VlImageProcessor,
+        {"tile_size": 512, "encoder_patch_size": 16, "downsample_factor": 2, "min_image_tokens": 64}
+        | {"max_image_tokens": 256, "min_tiles": 2, "max_tiles": 10, "max_pixels_tolerance": 2.0}
+        | {"use_thumbnail": thumbnail},
+        hf.Lfm2VlProcessor,
+        {},
+        # 700 x 600 are 1.6 times as many pixels, and shrunk by 1.27 to whole tokens
+        {WIDE: ((13, 18),), BROAD: ((8, 32),), (700, 600): ((14, 17),), **seen},
+        specials=(
+            *(f"<|{tag}|>" for tag in ("image_start", "image_end", "img_thumbnail")),
+            *(f"<|img_row_{row}_col_{column}|>" for row in range(1, 11) for column in range(1, 11)),
+        ),
     )
 
 
@@ -65,6 +87,8 @@ TILES = {
     ),
     "HuggingFaceM4/Idefics3-8B-Llama3": idefics(1456, 364, 13, 2),
     "HuggingFaceTB/SmolVLM-Instruct": idefics(1536, 384, 9, 3),
+    "HuggingFaceTB/SmolVLM-Instruct-DPO": idefics(1536, 384, 9, 3, cut=False),
+    "ibm-granite/granite-docling-258M": idefics(2048, 512, 8, 4, patch=16),
     "HuggingFaceTB/SmolVLM2-2.2B-Instruct": idefics(1536, 384, 9, 3, smol=True),
     "HuggingFaceTB/SmolVLM2-500M-Video-Instruct": idefics(2048, 512, 8, 4, patch=16, smol=True),
     "CohereLabs/aya-vision-8b": Released(
@@ -115,27 +139,15 @@ TILES = {
         "ovis2",
         {"vision_config": {"image_size": 448, "patch_size": 14, "hidden_stride": 2}},
         hf.Ovis2ImageProcessorPil,
-        {"size": edge(448), "crop_to_patches": True, "max_patches": 9},
+        {"size": edge(448), "crop_to_patches": True, "min_patches": 1, "max_patches": 12},
         hf.Ovis2Processor,
         {"image_seq_length": 256},
-        tiled((16, 16), 5, 4),
+        # the fewest tiles that keep nine tenths of the pixels: 2 x 2, 1 x 3, and of 4400 x 400 no fewer than 1 x 10
+        {**tiled((16, 16), 5, 4), (4400, 400): ((16, 16),) * 11},
         image="<IMG_ATOM>",
         specials=("<image>", *OVIS),
         ids={"visual_indicator_token_ids": OVIS},
     ),
-    "LiquidAI/LFM2-VL-1.6B": Released(
-        "lfm2_vl",
-        {"vision_config": {"patch_size": 16, "num_patches": 256}, "downsample_factor": 2},
-        hf.Lfm2VlImageProcessor,
-        {"tile_size": 512, "encoder_patch_size": 16, "downsample_factor": 2, "min_image_tokens": 64}
-        | {"max_image_tokens": 256, "min_tiles": 2, "max_tiles": 10},
-        hf.Lfm2VlProcessor,
-        {},
-        # few enough pixels for one crop of at most 256 tokens of 32 x 32; else 2 x 2 crops and a thumbnail
-        {WIDE: ((13, 18),), BROAD: ((8, 32),), (1024, 1024): ((16, 16),) * 5},
-        specials=(
-            *(f"<|{tag}|>" for tag in ("image_start", "image_end", "img_thumbnail")),
-            *(f"<|img_row_{row}_col_{column}|>" for row in range(1, 11) for column in range(1, 11)),
-        ),
-    ),
+    "LiquidAI/LFM2-VL-1.6B": lfm2({(1024, 1024): ((16, 16),) * 5}, thumbnail=True),
+    "LiquidAI/LFM2-VL-450M": lfm2({(1024, 1024): ((16, 16),) * 4}, thumbnail=False),
 }
