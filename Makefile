@@ -15,13 +15,14 @@ quietly = { $(1); } > $(LOG) 2>&1 || { cat $(LOG); exit 1; }
 CONTAINERS := $(VENV)/containers
 EMOJI := $(VENV)/emoji
 HARNESS := $(VENV)/harness
+JUPYTER := $(VENV)/jupyter
 
 # NDIF's server: gigabytes, another Python, and never lmm-lens; CUDA's part of torch is spared where an index allows it
 NDIF := $(VENV)/ndif
 NDIF_PYTHON ?= $(shell for p in python3.12 python3.13 $(HOME)/.pyenv/versions/3.12.*/bin/python; do \
 	"$$p" -c "import sys; raise SystemExit(sys.version_info[:2] not in ((3, 12), (3, 13)))" 2> /dev/null && echo "$$p" && break; done)
 
-.PHONY: demo test containers emoji emoji-model harness attack long stories ndif lint bench study studies notebooks docs readme model browser clean
+.PHONY: demo test containers emoji emoji-model harness jupyter attack long stories ndif lint bench study studies notebooks docs readme model browser clean
 
 demo: $(STAMP)
 	$(BIN)/lmm-lens demo
@@ -43,6 +44,10 @@ emoji: $(EMOJI)/.installed
 # A lens as a model of lmms-eval: its own evaluator and command, offline, on local tasks.
 harness: $(HARNESS)/.installed
 	OMP_NUM_THREADS=1 PYTHONPATH=$(HARNESS) $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5 tests/harness
+
+# The viewer's widget in JupyterLab and Notebook, which have a Python of their own; the kernel has this one.
+jupyter: $(JUPYTER)/.installed browser
+	LMM_LENS_JUPYTER=$(abspath $(JUPYTER)) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 tests/jupyter
 
 # What takes minutes to break the library with: kills, bits turned over, servers that lie, nodes that go. Counts it, too.
 attack: $(STAMP)
@@ -147,6 +152,11 @@ $(EMOJI)/.installed: $(STAMP)
 # without most of what lmms-eval asks for, which is for other models and tasks; it imports a part of filelock that 4 lacks
 $(HARNESS)/.installed: $(STAMP) tests/harness/requirements.txt
 	@$(call quietly,$(BIN)/pip install --no-deps --upgrade --target $(HARNESS) -r tests/harness/requirements.txt)
+	@touch $@
+
+$(JUPYTER)/.installed: $(STAMP) tests/jupyter/requirements.txt
+	@test -x $(JUPYTER)/bin/python || $(PYTHON) -m venv $(JUPYTER)
+	@$(call quietly,$(JUPYTER)/bin/pip install -r tests/jupyter/requirements.txt)
 	@touch $@
 
 # The browser that is there, whosever it is; else, for root on Debian or Ubuntu, theirs.

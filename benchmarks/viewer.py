@@ -28,6 +28,7 @@ from .timing import machine, show, write
 
 RESULTS = Path(__file__).parent / "results" / "viewer.md"
 SIDE, PATCH, LAYERS, HEADS = 32, 14, 32, 32
+TOWER_LAYERS, TOWER_HEADS = 24, 16  # as CLIP ViT-L; the features leave the last but one
 QUERIES = (1, 4, 16)
 ROUNDS = 40
 HOVER = """async ([selector, points]) => {
@@ -62,7 +63,11 @@ def built() -> tuple[Lens, Prompt]:
         max_position_embeddings=2048,
     )
     vision = hf.CLIPVisionConfig(
-        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=edge
+        hidden_size=128,
+        intermediate_size=128,
+        num_hidden_layers=TOWER_LAYERS,
+        num_attention_heads=TOWER_HEADS,
+        image_size=edge,
     )
     vision.patch_size = PATCH
     torch.manual_seed(0)
@@ -70,8 +75,8 @@ def built() -> tuple[Lens, Prompt]:
         vision_config=vision, text_config=text, image_token_index=tokenizer.convert_tokens_to_ids("<image>")
     )
     model = hf.LlavaForConditionalGeneration(config).eval()
-    for layer in model.model.language_model.layers:  # attention as uneven as that of a trained model
-        layer.self_attn.q_proj.weight.data.mul_(60)
+    for layer in (*model.model.language_model.layers, *model.model.vision_tower.encoder.layers):
+        layer.self_attn.q_proj.weight.data.mul_(60)  # attention as uneven as that of a trained model
     lens = Lens(model, processor)
     y, x = np.mgrid[0:768, 0:1024]
     noise = np.random.default_rng(0).normal(0, 12, (768, 1024, 3))
@@ -93,13 +98,16 @@ def hovered(page: Page, selector: str) -> list[float]:
     return times
 
 
-def measured(browser: Any, made: View, folder: Path) -> list[str]:
-    """The cells of one page."""
+def measured(browser: Any, made: View, folder: Path, tower: bool = False) -> list[str]:
+    """The cells of one page; hovers over its vision tower if asked."""
     path = made.save(folder / "view.html")
     opening, heads, patches = [], [], []
     for _ in range(5):
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         opening.append(opened(page, path))
+        if tower:
+            page.select_option("#scene", label="the vision tower")
+            page.wait_for_selector("html[data-ready][data-part='vision'][aria-busy='false']")
         heads += hovered(page, "#map")
         patches += hovered(page, "#panels canvas")
         page.close()
@@ -129,10 +137,17 @@ def main() -> None:
             start = time.perf_counter()
             made = view(prompt, lens, queries=list(range(prompt.n_tokens - n, prompt.n_tokens)))
             lines.append([str(n), f"{time.perf_counter() - start:.1f}", *measured(browser, made, Path(folder))])
+        start = time.perf_counter()
+        made = view(prompt, lens, tower=True)
+        seconds = time.perf_counter() - start
+        cells = measured(browser, made, Path(folder), tower=True)
+        lines.append(["1, and the tower", f"{seconds:.1f}", *cells])
     notes = (
         f"{n_visual:,} visual tokens x {LAYERS} layers x {HEADS} heads; medians, in brackets the 95th percentile. "
-        "Hover times include the wait for the next frame. Error: of a weight shown, as a share of the largest of its "
-        f"head.\n\n{machine(torch.device('cpu'))}; Chromium without a GPU."
+        f"The tower has {TOWER_LAYERS - 1} used layers x {TOWER_HEADS} heads, and as many of its patches as fit are "
+        "queries; its hovers are over its own page. Hover times include the wait for the next frame. Error: of a "
+        "weight shown, as a share of the largest of its head.\n\n"
+        f"{machine(torch.device('cpu'))}; Chromium without a GPU."
     )
     show(lines, notes)
     write(lines, "What a view costs", notes, RESULTS)

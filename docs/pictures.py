@@ -25,6 +25,7 @@ from lmm_lens import (
     Lens,
     Read,
     activation_patching,
+    attention_map,
     find_circuit,
     find_sinks,
     head_effects,
@@ -32,7 +33,7 @@ from lmm_lens import (
     localize,
     score_heads,
 )
-from lmm_lens.bundled import shapes
+from lmm_lens.bundled import emoji, shapes
 from lmm_lens.core.kernels import redistribute
 from lmm_lens.prompts.prompt import Prompt
 from lmm_lens.scoring.figures import attention_over_image, head_heatmap
@@ -90,6 +91,29 @@ def hero(lens: Lens) -> Figure:
     axes[4].tick_params(axis="x", labelsize=8, length=0)
     axes[4].spines[["top", "right", "left"]].set_visible(False)
     axes[4].set_title("right answers", fontsize=9)
+    return figure
+
+
+def reading(lens: Lens) -> Figure:
+    """The pretrained language model names what it sees, and six of its 270 heads look at each thing in its turn: the
+    mean of their attention from the token that gives each name, every picture on a scale of its own. The heads were
+    chosen on 24 other pictures, by how much they look at the first thing to be named.
+    """
+    lens = Lens.demo("emoji")  # needs the packages that its card names
+    others = emoji.examples(24, ["list"], seed=6)
+    boxes = [emoji.scenes.boxes(each.scene)[each.scene.things[0]] for each in others]
+    prompts = [lens.prompt(each.question, images=each.image) for each in others]
+    heads = score_heads(lens, prompts, "region_mass", boxes=boxes).top(6)
+    said = attention_map(lens, named(lens), generated=7, heads=heads)  # names with commas between them
+    figure = Figure(figsize=(9.2, 2.27), dpi=150, layout="constrained")
+    axes = figure.subplots(1, 5)
+    (canvas,) = said.canvases
+    canvas.draw(axes[0])
+    axes[0].set_title("“What is in\nthe picture?”", fontsize=12)
+    for ax, number in zip(axes[1:], range(0, 7, 2), strict=True):
+        weights = said.weights[number, 0]
+        canvas.draw_weights(ax, weights, 0.0, float(weights[list(canvas.positions)].max()))
+        ax.set_title(f"it says\n“{said.queries[number]}”", fontsize=12)
     return figure
 
 
@@ -210,12 +234,43 @@ def place(lens: Lens) -> Figure:
     return figure
 
 
+def named(lens: Lens) -> Prompt:
+    """The pretrained model's picture of four things, which it is to name."""
+    example = emoji.examples(4, ["list"], seed=5)[3]
+    return lens.prompt(example.question, images=example.image)
+
+
 def viewer(lens: Lens) -> None:
-    """A photograph of the viewer's page; writes its file itself."""
+    """A photograph of the viewer's page, of the pretrained model; writes its file itself."""
     from lmm_lens.viewer import view
 
-    scores = score_heads(lens, asked(lens, 60), "nonsink_mass")
-    _photographed(view(one(lens), scores, lens=lens, mark=scores.top(4)), "viewer", 1180)
+    lens = Lens.demo("emoji")
+
+    def shown(page: Any) -> None:
+        page.select_option("#sheet-of", label="the 12 highest")
+
+    _photographed(view(named(lens), lens), "viewer", 1390, shown)
+
+
+def viewer_tower(lens: Lens) -> None:
+    """Its vision tower: where heads of a layer look from the patch with the ring."""
+    from lmm_lens.viewer import view
+
+    lens = Lens.demo("emoji")
+
+    def clicked(page: Any) -> None:
+        page.select_option("#scene", label="the vision tower")
+        page.wait_for_selector("html[data-ready][data-part='vision']")
+        box = page.locator("#panels canvas").bounding_box()
+        page.mouse.click(box["x"] + 0.75 * box["width"], box["y"] + 0.75 * box["height"])
+        page.mouse.move(1, 1)
+        page.select_option("#metric", label="entropy")
+        page.locator("#map").focus()
+        for key in ("ArrowDown", "ArrowDown", "ArrowLeft", "ArrowLeft"):
+            page.keyboard.press(key)
+        page.evaluate("document.activeElement.blur()")
+
+    _photographed(view(named(lens), lens, tower=True), "viewer_tower", 1235, clicked)
 
 
 def viewer_runs(lens: Lens) -> None:
@@ -277,6 +332,7 @@ PICTURES: dict[str, Callable[[Lens], Figure | None]] = {
     each.__name__: each
     for each in (
         hero,
+        reading,
         masks,
         sinks,
         var,
@@ -288,6 +344,7 @@ PICTURES: dict[str, Callable[[Lens], Figure | None]] = {
         knockout,
         viewer,
         viewer_runs,
+        viewer_tower,
     )
 }
 

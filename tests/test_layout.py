@@ -21,6 +21,7 @@ NO_ROOM = {
     "containers": "what people hold their models in, with packages that only `make containers` installs",
     "emoji": "the library on emoji-llava, with the language model that only `make emoji` installs",
     "harness": "a lens as a model of lmms-eval, which only `make harness` installs",
+    "jupyter": "the viewer's widget in JupyterLab, which only `make jupyter` installs",
     "browser": "pages in a browser",
     "docs": "the site and its blocks of code",
     "support": "what several tests share",

@@ -56,7 +56,8 @@ def intervals(ax: Axes, table: Any, colors: list[str], names: str = "condition",
     ax.hlines(places, table["low"], table["high"], colors=colors, linewidth=2)
     ax.scatter(table[value], places, c=colors, s=28, zorder=3)
     ax.set_yticks(list(places), table[names])
-    ax.invert_yaxis()
+    if not ax.yaxis_inverted():  # axes that share it would turn it back
+        ax.invert_yaxis()
     ax.grid(axis="x", linewidth=0.4, alpha=0.6)
 
 

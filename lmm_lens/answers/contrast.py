@@ -129,9 +129,12 @@ def answer_token(lens: Lens, answer: AnswerLike, n_vocab: int) -> int:
     ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
     if len(ids) != 1:
         pieces = " ".join(repr(piece) for piece in tokenizer.convert_ids_to_tokens(ids))
+        spaced = f" {answer.strip()}"
+        whole = len(tokenizer(spaced, add_special_tokens=False)["input_ids"]) == 1
+        remedy = "give the first token that tells the answers apart, or its id"
         raise ScoreError(
             f"{answer!r} has {len(ids)} tokens: {pieces}\n"
-            "  an answer is one token; give the first token that tells the answers apart, or its id"
+            f"  an answer is one token; {f'{spaced!r}, with the space before it, is one' if whole else remedy}"
         )
     if ids[0] == tokenizer.unk_token_id:
         raise ScoreError(f"{answer!r} is no token of this model: its tokenizer reads it as {tokenizer.unk_token!r}")

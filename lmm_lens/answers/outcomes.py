@@ -54,21 +54,24 @@ def goal_of_texts(lens: Lens, clean: Float[Tensor, " vocab"], right: str, wrong:
 
     An answer is known by its first token, with or without a space before it, as it is written or with a capital: models
     differ in this, and data sets do not say. Every form counts as the answer; its logit is that of the form which the
-    clean run finds likeliest.
+    clean run finds likeliest. A form with which both answers begin, as "tent" and "tiger" do without a space where
+    " tent" and " tiger" are tokens, counts for neither, if the clean run says the right one in another.
 
     Raises:
-        ScoreError: the two answers begin with the same token, or one of them has no token of its own.
+        ScoreError: the two answers begin with the same token as the model says them, or one of them has no token of
+            its own.
     """
     forms = [forms_of(lens, right), forms_of(lens, wrong) if wrong is not None else ()]
     shared = set(forms[0]) & set(forms[1])
-    if shared:
+    ranked = [tuple(sorted(each, key=lambda token: -float(clean[token]))) for each in forms]
+    telling = [tuple(token for token in each if token not in shared) for each in ranked]
+    if shared and (ranked[0][0] in shared or not all(telling)):
         raise ScoreError(
             f"the answers {right!r} and {wrong!r} begin with the same token {sorted(shared)}, so the first token does "
             "not tell them apart\n"
             "  give answers that differ in their first token, or metric='log_prob' without a wrong one"
         )
-    ranked = [tuple(sorted(each, key=lambda token: -float(clean[token]))) for each in forms]
-    return Goal(ranked[0], ranked[1], _is_yes(right))
+    return Goal(telling[0], telling[1], _is_yes(right))
 
 
 def forms_of(lens: Lens, text: str) -> tuple[int, ...]:

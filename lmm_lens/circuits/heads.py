@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..lens import Lens
 
 KIND = "smallest heads"
+SAID = 20  # heads that are named in a sentence
 TENSORS = ("per_prompt", "with_all", "with_none", "random")
 LABELS = ("by", "keep", "metric", "ablation", "rows", "order", "shape", "sizes", "n_kept", "held_out", "model")
 
@@ -114,9 +115,10 @@ class SmallestHeads:
         kept = float(self.values[self.sizes.index(self.n_kept)])
         where = "prompts not used to order them" if self.held_out else "prompts that they were ordered on"
         beside = f"; random sets like it keep {float(self.random_values.mean()):.2f}" if len(self.random) else ""
+        named = f"{self.heads[:SAID]}{f' and {self.n_kept - SAID} more' if self.n_kept > SAID else ''}"
         return (
             f"SmallestHeads by {self.by}: {self.n_kept} heads keep {kept:.2f} of {self.metric} with all others ablated "
-            f"({self.ablation}, rows {self.rows!r}), on {len(self.with_all)} {where}{beside}\n  {self.heads}"
+            f"({self.ablation}, rows {self.rows!r}), on {len(self.with_all)} {where}{beside}\n  {named}"
         )
 
     def _repr_html_(self) -> str:

@@ -196,13 +196,14 @@ def view(
     image: ImagePaths,
     question: Annotated[str, typer.Option(help="What to ask about it.")],
     queries: Annotated[str, typer.Option(help='Whose attention: "last", "question", "text", ...')] = "last",
+    tower: Annotated[bool, typer.Option("--tower", help="Also show the heads of the vision tower.")] = False,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("lmm-lens-view.html"),
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
     dtype: Annotated[str, typer.Option(help="Of the weights: auto, float32, bfloat16, float16.")] = "auto",
 ) -> None:
     """One page that shows where every head looks: pictures, words and heads. Needs no network."""
     check_pictures(image)
-    command("view")(model, image, question, queries, out, open_, dtype)
+    command("view")(model, image, question, queries, tower, out, open_, dtype)
 
 
 def check_pictures(paths: list[Path]) -> None:

@@ -12,7 +12,9 @@ from .opening import load
 from .waiting import waiting
 
 
-def run(name: str, images: list[Path], question: str, queries: str, out: Path, opens: bool, dtype: str) -> None:
+def run(
+    name: str, images: list[Path], question: str, queries: str, tower: bool, out: Path, opens: bool, dtype: str
+) -> None:
     """Ask about some pictures, write the page, and open it in the browser if asked.
 
     Raises:
@@ -30,7 +32,7 @@ def run(name: str, images: list[Path], question: str, queries: str, out: Path, o
     lens = load(name, dtype, console)
     prompt = lens.prompt(question, images=list(images))
     with waiting("reading attention"):
-        made = view(prompt, lens, queries=queries)
+        made = view(prompt, lens, queries=queries, tower=tower)
     out.parent.mkdir(parents=True, exist_ok=True)
     path = made.save(out).resolve()
     console.print(f"wrote {path} ({made.size / 1e6:.1f} MB)", markup=False, highlight=False, soft_wrap=True)

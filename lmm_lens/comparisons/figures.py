@@ -32,7 +32,8 @@ def plot_comparison(compared: Comparison, ax: Axes | None = None) -> Axes:
     start = float(table.loc[table["condition"] == compared.baseline, "value"].iloc[0])
     ax.axvline(start, color=INK, linewidth=0.8, linestyle=":", zorder=0)
     ax.set_yticks(range(len(table)), table["condition"])
-    ax.invert_yaxis()
+    if not ax.yaxis_inverted():  # axes that share it would turn it back
+        ax.invert_yaxis()
     ax.margins(y=0.12)
     if bool(((compared.values == 0) | (compared.values == 1)).all()):
         ax.set_xlim(-0.02, 1.02)

@@ -26,6 +26,7 @@ from ..sinks.vision import CLIP_NORM
 
 if TYPE_CHECKING:
     from ..lens import Lens
+    from ..lens.patch_map import PatchMap
 
 WEIGHTS, ON_SINKS = "tower attention map", "tower attention map on sinks"
 SCOPES = ("image", "class", "register", "all")
@@ -94,14 +95,7 @@ def tower_weights(
         PromptError: a batch.
         HookError: no such rows, or visual tokens that mix all patches, and so lie nowhere.
     """
-    if prompt.n_rows != 1:
-        raise PromptError(f"a map of the vision tower is of one prompt, given a batch of {prompt.n_rows} rows")
-    patches = lens.vision.patches(prompt)
-    if patches.is_mixed:
-        raise HookError(
-            f"each visual token of {type(lens.model).__name__} is made of all patches of its tower, so its patches lie "
-            "under none of them\n  read vision.pattern for its numbers"
-        )
+    patches = placed_patches(lens, prompt)
     visual = prompt.mask("visual")[0]
     chosen: str | Tensor
     if rows is None or isinstance(rows, str):
@@ -123,8 +117,7 @@ def tower_weights(
     held = None
     if sink_norm is not None:
         held = torch.stack([sums[ON_SINKS, layer][i].float().cpu() for layer, i in by_head])
-    made_of = patches.made_of.flatten(1).float()
-    share = made_of / made_of.sum(0).clamp_min(1)
+    share = shares_of(patches).flatten(1)
     weights = torch.zeros(len(heads), prompt.n_tokens)
     weights[:, visual] = on_tower @ share.T
     return name, weights, held
@@ -135,6 +128,31 @@ def checked_norm(norm: float | None) -> float:
     if norm is not None and not norm > 0:
         raise HookError(f"sink_norm is the norm from which on a token is a sink, above 0, given {norm!r}")
     return CLIP_NORM if norm is None else float(norm)
+
+
+def placed_patches(lens: Lens, prompt: Prompt) -> PatchMap:
+    """Which tokens of the tower each visual token of one prompt is made of, where that gives them a place.
+
+    Raises:
+        PromptError: a batch.
+        HookError: visual tokens that mix all patches, and so lie nowhere.
+        ModelError: no tower with heads.
+    """
+    if prompt.n_rows != 1:
+        raise PromptError(f"a map of the vision tower is of one prompt, given a batch of {prompt.n_rows} rows")
+    patches = lens.vision.patches(prompt)
+    if patches.is_mixed:
+        raise HookError(
+            f"each visual token of {type(lens.model).__name__} is made of all patches of its tower, so its patches lie "
+            "under none of them\n  read vision.pattern for its numbers"
+        )
+    return patches
+
+
+def shares_of(patches: PatchMap) -> Float[Tensor, "visual tower_row token"]:
+    """How much of what a token of the tower gets goes to each visual token, in equal shares."""
+    made_of = patches.made_of.float()
+    return made_of / made_of.sum(0).clamp_min(1)
 
 
 def _told(prompt: Prompt, chosen: Bool[Tensor, " position"]) -> str:

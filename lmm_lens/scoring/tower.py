@@ -77,7 +77,7 @@ class TowerScorer:
             if others is not None:
                 return (pattern * context.columns(others, pattern.shape[-1])[:, None, None]).sum(-1)
             if centres is not None:
-                return _distance(pattern, centres.to(pattern), context.positions)
+                return distance_of_keys(pattern, centres.to(pattern), context.positions)
             entropy: Tensor = -(pattern * pattern.clamp_min(1e-30).log()).sum(-1)
             return entropy
 
@@ -92,7 +92,7 @@ class TowerScorer:
         return norms + [Tap("pattern", layer, rows, score, name="tower score") for layer in layers]
 
 
-def _distance(
+def distance_of_keys(
     pattern: Float[Tensor, "row head query key"], centres: Float[Tensor, "row token 2"], at: Int[Tensor, "row query"]
 ) -> Float[Tensor, "row head query"]:
     """The mean distance of the keys that have a place, by their attention; NaN for queries that have none."""

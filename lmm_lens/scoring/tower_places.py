@@ -34,14 +34,14 @@ class TowerPlaces:
     centres: Float[Tensor, "tower_row token 2"]
 
     @classmethod
-    def of(cls, lens: Lens, prompt: Prompt) -> TowerPlaces:
-        """Those of a prompt.
+    def of(cls, lens: Lens, prompt: Prompt, patches: PatchMap | None = None) -> TowerPlaces:
+        """Those of a prompt, whose patches may be known already.
 
         Raises:
             ScoreError: the visual tokens lie nowhere that is known, or mix all patches.
         """
         canvases = canvases_of(prompt, 0)
-        patches = lens.vision.patches(prompt)
+        patches = lens.vision.patches(prompt) if patches is None else patches
         if not canvases or patches.is_mixed:
             raise ScoreError(
                 f"it is not known where the patches of {type(lens.model).__name__} lie in its pictures, so neither "

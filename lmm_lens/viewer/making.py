@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import HookError, LensError, PromptError, ScoreError
-from ..hooks.heads import DECODER, HeadSet, check_part
+from ..errors import LensError, PromptError
+from ..hooks.heads import DECODER, VISION, HeadSet
 from ..hooks.results import Generation, Run
 from ..prompts.prompt import Prompt, check_prompt
 from ..prompts.rows import RowsLike
 from ..readouts.reading import Reading
-from ..runs.files import check_same_model
-from ..scoring import HEAD_METRICS, HeadScores
+from ..scoring import HeadScores
 from ..sinks import SinkRule
+from .given import check_mark, map_of_scores
 from .masses import Map, maps_of
 from .packing import steps_for
 from .page import render
@@ -23,6 +23,8 @@ from .said import check_words
 from .scene import Scene, Side, side_by_side
 from .sequence import TokenRow
 from .shown import HEIGHT, View
+from .tower_reading import TowerAsked
+from .tower_scene import check_tower, tower_scene
 
 if TYPE_CHECKING:
     from ..lens import Lens
@@ -41,6 +43,7 @@ def view(
     sinks: bool | SinkRule = True,
     mark: HeadSet | None = None,
     words: Reading | None = None,
+    tower: bool | RowsLike = False,
     row: int | Literal["all"] = 0,
     title: str | None = None,
     height: int = HEIGHT,
@@ -52,16 +55,20 @@ def view(
         what: a `Lens`, whose attention is read in one forward pass; a `Run` of this prompt with
             `Read("pattern", rows=...)`, edits included; a `Generation` with `Read("pattern", rows="generating")`, whose
             new tokens are queries and keys; two of them by name, as `{"before": run, "after": other}`, side by side; or
-            `HeadScores`, with `lens=`, shown on the map of heads.
+            `HeadScores`, with `lens=`, shown on the map of heads; those of the vision tower on its map.
         lens: the model, beside scores; beside a run it is what finds the sinks, and the words of generated tokens.
         queries: whose attention, as row scopes go: "last", "question", "text", positions, ... With a lens; the last
             prompt token is always among them. Each query adds a byte or two a layer, head and token to the page.
         layers: with a lens, only these.
         heads: with a lens, only these heads of every layer; with a run, which heads its reads hold, if not all.
         sinks: whether to draw attention sinks, found by the model's known dimensions or by this rule.
-        mark: heads to outline on the map.
+        mark: heads to outline on the map of the part that they are of.
         words: what a `logit_lens` or a `latent_lens` has read of this prompt; the page then says of a token what it
             reads as after each layer.
+        tower: also the heads of the vision tower, with a lens and a prompt of one row: its layers on a map of their
+            own, and where they look from all patches, from a class token, and from the patches of single visual tokens:
+            as many as fit, evenly spread, or those named by positions or "image". Costs another forward, with the
+            backward that finds each visual token's patches.
         row: batch row, or "all", which the page then chooses from.
         title: heading of the page; the prompt's text by default.
         height: of the frame in a notebook, in pixels.
@@ -69,37 +76,49 @@ def view(
     Raises:
         LensError: neither lens, run nor scores, or something that does not go with it.
         HookError: no such layer, head or row, a run without whole patterns, or two runs that hold other things.
-        PromptError: a run or words of another prompt, or no such batch row.
+        PromptError: a run or words of another prompt, no such batch row, or a batch with `tower`.
+        ModelError: `tower` of a model that has none with heads.
         ScoreError: scores or words of another model, or more numbers than a page should hold.
     """
     check_prompt(prompt)
     rows = _rows(prompt, row)
     scores = what if isinstance(what, HeadScores) else None
     runs = _runs_of(what)
+    of_tower = scores is not None and scores.settings.get("part", DECODER) == VISION
+    wants_tower, asked = of_tower or tower is not False, None
+    if wants_tower:
+        check_tower(prompt, bool(runs))
     if runs:
         _check_run_options(queries, layers)
         read = [[from_run(run, prompt, each, heads, lens, sinks) for run in runs.values()] for each in rows]
     else:
         lens = _lens_of(what, lens)
-        shown = from_lens(lens, prompt, rows, queries, layers, heads, sinks)
+        asked = TowerAsked.of(lens, prompt, True if isinstance(tower, bool) else tower) if wants_tower else None
+        beside = [asked.reader] if asked else []
+        shown, whole_run = from_lens(lens, prompt, rows, queries, layers, heads, sinks, beside)
         read = [[(attention, TokenRow.of(prompt, each))] for attention, each in zip(shown, rows, strict=True)]
-    _check_mark(mark, lens)
+    check_mark(mark, lens, wants_tower)
     scenes = []
     for number, sides in zip(rows, read, strict=True):
         made = tuple(
-            Side(label, attention, _maps(attention, tokens, scores, lens))
+            Side(label, attention, _maps(attention, tokens, None if of_tower else scores, lens))
             for (attention, tokens), label in zip(sides, runs or [""], strict=True)
         )
         first, tokens = sides[0]
         line = f"{_model_line(lens, first)}{f' · batch row {number}' if prompt.n_rows > 1 else ''}"
         shown_as = side_by_side(*made, *(tokens for _, tokens in sides)) if len(made) == 2 else made
-        said = check_words(words, tokens, lens)
-        scenes.append(Scene(tokens, shown_as, title or _title(prompt, number), line, mark, said))
-    n_values = sum(scene.n_values for scene in scenes)
-    check_values(n_values)
-    steps = steps_for(n_values)
-    whole = (lens.n_layers, lens.n_heads) if lens is not None else _shape_of(scenes[0])
-    return View(render(scenes, steps), scenes[0].shape, 1 / steps, height, whole)
+        said, ours = check_words(words, tokens, lens), mark if mark is None or mark.part == DECODER else None
+        scenes.append(Scene(tokens, shown_as, title or _title(prompt, number), line, ours, said))
+    shape, whole = scenes[0].shape, (lens.n_layers, lens.n_heads) if lens is not None else _shape_of(scenes[0])
+    of_part = None
+    if asked is not None:
+        of_lens = tower_scene(asked, whole_run, scores if of_tower else None, mark, title or _title(prompt, 0))
+        scenes.insert(0 if of_tower else 1, of_lens)
+        of_part = (asked.lens.vision.n_layers, asked.lens.vision.n_heads)
+    n_values = {part: sum(scene.n_values for scene in scenes if scene.part == part) for part in (DECODER, VISION)}
+    check_values(sum(n_values.values()))
+    steps = [steps_for(n_values[scene.part]) for scene in scenes]
+    return View(render(scenes, steps), shape, 1 / min(steps), height, whole, of_part)
 
 
 def _rows(prompt: Prompt, row: int | Literal["all"]) -> list[int]:
@@ -128,22 +147,13 @@ def _runs_of(what: Any) -> dict[str, Run | Generation]:
     return {str(name): each for name, each in what.items()}
 
 
-def _check_mark(mark: HeadSet | None, lens: Lens | None) -> None:
-    check_part(mark, DECODER, "the viewer")
-    if mark is not None and lens is not None and (mark.n_layers, mark.n_heads) != (lens.n_layers, lens.n_heads):
-        raise HookError(
-            f"these heads to mark are of {mark.n_layers} layers x {mark.n_heads} heads, "
-            f"the model has {lens.n_layers} x {lens.n_heads}"
-        )
-
-
 def _maps(attention: ShownAttention, tokens: TokenRow, scores: HeadScores | None, lens: Lens | None) -> list[Map]:
     """The maps of heads, the one shown first in front."""
     maps = maps_of(attention, tokens)
     maps.sort(key=lambda each: each.name != (FIRST[0] if attention.sinks.of_layer is not None else FIRST[1]))
     if scores is not None:
         assert lens is not None
-        maps.insert(0, _map_of_scores(scores, lens, attention))
+        maps.insert(0, map_of_scores(scores, lens, attention))
     return maps
 
 
@@ -179,28 +189,6 @@ def _check_run_options(queries: RowsLike, layers: Sequence[int] | None) -> None:
             "a run has the queries and layers that were read: view(prompt, run) takes no queries and no layers\n"
             '  choose them when reading: lens.run(prompt, read=[Read("pattern", layers, rows=...)])'
         )
-
-
-def _map_of_scores(scores: HeadScores, lens: Lens, attention: ShownAttention) -> Map:
-    """The mean scores as a map, the same for every query; ScoreError for those of another model."""
-    expected = (lens.n_layers, lens.n_heads)
-    if tuple(scores.values.shape) != expected:
-        raise ScoreError(
-            f"these scores of {scores.values.shape[0]} x {scores.values.shape[1]} heads are of another model\n"
-            f"  scores: {scores.model.get('model', 'unknown')}, lens: {lens!r}"
-        )
-    if scores.model:  # scores that people made themselves say nothing
-        check_same_model("this map of scores", scores.model, lens.identity)
-    metric = HEAD_METRICS.get(scores.metric)
-    n = f"{scores.n_prompts} prompt{'s' if scores.n_prompts > 1 else ''}"
-    chosen = scores.values.float().cpu()[list(attention.layers)][:, list(attention.heads)]
-    return Map(
-        "scores",
-        f"scores: {scores.metric}",
-        f"{metric.meaning if metric else scores.metric}; mean of {n}, query {scores.query}",
-        scores.unit,
-        chosen.expand(len(attention.queries), -1, -1),
-    )
 
 
 def _title(prompt: Prompt, row: int) -> str:

@@ -31,16 +31,16 @@ SCRIPTS = (
 )
 
 
-def render(scenes: Sequence[Scene], steps: int) -> str:
+def render(scenes: Sequence[Scene], steps: Sequence[int]) -> str:
     """The HTML of a view.
 
     Args:
         scenes: what it shows, one at a time.
-        steps: see `packing`.
+        steps: of each, see `packing`.
     """
     import jinja2
 
-    abouts = [scene.about(steps) for scene in scenes]
+    abouts = [scene.about(each) for scene, each in zip(scenes, steps, strict=True)]
     style, script = part("page.css"), _script()
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lmm_lens.viewer", "assets"),
@@ -52,13 +52,15 @@ def render(scenes: Sequence[Scene], steps: int) -> str:
     return environment.get_template("page.html.j2").render(
         about=abouts[0],
         titles=[scene.title for scene in scenes],
+        parts=[scene.part for scene in scenes],
         data=[_inside_html(about) for about in abouts],
-        packed=[[side.packed(scene.tokens, steps) for side in scene.sides] for scene in scenes],
+        packed=[
+            [side.packed(scene.tokens, each) for side in scene.sides] for scene, each in zip(scenes, steps, strict=True)
+        ],
         style=style,
         script=script,
         allowed_style=_hash(style),
         allowed_script=_hash(script),
-        steps=steps,
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import HookError, PromptError, ScoreError
 from ..hooks.heads import check_layer
-from ..hooks.points import Read
+from ..hooks.points import Read, Reader
 from ..hooks.results import Generation, Run
 from ..prompts.prompt import Prompt
 from ..prompts.rows import RowsLike, bind_rows
@@ -57,8 +57,12 @@ def from_lens(
     layers: Sequence[int] | None,
     heads: Sequence[int] | None,
     sinks: bool | SinkRule,
-) -> list[ShownAttention]:
+    beside: Sequence[Reader] = (),
+) -> tuple[list[ShownAttention], Run]:
     """Read some prompt rows from a model, in one forward pass; the last prompt token is always among the queries.
+
+    Returns:
+        What was read of each row, and the run, which holds what `beside` has read too.
 
     Raises:
         HookError: no such layer, head or row, or layers whose keys are no tokens.
@@ -72,7 +76,7 @@ def from_lens(
     check_size(int(asked.sum()), len(chosen), n_heads, prompt.n_tokens)
     rule, about = sink_rule(lens, sinks)
     reads = [Read("pattern", chosen, heads, asked, name=PATTERN)]
-    run = lens.run(prompt, read=[*reads, *([phi_read(rule, chosen)] if rule else [])], logits="last")
+    run = lens.run(prompt, read=[*reads, *([phi_read(rule, chosen)] if rule else []), *beside], logits="last")
     numbers = tuple(range(n_heads)) if heads is None else tuple(heads)
     shown = []
     for row in rows:
@@ -80,7 +84,7 @@ def from_lens(
         values, positions = stacked(run, PATTERN, chosen, row, n_heads, prompt.n_tokens)
         words, left = next_tokens(lens, run, row), _omitted(lens, layers)
         shown.append(ShownAttention(values, positions, tuple(chosen), numbers, found, words, left))
-    return shown
+    return shown, run
 
 
 def chosen_layers(lens: Lens, layers: Sequence[int] | None) -> list[int]:

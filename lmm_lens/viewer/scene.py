@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import HookError
-from ..hooks.heads import HeadSet
+from ..hooks.heads import DECODER, HeadSet
 from ..readouts.reading import Reading
 from .masses import Map
 from .packing import Packed, floats, pack_weights
@@ -60,6 +60,7 @@ class Scene:
         model: a line that says what model this is.
         mark: heads to outline.
         words: what its tokens say after each layer.
+        part: of the model whose heads these are, "decoder" or "vision".
     """
 
     tokens: TokenRow
@@ -68,6 +69,7 @@ class Scene:
     model: str
     mark: HeadSet | None
     words: Reading | None = None
+    part: str = DECODER
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -86,16 +88,18 @@ class Scene:
         key_of, first = self.tokens.keys, self.sides[0]
         return {
             "title": self.title,
+            "part": self.part,
             "model": self.model,
             "answer": self.tokens.answer,
-            "positions": self.tokens.positions,
+            "positions": [position if position >= 0 else None for position in self.tokens.positions],
             "texts": self.tokens.texts,
             "roles": self.tokens.roles,
             "pieces": self.tokens.pieces(),
             "panels": [panel.drawn(key_of) for panel in panels_of(self.tokens.prompt, self.tokens.row)],
             "layers": first.attention.layers,
             "heads": first.attention.heads,
-            "queries": [key_of[position] for position in first.attention.queries],
+            "queries": [key_of.get(position) for position in first.attention.queries],
+            "queryNames": [self.tokens.name_of_query(position) for position in first.attention.queries],
             "steps": steps,
             "maps": [{"name": m.name, "label": m.label, "meaning": m.meaning, "unit": m.unit} for m in first.maps],
             "sides": [side.about(key_of) for side in self.sides],

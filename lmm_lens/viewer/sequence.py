@@ -48,6 +48,10 @@ class TokenRow:
         """Position to key."""
         return {position: key for key, position in enumerate(self.positions)}
 
+    def name_of_query(self, position: int) -> str | None:
+        """What a query is called that is more than a token; None for tokens."""
+        return None
+
     @property
     def texts(self) -> list[str]:
         """The text of each token shown."""

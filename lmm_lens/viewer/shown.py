@@ -28,10 +28,11 @@ class View:
 
     Attributes:
         html: the page.
-        shape: queries, layers, heads and tokens shown, of the first prompt row.
+        shape: queries, layers, heads and tokens shown of the decoder, of the first prompt row.
         error: how far a weight shown may lie from the true one, as a share of the largest weight of its head's row.
         height: of the frame in a notebook, in pixels.
         model_shape: layers and heads of the model; of what is shown, where only a run was given.
+        tower_shape: of its vision tower, where that is shown too.
     """
 
     html: str = field(repr=False)
@@ -39,6 +40,7 @@ class View:
     error: float
     height: int = HEIGHT
     model_shape: tuple[int, int] = (0, 0)
+    tower_shape: tuple[int, int] | None = None
 
     @property
     def size(self) -> int:
@@ -89,7 +91,8 @@ class View:
 
     def __repr__(self) -> str:
         queries, layers, heads, tokens = self.shape
+        tower = "" if self.tower_shape is None else ", and of the vision tower"
         return (
             f"View of {queries} quer{'y' if queries == 1 else 'ies'}, {layers} layers x {heads} heads, {tokens} "
-            f"tokens: {self.size / 1e6:.1f} MB of HTML, view.save(path) writes it"
+            f"tokens{tower}: {self.size / 1e6:.1f} MB of HTML, view.save(path) writes it"
         )

@@ -8,7 +8,8 @@ from typing import Any
 import anywidget
 import traitlets
 
-from ..hooks.heads import DECODER, Head, HeadSet, check_part
+from ..errors import HookError
+from ..hooks.heads import DECODER, VISION, Head, HeadSet
 from .page import part
 from .shown import View
 
@@ -20,6 +21,7 @@ class ViewWidget(anywidget.AnyWidget):
 
     Attributes:
         heads: what is chosen, as [layer, head] each, in the order in which it was.
+        part: of the model that they are of, "decoder", or "vision" where the page shows its vision tower.
     """
 
     _esm = part("widget.js")
@@ -28,8 +30,10 @@ class ViewWidget(anywidget.AnyWidget):
     height = traitlets.Int().tag(sync=True)
     heads = traitlets.List(traitlets.List(traitlets.Int(), minlen=2, maxlen=2)).tag(sync=True)
 
+    part = traitlets.Enum([DECODER, VISION], DECODER).tag(sync=True)
+
     def __init__(self, view: View, **options: Any) -> None:
-        self._model_shape = view.model_shape
+        self._shapes = {DECODER: view.model_shape, VISION: view.tower_shape}
         title = f"attention of {view.shape[1]} layers x {view.shape[2]} heads"
         super().__init__(page=view.html, title=title, height=view.height, **options)
 
@@ -40,16 +44,20 @@ class ViewWidget(anywidget.AnyWidget):
         Raises:
             HookError: set to heads that the model does not have.
         """
-        return self._checked((layer, head) for layer, head in self.heads)
+        return self._checked(((layer, head) for layer, head in self.heads), self.part)
 
     @selected.setter
     def selected(self, heads: Iterable[Head]) -> None:
-        self.heads = [list(head) for head in self._checked(heads)]
+        part = heads.part if isinstance(heads, HeadSet) else DECODER
+        numbers = [list(head) for head in self._checked(heads, part)]
+        with self.hold_sync():  # both at once
+            self.part, self.heads = part, numbers
 
-    def _checked(self, heads: Iterable[Head]) -> HeadSet:
-        if isinstance(heads, HeadSet):
-            check_part(heads, DECODER, "the viewer")
-        return HeadSet(heads, *self._model_shape)
+    def _checked(self, heads: Iterable[Head], part: str) -> HeadSet:
+        shape = self._shapes[part]
+        if shape is None:
+            raise HookError("this view does not show the vision tower\n  view(prompt, lens, tower=True).widget()")
+        return HeadSet(heads, *shape, part)
 
 
 def widget_of(view: View, selected: Iterable[Head]) -> ViewWidget:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lmm_lens.answers.contrast import answer_token
 from lmm_lens.answers.outcomes import (
     ANSWER_METRICS,
     Goal,
@@ -53,6 +54,46 @@ def test_answers_that_begin_alike_are_refused(byte_lens):
     with pytest.raises(ScoreError) as raised:
         goal_of_texts(byte_lens, torch.zeros(300), "blue", "black")
     assert "the answers 'blue' and 'black' begin with the same token" in str(raised.value)
+
+
+@pytest.fixture
+def spaced_lens():
+    """A tokenizer in which words are tokens behind a space, and pieces without one, as GPT-2's and Llama 3's."""
+    tokens = {"": [], "tent": [1, 2], "Tent": [3, 2], " tent": [4], " Tent": [5], " tiger": [6], " Tiger": [7]}
+    tokens |= {"tiger": [1, 8], "Tiger": [3, 8]}  # 1 is "t", 3 is "T"
+
+    class Spaced:
+        unk_token_id = 0
+        unk_token = "<unk>"
+
+        def __call__(self, text, add_special_tokens=True):
+            return {"input_ids": tokens[text]}
+
+        def decode(self, ids):
+            return f"token {ids}"
+
+        def convert_ids_to_tokens(self, ids):
+            return [f"piece {each}" for each in ids]
+
+    return SimpleNamespace(adapter=SimpleNamespace(tokenizer=Spaced()))
+
+
+def test_a_form_that_both_answers_begin_with_counts_for_neither(spaced_lens):
+    clean = torch.zeros(9)
+    clean[4], clean[7] = 3, 1
+    assert goal_of_texts(spaced_lens, clean, "tent", "tiger") == Goal((4, 5), (7, 6))
+    clean[1] = 4  # now the model says them without a space, where one token is both
+    with pytest.raises(ScoreError, match=r"'tent' and 'tiger' begin with the same token \[1, 3\]"):
+        goal_of_texts(spaced_lens, clean, "tent", "tiger")
+
+
+def test_an_answer_that_is_one_token_behind_a_space_is_named(spaced_lens):
+    with pytest.raises(ScoreError) as raised:
+        answer_token(spaced_lens, "tent", 9)
+    assert str(raised.value) == (
+        "'tent' has 2 tokens: 'piece 1' 'piece 2'\n  an answer is one token; ' tent', with the space before it, is one"
+    )
+    assert answer_token(spaced_lens, " tent", 9) == 4
 
 
 def test_yes_no_statistics_by_hand():

@@ -15,10 +15,13 @@ const values = %s, listeners = [];
 window.saved = [];
 window.model = {
   get: (name) => values[name],
-  set: (name, value) => { values[name] = value; listeners.forEach((each) => each()); },
-  save_changes: () => window.saved.push(values.heads),
-  on: (event, call) => listeners.push(call),
-  off: (event, call) => listeners.splice(listeners.indexOf(call), 1),
+  set: (name, value) => {
+    values[name] = value;
+    listeners.forEach(([event, call]) => event === `change:${name}` && call());
+  },
+  save_changes: () => window.saved.push(values.part === "decoder" ? values.heads : [values.part, ...values.heads]),
+  on: (event, call) => listeners.push([event, call]),
+  off: (...given) => listeners.splice(listeners.findIndex((each) => each.every((one, i) => one === given[i])), 1),
 };
 window.leave = widget.render({ model: window.model, el: document.getElementById("cell") });
 window.listeners = listeners;
@@ -36,9 +39,13 @@ def widget(lens):
 @pytest.fixture
 def notebook(visit, widget, tmp_path):
     """A page that holds the widget as a notebook would."""
-    state = {name: getattr(widget, name) for name in ("page", "title", "height", "heads")}
+    return held(visit, widget, tmp_path)
+
+
+def held(visit, widget, folder):
+    state = {name: getattr(widget, name) for name in ("page", "title", "height", "heads", "part")}
     script = base64.b64encode(widget._esm.encode()).decode()
-    path = tmp_path / "notebook.html"
+    path = folder / "notebook.html"
     path.write_text(HOST % (script, json.dumps(state).replace("<", "\\u003c")), encoding="utf-8")
     page = visit(path)
     page.frame_locator("iframe").locator("html[data-ready]").wait_for()
@@ -94,3 +101,36 @@ def test_a_page_answers_nobody_but_the_one_that_holds_it(notebook):
     frame.evaluate("postMessage({ lmmLens: 'choose', heads: [[1, 0]] }, '*')")  # from itself
     frame.evaluate("() => new Promise((done) => setTimeout(done))")
     assert frame.evaluate("document.documentElement.dataset.chosen") == "L2H5 L1H4"
+
+
+@pytest.fixture
+def both(visit, lens, tmp_path):
+    """A widget that shows the vision tower too."""
+    example = shapes.examples(1, kinds=("color",), seed=1)[0]
+    prompt = lens.prompt(example.question, images=example.image)
+    return held(visit, view(prompt, lens, layers=[1, 2], tower=True).widget([(2, 5)]), tmp_path)
+
+
+def test_heads_of_the_tower_are_saved_as_such(both):
+    wait_for_chosen(both, "L2H5")
+    inside(both).locator("#scene").select_option(label="the vision tower")
+    inside(both).locator("html[data-ready][data-part='vision']").wait_for()
+    both.wait_for_function("saved.length === 1")  # nothing is chosen there yet
+    inside(both).locator(".thumb input").first.check()
+    both.wait_for_function("saved.length === 2")
+    inside(both).locator("#scene").select_option(label="the decoder")
+    both.wait_for_function("saved.length === 3")
+    wait_for_chosen(both, "L2H5")
+    saved = both.evaluate("saved")
+    assert [saved[0], saved[2]] == [["vision"], [[2, 5]]]
+    assert saved[1][0] == "vision"
+
+
+def test_heads_that_python_chooses_in_the_tower_open_it(both):
+    wait_for_chosen(both, "L2H5")
+    both.evaluate("model.set('part', 'vision'); model.set('heads', [[1, 3], [0, 2]])")
+    wait_for_chosen(both, "L1H3 L0H2")
+    inside(both).locator("html[data-part='vision']").wait_for()
+    both.evaluate("model.set('part', 'decoder'); model.set('heads', [[1, 7]])")
+    wait_for_chosen(both, "L1H7")
+    inside(both).locator("html[data-part='decoder']").wait_for()

@@ -1,5 +1,6 @@
 """The smallest sets of heads: their curves against ablations one by one, their orders, what is refused."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -126,6 +127,12 @@ def test_it_says_on_what_it_was_measured_and_is_read_back(lens, by_effect, tmp_p
     assert repr(again) == repr(by_effect)
     assert again.to_pandas().equals(by_effect.to_pandas())
     assert list(again.to_pandas()["added"]) == [f"L{layer}H{head}" for layer, head in by_effect.order]
+
+
+def test_of_many_heads_the_first_are_named(by_effect):
+    every = HeadSet.all(6, 8)
+    large = replace(by_effect, order=every, sizes=(0, 30), per_prompt=by_effect.per_prompt[:2], n_kept=30)
+    assert repr(large).splitlines()[1] == f"  {every[:20]} and 10 more"
 
 
 def test_the_curve_is_drawn(by_effect, tmp_path):

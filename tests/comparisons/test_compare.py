@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from lmm_lens import (
@@ -306,6 +307,13 @@ def test_every_condition_has_its_line_in_the_figure(compared):
     means = compared.to_pandas()["value"].to_numpy()
     dots = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"]
     np.testing.assert_allclose(dots, means)
+
+
+def test_the_first_condition_is_on_top_on_axes_that_are_shared_too(compared):
+    figure = Figure()
+    for ax in figure.subplots(1, 2, sharey=True):
+        compared.plot(ax)
+    assert all(ax.yaxis_inverted() for ax in figure.axes)
 
 
 # ---------------------------------------------------------------------- what is refused

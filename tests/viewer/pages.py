@@ -55,4 +55,4 @@ class Shown:
 
 
 def _script(html: str, name: str) -> str:
-    return re.search(rf'<script type="[^"]*" id="{name}">(.*?)</script>', html, re.S).group(1)
+    return re.search(rf'<script type="[^"]*" id="{name}"[^>]*>(.*?)</script>', html, re.S).group(1)

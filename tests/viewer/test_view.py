@@ -151,7 +151,7 @@ def test_a_page_of_many_weights_says_that_it_is_coarser(lens, asked, monkeypatch
     monkeypatch.setattr(packing, "MAX_FINE", 6 * 8 * 45 - 1)
     made = view(asked, lens)
     assert made.error == 1 / 255
-    assert "within 1/255 of the largest of its head" in made.html
+    assert 'within 1/<span id="steps">255</span> of the largest of its head' in made.html
     fine = Shown(view(asked, lens, layers=[0, 1, 2, 3, 4]).html)
     coarse = Shown(made.html)
     assert coarse.about["steps"] == 255

@@ -104,3 +104,24 @@ def test_without_anywidget_there_is_a_page_and_a_sentence(lens, asked, monkeypat
 def test_a_view_loads_no_anywidget():
     code = "import sys, lmm_lens.viewer; sys.exit('anywidget' in sys.modules or 'ipywidgets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_heads_of_the_tower_are_a_set_of_the_tower(wired, lens, asked):
+    widget = view(asked, lens, tower=True).widget(HeadSet([(2, 3)], 3, 4, part="vision"))
+    assert widget.selected == HeadSet([(2, 3)], 3, 4, part="vision")
+    data = {"method": "update", "state": {"heads": [[1, 2]], "part": "vision"}, "buffer_paths": []}
+    widget.comm.handle_msg({"content": {"data": data}, "buffers": []})
+    assert widget.selected == HeadSet([(1, 2)], 3, 4, part="vision")
+    assert lens.run(asked, [AblateHeads(widget.selected)]).reports[0].n_edits == 37
+    widget.selected = [(5, 7)]  # pairs are of the decoder
+    assert widget.comm.sent[-1][1]["state"] == {"heads": [[5, 7]], "part": "decoder"}
+    assert widget.selected == HeadSet([(5, 7)], 6, 8)
+    with pytest.raises(HookError, match="layer 3 is out of range"):
+        widget.selected = HeadSet([(3, 0)], 6, 8, part="vision")
+
+
+def test_a_view_without_its_tower_chooses_no_heads_there(wired, lens, asked):
+    widget = view(asked, lens).widget()
+    with pytest.raises(HookError) as caught:
+        widget.selected = HeadSet([(0, 1)], 3, 4, part="vision")
+    assert str(caught.value) == ("this view does not show the vision tower\n  view(prompt, lens, tower=True).widget()")

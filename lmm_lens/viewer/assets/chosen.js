@@ -44,14 +44,23 @@ const LISTENER = window === parent ? null : parent;
 function tell() {
   const heads = state.chosen.length || !state.head ? state.chosen : [state.head];
   const numbers = heads.map(([layer, head]) => [about.layers[layer], about.heads[head]]);
-  LISTENER?.postMessage({ lmmLens: "chosen", heads: numbers }, "*");
+  LISTENER?.postMessage({ lmmLens: "chosen", heads: numbers, part: about.part }, "*");
 }
+
+// choose heads by the model's own numbers; how many of them are there
+function adopt(numbers) {
+  const heads = numbers.map(([layer, head]) => [about.layers.indexOf(layer), about.heads.indexOf(head)]);
+  const there = heads.filter((each) => Math.min(...each) >= 0 && exists(...each));
+  Object.assign(state, { chosen: there, mean: state.mean && there.length > 0 });
+  return there.length;
+}
+
+if (state.asked) adopt(state.asked);
 
 addEventListener("message", ({ source, data }) => {
   if (source !== LISTENER || data?.lmmLens !== "choose") return;
-  const heads = data.heads.map(([layer, head]) => [about.layers.indexOf(layer), about.heads.indexOf(head)]);
-  const there = heads.filter((each) => Math.min(...each) >= 0 && exists(...each));
-  Object.assign(state, { chosen: there, mean: state.mean && there.length > 0 });
-  if (there.length < heads.length) tell(); // those that are not on this page; else it knows
+  const part = data.part ?? about.part, other = [...byId("scene").options].findIndex((_, number) => partOf(number) === part);
+  if (part !== about.part && other >= 0) return openOther(other, { asked: data.heads });
+  if (adopt(data.heads) < data.heads.length) tell(); // those that are not on this page; else it knows
   repaint();
 }, { signal: closing });

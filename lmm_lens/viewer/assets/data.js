@@ -74,7 +74,8 @@ const sinkSets = about.sides.map((side) => side.sinks && side.sinks.map((keys) =
 const knowsSinks = sinkSets.some((known) => known !== null);
 const isSink = (layer, key, side = state.side) => sinkSets[side] !== null && sinkSets[side][layer].has(key);
 const isSinkOf = (heads, key, side) => heads.some(([layer]) => isSink(layer, key, side));
-const queryOfKey = new Map(about.queries.map((key, query) => [key, query]));
+const queryOfKey = new Map(about.queries.map((key, query) => [key, query]).filter(([key]) => key !== null));
+const ofTower = about.part === "vision"; // its tokens are patches; a click on one makes it the query
 
 // where each visual token lies: its panel, grid, row and column
 const placeOf = new Map();
@@ -99,10 +100,25 @@ const severalGrids = about.panels.flatMap((panel) => panel.grids).length > 1;
 
 // what a token is called; its position beside it tells it from others of the name
 function nameOfToken(key) {
+  if (about.positions[key] === null) return about.texts[key];
   if (!isVisual[key]) return `“${about.texts[key]}”`;
   const place = placeOf.get(key), grid = severalGrids ? `${place.grid} ` : "";
   return about.panels[place.panel].placed ? `${grid}patch ${place.row}, ${place.column}` : `${grid}token`;
 }
 
-const fullName = (key) => `${nameOfToken(key)} at ${about.positions[key]}`;
+const fullName = (key) => (about.positions[key] === null ? nameOfToken(key) : `${nameOfToken(key)} at ${about.positions[key]}`);
+const nameOfQuery = (query) => about.queryNames[query] ?? fullName(about.queries[query]);
+const idOf = (key) => about.positions[key] ?? about.roles[key]; // by which a token is found on the page
+const idOfQuery = (query) => about.queryNames[query] ?? about.positions[about.queries[query]];
+
+// the query of a token of the tower: its own, or that of the nearest patch of its grid that is one
+function queryNear(key) {
+  if (queryOfKey.has(key)) return queryOfKey.get(key);
+  const place = placeOf.get(key);
+  if (!place) return undefined;
+  const far = (other) => Math.hypot(other.row - place.row, other.column - place.column);
+  const same = [...queryOfKey.keys()].filter((each) => placeOf.get(each)?.panel === place.panel && placeOf.get(each).grid === place.grid);
+  const nearest = same.sort((a, b) => far(placeOf.get(a)) - far(placeOf.get(b)))[0];
+  return nearest === undefined ? undefined : queryOfKey.get(nearest);
+}
 

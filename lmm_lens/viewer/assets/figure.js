@@ -90,7 +90,7 @@ function figureOfPictures({ bySide, heads, top, query }) {
   }));
   const { width, height, body } = inLines(entries, EDGE, SIDES.length > 1 ? 2 : 4);
   const ramp = legend(0, height, (t) => css("dark", t, overlayAlpha(t)), "#4d4d4d", document.getElementById("picture-range").textContent);
-  return sheetOfPaper(width, height + LINE, `${nameOfHeads(heads)} looking from ${fullName(about.queries[query])}`, body + ramp);
+  return sheetOfPaper(width, height + LINE, `${nameOfHeads(heads)} looking from ${nameOfQuery(query)}`, body + ramp);
 }
 
 function figureOfMap({ key, column, theme }) {
@@ -120,6 +120,6 @@ function figureOfSheet() {
     };
   });
   const { width, height, body } = inLines(entries, THUMB, 8);
-  return sheetOfPaper(width, height, `${about.maps[state.map].label}, looking from ${fullName(about.queries[state.query])}`, body);
+  return sheetOfPaper(width, height, `${about.maps[state.map].label}, looking from ${nameOfQuery(state.query)}`, body);
 }
 

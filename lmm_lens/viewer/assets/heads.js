@@ -64,7 +64,7 @@ const marked = about.mark.map(([layer, head]) => [about.layers.indexOf(layer), a
 
 function meaningOfMap(key) {
   const change = state.change ? "change of " : "";
-  if (key !== null) return `${change}attention to ${fullName(key)} from ${fullName(about.queries[state.query])}`;
+  if (key !== null) return `${change}attention to ${fullName(key)} from ${nameOfQuery(state.query)}`;
   return `${change}${about.maps[state.map].meaning}`;
 }
 

@@ -6,7 +6,7 @@ about.maps.forEach((each, index) => byId("metric").append(new Option(each.label,
 levelNames.forEach((name) => byId("level").append(new Option(name, name)));
 byId("heading").textContent = about.title;
 fillFacts();
-about.queries.forEach((key, query) => byId("query").append(new Option(`${about.texts[key]} (${about.positions[key]})`, query)));
+about.queries.forEach((key, query) => byId("query").append(new Option(ofTower ? nameOfQuery(query) : `${about.texts[key]} (${about.positions[key]})`, query)));
 about.sides.forEach(({ label }, side) => byId("side").append(new Option(label, side)));
 byId("side").append(new Option("change", "change"));
 byId("query-label").hidden = about.queries.length < 2;
@@ -21,8 +21,9 @@ byId("metric").value = state.map;
 byId("scale").value = state.scale;
 byId("overlay").checked = state.overlay;
 byId("scene").value = scene;
+byId("steps").textContent = about.steps;
 byId("marker-key").hidden = !about.roles.includes("marker");
-byId("token-note").textContent = about.queries.length > 1 ? "those with a dot show their own attention" : "";
+byId("token-note").textContent = ofTower ? "the visual tokens that patches are part of" : about.queries.length > 1 ? "those with a dot show their own attention" : "";
 
 // the model, the answer or the likeliest next tokens of each side, and where sinks and layers come from
 function fillFacts() {
@@ -47,10 +48,18 @@ function fillFacts() {
 }
 
 byId("scene").addEventListener("change", (event) => {
-  const { map: chosenMap, scale, overlay, theme: shade, head, chosen, mean, side, change } = state;
-  openScene(Number(event.target.value), { map: chosenMap, scale, overlay, theme: shade, head, chosen, mean, side, change });
+  openOther(Number(event.target.value));
   document.getElementById("scene").focus();
 });
+
+// another batch row, with what is chosen; or the other part of the model, with what was chosen there
+function openOther(number, changes = {}) {
+  const { map: chosenMap, scale, overlay, theme: shade, head, chosen, mean, side, change, query } = state;
+  const both = { overlay, theme: shade };
+  if (partOf(number) === about.part) return openScene(number, { ...both, map: chosenMap, scale, head, chosen, mean, side, change });
+  leftAt.set(scene, { map: chosenMap, scale, head, chosen, mean, query });
+  openScene(number, { ...leftAt.get(number), ...both, ...changes, moved: true });
+}
 byId("side").addEventListener("change", (event) => {
   const change = event.target.value === "change";
   set({ change, side: change ? SIDES.length - 1 : Number(event.target.value) });
@@ -61,7 +70,7 @@ byId("metric").addEventListener("change", (event) => {
   if (state.head === null) cursor = bestHead();
   repaint();
 });
-byId("query").addEventListener("change", (event) => set({ query: Number(event.target.value) }));
+byId("query").addEventListener("change", (event) => chooseQuery(Number(event.target.value)));
 byId("level").addEventListener("change", (event) => { set({ level: event.target.value }); requestAnimationFrame(resized); });
 byId("scale").addEventListener("change", (event) => set({ scale: event.target.value }));
 byId("overlay").addEventListener("change", (event) => set({ overlay: event.target.checked }));
@@ -85,14 +94,23 @@ const ACTIONS = {
   o: () => { byId("overlay").checked = !state.overlay; set({ overlay: !state.overlay }); },
   "[": () => stepQuery(-1),
   "]": () => stepQuery(1),
-  Escape: () => { hideTip(); set({ head: null, key: null, hoverHead: null, hoverKey: null }); },
+  Escape: () => {
+    hideTip();
+    set({ head: null, key: null, hoverHead: null, hoverKey: null });
+    if (ofTower) chooseQuery(about.queries.length - 1);
+  },
 };
 
 function stepQuery(step) {
   const next = state.query + step;
-  if (next < 0 || next >= about.queries.length) return;
-  byId("query").value = next;
-  set({ query: next });
+  if (next >= 0 && next < about.queries.length) chooseQuery(next);
+}
+
+function chooseQuery(query) {
+  byId("query").value = query;
+  const place = ofTower ? placeOf.get(about.queries[query]) : undefined; // thumbnails show what it looks at
+  if (place) sheetPanel.value = sheetPanels.findIndex(({ panel }) => panel === about.panels[place.panel]);
+  set({ query });
 }
 
 document.addEventListener("keydown", (event) => {
@@ -111,8 +129,9 @@ painters.push(({ theme, heads, query, key }) => {
   root.dataset.theme = theme;
   Object.assign(root.dataset, {
     head: nameOfHeads(heads),
-    query: about.positions[about.queries[query]],
-    token: key === null ? "" : about.positions[key],
+    part: about.part,
+    query: idOfQuery(query),
+    token: key === null ? "" : idOf(key),
     pinned: state.head ? headName(...state.head) : "",
     chosen: state.chosen.map((each) => headName(...each)).join(" "),
     map: about.maps[state.map].name,
@@ -123,6 +142,7 @@ painters.push(() => {
   if (document.documentElement.dataset.ready) return;
   document.documentElement.dataset.ready = "yes";
   performance.mark("ready");
+  if (state.moved) tell(); // what is chosen in the part that is shown now
   LISTENER?.postMessage({ lmmLens: "ready" }, "*");
 });
 

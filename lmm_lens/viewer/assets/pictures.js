@@ -92,10 +92,10 @@ function paintPanels(shown) {
   const most = Math.max(...shown.weights);
   document.getElementById("picture-range").textContent = `0 to ${three(shown.top)}${most > shown.top ? " and more" : ""}`;
   document.getElementById("looks-head").textContent = nameOfHeads(shown.heads);
-  document.getElementById("looks").textContent = `looking from ${fullName(about.queries[shown.query])}`;
+  document.getElementById("looks").textContent = `looking from ${nameOfQuery(shown.query)}`;
 }
 
-function paintPanel(drawing, { bySide, heads, top, key }) {
+function paintPanel(drawing, { bySide, heads, top, key, query }) {
   const { panel, canvas, side } = drawing, context = canvas.getContext("2d"), weights = bySide[side];
   context.clearRect(0, 0, canvas.clientWidth, canvas.clientHeight);
   let sum = 0;
@@ -105,6 +105,7 @@ function paintPanel(drawing, { bySide, heads, top, key }) {
   paintPatches(context, panel, (box) => onStage(drawing, box), weights, top);
   paintMarkers(context, drawing, weights, top);
   paintSinks(context, drawing, (box) => onStage(drawing, box), heads, side);
+  paintQuery(context, drawing, query);
   const place = key === null ? undefined : placeOf.get(key);
   if (place && about.panels[place.panel].source === panel.source) {
     const box = onStage(drawing, place.box), own = about.panels[place.panel] === panel; // else the same pixels, seen again
@@ -132,6 +133,21 @@ function paintSinks(context, { keys }, boxOf, heads, side) {
     const box = inset(boxOf(placeOf.get(each).box), 1.5);
     outline(context, box, "#000000", 1.5, []); // black between white dashes: seen on every colour
     outline(context, box, "#ffffff", 1.5, [3, 3]);
+  }
+}
+
+// a ring on the patch that looks
+function paintQuery(context, drawing, query) {
+  const place = placeOf.get(about.queries[query]);
+  if (!place || about.panels[place.panel].source !== drawing.panel.source) return;
+  const [x, y, w, h] = onStage(drawing, place.box);
+  const thick = about.panels[place.panel] === drawing.panel ? 2 : 1; // else the same pixels, seen again
+  for (const [colour, line] of [["#000000", 2 * thick], ["#ffffff", thick]]) {
+    context.beginPath();
+    context.arc(x + w / 2, y + h / 2, Math.max(4, Math.min(w, h) / 3), 0, 2 * Math.PI);
+    context.strokeStyle = colour;
+    context.lineWidth = line;
+    context.stroke();
   }
 }
 

@@ -6,6 +6,9 @@ const PARTS = [
   ["text_mass", "text", "var(--part-text)"],
   ["bos_mass", "first token", "var(--part-bos)"],
   ["marker_mass", "markers", "var(--part-marker)"],
+  ["class_mass", "class token", "var(--part-bos)"],
+  ["register_mass", "registers", "var(--part-sink)"],
+  ["elsewhere_mass", "no visual token", "var(--part-marker)"],
 ];
 const N_LISTED = 5;
 
@@ -27,10 +30,10 @@ function paintHead({ heads, layer, head, query, weights }) {
   title.append(name, note);
   if (heads.length === 1) title.append(choice(layer, head));
   const figures = element("div", "numbers"), masses = ["visual_mass", "nonsink_mass"];
-  figures.append(...numbers(heads.length > 1 ? masses : [...masses, "concentration", "entropy"], value));
+  figures.append(...numbers(heads.length > 1 ? masses : [...masses, "concentration", "distance", "entropy"], value));
   refill(headCard, title, figures, composition(parts), mostAttended(weights, heads));
   headCard.dataset.head = nameOfHeads(heads);
-  headCard.dataset.query = about.positions[about.queries[query]];
+  headCard.dataset.query = idOfQuery(query);
 }
 
 // whether the head is one of the chosen
@@ -80,7 +83,7 @@ function mostAttended(weights, heads) {
     button.type = "button";
     button.dataset.key = key;
     button.textContent = nameOfToken(key);
-    note.textContent = `${about.positions[key]}${isSinkOf(heads, key, state.side) ? " · sink" : ""}`;
+    note.textContent = `${about.positions[key] ?? ""}${isSinkOf(heads, key, state.side) ? " · sink" : ""}`;
     value.textContent = three(weights[key]);
     item.append(button, note, value);
     list.append(item);
@@ -106,16 +109,18 @@ function markOnly(key) {
 headCard.addEventListener("pointerout", () => repaint());
 
 function paintToken({ key, heads, layer, column }) {
-  tokenCard.dataset.position = key === null ? "" : about.positions[key];
+  tokenCard.dataset.position = key === null ? "" : idOf(key);
   if (key === null) {
     tokenCard.replaceChildren(Object.assign(element("span", "quiet"), {
-      textContent: "Hover a word or a patch to see which heads attend to it; click to keep it.",
+      textContent: ofTower
+        ? "Hover a patch to see which heads attend to it; click for where it looks itself."
+        : "Hover a word or a patch to see which heads attend to it; click to keep it.",
     }));
     return;
   }
   const title = element("div", "title"), name = element("b"), note = element("span", "quiet");
   name.textContent = nameOfToken(key);
-  const place = placeOf.get(key), notes = [`${about.roles[key].replaceAll("_", " ")} at ${about.positions[key]}`];
+  const place = placeOf.get(key), notes = about.positions[key] === null ? [] : [`${about.roles[key].replaceAll("_", " ")} at ${about.positions[key]}`];
   if (place && about.panels[place.panel].placed) {
     const [x0, y0, x1, y1] = place.box.map((edge) => Number(edge.toFixed(1)));
     notes.push(`pixels (${x0}, ${y0}) to (${x1}, ${y1})`);

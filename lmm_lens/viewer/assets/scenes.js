@@ -2,6 +2,8 @@
 
 const weightsHeld = new Map(); // "scene-side-query" -> {levels, largest}, unpacked
 const blank = document.getElementById("page").cloneNode(true);
+const leftAt = new Map(); // what was shown of a part of the model when the page went to the other
+const partOf = (number) => document.getElementById(`about-${number}`).dataset.part;
 let leave = null; // takes the listeners of the scene that is shown with it
 
 function openScene(number, kept = {}) {

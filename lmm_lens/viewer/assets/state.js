@@ -77,7 +77,7 @@ function meanWeights(query, heads, side) {
 // null while the weights it needs are being unpacked
 function whatIsShown() {
   const key = state.hoverKey ?? state.key;
-  const query = key !== null && queryOfKey.has(key) ? queryOfKey.get(key) : state.query;
+  const query = !ofTower && key !== null && queryOfKey.has(key) ? queryOfKey.get(key) : state.query;
   const ready = [state.query, query].map((q) => atHand(q, repaint));
   if (ready.includes(false)) return null;
   const heads = headsShown(), [layer, head] = heads[0];
@@ -87,12 +87,13 @@ function whatIsShown() {
   return { key, query, heads, layer, head, bySide, weights, column, top, theme: theme() };
 }
 
-// the weight of full colour: the largest, or the largest but for sinks and the first token
+// the weight of full colour: the largest, or the largest but for sinks and the first token; in the tower of its patches
 function fullColourAt(weights, heads, side) {
   let top = 0;
   weights.forEach((value, key) => {
-    const parked = isSinkOf(heads, key, side) || about.roles[key] === "bos";
-    if (!(state.scale === "nonsink" && parked) && value > top) top = value;
+    const parked = state.scale === "nonsink" && (isSinkOf(heads, key, side) || about.roles[key] === "bos");
+    const nowhere = about.positions[key] === null;
+    if (!parked && !nowhere && value > top) top = value;
   });
   return top || 1;
 }
@@ -126,7 +127,10 @@ function pinHead(head) {
   set({ head: same ? null : head });
 }
 
+// in the tower the patch becomes the query, or all patches do again
 function pinKey(key) {
+  const query = ofTower ? queryNear(key) : undefined;
+  if (query !== undefined) return chooseQuery(query === state.query ? about.queries.length - 1 : query);
   set({ key: state.key === key ? null : key });
 }
 

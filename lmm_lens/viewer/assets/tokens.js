@@ -16,7 +16,7 @@ function chip(key) {
   const role = about.roles[key], made = element("button", `chip ${role}`);
   made.type = "button";
   made.dataset.key = key;
-  made.dataset.position = about.positions[key];
+  made.dataset.position = idOf(key);
   made.tabIndex = -1;
   const small = role === "marker" || isVisual[key];
   if (!small) made.textContent = about.texts[key];

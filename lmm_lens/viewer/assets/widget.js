@@ -9,7 +9,7 @@ function render({ model, el }) {
   let ownChange = false; // what the page itself has told needs not be told to it
 
   function tell() {
-    if (!ownChange) frame.contentWindow?.postMessage({ lmmLens: "choose", heads: model.get("heads") }, "*");
+    if (!ownChange) frame.contentWindow?.postMessage({ lmmLens: "choose", heads: model.get("heads"), part: model.get("part") }, "*");
   }
 
   function listen({ source, data }) {
@@ -17,17 +17,19 @@ function render({ model, el }) {
     if (data?.lmmLens === "ready") tell();
     if (data?.lmmLens !== "chosen") return;
     ownChange = true;
+    model.set("part", data.part);
     model.set("heads", data.heads);
     ownChange = false;
     model.save_changes();
   }
 
   addEventListener("message", listen);
-  model.on("change:heads", tell);
+  const changes = ["change:heads", "change:part"];
+  changes.forEach((name) => model.on(name, tell));
   el.replaceChildren(frame);
   return () => {
     removeEventListener("message", listen);
-    model.off("change:heads", tell);
+    changes.forEach((name) => model.off(name, tell));
   };
 }
 
