@@ -179,7 +179,7 @@ def test_names_that_do_not_exist():
 
 
 def test_the_demo_lists_its_variants():
-    with pytest.raises(ValueError, match="'sinks', 'plain', 'emoji'; got 'sink'"):
+    with pytest.raises(ValueError, match="'sinks', 'plain', 'emoji', 'emoji-adapted'; got 'sink'"):
         Lens.demo("sink")
 
 
