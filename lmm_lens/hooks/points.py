@@ -145,7 +145,8 @@ class Read:
     with fewer selected query rows than others are filled with NaN. Entry i is the token at
     `run.positions[name][batch row, i]`: padding is never read, so in a padded batch it is not the token at position i.
     The keys of a pattern are the tokens from the first on, also in layers that hold only a window of them while the
-    model generates: to a token outside there is no attention.
+    model generates: to a token outside there is no attention. A reduction gets the keys that the layer holds, as all
+    else in its context is; `context.on_tokens(rows)` gives the others.
     """
 
     site: str
@@ -205,9 +206,9 @@ def _keeping(reduce: TapFunction | None, on_tokens: bool) -> TapFunction:
 
     def keep(rows: Tensor, context: TapContext) -> Tensor:
         own = rows.clone()  # a reduction may work in place
-        if on_tokens:
-            own = context.on_tokens(own)
-        return own if reduce is None else reduce(own, context)
+        if reduce is not None:
+            return reduce(own, context)
+        return context.on_tokens(own) if on_tokens else own
 
     return keep
 

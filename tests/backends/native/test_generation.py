@@ -85,7 +85,9 @@ def test_the_pattern_of_the_answer_row_equals_the_references(family):
     read = Read("pattern", family.attending, rows="answer")
     given = family.lens.generate(family.prompt, read=[read], max_new_tokens=NEW)
     for layer in family.attending:
-        close(given.reads["pattern", layer], family.reference.passes[1].sites["pattern"][layer])
+        expected = family.reference.passes[1].sites["pattern"][layer]
+        gone = given.reads["pattern", layer].shape[-1] - expected.shape[-1]  # tokens that have left a window
+        close(given.reads["pattern", layer], torch.nn.functional.pad(expected, (gone, 0)))
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen3_vl", "idefics2"])

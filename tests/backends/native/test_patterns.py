@@ -199,15 +199,9 @@ def test_keys_of_a_generation_are_the_tokens_from_the_first_on(name, options, ba
     """A window that holds few of them, a cache with room for more: as in one eager pass over the whole text."""
     known = case(name)
     lens = known.on(backend)
-    total = []
-
-    def from_the_first(rows, context):
-        total.append(rows.shape[-1])
-        return rows
-
-    reads = [Read("pattern", rows="generating"), Read("pattern", rows="generating", reduce=from_the_first, name="own")]
-    reads = reads if backend == "native" else reads[:1]
-    made = lens.generate(known.prompt, read=reads, max_new_tokens=5, eos_token_id=[], **options)
+    made = lens.generate(
+        known.prompt, read=[Read("pattern", rows="generating")], max_new_tokens=5, eos_token_id=[], **options
+    )
     n = known.prompt.n_tokens
     seen = Eager(known.model).prefill(continued(known.prompt.inputs, made.tokens[:, :-1]))
     for layer in known.self_attending:
@@ -215,8 +209,20 @@ def test_keys_of_a_generation_are_the_tokens_from_the_first_on(name, options, ba
         given = made.reads["pattern", layer]
         assert given.shape == expected.shape
         assert (torch.nan_to_num(given) - expected).abs().max() < 1e-5
-    if backend == "native":
-        assert sorted(set(total)) == list(range(n, n + 5))
+
+
+def test_a_reduction_of_a_pattern_gets_the_keys_that_the_layer_holds_and_can_ask_for_all():
+    known, held = case("gemma3"), []
+
+    def all_of_them(rows, context):
+        held.append((rows.shape[-1], context.visible().shape[-1]))
+        return context.on_tokens(rows)
+
+    reads = [Read("pattern", [0], rows="generating"), Read("pattern", [0], None, "generating", all_of_them, "own")]
+    made = known.lens.generate(known.prompt, read=reads, max_new_tokens=5, eos_token_id=[])
+    assert torch.equal(made.reads["own", 0], made.reads["pattern", 0])
+    assert all(n == visible for n, visible in held)
+    assert held[-1][0] < made.reads["pattern", 0].shape[-1]
 
 
 def continued(inputs, tokens):
