@@ -134,3 +134,20 @@ def test_heads_that_python_chooses_in_the_tower_open_it(both):
     both.evaluate("model.set('part', 'decoder'); model.set('heads', [[1, 7]])")
     wait_for_chosen(both, "L1H7")
     inside(both).locator("html[data-part='decoder']").wait_for()
+
+
+def test_what_the_page_said_before_it_heard_is_out_of_date(both):
+    """An answer to what Python set first comes when Python has set something else: that stays, here and there."""
+    wait_for_chosen(both, "L2H5")
+    both.evaluate(
+        """() => {
+          for (const part of ["vision", "decoder", "vision", "decoder"]) model.set("part", part);
+          model.set("heads", [[1, 7]]);
+        }"""
+    )
+    wait_for_chosen(both, "L1H7")
+    frame = both.frames[1]
+    frame.evaluate("parent.postMessage({ lmmLens: 'chosen', heads: [[2, 1]], part: 'decoder', turn: 1 }, '*')")
+    frame.evaluate("() => new Promise((done) => setTimeout(done))")
+    assert both.evaluate("model.get('heads')") == [[1, 7]]
+    inside(both).locator("html[data-part='decoder'][data-chosen='L1H7']").wait_for()

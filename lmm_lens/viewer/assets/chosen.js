@@ -44,7 +44,7 @@ const LISTENER = window === parent ? null : parent;
 function tell() {
   const heads = state.chosen.length || !state.head ? state.chosen : [state.head];
   const numbers = heads.map(([layer, head]) => [about.layers[layer], about.heads[head]]);
-  LISTENER?.postMessage({ lmmLens: "chosen", heads: numbers, part: about.part }, "*");
+  LISTENER?.postMessage({ lmmLens: "chosen", heads: numbers, part: about.part, turn: heard }, "*");
 }
 
 // choose heads by the model's own numbers; how many of them are there
@@ -59,6 +59,7 @@ if (state.asked) adopt(state.asked);
 
 addEventListener("message", ({ source, data }) => {
   if (source !== LISTENER || data?.lmmLens !== "choose") return;
+  heard = data.turn ?? heard;
   const part = data.part ?? about.part, other = [...byId("scene").options].findIndex((_, number) => partOf(number) === part);
   if (part !== about.part && other >= 0) return openOther(other, { asked: data.heads });
   if (adopt(data.heads) < data.heads.length) tell(); // those that are not on this page; else it knows

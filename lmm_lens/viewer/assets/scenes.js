@@ -4,6 +4,7 @@ const weightsHeld = new Map(); // "scene-side-query" -> {levels, largest}, unpac
 const blank = document.getElementById("page").cloneNode(true);
 const leftAt = new Map(); // what was shown of a part of the model when the page went to the other
 const partOf = (number) => document.getElementById(`about-${number}`).dataset.part;
+let heard = 0; // the number of the last message of the page that this one is in
 let leave = null; // takes the listeners of the scene that is shown with it
 
 function openScene(number, kept = {}) {

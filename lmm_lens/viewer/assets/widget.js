@@ -7,15 +7,18 @@ function render({ model, el }) {
   frame.style.cssText = `width:100%;height:${model.get("height")}px;border:0;resize:vertical;overflow:auto`;
   frame.srcdoc = model.get("page");
   let ownChange = false; // what the page itself has told needs not be told to it
+  let turn = 0; // of what the page was told; what it said before it heard the last of it is out of date
 
   function tell() {
-    if (!ownChange) frame.contentWindow?.postMessage({ lmmLens: "choose", heads: model.get("heads"), part: model.get("part") }, "*");
+    if (ownChange) return;
+    turn += 1;
+    frame.contentWindow?.postMessage({ lmmLens: "choose", heads: model.get("heads"), part: model.get("part"), turn }, "*");
   }
 
   function listen({ source, data }) {
     if (source !== frame.contentWindow) return;
     if (data?.lmmLens === "ready") tell();
-    if (data?.lmmLens !== "chosen") return;
+    if (data?.lmmLens !== "chosen" || data.turn < turn) return;
     ownChange = true;
     model.set("part", data.part);
     model.set("heads", data.heads);
