@@ -105,7 +105,7 @@ def reading(lens: Lens) -> Figure:
     prompts = [lens.prompt(each.question, images=each.image) for each in others]
     heads = score_heads(lens, prompts, "region_mass", boxes=boxes).top(6)
     said = attention_map(lens, named(lens), generated=7, heads=heads)  # names with commas between them
-    figure = Figure(figsize=(9.2, 2.27), dpi=150, layout="constrained")
+    figure = Figure(figsize=(9.2, 2.5), dpi=150, layout="constrained")
     axes = figure.subplots(1, 5)
     (canvas,) = said.canvases
     canvas.draw(axes[0])
