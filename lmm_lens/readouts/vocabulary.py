@@ -70,7 +70,7 @@ class WordReader:
                 f"{self.d_model}: this model's cannot be read as words"
             )
         flat = hidden.flatten(0, 1)
-        budget = min(max(n_numbers, LEAST), MOST)
+        budget = min(max(n_numbers // 2, LEAST), MOST)  # what is made of logits takes as much again, twice
         width = self._width()
         step = max(1, budget // width)
         parts = [self._numbers(flat[start : start + step], layer) for start in range(0, len(flat), step)]
