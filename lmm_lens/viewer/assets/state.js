@@ -35,6 +35,7 @@ function repaint() {
   scheduled = true;
   requestAnimationFrame(() => {
     scheduled = false;
+    if (closing.aborted) return; // weights that come late, of a scene that was left, paint nothing
     const shown = whatIsShown();
     document.documentElement.setAttribute("aria-busy", shown === null);
     if (shown) painters.forEach((paint) => paint(shown));
