@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-import torch
 
 from lmm_lens import HeadSet, score_heads
 from lmm_lens.bundled import shapes
 from lmm_lens.viewer import tower_reading, view
 from tests.browser.looking import as_number, hover_patch, listed, overlay, root, settle
 from tests.support.axe import faults, overflow
+from tests.support.eager_tower import eager_tower
 from tests.support.families import lens_of, prompt_of
 
 N_LAYERS, N_HEADS = 3, 4  # of the bundled model's tower
@@ -23,12 +23,7 @@ def asked(lens):
 
 @pytest.fixture(scope="module")
 def eager(asked):
-    """[layer, head, query, key] of the tower, by transformers."""
-    model, _ = shapes.load()
-    model.set_attn_implementation("eager")
-    with torch.no_grad():
-        found = model.model.vision_tower(asked.inputs["pixel_values"], output_attentions=True).attentions
-    return torch.stack([each[0] for each in found]).numpy()
+    return eager_tower(asked).numpy()
 
 
 @pytest.fixture

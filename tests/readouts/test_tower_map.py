@@ -5,6 +5,7 @@ import torch
 
 from lmm_lens import AblateHeads, AttentionMap, HeadSet, attention_map, find_sinks, score_heads, shapes
 from lmm_lens.errors import HookError, PromptError
+from tests.support.eager_tower import eager_tower
 from tests.support.families import lens_of, prompt_of
 
 
@@ -16,12 +17,7 @@ def prompt(lens):
 
 @pytest.fixture(scope="module")
 def eager(prompt):
-    """[layer][head, query, key] of the tower, by transformers."""
-    model, _ = shapes.load()
-    model.set_attn_implementation("eager")
-    with torch.no_grad():
-        found = model.model.vision_tower(prompt.inputs["pixel_values"], output_attentions=True).attentions
-    return [each[0] for each in found]
+    return eager_tower(prompt)
 
 
 PATCHES = slice(2, 38)  # in the prompt; in the tower they stand behind a class token

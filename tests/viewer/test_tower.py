@@ -11,6 +11,7 @@ from lmm_lens.bundled import shapes
 from lmm_lens.errors import HookError, PromptError
 from lmm_lens.viewer import tower_reading, view
 from lmm_lens.viewer.tower_reading import MAX_TOWER_VALUES
+from tests.support.eager_tower import eager_tower
 from tests.support.families import lens_of, prompt_of
 from tests.viewer.pages import Shown
 
@@ -26,12 +27,7 @@ def asked(lens):
 
 @pytest.fixture(scope="module")
 def eager(asked):
-    """[layer, head, query, key] of the tower, by transformers."""
-    model, _ = shapes.load()
-    model.set_attn_implementation("eager")
-    with torch.no_grad():
-        found = model.model.vision_tower(asked.inputs["pixel_values"], output_attentions=True).attentions
-    return torch.stack([each[0] for each in found]).numpy()
+    return eager_tower(asked).numpy()
 
 
 @pytest.fixture(scope="module")
