@@ -4,7 +4,9 @@ from itertools import islice
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from lmm_lens.bundled.emoji import checkpoint
 from training.emoji_llava.train import RECIPE, Run, between, share
 
 
@@ -51,3 +53,15 @@ def test_the_rate_rises_stays_and_falls_to_nothing():
 
 def test_a_weight_moves_from_one_end_to_the_other():
     assert [between([2.0, 1.0], step, 4) for step in (0, 1, 2, 4, 9)] == [2.0, 1.75, 1.5, 1.0, 1.0]
+
+
+def test_the_adapted_stage_begins_with_the_frozen_variant_that_is_in_the_box_or_its_own(tmp_path):
+    expected = load_file(checkpoint("frozen"))
+    boxed = Run("adapted", tmp_path, seed=0, steps=1).state.trained
+    for name, value in expected.items():
+        assert torch.equal(boxed[name], value.float()), name
+    assert all(bool((value == 0).all()) for name, value in boxed.items() if name.endswith(".B"))
+    save_file({name: value + 1 for name, value in expected.items()}, tmp_path / "frozen.safetensors")
+    own = Run("adapted", tmp_path, seed=0, steps=1).state.trained
+    for name, value in expected.items():
+        assert torch.equal(own[name], (value + 1).float()), name
