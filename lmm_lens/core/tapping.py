@@ -12,10 +12,9 @@ from .carried import Carried
 from .course import Course, Stop
 from .packing import slim
 from .rows import Chunk, JoinedRows, of_heads
-from .tapped import TappedAttention
+from .tapped import SeenAttention, TappedAttention
 from .taps import Tap, TapContext
-
-CHUNK_ELEMENTS = 2**20  # probabilities held at once, 4 MiB: less than what a feed-forward layer needs anyway
+from .tiles import Tile, chunks, tiles
 
 
 class Kept:
@@ -223,15 +222,16 @@ class Tapping:
         joined = self._join(stop.taps, stop.known_as, batch, length, attention.device)
         if joined is None:
             return
-        width, n_chosen = joined.rows.width, n_heads if stop.heads is None else len(stop.heads)
-        step = max(1, CHUNK_ELEMENTS // (batch * n_chosen * n_keys))
         results: list[list[Tensor]] = [[] for _ in stop.taps]
-        for start in range(0, width, step):
-            rows = joined.rows if width <= step else joined.rows.part(start, start + step)
-            if stop.adds:
-                self._add_to(stop.taps[0], rows, attention, length)
-            else:
-                self._pass_through(stop, joined, rows, slice(start, start + step), attention, length, results)
+        if stop.adds:
+            for tile in tiles(stop.taps[0], joined.rows, attention):
+                self._add_to(stop.taps[0], tile, attention, length)
+        else:
+            start, n_chosen = 0, n_heads if stop.heads is None else len(stop.heads)
+            for rows in chunks(joined.rows, batch * n_chosen * n_keys):
+                entries = slice(start, start + rows.width)
+                self._pass_through(stop, joined, rows, entries, attention, length, results)
+                start = entries.stop
         for index, tap in enumerate(stop.taps):
             own, pick = joined.own[index], joined.picks[index]
             if own is None:  # none of its rows is in this pass
@@ -243,10 +243,14 @@ class Tapping:
                 read = results[index][0] if len(results[index]) == 1 else torch.cat(results[index], dim=2)
                 self._keep(tap, own, read if pick is None else pick.gather(read, dim=2), dim=2)
 
-    def _add_to(self, tap: Tap, rows: Chunk, attention: TappedAttention, length: int) -> None:
+    def _add_to(self, tap: Tap, tile: Tile, attention: TappedAttention, length: int) -> None:
         """Let the only tap of a layer add to rows of its pattern, which nobody else has to see."""
-        context = self._place(tap, rows, rows.valid, length, *_later(attention, rows, tap.heads))
-        attention.add(tap.run(attention.probabilities(rows, tap.heads), context), rows, tap.heads)
+        rows, heads = tile.rows, tile.heads
+        context = self._place(tap, rows, rows.valid, length, *_later(tile.seen, rows, heads))
+        if heads is not None:
+            context.heads = heads
+        context.n_keys = attention.shape[3]
+        attention.add(tap.run(tile.seen.probabilities(rows, heads), context), rows, heads)
 
     def _pass_through(
         self,
@@ -267,6 +271,7 @@ class Tapping:
             valid = rows.valid if member is None else member[:, entries]
             part = pattern if columns is None else pattern[:, columns]
             context = self._place(tap, rows, valid, length, *_later(attention, rows, tap.heads))
+            context.n_keys = attention.shape[3]
             result = tap.run(part.clone() if tap.edits and not tap.adds else part, context)
             if not tap.edits:
                 results[index].append(result)
@@ -293,7 +298,7 @@ class Tapping:
 
 
 def _later(
-    attention: TappedAttention, rows: Chunk, heads: tuple[int, ...] | None
+    attention: SeenAttention, rows: Chunk, heads: tuple[int, ...] | None
 ) -> tuple[Callable[[], Tensor], Callable[[], Tensor], Callable[[Tensor], Tensor]]:
     """The scores of some rows, what they see, and what weights of theirs read, computed when asked for."""
     return (

@@ -34,7 +34,7 @@ class RunState:
     sums: dict[tuple[str, int], Tensor]
     found_sinks: dict[tuple[Any, int], Grown]
     acting_sinks: dict[tuple[Any, int], Grown]
-    sink_groups: dict[tuple[Any, ...], tuple[int, Tensor]]
+    sink_groups: dict[tuple[Any, ...], tuple[int, Tensor, Grown]]
 
     def __init__(self) -> None:
         self.noted, self.sums = {}, {}
@@ -59,6 +59,8 @@ class TapContext:
         visible: at `pattern`, computes which keys each row can see, Bool[batch, head, query, key]; None elsewhere.
         read_values: at `pattern`, computes what weights over the keys, [batch, head, query, key] as the rows are, read
             from the values, [batch, query, head, d_head]; None elsewhere.
+        n_keys: at `pattern`, how many keys the layer holds, of which a tap that takes heads apart may be given the
+            first alone; 0 elsewhere.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class TapContext:
         all_valid: bool = False,
         read_values: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        self.n_keys = 0
         self.layer, self.heads, self.positions, self.valid = layer, heads, positions, valid
         self.n_seen, self.state, self.carried, self.owner = n_seen, state, carried, owner
         self.scores, self.visible, self.all_valid, self.read_values = scores, visible, all_valid, read_values
@@ -213,6 +216,8 @@ class Tap:
         needs_scores: whether its function asks for the scores before the softmax, which a server does not have.
         adds: whether an edit of the pattern returns what is to be added to its rows, which it leaves as they are; else
             it is given a copy, and returns what takes their place.
+        apart: of one that adds, whether it acts on each head alone, too: it may then be given some heads at a time, and
+            of the keys the first, up to the last that any of its rows sees.
     """
 
     def __init__(
@@ -228,8 +233,9 @@ class Tap:
         owner: int = 0,
         needs_scores: bool = False,
         adds: bool = False,
+        apart: bool = False,
     ) -> None:
-        self.needs_scores, self.adds = needs_scores, adds
+        self.needs_scores, self.adds, self.apart = needs_scores, adds, apart
         self.site, self.layer, self.rows, self.run, self.heads = site, layer, rows, run, heads
         self.edits, self.chooses, self.name, self.owner = edits, chooses, name, owner
 

@@ -1,0 +1,88 @@
+"""How much of a pattern is computed at once: some rows of all heads, or where each head stands alone, of some heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from .attention import AttentionCall, FusedAttention
+from .rows import Chunk
+from .tapped import SeenAttention, TappedAttention
+from .taps import Tap
+
+CHUNK_ELEMENTS = 2**20  # probabilities held at once, 4 MiB: less than what a feed-forward layer needs anyway
+TILE_ELEMENTS = 2**18  # the same on a CPU where each head stands alone: few enough to stay in its cache meanwhile
+TILE_ROWS = 64  # at least, however many that are: keys and values are read again for each of them
+
+
+class FirstKeys:
+    """What rows see of a call's attention that see nothing behind the first keys: the same without the others.
+
+    Args:
+        call: the call.
+        n_keys: how many, see `AttentionCall.reach`.
+    """
+
+    def __init__(self, call: AttentionCall, n_keys: int) -> None:
+        self.call, self.n_keys, self.read_values = call, n_keys, call.read_values
+
+    def probabilities(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
+        """As of the call."""
+        return self.call.probabilities(rows, heads, self.n_keys)
+
+    def scores(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
+        """As of the call."""
+        return self.call.scores(rows, heads, self.n_keys)
+
+    def visible(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
+        """As of the call."""
+        return self.call.visible(rows, heads, self.n_keys)
+
+
+class Tile:
+    """Rows of some heads.
+
+    Attributes:
+        rows: which.
+        heads: which; None for all of the layer's.
+        seen: the attention, which may be without the keys behind the last row.
+    """
+
+    def __init__(self, rows: Chunk, heads: tuple[int, ...] | None, seen: SeenAttention) -> None:
+        self.rows, self.heads, self.seen = rows, heads, seen
+
+
+def chunks(rows: Chunk, n_elements: int) -> Iterator[Chunk]:
+    """So many of some rows at a time that they fit, where one has so many probabilities in all heads and batch rows."""
+    step = max(1, CHUNK_ELEMENTS // n_elements)
+    if rows.width <= step:
+        yield rows
+        return
+    for start in range(0, rows.width, step):
+        yield rows.part(start, start + step)
+
+
+def tiles(tap: Tap, rows: Chunk, attention: TappedAttention) -> Iterator[Tile]:
+    """The rows and heads of a tap that adds to a pattern, so much at a time.
+
+    Where it takes each head apart, many rows of few heads: keys and values are read once for all of them, what is held
+    does not grow with the heads, and keys behind the last row are left out.
+    """
+    batch, n_heads, _, n_keys = attention.shape
+    heads = tuple(range(n_heads)) if tap.heads is None else tap.heads
+    if not tap.apart or rows.width == 1 or not isinstance(attention, FusedAttention):
+        for part in chunks(rows, batch * len(heads) * n_keys):
+            yield Tile(part, tap.heads, attention)
+        return
+    most = TILE_ELEMENTS if attention.device.type == "cpu" else CHUNK_ELEMENTS
+    n_at_once, group = max(1, most // (batch * n_keys * min(TILE_ROWS, rows.width))), attention.call.group  # heads
+    while n_at_once % group and group % n_at_once:
+        n_at_once -= 1  # those that share keys stay together, or are cut into equal parts
+    n_at_once = min(n_at_once, len(heads))
+    step = max(min(TILE_ROWS, rows.width), most // (batch * n_keys * n_at_once))
+    for first in range(0, len(heads), n_at_once):
+        some = tap.heads if n_at_once == len(heads) else heads[first : first + n_at_once]
+        for start in range(0, rows.width, step):
+            part = rows.part(start, start + step)
+            yield Tile(part, some, FirstKeys(attention.call, attention.call.reach(part)))
