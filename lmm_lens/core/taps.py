@@ -77,8 +77,9 @@ class TapContext:
         visible: Callable[[], Tensor] | None = None,
         all_valid: bool = False,
         read_values: Callable[[Tensor], Tensor] | None = None,
+        n_keys: int = 0,
     ) -> None:
-        self.n_keys = 0
+        self.n_keys = n_keys
         self.layer, self.heads, self.positions, self.valid = layer, heads, positions, valid
         self.n_seen, self.state, self.carried, self.owner = n_seen, state, carried, owner
         self.scores, self.visible, self.all_valid, self.read_values = scores, visible, all_valid, read_values

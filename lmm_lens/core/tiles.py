@@ -1,4 +1,4 @@
-"""How much of a pattern is computed at once: some rows of all heads, or where each head stands alone, of some heads."""
+"""How much of a pattern is computed at once: some rows of all heads or, where each head stands alone, of some heads."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from .attention import AttentionCall, FusedAttention
+from .course import Stop
 from .rows import Chunk
 from .tapped import SeenAttention, TappedAttention
-from .taps import Tap
 
 CHUNK_ELEMENTS = 2**20  # probabilities held at once, 4 MiB: less than what a feed-forward layer needs anyway
 TILE_ELEMENTS = 2**18  # the same on a CPU where each head stands alone: few enough to stay in its cache meanwhile
@@ -45,35 +45,30 @@ class Tile:
 
     Attributes:
         rows: which.
+        entries: which they are of the rows that were cut into tiles.
         heads: which; None for all of the layer's.
         seen: the attention, which may be without the keys behind the last row.
     """
 
-    def __init__(self, rows: Chunk, heads: tuple[int, ...] | None, seen: SeenAttention) -> None:
-        self.rows, self.heads, self.seen = rows, heads, seen
+    def __init__(self, rows: Chunk, entries: slice, heads: tuple[int, ...] | None, seen: SeenAttention) -> None:
+        self.rows, self.entries, self.heads, self.seen = rows, entries, heads, seen
 
 
-def chunks(rows: Chunk, n_elements: int) -> Iterator[Chunk]:
-    """So many of some rows at a time that they fit, where one has so many probabilities in all heads and batch rows."""
-    step = max(1, CHUNK_ELEMENTS // n_elements)
-    if rows.width <= step:
-        yield rows
-        return
-    for start in range(0, rows.width, step):
-        yield rows.part(start, start + step)
+def tiles(stop: Stop, rows: Chunk, attention: TappedAttention) -> Iterator[Tile]:
+    """The rows and heads that taps of a layer's pattern act on, so much at a time.
 
-
-def tiles(tap: Tap, rows: Chunk, attention: TappedAttention) -> Iterator[Tile]:
-    """The rows and heads of a tap that adds to a pattern, so much at a time.
-
-    Where it takes each head apart, many rows of few heads: keys and values are read once for all of them, what is held
+    Where all take each head apart, many rows of few heads: keys and values are read once for all of them, what is held
     does not grow with the heads, and keys behind the last row are left out.
     """
     batch, n_heads, _, n_keys = attention.shape
-    heads = tuple(range(n_heads)) if tap.heads is None else tap.heads
-    if not tap.apart or rows.width == 1 or not isinstance(attention, FusedAttention):
-        for part in chunks(rows, batch * len(heads) * n_keys):
-            yield Tile(part, tap.heads, attention)
+    heads = tuple(range(n_heads)) if stop.heads is None else stop.heads
+    if not stop.apart or rows.width == 1 or not isinstance(attention, FusedAttention):
+        step = max(1, CHUNK_ELEMENTS // (batch * len(heads) * n_keys))
+        if rows.width <= step:
+            yield Tile(rows, slice(0, rows.width), stop.heads, attention)
+            return
+        for entries in _cut(rows.width, step):
+            yield Tile(rows.part(entries.start, entries.stop), entries, stop.heads, attention)
         return
     most = TILE_ELEMENTS if attention.device.type == "cpu" else CHUNK_ELEMENTS
     n_at_once, group = max(1, most // (batch * n_keys * min(TILE_ROWS, rows.width))), attention.call.group  # heads
@@ -82,7 +77,11 @@ def tiles(tap: Tap, rows: Chunk, attention: TappedAttention) -> Iterator[Tile]:
     n_at_once = min(n_at_once, len(heads))
     step = max(min(TILE_ROWS, rows.width), most // (batch * n_keys * n_at_once))
     for first in range(0, len(heads), n_at_once):
-        some = tap.heads if n_at_once == len(heads) else heads[first : first + n_at_once]
-        for start in range(0, rows.width, step):
-            part = rows.part(start, start + step)
-            yield Tile(part, some, FirstKeys(attention.call, attention.call.reach(part)))
+        some = stop.heads if n_at_once == len(heads) else heads[first : first + n_at_once]
+        for entries in _cut(rows.width, step):
+            part = rows.part(entries.start, entries.stop)
+            yield Tile(part, entries, some, FirstKeys(attention.call, attention.call.reach(part)))
+
+
+def _cut(width: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, width)) for start in range(0, width, step))

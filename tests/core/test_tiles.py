@@ -1,7 +1,6 @@
 """A pattern that is edited a few rows and heads at a time, over the keys that these see, is edited as a whole one."""
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 from lmm_lens import EditPattern, Knockout, KnockoutSinks, ScaleAttention
 from lmm_lens.core import tiles
 from lmm_lens.core.attention import AttentionCall, FusedAttention
+from lmm_lens.core.course import Stop
 from lmm_lens.core.rows import Chunk, Rows
 from lmm_lens.core.taps import Tap
 from lmm_lens.core.whole_pattern import WholePattern
@@ -24,6 +24,7 @@ EDITS = {
     "knockout in heads that share keys": lambda name: Knockout("image", "after_image", heads=[3, 0, 1]),
     "sinks": lambda name: KnockoutSinks(**sinks(name)),
     "scaled": lambda name: ScaleAttention("text", "all", factor=2.0, renormalise=False),
+    "several": lambda name: (edit_of(name, "var"), ScaleAttention("text", "all", factor=2.0)),
 }
 
 
@@ -57,7 +58,8 @@ def slow_row(call: AttentionCall, batch: int, head: int, row: int) -> list[float
 @pytest.mark.parametrize(("name", "padded"), [*((name, False) for name in KINDS), ("llava", True)])
 @pytest.mark.parametrize("edit", EDITS)
 def test_tiles_of_any_size_give_the_same_edits(name, edit, padded, monkeypatch):
-    family, edits = case(name), [EDITS[edit](name)]
+    family, edits = case(name), EDITS[edit](name)
+    edits = edits if isinstance(edits, tuple) else (edits,)
     inputs = family.pair("left")[1] if padded else family.inputs
     prompt = family.lens.prompt(inputs=inputs)
     whole = family.lens.run(prompt, edits)
@@ -121,7 +123,7 @@ def test_what_is_held_does_not_grow_with_heads_and_every_row_comes_once(n_heads,
     call = call_of(n_heads, n_kv, n_tokens, batch=batch)
     fused = FusedAttention(call, torch.zeros(batch, n_tokens, n_heads, 4))
     seen: list[tuple[int, int]] = []
-    for tile in tiles.tiles(tap_of(heads), rows_of(first, n_tokens, batch), fused):
+    for tile in tiles.tiles(Stop([tap_of(heads)]), rows_of(first, n_tokens, batch), fused):
         chosen = tuple(range(n_heads)) if tile.heads is None else tile.heads
         pattern = tile.seen.probabilities(tile.rows, tile.heads)
         assert pattern.shape == (batch, len(chosen), tile.rows.width, int(tile.rows.index.max()) + 1)
@@ -142,19 +144,27 @@ def test_who_wants_all_heads_gets_them_and_so_does_one_row_and_a_pattern_that_is
     monkeypatch.setattr(tiles, "TILE_ELEMENTS", 1)
     call = call_of(4, 4, 10)
     fused, rows = FusedAttention(call, torch.zeros(1, 10, 4, 4)), rows_of(2, 10)
-    assert widths(tiles.tiles(tap_of(apart=False), rows, fused)) == [(None, 8)]
-    assert widths(tiles.tiles(tap_of(), rows_of(9, 10), fused)) == [(None, 1)]
-    assert widths(tiles.tiles(tap_of(), rows, WholePattern(torch.rand(1, 4, 10, 10), None))) == [(None, 8)]
-    assert widths(tiles.tiles(tap_of(), rows, fused)) == [((head,), 8) for head in range(4)]
+    assert widths(tiles.tiles(Stop([tap_of(apart=False)]), rows, fused)) == [(None, 8)]
+    assert widths(tiles.tiles(Stop([tap_of()]), rows_of(9, 10), fused)) == [(None, 1)]
+    assert widths(tiles.tiles(Stop([tap_of()]), rows, WholePattern(torch.rand(1, 4, 10, 10), None))) == [(None, 8)]
+    assert widths(tiles.tiles(Stop([tap_of()]), rows, fused)) == [((head,), 8) for head in range(4)]
 
 
 def test_rows_are_cut_so_that_they_fit(monkeypatch):
     monkeypatch.setattr(tiles, "CHUNK_ELEMENTS", 100)
-    cut = [part.window for part in tiles.chunks(rows_of(2, 10), 30)]
-    assert cut == [slice(2, 5), slice(5, 8), slice(8, 10)]
-    assert all(before.stop == after.start for before, after in pairwise(cut))
-    whole = rows_of(2, 5)
-    assert [*tiles.chunks(whole, 30)] == [whole]
+    stop, whole = Stop([tap_of(apart=False)]), WholePattern(torch.rand(1, 3, 10, 10), None)
+    cut = [(tile.rows.window, tile.entries) for tile in tiles.tiles(stop, rows_of(2, 10), whole)]
+    assert cut == [(slice(2, 5), slice(0, 3)), (slice(5, 8), slice(3, 6)), (slice(8, 10), slice(6, 8))]
+    few = rows_of(2, 5)
+    assert [tile.rows for tile in tiles.tiles(stop, few, whole)] == [few]
+
+
+def test_several_edits_that_all_take_heads_apart_are_tiled_and_others_are_not():
+    one, other, whole = tap_of(), tap_of(), tap_of(apart=False)
+    assert Stop([one, other]).apart
+    assert not Stop([one, whole]).apart
+    assert not Stop([one, tap_of((0, 1))]).apart  # the second sees two of all heads
+    assert Stop([tap_of((0, 1)), tap_of((0, 1))]).apart
 
 
 def test_a_function_of_ones_own_sees_all_heads_and_keys_at_once(monkeypatch):
