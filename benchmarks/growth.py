@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from .growth_verbs import OURS, PLAIN, TWICE, VAR_HERE, VERBS, WIDTH, Point, base_of, measures
+from .growth_verbs import OURS, PLAIN, QUARTER, TWICE, VAR_HERE, VERBS, WIDTH, Point, base_of, measures
 from .timing import interleaved, machine, peak_bytes, show, table, write
 
 RESULTS = Path(__file__).parent / "results" / "growth.md"
@@ -31,8 +31,7 @@ AXES: dict[str, Sequence[int]] = {
     "batch": (1, 2, 4, 8),
     "new": (32, 64, 128, 256, 512),
 }
-QUARTER = "tokens, a quarter edited"
-LONG, MORE = 4000, 3  # above so many tokens there are as many rounds as are asked for, below so many times as many
+LONG, FEWER = 4000, 5  # above so many tokens there are so many times fewer rounds
 Costs = Mapping[str, Sequence[tuple[float, float]]]
 """Of every verb, seconds and peak bytes at each point of an axis."""
 
@@ -58,7 +57,7 @@ def measured(point: Point, names: Sequence[str], rounds: int) -> dict[str, tuple
     device = torch.device("cpu")
     calls = {name: partial(VERBS[name], lens, prompt, point) for name in names}
     memory = {name: peak_bytes(call, device) for name, call in calls.items()}
-    times = interleaved(calls, rounds * (MORE if point.tokens <= LONG else 1), device)
+    times = interleaved(calls, rounds if point.tokens <= LONG else fewer(rounds), device)
     return {name: (statistics.median(times[name]), memory[name]) for name in names}
 
 
@@ -96,10 +95,15 @@ class Grown:
         return above > SLACK and self.ratio(name, what, base) > 1 + SLACK
 
 
+def fewer(rounds: int) -> int:
+    """Rounds where a call takes long."""
+    return max(1, rounds // FEWER)
+
+
 def grown(axis: str, xs: Sequence[int], base: Point, rounds: int) -> Grown:
     """What verbs cost along an axis."""
     names = [name for name in VERBS if measures(axis, name)]
-    points = [measured(replace(base, **{axis: x}), names, rounds) for x in xs]
+    points = [measured(replace(base, **{axis.split(",")[0]: x}), names, rounds) for x in xs]
     return Grown(xs, {name: [point[name] for point in points] for name in names})
 
 
@@ -151,7 +155,7 @@ def added_of(results: Mapping[str, Grown]) -> list[list[str]]:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description="How costs grow")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=16000, help="the most; half as many take a fourth of the time")
     parser.add_argument("--quick", action="store_true", help="two small points an axis, one round; writes no file")
     options = parser.parse_args()
@@ -159,12 +163,11 @@ def main() -> None:
     rounds = 1 if options.quick else options.rounds
     results: dict[str, Grown] = {}
     tokens = [500 << n for n in range(20) if 500 << n <= options.tokens]
-    axes: dict[str, tuple[Sequence[int], Point]] = {axis: (xs, Point()) for axis, xs in AXES.items()}
-    axes |= {"tokens": (tokens, Point()), QUARTER: (tokens, Point(after=0))}
+    axes: dict[str, tuple[Sequence[int], Point]] = {"tokens": (tokens, Point()), QUARTER: (tokens, Point(after=0))}
+    axes |= {axis: (xs, Point()) for axis, xs in AXES.items()}
     for axis, (values, base) in axes.items():
-        results[axis] = grown(axis.split(",")[0], values[:2] if options.quick else values, base, rounds)
-        in_order = {each: results[each] for each in ("tokens", QUARTER, *AXES) if each in results}
-        lines, notes = table_of(in_order), notes_of(in_order, rounds)
+        results[axis] = grown(axis, values[:2] if options.quick else values, base, rounds)
+        lines, notes = table_of(results), notes_of(results, rounds)
         if not options.quick:
             write(lines, "How costs grow", notes, RESULTS)  # what there is so far
     show(lines, notes)
@@ -176,7 +179,7 @@ def notes_of(results: Mapping[str, Grown], rounds: int) -> str:
     return (
         f"{machine(torch.device('cpu'))}. Exponents e of cost = c x^e over the upper half of each axis, and in "
         f"brackets the cost at its last point as a multiple of the base's, which is the plain forward or generation; "
-        f"medians of {rounds * MORE} rounds, of {rounds} above {LONG:,} tokens; time is that of the computing thread. "
+        f"medians of {rounds} rounds, of {fewer(rounds)} above {LONG:,} tokens; time is that of the computing thread. "
         f"Axes: {told}; the others 1,000 tokens, 2 layers, 8 heads, 1 row, 8 new tokens, width {WIDTH}. 90 rows behind "
         'the pictures are edited, under "a quarter edited" a quarter of all. Faster is what has an exponent of more '
         f"than {SLACK} above its base's and ends up at more than {1 + SLACK} times its cost.\n\n"

@@ -36,6 +36,7 @@ from lmm_lens import (
 from .model import BOS, IMAGE_TOKEN, MASSIVE, SINK_DIMS, SINK_PATCHES
 
 WIDTH, PICTURE = 128, 49
+QUARTER = "tokens, a quarter edited"  # an axis on which all is the same but for what edits rows
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,15 @@ OF_A_GENERATION: dict[str, Verb] = {
 }
 VERBS = OF_A_PASS | OF_A_GENERATION
 OURS = [name for name in VERBS if name not in (PLAIN, TWICE, GENERATED)]
+BY_ROWS = (
+    PLAIN,
+    TWICE,
+    "VAR",
+    "`Knockout`",
+    "`AblateHeads`",
+    *(name for name in OF_A_GENERATION if name != "`generate`"),
+)
+"""What depends on how many rows are edited, and its bases."""
 ONE_ROW = ("`attention_map`", "`logit_lens`, last row", "`direct_attribution`")
 """What takes one row of a batch."""
 
@@ -196,4 +206,6 @@ def base_of(name: str) -> str:
 
 def measures(axis: str, name: str) -> bool:
     """Whether a verb has anything to do with an axis."""
+    if axis == QUARTER:
+        return name in BY_ROWS
     return name in OF_A_GENERATION if axis == "new" else axis != "batch" or name not in ONE_ROW
