@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .kernels import constant
+from .kernels import ZERO, constant
 from .rows import Chunk, follow, of_heads
 from .taps import HIDDEN
 
@@ -88,7 +88,7 @@ class AttentionCall:
     def scores(self, rows: Chunk, heads: Heads = None) -> Float[Tensor, "batch head query key"]:
         """Attention scores of some rows and heads before the softmax, hidden keys at the lowest number."""
         query = self._exact(of_heads(rows.gather(self.query, dim=2), heads))
-        logits = self._grouped(query * constant(self.scaling, query), self._keys(), heads)
+        logits = self._grouped(query, self._keys(), heads, self.scaling)
         if self.position_bias is not None:
             logits = logits + self._rows_of(self.position_bias, rows, heads)
         if self.softcap is not None:
@@ -110,18 +110,31 @@ class AttentionCall:
         """What attention weights, or a change of them, [batch, head, query, key], read from the values."""
         return self._grouped(weights, self._values(), heads).transpose(1, 2)
 
-    def _grouped(self, x: Tensor, shared: Tensor, heads: Heads) -> Tensor:
-        """`x @ shared` a head, x [batch, head, query, n] of the chosen heads, shared [batch, kv_head, n, m]."""
-        n_heads = x.shape[1]
+    def add_in_step(self, change: Float[Tensor, "batch head query key"], out: Tensor) -> bool:
+        """Add what a change of all heads' only row reads to out [batch, 1, head, d_head], in place and in one product.
+
+        Returns:
+            Whether it was; not for several rows, nor where the sum is not one of the same precision.
+        """
+        if out.shape[1] != 1 or out.dtype != change.dtype or not out.is_contiguous():
+            return False
+        flat = self._values().flatten(0, 1)
+        out.view(len(flat), -1, flat.shape[2]).baddbmm_(change.reshape(len(flat), -1, flat.shape[1]), flat)
+        return True
+
+    def _grouped(self, x: Tensor, shared: Tensor, heads: Heads, alpha: float = 1.0) -> Tensor:
+        """`alpha x @ shared` a head, x [batch, head, query, n] of the chosen heads, shared [batch, kv_head, n, m]."""
+        batch, n_heads, n_queries, n = x.shape
         if heads is not None:
             group = self.query.shape[1] // shared.shape[1]
             is_part = group == 1 and follow(heads)
             shared = of_heads(shared, heads) if is_part else shared[:, [head // group for head in heads]]
-        if shared.shape[1] == n_heads:
-            return x @ shared
-        batch, _, n_queries, n = x.shape
-        product = x.reshape(batch, shared.shape[1], -1, n) @ shared
-        return product.reshape(batch, n_heads, n_queries, -1)
+        n_shared = batch * shared.shape[1]
+        # one product of three dimensions: a step feels what @ does to make them of four
+        product = torch.baddbmm(
+            constant(ZERO, x), x.reshape(n_shared, -1, n), shared.flatten(0, 1), beta=0, alpha=alpha
+        )
+        return product.view(batch, n_heads, n_queries, -1)
 
     def _rows_of(self, mask: Tensor, rows: Chunk, heads: Heads) -> Tensor:
         """The chosen rows and heads of a mask or bias whose batch and head dimensions may be 1."""
@@ -179,6 +192,8 @@ class FusedAttention:
         """The same, of a change."""
         if not self._is_ours:
             self.out, self._is_ours = self.out.clone(), True
+        if heads is None and rows.window is not None and self.call.add_in_step(change, self.out):
+            return
         read = self.call.read_values(change, heads)
         part = of_heads(rows.gather(self.out), heads, dim=2)
         if rows.is_part(heads):
