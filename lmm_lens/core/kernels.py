@@ -180,8 +180,8 @@ def redistribute(
     """
     by_row = _by_row(pattern)
     sums = torch.bmm(by_row, groups.sums)  # batch row, visual nonsink sink
-    # by how much it is above both limits, nonsink - rho * visual and visual - the least mass; and what nonsinks and sinks
-    # get, for each of the nonsinks' mass
+    # by how much it is above both limits, nonsink - rho * visual and visual - the least mass; what nonsinks and sinks
+    # get for each of the nonsinks' mass
     weights = (-min_nonsink_ratio, 1.0, 0.0, 0.0), (1.0, 0.0, 0.0, -1.0), (0.0, 0.0, 1.0, 0.0)
     limits = 0.0, -min_visual_mass, 0.0, 0.0
     weight, limit = constant((weights,), pattern), constant(((limits,),), pattern)
