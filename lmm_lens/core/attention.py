@@ -55,6 +55,18 @@ class AttentionCall:
         self._precision = torch.float64 if query.dtype == torch.float64 else torch.float32
         self._cast: dict[str, Tensor] = {}
 
+    @property
+    def takes_a_mask(self) -> bool:
+        """Whether hiding keys from its kernel is the masked softmax, and costs it no more than a mask.
+
+        With grouped queries transformers repeats keys and values for a kernel that gets a mask.
+        """
+        if self.extra_logits is not None:  # which would get a share of what is taken
+            return False
+        if self.mask is None:
+            return self.query.shape[1] == self.key.shape[1]
+        return self.mask.dtype == torch.bool and self.mask.shape[1:] == (1, 1, self.key.shape[2])
+
     def detached(self) -> AttentionCall:
         """The same without a graph."""
         query, key, value = self.query.detach(), self.key.detach(), self.value.detach()

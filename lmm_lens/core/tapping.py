@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from ..errors import HookError, InterventionError
+from .attention import AttentionCall
 from .carried import Carried
 from .course import Course, Stop
 from .packing import slim
@@ -242,6 +244,42 @@ class Tapping:
             else:
                 read = results[index][0] if len(results[index]) == 1 else torch.cat(results[index], dim=2)
                 self._keep(tap, own, read if pick is None else pick.gather(read, dim=2), dim=2)
+
+    def hidden_in_step(self, layer: int, call: AttentionCall) -> Bool[Tensor, "batch 1 1 key"] | None:
+        """The keys that the row of a step is left to see, where all that is done in a layer is to hide some from it.
+
+        With this mask the kernel does what the edit would do.
+
+        Returns:
+            None where anything else is to be done, nothing is, or the row is not sure to see something.
+        """
+        at = "pattern", layer
+        stop = self.course.stops.get(at)
+        scope = None if stop is None else stop.hides
+        n_rows, _, length, _ = call.query.shape
+        last = self.first + length - 1
+        if stop is None or scope is None or length > 1 or not call.takes_a_mask:
+            return None
+        if not scope.is_one_in_steps(last) or scope.holds_step(last):
+            return None
+        joined = self._join(stop.taps, stop.known_as, n_rows, length, call.query.device)
+        if joined is None or joined.rows.window is None:
+            return None
+        self.fired.add(at)
+        tap, rows, mask = stop.taps[0], joined.rows, call.mask
+        context = self._place(tap, rows, rows.valid, length)
+        n_keys, n_heads = call.key.shape[2], self.n_heads[layer]
+
+        def make() -> tuple[Tensor, Tensor]:
+            hidden = context.keys(scope, n_keys)[:, None, None]
+            seen = hidden if mask is None else hidden & mask
+            left = ~hidden if mask is None else ~hidden & mask
+            return left, seen.flatten(1).any(1) * n_heads  # rows that see none of them are not edited
+
+        known_as = "hidden", id(scope), id(mask), n_heads, rows.valid.device
+        left, n_edited = self.course.state.columns.get(known_as, (scope, mask), n_keys, context.n_seen, make)
+        context.note(n_edited)
+        return left
 
     def _add_to(self, tap: Tap, rows: Chunk, attention: TappedAttention, length: int) -> None:
         """Let the only tap of a layer add to rows of its pattern, which nobody else has to see."""

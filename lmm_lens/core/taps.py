@@ -213,6 +213,8 @@ class Tap:
         needs_scores: whether its function asks for the scores before the softmax, which a server does not have.
         adds: whether an edit of the pattern returns what is to be added to its rows, which it leaves as they are; else
             it is given a copy, and returns what takes their place.
+        hides: the keys from which an edit of all heads takes all attention, to the others, and does nothing else; None
+            for any other. A backend may hide them from its kernel instead.
     """
 
     def __init__(
@@ -228,8 +230,9 @@ class Tap:
         owner: int = 0,
         needs_scores: bool = False,
         adds: bool = False,
+        hides: Rows | None = None,
     ) -> None:
-        self.needs_scores, self.adds = needs_scores, adds
+        self.needs_scores, self.adds, self.hides = needs_scores, adds, hides
         self.site, self.layer, self.rows, self.run, self.heads = site, layer, rows, run, heads
         self.edits, self.chooses, self.name, self.owner = edits, chooses, name, owner
 

@@ -280,6 +280,15 @@ class NativeSession:
             self.passes.check_length(self._under_way, pattern.shape[2])
             self.tapping.attend(layer, pattern)
 
+    def hiding(self, module: nn.Module, call: AttentionCall) -> Tensor | None:
+        """In a step whose only edit hides keys, the keys that are left; after passes in which attention was checked."""
+        layer, under_way = self._layer_of.get(id(module)), self._under_way
+        if layer is None or under_way is None or not under_way.is_late_step:
+            return None
+        if interface.has_function_of_its_own(interface.implementation(module)):  # which may not know such a mask
+            return None
+        return self.tapping.hidden_in_step(layer, call)
+
     def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
         """Called by the attention function of transformers; an edit of the pattern reaches `out` in its linear form."""
         layer = self._layer_of.get(id(module))
