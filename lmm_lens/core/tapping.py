@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from ..errors import HookError, InterventionError
-from .attention import AttentionCall
 from .carried import Carried
 from .course import Course, Stop
 from .packing import slim
@@ -142,9 +140,14 @@ class Tapping:
         kept, self.edited, self.moved, self.short, self.sums = found
         self.kept = {at: [Kept(*each) for each in passes] for at, passes in kept.items()}
 
-    def _join(
+    def join(
         self, taps: Sequence[Tap], known_as: tuple[int, ...], batch: int, length: int, device: torch.device
     ) -> JoinedRows | None:
+        """The rows of taps in the pass under way, which `known_as` names; None where there are none.
+
+        Raises:
+            InterventionError: the pass has another batch than the prompt.
+        """
         course = self.course
         if batch != course.n_rows:
             raise InterventionError(
@@ -158,7 +161,7 @@ class Tapping:
             course.joined[key] = JoinedRows.of([tap.rows for tap in taps], self.first, length, device, course.ended)
         return course.joined[key]
 
-    def _place(
+    def place(
         self,
         tap: Tap,
         rows: Chunk,
@@ -168,6 +171,7 @@ class Tapping:
         visible: Callable[[], Tensor] | None = None,
         read_values: Callable[[Tensor], Tensor] | None = None,
     ) -> TapContext:
+        """What a tap's function is told of the rows that it is handed, in a pass of so many."""
         return TapContext(
             tap.layer,
             self.all_heads[tap.layer] if tap.heads is None else tap.heads,
@@ -195,14 +199,14 @@ class Tapping:
         batch, length = x.shape[:2]
         copied = False  # the first edit copies; what it is handed is its own then
         for tap in taps:
-            joined = self._join((tap,), (id(tap.rows),), batch, length, x.device)
+            joined = self.join((tap,), (id(tap.rows),), batch, length, x.device)
             if joined is None:
                 continue
             rows = joined.rows
             if tap.edits and not copied:
                 x, copied = x.clone(), True
             part = of_heads(rows.gather(x), tap.heads, dim=2)
-            result = tap.run(part, self._place(tap, rows, rows.valid, length))
+            result = tap.run(part, self.place(tap, rows, rows.valid, length))
             if not tap.edits:
                 self._keep(tap, rows, result, dim=1)
                 continue
@@ -222,7 +226,7 @@ class Tapping:
         batch, n_heads, length, n_keys = attention.shape
         if n_heads != self.n_heads[layer]:
             raise HookError(f"layer {layer} has {n_heads} heads, but its adapter counts {self.n_heads[layer]}")
-        joined = self._join(stop.taps, stop.known_as, batch, length, attention.device)
+        joined = self.join(stop.taps, stop.known_as, batch, length, attention.device)
         if joined is None:
             return
         width, n_chosen = joined.rows.width, n_heads if stop.heads is None else len(stop.heads)
@@ -245,45 +249,9 @@ class Tapping:
                 read = results[index][0] if len(results[index]) == 1 else torch.cat(results[index], dim=2)
                 self._keep(tap, own, read if pick is None else pick.gather(read, dim=2), dim=2)
 
-    def hidden_in_step(self, layer: int, call: AttentionCall) -> Bool[Tensor, "batch 1 1 key"] | None:
-        """The keys that the row of a step is left to see, where all that is done in a layer is to hide some from it.
-
-        With this mask the kernel does what the edit would do.
-
-        Returns:
-            None where anything else is to be done, nothing is, or the row is not sure to see something.
-        """
-        at = "pattern", layer
-        stop = self.course.stops.get(at)
-        scope = None if stop is None else stop.hides
-        n_rows, _, length, _ = call.query.shape
-        last = self.first + length - 1
-        if stop is None or scope is None or length > 1 or not call.takes_a_mask:
-            return None
-        if not scope.is_one_in_steps(last) or scope.holds_step(last):
-            return None
-        joined = self._join(stop.taps, stop.known_as, n_rows, length, call.query.device)
-        if joined is None or joined.rows.window is None:
-            return None
-        self.fired.add(at)
-        tap, rows, mask = stop.taps[0], joined.rows, call.mask
-        context = self._place(tap, rows, rows.valid, length)
-        n_keys, n_heads = call.key.shape[2], self.n_heads[layer]
-
-        def make() -> tuple[Tensor, Tensor]:
-            hidden = context.keys(scope, n_keys)[:, None, None]
-            seen = hidden if mask is None else hidden & mask
-            left = ~hidden if mask is None else ~hidden & mask
-            return left, seen.flatten(1).any(1) * n_heads  # rows that see none of them are not edited
-
-        known_as = "hidden", id(scope), id(mask), n_heads, rows.valid.device
-        left, n_edited = self.course.state.columns.get(known_as, (scope, mask), n_keys, context.n_seen, make)
-        context.note(n_edited)
-        return left
-
     def _add_to(self, tap: Tap, rows: Chunk, attention: TappedAttention, length: int) -> None:
         """Let the only tap of a layer add to rows of its pattern, which nobody else has to see."""
-        context = self._place(tap, rows, rows.valid, length, *_later(attention, rows, tap.heads))
+        context = self.place(tap, rows, rows.valid, length, *_later(attention, rows, tap.heads))
         attention.add(tap.run(attention.probabilities(rows, tap.heads), context), rows, tap.heads)
 
     def _pass_through(
@@ -304,7 +272,7 @@ class Tapping:
             member, columns = joined.members[index], stop.columns[index]
             valid = rows.valid if member is None else member[:, entries]
             part = pattern if columns is None else pattern[:, columns]
-            context = self._place(tap, rows, valid, length, *_later(attention, rows, tap.heads))
+            context = self.place(tap, rows, valid, length, *_later(attention, rows, tap.heads))
             result = tap.run(part.clone() if tap.edits and not tap.adds else part, context)
             if not tap.edits:
                 results[index].append(result)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ...adapters import Layer
 from ...core.attention import AttentionCall, FusedAttention
 from ...core.carried import Carried
+from ...core.hiding import hidden_in_step
 from ...core.tapping import Tapping, check_stream
 from ...core.whole_pattern import WholePattern
 from ...errors import HookError, InterventionError, ModelError
@@ -287,7 +288,7 @@ class NativeSession:
             return None
         if interface.has_function_of_its_own(interface.implementation(module)):  # which may not know such a mask
             return None
-        return self.tapping.hidden_in_step(layer, call)
+        return hidden_in_step(self.tapping, layer, call)
 
     def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
         """Called by the attention function of transformers; an edit of the pattern reaches `out` in its linear form."""
