@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .kernels import constant
+from .kernels import ZERO, constant
 from .rows import Chunk, follow, of_heads
 from .taps import HIDDEN
 
@@ -56,6 +56,18 @@ class AttentionCall:
         self._precision = torch.float64 if query.dtype == torch.float64 else torch.float32
         self._cast: dict[str, tuple[Heads, Tensor]] = {}
 
+    @property
+    def takes_a_mask(self) -> bool:
+        """Whether hiding keys from its kernel is the masked softmax, and costs it no more than a mask.
+
+        With grouped queries transformers repeats keys and values for a kernel that gets a mask.
+        """
+        if self.extra_logits is not None:  # which would get a share of what is taken
+            return False
+        if self.mask is None:
+            return self.query.shape[1] == self.key.shape[1]
+        return self.mask.dtype == torch.bool and self.mask.shape[1:] == (1, 1, self.key.shape[2])
+
     def detached(self) -> AttentionCall:
         """The same without a graph."""
         query, key, value = self.query.detach(), self.key.detach(), self.value.detach()
@@ -69,7 +81,8 @@ class AttentionCall:
         """Keys or values of the chosen heads, cast once however many chunks of rows ask: batch kv_head key d_head."""
         held = self._cast.get(name)
         if held is None or held[0] != heads:
-            held = self._cast[name] = heads, self._exact(self._of_kv(getattr(self, name), heads))
+            part = self._exact(self._of_kv(getattr(self, name), heads))
+            held = self._cast[name] = heads, part if heads is None else part.contiguous()  # read tile by tile
         return held[1]
 
     def _of_kv(self, shared: Tensor, heads: Heads) -> Tensor:
@@ -114,7 +127,7 @@ class AttentionCall:
         """
         query, keys = self._exact(of_heads(rows.gather(self.query, dim=2), heads)), self._shared("key", heads)
         keys = keys if n_keys is None else keys.narrow(2, 0, n_keys)
-        logits = _grouped(query * constant(self.scaling, query), keys.transpose(-1, -2))
+        logits = _grouped(query, keys.transpose(-1, -2), self.scaling)
         if self.position_bias is not None:
             logits = logits + self._rows_of(self.position_bias, rows, heads, logits.shape[3])
         if self.softcap is not None:
@@ -143,6 +156,18 @@ class AttentionCall:
         values = values if values.shape[2] == weights.shape[3] else values.narrow(2, 0, weights.shape[3])
         return _grouped(weights, values).transpose(1, 2)
 
+    def add_in_step(self, change: Float[Tensor, "batch head query key"], out: Tensor) -> bool:
+        """Add what a change of all heads' only row reads to out [batch, 1, head, d_head], in place and in one product.
+
+        Returns:
+            Whether it was; not for several rows, nor where the sum is not one of the same precision.
+        """
+        if out.shape[1] != 1 or out.dtype != change.dtype or not out.is_contiguous():
+            return False
+        flat = self._shared("value", None).flatten(0, 1)
+        out.view(len(flat), -1, flat.shape[2]).baddbmm_(change.reshape(len(flat), -1, flat.shape[1]), flat)
+        return True
+
     def _rows_of(self, mask: Tensor, rows: Chunk, heads: Heads, n_keys: int) -> Tensor:
         """The chosen rows and heads of a mask or bias whose batch and head dimensions may be 1."""
         full = mask.expand(self.query.shape[0], -1, self.query.shape[2], -1)
@@ -150,13 +175,13 @@ class AttentionCall:
         return chosen if chosen.shape[1] == 1 else of_heads(chosen, heads)
 
 
-def _grouped(x: Tensor, shared: Tensor) -> Tensor:
-    """`x @ shared` a head, x [batch, head, query, n], shared [batch, kv_head, n, m]."""
+def _grouped(x: Tensor, shared: Tensor, alpha: float = 1.0) -> Tensor:
+    """`alpha x @ shared` a head, x [batch, head, query, n], shared [batch, kv_head, n, m]."""
     batch, n_heads, n_queries, n = x.shape
-    if shared.shape[1] == n_heads:
-        return x @ shared
-    product = x.reshape(batch, shared.shape[1], -1, n) @ shared
-    return product.reshape(batch, n_heads, n_queries, -1)
+    n_shared = batch * shared.shape[1]
+    # one product of three dimensions: a step feels what @ does to make them of four
+    product = torch.baddbmm(constant(ZERO, x), x.reshape(n_shared, -1, n), shared.flatten(0, 1), beta=0, alpha=alpha)
+    return product.view(batch, n_heads, n_queries, -1)
 
 
 def _hidden(logits: Tensor, seen: Tensor) -> Tensor:
@@ -175,7 +200,8 @@ def _hidden_future(logits: Tensor, rows: Chunk) -> Tensor:
     if start < stop:
         future = rows.index[:, None, :, None] < torch.arange(start, stop, device=logits.device)
         logits[..., start:stop].masked_fill_(future, lowest)
-    logits[..., stop:] = lowest
+    if stop < n_keys:
+        logits[..., stop:] = lowest
     return logits
 
 
@@ -228,6 +254,8 @@ class FusedAttention:
         """The same, of a change, which may be that of the first keys alone."""
         if not self._is_ours:
             self.out, self._is_ours = self.out.clone(), True
+        if heads is None and rows.window is not None and self.call.add_in_step(change, self.out):
+            return
         read = self.call.read_values(change, heads)
         part = of_heads(rows.gather(self.out), heads, dim=2)
         if rows.is_part(heads):

@@ -144,11 +144,10 @@ def is_sink(
 def _largest_and_norm(resid: Tensor, dims: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor]:
     """The largest of some dimensions, and the RMS times sqrt(d_model)."""
     x, width = resid.float(), resid.shape[-1]
-    largest = x.select(-1, dims[0]).abs()
-    for d in dims[1:]:
-        largest = torch.maximum(largest, x.select(-1, d).abs())
+    chosen = x.index_select(-1, made_once(dims, torch.long, x.device)) if type(x) is Tensor else x[..., list(dims)]
     # the root of the sum of squares and of width * eps
-    return largest, torch.hypot(torch.linalg.vector_norm(x, dim=-1), constant((width * eps) ** 0.5, x))
+    norm = torch.hypot(torch.linalg.vector_norm(x, dim=-1), constant((width * eps) ** 0.5, x))
+    return torch.linalg.vector_norm(chosen, torch.inf, -1), norm
 
 
 def prominence(x: Float[Tensor, "batch position d_model"], dims: Sequence[int]) -> Float[Tensor, "batch position"]:
@@ -186,16 +185,18 @@ def redistribute(
         `moved_by` makes the mass that was moved.
     """
     by_row, groups = _by_row(pattern), groups.of_first(pattern.shape[3])
-    sums = torch.bmm(by_row, groups.sums)  # batch row, visual sink nonsink
-    # how far it is above both limits: nonsink - rho * visual, and visual - the least mass
-    weights, limits = ((-min_nonsink_ratio, 1.0), (0.0, 0.0), (1.0, 0.0)), ((0.0, -min_visual_mass),)
-    weight, limit = constant((weights,), pattern), constant((limits,), pattern)
-    margins = torch.baddbmm(limit, sums, weight if len(sums) == 1 else weight.expand(len(sums), -1, -1))
-    acts = margins.ge(constant(0.0, pattern)).all(-1, keepdim=True)
+    sums = torch.bmm(by_row, groups.sums)  # batch row, visual nonsink sink
+    # by how much it is above both limits, nonsink - rho * visual and visual - the least mass; what nonsinks and sinks
+    # get for each of the nonsinks' mass
+    weights = (-min_nonsink_ratio, 1.0, 0.0, 0.0), (1.0, 0.0, 0.0, -1.0), (0.0, 0.0, 1.0, 0.0)
+    limits = 0.0, -min_visual_mass, 0.0, 0.0
+    weight, limit = constant((weights,), pattern), constant(((limits,),), pattern)
+    numbers = torch.baddbmm(limit, sums, weight if len(sums) == 1 else weight.expand(len(sums), -1, -1))
+    above_ratio, above_mass, *gets = numbers.split((1, 1, 2), -1)
+    acts = torch.minimum(above_ratio, above_mass).ge(constant(0.0, pattern))
     if givers is None:
-        given = sums.narrow(2, 1, 2)
-        taken = given.narrow(2, 1, 1).clamp_min(torch.finfo(pattern.dtype).tiny)
-        shares = given / taken * acts  # of the nonsink visual tokens and of the sinks: what they get, and 1
+        taken = sums.narrow(2, 1, 1).clamp_min(torch.finfo(pattern.dtype).tiny)
+        shares = gets[0] / taken * acts  # of the nonsinks, and -1 of the sinks
         factors = torch.baddbmm(constant(ZERO, pattern), shares, groups.shares, beta=0, alpha=transfer_fraction)
         noted: tuple[Tensor, ...] = (sums, shares)
     else:
@@ -211,7 +212,7 @@ def moved_by(transfer_fraction: float, *noted: Tensor) -> tuple[Tensor, ...]:
         moved, wanted = noted[0].unbind(-1)
         return moved, moved, wanted - moved
     sums, shares = noted
-    moved = transfer_fraction * sums[..., 1] * shares[..., 1]
+    moved = -transfer_fraction * sums[..., 2] * shares[..., 1]
     return moved, moved
 
 
@@ -219,23 +220,21 @@ def _given_by_others(
     by_row: Tensor, givers: KeyWeights, sums: Tensor, acts: Tensor, transfer_fraction: float
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     least, givers = torch.finfo(by_row.dtype).tiny, givers.of_first(by_row.shape[2])
-    wanted = sums.narrow(2, 1, 1) * acts * (sums.narrow(2, 2, 1) > 0) * transfer_fraction  # something has to take it
-    _, held, taken = torch.bmm(by_row, givers.sums).split(1, -1)
+    wanted = sums.narrow(2, 2, 1) * acts * (sums.narrow(2, 1, 1) > 0) * transfer_fraction  # something has to take it
+    _, taken, held = torch.bmm(by_row, givers.sums).split(1, -1)
     moved = torch.minimum(wanted, held) * (taken > 0)
-    shares = torch.cat([moved / taken.clamp_min(least), moved / held.clamp_min(least)], -1)
+    shares = torch.cat([moved / taken.clamp_min(least), -moved / held.clamp_min(least)], -1)
     return torch.bmm(shares, givers.shares), (torch.cat([moved, wanted], -1),)
 
 
-def groups_of(visual: KeyMask, sink: KeyMask, dtype: torch.dtype) -> Float[Tensor, "batch 4 key"]:
-    """Keys for `var_weights`: visual tokens; sinks; visual tokens that are none; and sinks as -1."""
-    groups = torch.stack([visual, sink, visual.gt(sink), sink], 1).to(dtype)  # gt: on, and no sink
-    groups.select(1, 3).neg_()
-    return groups
+def groups_of(visual: KeyMask, sink: KeyMask, dtype: torch.dtype) -> Float[Tensor, "batch 3 key"]:
+    """Keys for `var_weights`: visual tokens; those of them that are no sinks; and sinks."""
+    return torch.stack([visual, visual.gt(sink), sink], 1).to(dtype)  # gt: on, and no sink
 
 
-def var_weights(groups: Float[Tensor, "batch 4 key"]) -> KeyWeights:
-    """What `redistribute` adds up: visual, sink, nonsink; and to whom it gives: nonsink, and to sinks a loss."""
-    return KeyWeights(groups.narrow(1, 0, 3).transpose(1, 2), groups.narrow(1, 2, 2))
+def var_weights(groups: Float[Tensor, "batch 3 key"]) -> KeyWeights:
+    """What `redistribute` adds up: visual, nonsink, sink; and to whom it gives: nonsinks, and to sinks a loss."""
+    return KeyWeights(groups.transpose(1, 2), groups.narrow(1, 1, 2))
 
 
 def knockout(pattern: Pattern, halves: KeyWeights) -> tuple[Pattern, Tensor]:

@@ -140,9 +140,14 @@ class Tapping:
         kept, self.edited, self.moved, self.short, self.sums = found
         self.kept = {at: [Kept(*each) for each in passes] for at, passes in kept.items()}
 
-    def _join(
+    def join(
         self, taps: Sequence[Tap], known_as: tuple[int, ...], batch: int, length: int, device: torch.device
     ) -> JoinedRows | None:
+        """The rows of taps in the pass under way, which `known_as` names; None where there are none.
+
+        Raises:
+            InterventionError: the pass has another batch than the prompt.
+        """
         course = self.course
         if batch != course.n_rows:
             raise InterventionError(
@@ -156,9 +161,17 @@ class Tapping:
             course.joined[key] = JoinedRows.of([tap.rows for tap in taps], self.first, length, device, course.ended)
         return course.joined[key]
 
-    def _place(
-        self, tap: Tap, heads: tuple[int, ...] | None, rows: Chunk, valid: Tensor, length: int, **of_pattern: Any
+    def place(
+        self,
+        tap: Tap,
+        rows: Chunk,
+        valid: Tensor,
+        length: int,
+        heads: tuple[int, ...] | None = None,
+        **of_pattern: Any,
     ) -> TapContext:
+        """What a tap's function is told of the rows that it is handed, in a pass of so many; of its heads, or some."""
+        heads = tap.heads if heads is None else heads
         return TapContext(
             tap.layer,
             self.all_heads[tap.layer] if heads is None else heads,
@@ -183,12 +196,12 @@ class Tapping:
     ) -> TapContext:
         """The same of a pattern, with what is computed when asked for."""
         rows, seen = tile.rows, tile.seen
-        return self._place(
+        return self.place(
             tap,
-            heads,
             rows,
             valid,
             length,
+            heads,
             scores=lambda: seen.scores(rows, heads),
             visible=lambda: seen.visible(rows, heads),
             read_values=lambda weights: seen.read_values(weights, heads),
@@ -207,14 +220,14 @@ class Tapping:
         batch, length = x.shape[:2]
         copied = False  # the first edit copies; what it is handed is its own then
         for tap in taps:
-            joined = self._join((tap,), (id(tap.rows),), batch, length, x.device)
+            joined = self.join((tap,), (id(tap.rows),), batch, length, x.device)
             if joined is None:
                 continue
             rows = joined.rows
             if tap.edits and not copied:
                 x, copied = x.clone(), True
             part = of_heads(rows.gather(x), tap.heads, dim=2)
-            result = tap.run(part, self._place(tap, tap.heads, rows, rows.valid, length))
+            result = tap.run(part, self.place(tap, rows, rows.valid, length))
             if not tap.edits:
                 self._keep(tap, rows, result, dim=1)
                 continue
@@ -234,7 +247,7 @@ class Tapping:
         batch, n_heads, length, _ = attention.shape
         if n_heads != self.n_heads[layer]:
             raise HookError(f"layer {layer} has {n_heads} heads, but its adapter counts {self.n_heads[layer]}")
-        joined = self._join(stop.taps, stop.known_as, batch, length, attention.device)
+        joined = self.join(stop.taps, stop.known_as, batch, length, attention.device)
         if joined is None:
             return
         results: list[list[Tensor]] = [[] for _ in stop.taps]

@@ -219,6 +219,8 @@ class Tap:
             it is given a copy, and returns what takes their place.
         apart: of one that adds, whether it acts on each head alone, too: it may then be given some heads at a time, and
             of the keys the first, up to the last that any of its rows sees.
+        hides: the keys from which an edit of all heads takes all attention, to the others, and does nothing else; None
+            for any other. A backend may hide them from its kernel instead.
     """
 
     def __init__(
@@ -235,8 +237,9 @@ class Tap:
         needs_scores: bool = False,
         adds: bool = False,
         apart: bool = False,
+        hides: Rows | None = None,
     ) -> None:
-        self.needs_scores, self.adds, self.apart = needs_scores, adds, apart
+        self.needs_scores, self.adds, self.apart, self.hides = needs_scores, adds, apart, hides
         self.site, self.layer, self.rows, self.run, self.heads = site, layer, rows, run, heads
         self.edits, self.chooses, self.name, self.owner = edits, chooses, name, owner
 

@@ -109,7 +109,18 @@ class Knockout(Intervention):
         if outside:
             raise InterventionError(f"heads {outside} are out of range: layers have {max(shape.n_heads)} heads")
         return [
-            Tap("pattern", layer, rows, forbid, self.heads, edits=True, chooses=True, adds=True, apart=True)
+            Tap(
+                "pattern",
+                layer,
+                rows,
+                forbid,
+                self.heads,
+                edits=True,
+                chooses=True,
+                adds=True,
+                apart=True,
+                hides=source if self.heads is None and layer not in crossing else None,
+            )
             for layer in layers
         ]
 

@@ -200,6 +200,9 @@ class TowerSession:
         # before those that capture features for the model
         self._hooks.callback(hook_on(module, site, tapped, acts, first=True).remove)
 
+    def hiding(self, module: nn.Module, call: AttentionCall) -> None:
+        """Nothing is done by a mask."""
+
     def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
         """Called by the attention function of transformers."""
         layer = self._layer_of[id(module)]
