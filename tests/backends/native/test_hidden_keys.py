@@ -21,9 +21,9 @@ def computed(monkeypatch):
     seen: list[int] = []
     own = AttentionCall.probabilities
 
-    def probabilities(self, rows, heads=None):
+    def probabilities(self, rows, heads=None, n_keys=None):
         seen.append(rows.width)
-        return own(self, rows, heads)
+        return own(self, rows, heads, n_keys)
 
     monkeypatch.setattr(AttentionCall, "probabilities", probabilities)
     return seen
