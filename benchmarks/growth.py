@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from .growth_verbs import OURS, PLAIN, QUARTER, TWICE, VAR_HERE, VERBS, WIDTH, Point, base_of, measures
+from .growth_verbs import OURS, QUARTER, TWICE, VAR_HERE, VERBS, WIDTH, Point, base_of, measures, twice_of
 from .timing import interleaved, machine, peak_bytes, show, table, write
 
 RESULTS = Path(__file__).parent / "results" / "growth.md"
@@ -129,18 +129,19 @@ def table_of(results: Mapping[str, Grown]) -> list[list[str]]:
 
 
 def beside_twice(found: Grown, name: str, what: int, axis: str) -> str:
-    """How an edit of many rows compares with a forward that computes these rows twice, if anything is compared."""
-    if axis != QUARTER or base_of(name) != PLAIN:
+    """How an edit of many rows compares with what computes these rows twice, if that is known."""
+    twice = twice_of(name)
+    if axis != QUARTER or twice not in found.costs:
         return ""
-    than = "faster than" if found.is_faster(name, what, TWICE) else "not faster than"
-    more = found.ratio(name, what, TWICE)
-    return f" ({than} the forward that computes these rows twice, {found.exponent(TWICE, what):.2f}, {more:.2f} x it)"
+    than = "faster than" if found.is_faster(name, what, twice) else "not faster than"
+    exponent, more = found.exponent(twice, what), found.ratio(name, what, twice)
+    return f" ({than} the same with these rows twice, {exponent:.2f}, {more:.2f} x it)"
 
 
 def added_of(results: Mapping[str, Grown]) -> list[list[str]]:
     """The same of what verbs add to their base, where that is more than `SLACK` of it all along."""
     lines = [["", *(f"{what} by {axis}" for axis in results for what in WHATS)]]
-    for name in [TWICE, *OURS]:
+    for name in (name for name in VERBS if base_of(name) != name):
         line = [name]
         for found in results.values():
             for index in range(len(WHATS)):
@@ -186,7 +187,7 @@ def notes_of(results: Mapping[str, Grown], rounds: int) -> str:
         "An edit of the pattern computes the rows that it edits beside the fused kernel, which has computed them too: "
         "what is added grows as attention does, with the square of the tokens where a share of all rows is edited, "
         "while a forward of few layers and a small width has parts that grow with the tokens alone. "
-        f'"{TWICE[0].upper()}{TWICE[1:]}" is such a forward whose fused kernel computes these rows once more, with a '
+        f'"{TWICE[0].upper()}{TWICE[1:]}" is a forward whose fused kernel computes these rows once more, with a '
         f"mask: nothing of ours.\n\n## What is added to the base\n\nThe exponents of the cost above the base's, where "
         f"it is more than {SLACK:.0%} of it at every point fitted, and its share of it at the last.\n\n"
         f"{table(added_of(results))}"

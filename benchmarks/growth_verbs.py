@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,7 +125,7 @@ def rows_twice(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mas
     """Attention by the fused kernel, and the last rows once more, few at a time, or masks would be large."""
     out = sdpa_attention_forward(module, query, key, value, mask, **options)
     n_tokens = query.shape[2]
-    for start in range(n_tokens - N_TWICE[0], n_tokens, 64):
+    for start in range(n_tokens - N_TWICE[0], n_tokens, 64) if n_tokens > 1 else ():
         stop = min(start + 64, n_tokens)
         seen = torch.ones(stop - start, stop, dtype=torch.bool).tril(start)
         keys, values = key[:, :, :stop], value[:, :, :stop]
@@ -137,14 +138,27 @@ AttentionInterface.register("rows_twice", rows_twice)
 AttentionMaskInterface.register("rows_twice", sdpa_mask)
 
 
-def plain_twice(lens: Lens, prompt: Prompt, point: Point) -> Any:
-    """A pass of transformers whose fused kernel computes the rows that are edited elsewhere twice."""
+@contextmanager
+def twice(lens: Lens, point: Point) -> Iterator[None]:
+    """Inside, the model's fused kernel computes the rows twice that are edited elsewhere."""
     N_TWICE[0] = point.n_after
     lens.model.set_attn_implementation({"text_config": "rows_twice"})
     try:
-        return plain(lens, prompt, point)
+        yield
     finally:
         lens.model.set_attn_implementation({"text_config": "sdpa"})
+
+
+def plain_twice(lens: Lens, prompt: Prompt, point: Point) -> Any:
+    """A pass of transformers with these rows twice."""
+    with twice(lens, point):
+        return plain(lens, prompt, point)
+
+
+def plain_generate_twice(lens: Lens, prompt: Prompt, point: Point) -> Any:
+    """New tokens by transformers, these rows of the prompt twice."""
+    with twice(lens, point):
+        return plain_generate(lens, prompt, point)
 
 
 def run(*edits: Any) -> Verb:
@@ -165,7 +179,8 @@ def ablate(lens: Lens, prompt: Prompt, point: Point) -> Any:
 
 
 KNOCKOUT = Knockout("image", "after_image")
-PLAIN, TWICE, GENERATED = "plain forward", "plain forward, edited rows twice", "plain generation"
+PLAIN, TWICE = "plain forward", "plain forward, edited rows twice"
+GENERATED, GENERATED_TWICE = "plain generation", "plain generation, edited rows twice"
 OF_A_PASS: dict[str, Verb] = {
     PLAIN: plain,
     TWICE: plain_twice,
@@ -180,12 +195,13 @@ OF_A_PASS: dict[str, Verb] = {
 }
 OF_A_GENERATION: dict[str, Verb] = {
     GENERATED: plain_generate,
+    GENERATED_TWICE: plain_generate_twice,
     "`generate`": generate(),
     "`generate`: VAR": generate(VAR_HERE),
     "`generate`: `Knockout`": generate(KNOCKOUT),
 }
 VERBS = OF_A_PASS | OF_A_GENERATION
-OURS = [name for name in VERBS if name not in (PLAIN, TWICE, GENERATED)]
+OURS = [name for name in VERBS if name not in (PLAIN, TWICE, GENERATED, GENERATED_TWICE)]
 BY_ROWS = (
     PLAIN,
     TWICE,
@@ -204,8 +220,15 @@ def base_of(name: str) -> str:
     return PLAIN if name in OF_A_PASS else GENERATED
 
 
+def twice_of(name: str) -> str:
+    """The same with the rows twice that a verb edits."""
+    return TWICE if name in OF_A_PASS else GENERATED_TWICE
+
+
 def measures(axis: str, name: str) -> bool:
     """Whether a verb has anything to do with an axis."""
+    if name == GENERATED_TWICE:
+        return axis == QUARTER
     if axis == QUARTER:
         return name in BY_ROWS
     return name in OF_A_GENERATION if axis == "new" else axis != "batch" or name not in ONE_ROW

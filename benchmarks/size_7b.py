@@ -12,8 +12,9 @@ import argparse
 import copy
 import gc
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -180,30 +181,39 @@ def main() -> None:
     device = torch.device(options.device)
     free = 0.8 * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else options.gib * 2**30
     path = RESULTS / f"size_7b{'' if device.type == 'cpu' else f'_{device.type}'}.md"
-    parts: list[str] = []
+    parts = sections(path)  # of models that are not measured now, as they are
     for key in options.models:
         model = MODELS[key]
         lens = model.build(min(options.layers or model.fitting(free), model.n_layers), device)
         lines, note = section(lens, model, *measured(lens, model, options.rounds))
         show(lines, f"{model.name}. {note}")
-        parts.append(f"## {model.name}\n\n{table(lines)}\n\n{note}")
-        write(path, parts, options.rounds, device)
+        parts[model.name] = f"{table(lines)}\n\n{note} Medians of {options.rounds} rounds, {date.today()}."
+        write(path, parts, device)
         del lens
         twin.cache_clear()
         gc.collect()
 
 
-def write(path: Path, parts: list[str], rounds: int, device: torch.device) -> None:
-    """Write what is measured so far."""
+def sections(path: Path) -> dict[str, str]:
+    """What a file says of each model, by its name."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    found = (part.split("\n\n", 1) for part in text.split("\n\n## ")[1:])
+    return {name: "\n\n".join(rest.split("\n\n")[:2]) for name, rest in found}
+
+
+def write(path: Path, parts: Mapping[str, str], device: torch.device) -> None:
+    """Write what is measured so far, in the order of the models."""
+    names = [model.name for model in MODELS.values() if model.name in parts]
     notes = (
         f"{machine(device)}. Random bf16 weights in the shapes of the released models, fewer layers where memory holds "
         "no more; the pictures' features are given. Time and memory are multiples of the plain forward, or of the "
-        f"plain generation, of the same weights in the same round, medians of {rounds} rounds; memory is above "
+        "plain generation, of the same weights in the same round; memory is above "
         "the weights. A sweep is of one prompt, without the check of its first; `logit_lens` in all image rows makes "
         "their products with the output embedding in every layer, which no plain forward makes. Waits are operations "
         "that hand a number or a shape to Python."
     )
-    path.write_text("\n\n".join(["# What things cost at the size of 7B models", *parts, notes]) + "\n")
+    listed = [f"## {name}\n\n{parts[name]}" for name in names]
+    path.write_text("\n\n".join(["# What things cost at the size of 7B models", *listed, notes]) + "\n")
 
 
 if __name__ == "__main__":
