@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +21,9 @@ from ..core.carried import Carried
 from ..core.tapping import Tapping
 from ..core.taps import Tap
 from ..prompts.prompt import Prompt
+
+if TYPE_CHECKING:
+    from .native.tower import TowerSession
 
 TapsOf = Callable[[Prompt], Sequence[Tap]]
 """The taps of a prompt: what binds interventions and reads to whatever is about to run."""
@@ -169,6 +172,15 @@ class Backend(Protocol):
             taps_of: gives the taps of a prompt.
             prompt: the prompt about to be run; None to make one of whatever the model is called with.
             prompt_of: makes a prompt of the keyword arguments of a call.
+        """
+        ...
+
+    def tower_session(self, taps_of: TapsOf, thread: int | None) -> TowerSession:
+        """A context in which the vision tower runs with taps.
+
+        Args:
+            taps_of: gives the taps of what the tower runs (`lmm_lens.prompts.tower`).
+            thread: whose runs; None for every thread's.
         """
         ...
 

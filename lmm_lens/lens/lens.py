@@ -409,7 +409,7 @@ class Lens(TransformerLensMethods, NNsightMethods):
             self._backend.prepare(prompt)
         thread = None if prompt is None else threading.get_ident()  # an open context holds for all
         taps_of = partial(plan.tower_taps, self.vision.shape)
-        return TowerSession(self._backend.tower, type(self.model).__name__, taps_of, thread)
+        return self._backend.tower_session(taps_of, thread)
 
     def _at(self, remote: bool | str | None) -> AbstractContextManager[None]:
         """Inside, run there."""

@@ -87,9 +87,10 @@ class Plan:
         """
         if self.needs_tower:
             raise HookError(
-                "the vision tower is read and edited in lens.run, lens.generate and lens.apply on this machine\n"
-                "  not in a trace, nor as hooks of a bridge, nor on a server; in a trace lens.read and lens.write do, "
-                'by names such as "vision.z"'
+                "the vision tower is read and edited in lens.run, lens.generate and lens.apply on this machine, and "
+                "not by interventions in a trace, made hooks of a bridge, or on a server\n"
+                '  in a trace take lens.read and lens.write, by names such as "vision.z"; on a bridge functions of '
+                'your own at "vision.blocks.0.attn.hook_z"'
             )
         return self.decoder_taps(prompt)
 

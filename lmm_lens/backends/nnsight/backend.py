@@ -23,6 +23,7 @@ from ..address import Address, without_login
 from ..base import Continuation, Forward, ForwardPass, PromptOf, Remote, TapsOf
 from ..ends import Ends
 from ..native.session import check_runnable
+from ..native.tower import TowerSession
 from ..options import BESIDE, Options, ends_of
 from ..placement import device_of, has_weights
 from ..twins import structure_of
@@ -223,6 +224,10 @@ class NNsightBackend:
         from .blocks import TraceBlock
 
         return envoy.trace(**{**prompt.inputs, **options}, backend=backend, tracer_cls=TraceBlock)
+
+    def tower_session(self, taps_of: TapsOf, thread: int | None) -> TowerSession:
+        """As in `Backend.tower_session`."""
+        return TowerSession(self.tower, type(self.adapter.model).__name__, taps_of, thread)
 
     def session(
         self, taps_of: TapsOf, prompt: Prompt | None = None, prompt_of: PromptOf | None = None

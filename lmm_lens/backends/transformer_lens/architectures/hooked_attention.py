@@ -64,6 +64,20 @@ class HookedAttention(AttentionBridge):
         return self.hook_out(output)
 
 
+class HookedTowerAttention(HookedAttention):
+    """Attention of a vision tower, whose pattern is computed, and `hook_pattern` fires, where that is hooked."""
+
+    def __init__(self, name: str, config: Any, submodules: dict[str, Any]) -> None:
+        super().__init__(name, config, submodules)
+        del self.hook_attn_scores  # nothing hands out what stands before the softmax there; a KeyError is honest
+        self._hook_registry.pop("hook_attn_scores")
+
+
+def hooks_of(module: nn.Module | None) -> HookedAttention | None:
+    """The bridge whose hooks an attention module fires."""
+    return None if module is None else module.__dict__.get(_OWNER)
+
+
 def _unhooked(x: Tensor) -> Tensor:
     return x
 
