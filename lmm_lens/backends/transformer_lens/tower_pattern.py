@@ -18,6 +18,7 @@ from ...errors import HookError
 from ..native import interface
 from ..native.packed import of_another
 from ..native.tower import TowerSession
+from .architectures.hooked_attention import eager_pattern, for_each_head
 
 
 class HookedPattern:
@@ -75,10 +76,10 @@ class HookedPattern:
 
     def compute(self, module: nn.Module, call: AttentionCall) -> Float[Tensor, "row token head d_head"]:
         """The attention as its pattern says; of a part of a sequence as it would be by itself."""
-        rows, length = every_row(call), call.query.shape[2]
+        length = call.query.shape[2]
         if length < self.n_tokens and call.query.shape[0] == 1:
             self._parts.append(call)
-            return call.read_values(call.probabilities(rows)).to(call.query.dtype)
+            return read_from(call, pattern_of(call))
         if length != self.n_tokens or call.key.shape[2] != length:
             raise HookError(
                 f"layer {self.layer} of the vision tower attends {tuple(call.query.shape)} to "
@@ -97,12 +98,10 @@ class HookedPattern:
         Raises:
             InterventionError: they give attention to tokens of another part.
         """
-        rows = [every_row(call) for call in calls]
-        dtype = calls[0].query.dtype
-        pattern = _laid_out([call.probabilities(all_).to(dtype) for call, all_ in zip(calls, rows, strict=True)], 0.0)
+        pattern = _laid_out([pattern_of(call) for call in calls], 0.0)
         session = self.session
         if session is not None and ("pattern", self.layer) in session.tapping.taps:
-            scores = [call.scores(all_) for call, all_ in zip(calls, rows, strict=True)]
+            scores = [call.scores(every_row(call)) for call in calls]
             values = torch.cat([call.value for call in calls], dim=2).transpose(1, 2)
             whole = WholePattern(pattern, _laid_out(scores, torch.finfo(scores[0].dtype).min), values)
             session.tapping.attend(self.layer, whole)
@@ -114,11 +113,22 @@ class HookedPattern:
             if len(calls) > 1:
                 beside = beside.clone() if beside is pattern else beside
                 beside[:, :, own, own] = 0
-            found.append(call.read_values(pattern[:, :, own, own]).to(dtype))
+            found.append(read_from(call, pattern[:, :, own, own]))
             first = own.stop
         if beside is not pattern and bool((beside != 0).any()):
             raise of_another()
         return found
+
+
+def pattern_of(call: AttentionCall) -> Float[Tensor, "row head token key"]:
+    """The pattern of a call, as the model's own eager attention computes it."""
+    given = call.query, call.key, call.mask, call.scaling, call.softcap, call.extra_logits, call.position_bias
+    return eager_pattern(*given)
+
+
+def read_from(call: AttentionCall, pattern: Tensor) -> Float[Tensor, "row token head d_head"]:
+    """What the heads of a call read from its values by a pattern."""
+    return (pattern @ for_each_head(call.value, call.query)).transpose(1, 2)
 
 
 def every_row(call: AttentionCall) -> Chunk:
