@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -21,9 +21,6 @@ from ..core.carried import Carried
 from ..core.tapping import Tapping
 from ..core.taps import Tap
 from ..prompts.prompt import Prompt
-
-if TYPE_CHECKING:
-    from .native.tower import TowerSession
 
 TapsOf = Callable[[Prompt], Sequence[Tap]]
 """The taps of a prompt: what binds interventions and reads to whatever is about to run."""
@@ -92,6 +89,30 @@ class Session(Protocol):
 
     @property
     def n_passes(self) -> int: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+
+class InTower(Protocol):
+    """A context in which the vision tower runs with taps.
+
+    Attributes:
+        tapping: what they read and did.
+        prompt: what the tower ran; None before it did.
+    """
+
+    @property
+    def tapping(self) -> Tapping: ...
+
+    @property
+    def prompt(self) -> Prompt | None: ...
+
+    def check_ran(self) -> None:
+        """HookError where the tower did not do what was asked."""
 
     def __enter__(self) -> Self: ...
 
@@ -175,7 +196,7 @@ class Backend(Protocol):
         """
         ...
 
-    def tower_session(self, taps_of: TapsOf, thread: int | None) -> TowerSession:
+    def tower_session(self, taps_of: TapsOf, thread: int | None) -> InTower:
         """A context in which the vision tower runs with taps.
 
         Args:

@@ -118,29 +118,10 @@ class TowerSession:
                 "to be read\n  give pictures and videos in prompts of their own"
             )
         taps = self.taps_of(prompt)
-        self._check(taps)
+        check_taps(self.tower, self.model_name, taps)
         self.prompt, self.n_passes, self._attended = prompt, self.n_passes + 1, {}
         self.tapping.start(prompt.n_rows, taps)
         self.tapping.first = 0
-
-    def _check(self, taps: Sequence[Tap]) -> None:
-        """Refuse what would be nothing, or cannot be done.
-
-        Raises:
-            InterventionError: an edit behind what the features come from.
-            HookError: a hook point that a layer does not have.
-        """
-        for tap in taps:
-            parts = self.layers[tap.layer]
-            if tap.edits and tap.layer >= self.tower.n_used:
-                raise behind(tap.layer, self.tower.n_used, self.model_name)
-            if tap.site == "pattern" and parts.attends_in is not None:
-                raise HookError(
-                    f"layer {tap.layer} of the vision tower ({type(parts.module).__name__}) computes attention in its "
-                    "own forward, out of reach\n  z, attn_out and the residual stream can be read and edited"
-                )
-            if tap.site == "mlp_out" and parts.mlp is None:
-                raise HookError(f"layer {tap.layer} of the vision tower has no mlp_out")
 
     def _check_length(self, layer: int, length: int) -> None:
         """HookError where a layer runs on other tokens than the first."""
@@ -159,10 +140,7 @@ class TowerSession:
             HookError: it did not run, or a tap was not reached.
         """
         if not self.n_passes:
-            raise HookError(
-                f"the vision tower of {self.model_name} did not run, so nothing was read or edited in it\n"
-                "  give a prompt with pictures, and their pixels"
-            )
+            raise did_not_run(self.model_name)
         for site, layer in self.tapping.taps:
             if (site, layer) not in self.tapping.fired:
                 raise HookError(
@@ -234,6 +212,34 @@ def in_shape(x: Tensor, site: str, parts: Layer, layer: int) -> Tensor:
     """An activation at a hook point as [row, token, width], at z [row, token, head, d_head]."""
     rows = as_rows(x, layer)
     return rows.reshape(*rows.shape[:2], parts.n_heads, parts.d_head) if site == "z" else rows
+
+
+def check_taps(tower: Tower, model_name: str, taps: Sequence[Tap]) -> None:
+    """Refuse what would be nothing, or cannot be done.
+
+    Raises:
+        InterventionError: an edit behind what the features come from.
+        HookError: a hook point that a layer does not have.
+    """
+    for tap in taps:
+        parts = tower.layers[tap.layer]
+        if tap.edits and tap.layer >= tower.n_used:
+            raise behind(tap.layer, tower.n_used, model_name)
+        if tap.site == "pattern" and parts.attends_in is not None:
+            raise HookError(
+                f"layer {tap.layer} of the vision tower ({type(parts.module).__name__}) computes attention in its "
+                "own forward, out of reach\n  z, attn_out and the residual stream can be read and edited"
+            )
+        if tap.site == "mlp_out" and parts.mlp is None:
+            raise HookError(f"layer {tap.layer} of the vision tower has no mlp_out")
+
+
+def did_not_run(model_name: str) -> HookError:
+    """Of a tower that was to be read or edited."""
+    return HookError(
+        f"the vision tower of {model_name} did not run, so nothing was read or edited in it\n"
+        "  give a prompt with pictures, and their pixels"
+    )
 
 
 def behind(layer: int, n_used: int, model_name: str) -> InterventionError:

@@ -12,21 +12,14 @@ from lmm_lens.backends.transformer_lens.tower_points import POINTS
 from lmm_lens.bundled import shapes
 from lmm_lens.errors import HookError, InterventionError
 from tests.support.evidence import picture
-from tests.support.families import EVERY, lens_of, prompt_of
+from tests.support.families import TOWERS, lens_of, prompt_of
 
 QUICK = ("llava", "qwen2_5_vl", "mllama")
-MERGING = ("minicpmv4_6", "minicpmv4_7")
-"""Towers that merge patches between their layers."""
-UNCALLED = ("blip-2", "instructblip", "ernie4_5_vl_moe", "glm5_next", "inkling2", "nemotron_h_omni")
-"""Models that do not run as a bridge, or that it calls with token ids in the place of their first argument, the pixels.
-"""
+MERGING = ("minicpmv4_6",)
+"""A tower that merges patches between its layers."""
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in EVERY if name not in UNCALLED
-    ]
-)
+@pytest.fixture(params=[pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in TOWERS])
 def name(request):
     return request.param
 
@@ -62,13 +55,13 @@ def without_head_in_place(head, dim):
     return zero
 
 
-# ---------------------------------------------------------------------- on every family
+# ---------------------------------------------------------------------- on every kind of tower
 
 
 def test_a_cache_holds_what_a_run_reads(name):
     native, lens = lens_of(name), lens_of(name, "transformer_lens")
     prompt, names = prompt_of(name), [each for each in lens.bridge.hook_dict if each.startswith("vision.")]
-    if not lens.adapter.has_tower_heads or name == "lfm3_vl":
+    if not lens.adapter.has_tower_heads:
         assert names == []
         return
     layers = [0] if name in MERGING else range(native.vision.n_layers)
@@ -276,9 +269,3 @@ def test_an_activation_of_another_shape_is_refused(bridged):
 def test_a_hook_that_is_not_there_is_an_error(bridged):
     with pytest.raises(KeyError, match=r"'vision.blocks.3.attn.hook_z' does not exist"):
         bridged.run_with_hooks(question(bridged), fwd_hooks=[("vision.blocks.3.attn.hook_z", print)])
-
-
-def test_interventions_are_no_hooks_of_the_tower(bridged):
-    edit = AblateHeads([(0, 1)], part="vision")
-    with pytest.raises(HookError, match=r'made hooks of a bridge.*\n.*functions of your own at "vision.blocks.0'):
-        edit.fwd_hooks(question(bridged), bridged)
