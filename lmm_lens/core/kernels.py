@@ -30,6 +30,12 @@ class KeyWeights:
     def __init__(self, sums: Tensor, shares: Tensor) -> None:
         self.sums, self.shares = sums, shares
 
+    def of_first(self, n_keys: int) -> KeyWeights:
+        """Those of the first keys alone."""
+        if self.sums.shape[1] == n_keys:
+            return self
+        return KeyWeights(self.sums.narrow(1, 0, n_keys), self.shares.narrow(2, 0, n_keys))
+
 
 class _Constants:
     """Tensors made once, by values, dtype and device; to a server, which may have other devices, none of them go."""
@@ -166,7 +172,7 @@ def redistribute(
     0.
 
     Args:
-        pattern: attention probabilities.
+        pattern: attention probabilities; where they are of the first keys alone, no row sees others.
         groups: keys by what happens to them, see `groups_of`.
         transfer_fraction: share taken from every sink.
         min_nonsink_ratio: of visual mass off the sinks, for a row to be chosen.
@@ -178,7 +184,7 @@ def redistribute(
         What is to be added to the pattern; and numbers of the rows, Float[batch, head times query, ...], of which
         `moved_by` makes the mass that was moved.
     """
-    by_row = _by_row(pattern)
+    by_row, groups = _by_row(pattern), groups.of_first(pattern.shape[3])
     sums = torch.bmm(by_row, groups.sums)  # batch row, visual nonsink sink
     # by how much it is above both limits, nonsink - rho * visual and visual - the least mass; what nonsinks and sinks
     # get for each of the nonsinks' mass
@@ -213,7 +219,7 @@ def moved_by(transfer_fraction: float, *noted: Tensor) -> tuple[Tensor, ...]:
 def _given_by_others(
     by_row: Tensor, givers: KeyWeights, sums: Tensor, acts: Tensor, transfer_fraction: float
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    least = torch.finfo(by_row.dtype).tiny
+    least, givers = torch.finfo(by_row.dtype).tiny, givers.of_first(by_row.shape[2])
     wanted = sums.narrow(2, 2, 1) * acts * (sums.narrow(2, 1, 1) > 0) * transfer_fraction  # something has to take it
     _, taken, held = torch.bmm(by_row, givers.sums).split(1, -1)
     moved = torch.minimum(wanted, held) * (taken > 0)
@@ -235,17 +241,17 @@ def knockout(pattern: Pattern, halves: KeyWeights) -> tuple[Pattern, Tensor]:
     """The masked softmax: no attention on the chosen keys, the rest renormalised; rows that see nothing else stay.
 
     Args:
-        pattern: attention probabilities.
+        pattern: attention probabilities; where they are of the first keys alone, no row sees others.
         halves: the chosen keys and all others, see `halves_of`.
 
     Returns:
         What is to be added to the pattern; and numbers of the rows, Float[batch, head times query, ...], of which
         `changed_by` tells which were changed.
     """
-    by_row = _by_row(pattern)
+    by_row, halves = _by_row(pattern), halves.of_first(pattern.shape[3])
     sums = torch.bmm(by_row, halves.sums)  # batch row, chosen other
     shares = sums / sums.narrow(2, 1, 1).clamp_min(torch.finfo(pattern.dtype).tiny)  # what others get, and 1
-    change = by_row * torch.bmm(shares, halves.shares)
+    change = torch.bmm(shares, halves.shares).mul_(by_row)
     return change.reshape(pattern.shape), sums
 
 
@@ -274,14 +280,14 @@ def scale(pattern: Pattern, halves: KeyWeights, factor: float, renormalise: bool
     """
     if not factor and renormalise:
         return knockout(pattern, halves)
-    by_row = _by_row(pattern)
+    by_row, halves = _by_row(pattern), halves.of_first(pattern.shape[3])
     sums = torch.bmm(by_row, halves.sums)
     if renormalise:
         on, off = sums.split(1, -1)
         back = (on + off) / (on * factor + off).clamp_min(torch.finfo(pattern.dtype).tiny)
         alone = off == 0  # a row that sees nothing else stays as it is, to the last bit
         shares = torch.cat([back - 1, 1 - back * factor], -1).masked_fill(alone, 0)
-        change = by_row * torch.bmm(shares, halves.shares)
+        change = torch.bmm(shares, halves.shares).mul_(by_row)
     else:
         sums = sums.narrow(2, 0, 1)
         change = by_row * (halves.shares.narrow(1, 1, 1) * (1 - factor))

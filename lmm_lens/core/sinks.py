@@ -53,17 +53,19 @@ def sink_groups(
     """
     n_seen, at = context.n_seen, (key, context.layer, dtype)
     sinks = context.state.found_sinks[key, context.layer]  # not their random control
-    n_before, buffer = context.state.sink_groups.get(at, (-1, visual))
+    n_before, buffer, source = context.state.sink_groups.get(at, (-1, visual, sinks))
     is_whole = n_keys == n_seen and not torch.is_grad_enabled()  # a graph would keep what is written over
     newest = sinks.newest
-    if is_whole and n_before == n_seen - 1 == sinks.length - newest.shape[1] and visual.shape[1] <= n_before:
+    if is_whole and n_before == n_seen and source is sinks:
+        pass  # made for other rows of this layer
+    elif is_whole and n_before == n_seen - 1 == sinks.length - newest.shape[1] and visual.shape[1] <= n_before:
         if buffer.shape[2] < n_seen:
             buffer = torch.nn.functional.pad(buffer, (0, n_seen))
         buffer.select(1, SINKS).narrow(1, n_before, newest.shape[1]).copy_(newest)  # layers may lie on several devices
     else:
         buffer = groups_of(context.columns(visual, n_keys), context.columns(sinks.mask, n_keys), dtype)
     if is_whole:
-        context.state.sink_groups[at] = n_seen, buffer
+        context.state.sink_groups[at] = n_seen, buffer, sinks
     return var_weights(buffer.narrow(2, 0, n_keys))
 
 
