@@ -3,7 +3,8 @@
 Two models: the bundled one, and a random LLaVA with a tower of CLIP ViT-B/16's size (12 layers x 12 heads of 64, 197
 tokens) before a small decoder. Reading and editing are beside the plain forward of the same round; a sweep over heads
 is beside one plain forward a head with a hook that sets the head's slice of the output projection's input to zero,
-and its logits are compared with those forwards'.
+and its logits are compared with those forwards'. Attribution patching and circuits, of which one pass answers for
+thousands of patches, heads or edges, are beside one plain forward too.
 """
 
 from __future__ import annotations
@@ -20,7 +21,18 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from lmm_lens import AblateHeads, HeadSet, Lens, Prompt, Read, data, score_heads
+from lmm_lens import (
+    AblateHeads,
+    Circuit,
+    HeadSet,
+    Lens,
+    Prompt,
+    Read,
+    attribution_patching,
+    find_circuit,
+    score_heads,
+    shapes,
+)
 from lmm_lens.answers.items import Item
 from lmm_lens.effects.tower import TowerAblation, tower_units
 from lmm_lens.effects.work import EffectsWork
@@ -54,12 +66,12 @@ def build() -> Lens:
     return Lens(model.eval())
 
 
-def prompt_of(lens: Lens) -> Prompt:
-    """A picture of noise and twenty tokens of text behind it."""
+def prompt_of(lens: Lens, seed: int = 0) -> Prompt:
+    """A picture of noise and twenty tokens of text behind it, the same for every seed."""
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(3, IMAGE, (1, 1 + N_PATCHES + 20), generator=draw)
     ids[:, 1 : 1 + N_PATCHES] = IMAGE
-    pixels = torch.randn(1, 3, 224, 224, generator=draw)
+    pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(seed))
     return lens.prompt(inputs={"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels})
 
 
@@ -110,8 +122,30 @@ def cases(lens: Lens, prompt: Prompt) -> dict[str, tuple[Callable[[], object], s
             run(edits=[AblateHeads(few, "uniform", "class")]),
             "1.05",
         ),
+        "read `projector`": (run(read=["projector"]), "1.05"),
         "`score_heads`, entropy of all patches": (partial(score_heads, lens, prompt, "entropy", part="vision"), ""),
     }
+
+
+def estimates(lens: Lens, clean: Prompt, corrupt: Prompt) -> dict[str, Callable[[], Any]]:
+    """What answers for many parts of the tower from one backward pass."""
+    answers = [(3, 4)]
+    return {
+        "`attribution_patching`, every patch after every layer": partial(
+            attribution_patching, lens, clean, corrupt, "vision.resid_post", "patch", answers=answers
+        ),
+        "`attribution_patching`, every head": partial(
+            attribution_patching, lens, clean, corrupt, "vision.z", "head", answers=answers
+        ),
+        '`find_circuit(tower=True, method="eap")`': partial(
+            find_circuit, lens, clean, corrupt, answer=3, against=4, tower=True, method="eap"
+        ),
+    }
+
+
+def n_estimates(found: Any) -> int:
+    """How many parts it answered for."""
+    return int(found.n_edges if isinstance(found, Circuit) else found.values.numel())
 
 
 def sweep(lens: Lens, prompt: Prompt, n_a_layer: int, rounds: int) -> tuple[list[float], float]:
@@ -146,13 +180,15 @@ def main() -> None:
     rounds = 2 if options.quick else options.rounds
     device = torch.device("cpu")
     demo, large = Lens.demo(), build()
+    ((red, blue),) = shapes.color_pairs(1, seed=0)
+    bundled = [demo.prompt(each.question, images=each.image) for each in (red, blue)]
     settings = {
-        CLIP: (large, prompt_of(large), rounds, 4),
-        BUNDLED: (demo, next(iter(data.shapes(n=1, seed=0))).prompt(demo), 8 * rounds, 4),
+        CLIP: (large, [prompt_of(large), prompt_of(large, 1)], rounds, 4),
+        BUNDLED: (demo, bundled, 8 * rounds, 4),
     }
     lines = [["", "ratio", "target", "of what", "logits differ by"]]
     noise = {}
-    for name, (lens, prompt, times, n_a_layer) in settings.items():
+    for name, (lens, (prompt, corrupt), times, n_a_layer) in settings.items():
         asked = cases(lens, prompt)
         for function, _ in asked.values():
             function()
@@ -164,6 +200,12 @@ def main() -> None:
                 continue
             ratio = statistics.median(x / y for x, y in zip(took[case], rival, strict=True))
             lines.append([f"{case}; {name}", f"{ratio:.2f}", target, "of the plain forward", ""])
+        few = {"plain forward": partial(plain, lens, prompt), **estimates(lens, prompt, corrupt)}
+        parts = {case: n_estimates(function()) for case, function in few.items() if case != "plain forward"}
+        took = interleaved(few, max(2, times // 3), device)
+        for case, n in parts.items():
+            ratio = statistics.median(x / y for x, y in zip(took[case], took["plain forward"], strict=True))
+            lines.append([f"{case}; {name}", f"{ratio:.1f}", "", f"of the plain forward, for {n:,} estimates", ""])
         ratios, worst = sweep(lens, prompt, n_a_layer, max(2, rounds // 3))
         lines.append(
             [
@@ -177,7 +219,7 @@ def main() -> None:
     told = ", ".join(f"{share:.0%}" for share in noise.values())
     notes = (
         f"{machine(device)}. Medians of {rounds} interleaved rounds ({8 * rounds} for the bundled model), "
-        f"{max(2, rounds // 3)} for sweeps, each ratio within its round; the plain forward varied by {told} "
+        f"a third of them for estimates and sweeps, each ratio within its round; the plain forward varied by {told} "
         "(interquartile range). Where the decoder is far larger than the tower, a sweep is faster by its replay alone. "
         "On the bundled model a forward is so short that what a call costs once, some milliseconds of Python, is seen, "
         "and its decoder takes most of the time, so that a sweep gains less."

@@ -97,6 +97,30 @@ class Session(Protocol):
     ) -> None: ...
 
 
+class InTower(Protocol):
+    """A context in which the vision tower runs with taps.
+
+    Attributes:
+        tapping: what they read and did.
+        prompt: what the tower ran; None before it did.
+    """
+
+    @property
+    def tapping(self) -> Tapping: ...
+
+    @property
+    def prompt(self) -> Prompt | None: ...
+
+    def check_ran(self) -> None:
+        """HookError where the tower did not do what was asked."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+
 class Backend(Protocol):
     """Runs a model with taps in it.
 
@@ -169,6 +193,15 @@ class Backend(Protocol):
             taps_of: gives the taps of a prompt.
             prompt: the prompt about to be run; None to make one of whatever the model is called with.
             prompt_of: makes a prompt of the keyword arguments of a call.
+        """
+        ...
+
+    def tower_session(self, taps_of: TapsOf, thread: int | None) -> InTower:
+        """A context in which the vision tower runs with taps.
+
+        Args:
+            taps_of: gives the taps of what the tower runs (`lmm_lens.prompts.tower`).
+            thread: whose runs; None for every thread's.
         """
         ...
 

@@ -11,9 +11,8 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ..backends.base import Backend, PromptOf, Session
+from ..backends.base import Backend, InTower, PromptOf, Session
 from ..backends.interrupts import GUARD, uninterrupted
-from ..backends.native.tower import TowerSession
 from ..errors import InterventionError
 from ..interventions.base import Intervention
 from .plan import Plan
@@ -98,7 +97,7 @@ class Applied(Block):
         self.backend, self.prompt_of = backend, prompt_of
         self._session: Session | None = None
         self._towers = ExitStack()
-        self._tower: TowerSession | None = None
+        self._tower: InTower | None = None
         self._plan: Plan | None = None
 
     @uninterrupted

@@ -60,11 +60,11 @@ def run_with_cache(
     extra = _selects(bridge, names_filter, EMBED) and not _selects(bridge, names_filter, ENTERS)
     chosen = _also(names_filter, ENTERS) if extra else names_filter
     plan = lens._plan(prompt, interventions, ())
-    with lens._backend.session(plan.taps, prompt) as session:
+    with lens._in_tower(plan, prompt) as tower, lens._backend.session(plan.taps_beside(tower), prompt) as session:
         out, cache = bridge.run_with_cache(
             **{"use_cache": False, **bridge_inputs(prompt), **options}, names_filter=chosen
         )
-    plan.reports(session.tapping)
+    plan.reports(session.tapping, tower)
     annotated = PromptCache(cache, prompt, lens.shape.reinjects)
     if extra:
         annotated.cache_dict.pop(ENTERS, None)
@@ -97,13 +97,13 @@ def run_with_hooks(
     """
     plan = lens._plan(prompt, interventions, ())
     bridge = lens.bridge
-    with lens._backend.session(plan.taps, prompt) as session:
+    with lens._in_tower(plan, prompt) as tower, lens._backend.session(plan.taps_beside(tower), prompt) as session:
         out = bridge.run_with_hooks(
             **{"use_cache": False, **bridge_inputs(prompt), **options},
             fwd_hooks=list(fwd_hooks),
             bwd_hooks=list(bwd_hooks),
         )
-    plan.reports(session.tapping)
+    plan.reports(session.tapping, tower)
     return out
 
 

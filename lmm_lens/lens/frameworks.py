@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
@@ -192,7 +193,8 @@ class NNsightMethods(_OnBackend):
         plan = self._plan(prompt, interventions, ())
         if max_new_tokens is not None:
             options["max_new_tokens"] = max_new_tokens
-        return self._nnsight.trace(prompt, plan.taps, remote, options)
+        in_tower = partial(plan.tower_taps, self._lens().vision.shape) if plan.needs_tower else None
+        return self._nnsight.trace(prompt, plan.decoder_taps, remote, options, in_tower)
 
     def read(self, layer: int, site: str) -> Tensor:
         """Inside a trace, an activation, all rows of the pass: `Float[batch, query, d_model]`, at "z"

@@ -12,10 +12,9 @@ from typing import Any, Literal
 import torch
 
 from ..adapters import Adapter, Layer, adapter_for
-from ..backends.base import Forward, ForwardPass
+from ..backends.base import Forward, ForwardPass, InTower
 from ..backends.holders import framework_of, unwrapped
 from ..backends.identity import identity_of
-from ..backends.native.tower import TowerSession
 from ..backends.options import Options
 from ..backends.table import backend_of, check_backend
 from ..errors import LensError, ModelError, PromptError, unknown
@@ -313,13 +312,13 @@ class Lens(TransformerLensMethods, NNsightMethods):
         for each, plan, done in zip(runs, plans, self._backend.forward_all(passes), strict=True):
             yield self._run_of(each.prompt, plan, done)
 
-    def _run_of(self, prompt: Prompt, plan: Plan, done: Forward, tower: TowerSession | None = None) -> Run:
+    def _run_of(self, prompt: Prompt, plan: Plan, done: Forward, tower: InTower | None = None) -> Run:
         """The result of a forward pass; ModelError where a last logit is NaN."""
         logits, tapping = done.logits, done.tapping
         rows = torch.arange(len(logits))
         last = logits[:, -1] if logits.shape[1] == 1 else logits[rows, prompt.mask("last").int().argmax(1)]
         if bool(last.isnan().any()):
-            raise ModelError(where_nan(self._backend, prompt, plan))
+            raise ModelError(where_nan(self, prompt, plan))
         reads, reports = plan.collect(tapping, tower), plan.reports(tapping, tower)
         if tower is None:
             return Run(prompt, logits, *reads, reports, tapping.sums)
@@ -366,7 +365,7 @@ class Lens(TransformerLensMethods, NNsightMethods):
             with self._at(remote), self._in_tower(plan, prompt) as tower:
                 done = self._backend.generate(prompt, plan.taps_beside(tower), options)
         except FloatingPointError as error:
-            raise ModelError(f"{error}\n  {where_nan(self._backend, prompt, plan)}") from error
+            raise ModelError(f"{error}\n  {where_nan(self, prompt, plan)}") from error
         decode = self.adapter.tokenizer.batch_decode if self.processor else None
         decoded = decode(done.tokens, skip_special_tokens=True) if decode else [""] * len(done.tokens)
         text = tuple(row.strip() for row in decoded)
@@ -401,15 +400,15 @@ class Lens(TransformerLensMethods, NNsightMethods):
     def _prompt_of_call(self, kwargs: Mapping[str, Any]) -> Prompt:
         return prompting.from_call(self.adapter, kwargs, self.device)
 
-    def _in_tower(self, plan: Plan, prompt: Prompt | None) -> AbstractContextManager[TowerSession | None]:
+    def _in_tower(self, plan: Plan, prompt: Prompt | None) -> AbstractContextManager[InTower | None]:
         """Inside, the vision tower runs with what a plan reads and edits there; nothing where it does neither."""
-        if not plan.needs_tower or self._backend.remote is not False:  # refused by the plan where it is bound
+        if not plan.needs_tower:
             return nullcontext()
         if prompt is not None:
             self._backend.prepare(prompt)
         thread = None if prompt is None else threading.get_ident()  # an open context holds for all
         taps_of = partial(plan.tower_taps, self.vision.shape)
-        return TowerSession(self._backend.tower, type(self.model).__name__, taps_of, thread)
+        return self._backend.tower_session(taps_of, thread)
 
     def _at(self, remote: bool | str | None) -> AbstractContextManager[None]:
         """Inside, run there."""

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
-from ..backends.base import Backend
 from ..core.taps import TapContext
 from ..hooks.points import HOOK_POINTS, Read
 from ..prompts.prompt import Prompt
 from .plan import Plan
 
+if TYPE_CHECKING:
+    from .lens import Lens
 
-def where_nan(backend: Backend, prompt: Prompt, plan: Plan) -> str:
-    """Run once more, with the plan's interventions, to find where the first NaN stands."""
+LEAVING = "vision.resid_post"
+
+
+def where_nan(lens: Lens, prompt: Prompt, plan: Plan) -> str:
+    """Run once more, with the plan's interventions, to find where the first NaN stands.
+
+    In the vision tower by what leaves its layers, where something was done there.
+    """
 
     def is_nan(x: Tensor, context: TapContext) -> Tensor:
         rows = (
@@ -22,8 +31,14 @@ def where_nan(backend: Backend, prompt: Prompt, plan: Plan) -> str:
         )
         return x.isnan() & rows
 
-    looking = Plan(plan.shape, plan.sinks_on, plan.interventions, [Read(at, reduce=is_nan) for at in HOOK_POINTS])
-    tapping = backend.forward(prompt, looking.taps, last_only=True).tapping
+    sites = [*HOOK_POINTS, *([LEAVING] if plan.needs_tower else [])]
+    looking = Plan(plan.shape, plan.sinks_on, plan.interventions, [Read(at, reduce=is_nan) for at in sites])
+    with lens._in_tower(looking, prompt) as tower:
+        tapping = lens._backend.forward(prompt, looking.taps_beside(tower), last_only=True).tapping
+    if tower is not None:
+        for (site, layer), kept in sorted(tower.tapping.kept.items()):
+            if any(bool(each.result.any()) for each in kept):
+                return f"NaN in the vision tower's activations, first at {site} of its layer {layer}"
     order = list(HOOK_POINTS)
     for site, layer in sorted(tapping.kept, key=lambda at: (at[1], order.index(at[0]))):
         if any(bool(kept.result.any()) for kept in tapping.kept[site, layer]):

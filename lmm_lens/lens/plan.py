@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Int
 from torch import Tensor
 
-from ..backends.native.tower import TowerSession
+from ..backends.base import InTower
 from ..core.tapping import Tapping
 from ..core.taps import Tap
 from ..errors import HookError, LensError
@@ -87,13 +87,12 @@ class Plan:
         """
         if self.needs_tower:
             raise HookError(
-                "the vision tower is read and edited in lens.run, lens.generate and lens.apply on this machine\n"
-                "  not in a trace, nor as hooks of a bridge, nor on a server; in a trace lens.read and lens.write do, "
-                'by names such as "vision.z"'
+                "interventions in the vision tower are not made hooks of a bridge\n  put them into lens.run_with_hooks "
+                'or lens.apply, or functions of your own at "vision.blocks.0.attn.hook_z"'
             )
         return self.decoder_taps(prompt)
 
-    def taps_beside(self, tower: TowerSession | None) -> Callable[[Prompt], list[Tap]]:
+    def taps_beside(self, tower: InTower | None) -> Callable[[Prompt], list[Tap]]:
         """What gives the taps on a prompt beside a session of the vision tower, or without one."""
         return self.taps if tower is None else self.decoder_taps
 
@@ -107,7 +106,7 @@ class Plan:
         _check_names(reading)
         return bind_all(self.interventions, prompt, self.shape) + reading
 
-    def collect(self, tapping: Tapping, tower: TowerSession | None = None) -> tuple[Reads, dict[str, Tensor]]:
+    def collect(self, tapping: Tapping, tower: InTower | None = None) -> tuple[Reads, dict[str, Tensor]]:
         """What was read, by (name, layer), and by name the rows' positions; of the vision tower, too, if it was open.
 
         Raises:
@@ -125,7 +124,7 @@ class Plan:
                 )
         return collect(kept)
 
-    def reports(self, tapping: Tapping, tower: TowerSession | None = None) -> tuple[Report, ...]:
+    def reports(self, tapping: Tapping, tower: InTower | None = None) -> tuple[Report, ...]:
         """What each intervention did; warns of one that changed nothing, and of sinks that most visual tokens are."""
         told_of_many(tapping.sums)
         where = [tower.tapping if tower is not None and _in_tower(each) else tapping for each in self.interventions]

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..errors import ModelError, ScoreError
+from ..hooks.points import Read
 from ..hooks.runner import Runner
 from ..prompts.prompt import Prompt
 
@@ -94,6 +95,9 @@ def find_vision_sinks(lens: Runner, prompt: Prompt, threshold: float = CLIP_NORM
     finally:
         for hook in hooks:
             hook.remove()
+    if not norms:  # the lens runs a twin of its model, or a server does
+        read = lens.run(prompt, read=[Read("vision.resid_post")], logits="last").reads
+        norms = [read["vision.resid_post", layer].float().norm(dim=-1).cpu() for layer in range(len(layers))]
     if len(norms) != len(layers):
         raise ScoreError(
             f"{len(norms)} of {len(layers)} layers of the vision tower ran once; expected each to run once"

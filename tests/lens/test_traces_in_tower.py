@@ -1,17 +1,32 @@
 """Hook points of the vision tower in traces, here and as on a server: as `lens.run` reads and edits them."""
 
+from dataclasses import dataclass
+
 import nnsight
 import pytest
 import torch
 
-from lmm_lens import AblateHeads, Lens, PatchResidual, Read
-from lmm_lens.errors import HookError
+from lmm_lens import AblateHeads, Intervention, Knockout, Lens, PatchResidual, Read
+from lmm_lens.core.taps import Tap
+from lmm_lens.errors import HookError, InterventionError
+from lmm_lens.prompts.rows import bind_rows
+from tests.support.evidence import picture
 from tests.support.families import lens_of, prompt_of
 
 SITES = ("resid_pre", "pattern", "z", "attn_out", "mlp_out", "resid_post")
 TOLERANCE = 1e-5
 FAMILIES = ("llava", "internvl", "qwen2_5_vl", "pixtral")
 PACKING = ("qwen2_5_vl",)
+
+
+@dataclass(frozen=True)
+class Halved(Intervention):
+    """Half of what the heads of layer 0 of the tower give."""
+
+    in_tower = True
+
+    def taps(self, prompt, shape):
+        return [Tap("z", 0, bind_rows("all", prompt), lambda x, context: x / 2, edits=True)]
 
 
 def on(name, backend):
@@ -88,6 +103,100 @@ def test_a_generation_reads_it_once_before_its_steps(remote):
         tokens = tracer.result.save()
     assert (features - expected).abs().max() < TOLERANCE
     assert tokens.shape[1] == prompt.n_tokens + 2
+
+
+# ---------------------------------------------------------------------- interventions
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+def test_interventions_act_before_the_block_sees_the_tower(name, remote):
+    lens, prompt = on(name, remote), prompt_of(name)
+    edits = [AblateHeads([(0, 1)], part="vision"), AblateHeads([(2, 1)])]
+    expected = lens_of(name).run(prompt, edits, ["vision.z", "vision.resid_post", "z"])
+    with lens.trace(prompt, interventions=edits):
+        z = lens.read(0, "vision.z").save()
+        left = lens.read(0, "vision.resid_post").save()
+        decoder = lens.read(2, "z").save()
+        logits = lens.envoy.output.logits.save()
+    assert (z - expected.reads["vision.z", 0]).abs().max() < TOLERANCE
+    assert (left - expected.reads["vision.resid_post", 0]).abs().max() < TOLERANCE
+    assert (decoder - expected.reads["z", 2]).abs().max() < TOLERANCE
+    assert (logits - expected.logits).abs().max() < 1e-4
+    assert (expected.logits - lens_of(name).run(prompt, edits[1:]).logits).abs().max() > 1e-4
+
+
+def test_patterns_are_edited_and_then_read():
+    lens, prompt = on("llava", False), prompt_of("llava")
+    edits = [Knockout([1, 2], [0, 3], [0], part="vision"), AblateHeads([(0, 1)], "uniform", part="vision")]
+    expected = lens_of("llava").run(prompt, edits, ["vision.pattern"])
+    with lens.trace(prompt, interventions=edits):
+        pattern = lens.read(0, "vision.pattern").save()
+        logits = lens.envoy.output.logits.save()
+    assert (pattern - expected.reads["vision.pattern", 0]).abs().max() < TOLERANCE
+    assert (logits - expected.logits).abs().max() < 1e-4
+
+
+def test_what_the_block_writes_goes_over_them(remote):
+    lens, prompt = on("llava", remote), prompt_of("llava")
+    run = lens_of("llava").run(prompt, read=["vision.z"])
+    z = run.reads["vision.z", 0]
+    with lens.trace(prompt, interventions=[AblateHeads([(0, 1)], part="vision")]):
+        lens.write(0, "vision.z", z)
+        logits = lens.envoy.output.logits.save()
+    assert (logits - run.logits).abs().max() < 1e-4
+
+
+def test_a_generation_in_a_trace_is_edited_at_its_prefill(remote):
+    lens, prompt = on("llava", remote), prompt_of("llava")
+    edit = AblateHeads([(0, 0), (0, 1)], part="vision")
+    expected = lens_of("llava").generate(prompt, [edit], max_new_tokens=3, eos_token_id=[], logits=True)
+    with lens.trace(prompt, interventions=[edit], max_new_tokens=3, eos_token_id=[], output_logits=True) as tracer:
+        made = tracer.result.save()
+    assert made[:, prompt.n_tokens :].tolist() == expected.tokens.tolist()
+
+
+def test_a_block_that_applies_is_applied_once(remote):
+    """Twice halved would be a quarter."""
+    lens, prompt = on("llava", remote), prompt_of("llava")
+    half = Halved()
+    expected = lens_of("llava").run(prompt, [half])
+    with lens.apply(half):
+        with lens.trace(prompt):
+            logits = lens.envoy.output.logits.save()
+        assert (lens.run(prompt).logits - expected.logits).abs().max() < 1e-4
+    assert (logits - expected.logits).abs().max() < 1e-4
+
+
+def test_what_the_tower_runs_is_found_once_for_pictures_of_one_size():
+    lens, prompt, other = on("qwen2_5_vl", "local"), prompt_of("qwen2_5_vl"), picture(60, 90)
+    edit = AblateHeads([(0, 1)], part="vision")
+    lens.run(prompt, [edit])
+    lens.run(lens.prompt("Which?", images=prompt.images[0][0]), [edit])
+    assert len(lens._backend._tower_passes) == 1
+    turned = lens.prompt("Which?", images=other)  # as many patches in another order
+    expected = lens_of("qwen2_5_vl").run(turned, [edit])
+    assert (lens.run(turned, [edit]).logits - expected.logits).abs().max() < 1e-4
+    assert len(lens._backend._tower_passes) == 2
+
+
+def test_an_edit_of_what_is_out_of_reach_is_refused(remote):
+    packing = on("qwen2_5_vl", remote)
+    edit = AblateHeads([(0, 1)], "uniform", part="vision")
+    said = r"layer 0 of the vision tower has no vision.pattern here: patterns of towers that pack pictures are out"
+    with pytest.raises(HookError, match=said), packing.trace(prompt_of("qwen2_5_vl"), interventions=[edit]):
+        pass
+    behind = AblateHeads([(1, 1)], part="vision")
+    with (
+        pytest.raises(InterventionError, match="takes the features that leave layer 0: what changes behind it"),
+        on("llava", remote).trace(prompt_of("llava"), interventions=[behind]),
+    ):
+        pass
+    nothing = on("llava", remote)
+    with (
+        pytest.raises(HookError, match="the vision tower of LlavaForConditionalGeneration did not run"),
+        nothing.trace(nothing.prompt("What?"), interventions=[AblateHeads([(0, 1)], part="vision")]),
+    ):
+        pass
 
 
 def refused(lens, prompt, layer, site, value=None):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lmm_lens import Lens, find_sinks
+from lmm_lens.bundled import shapes
 from lmm_lens.errors import ModelError, ScoreError
 from lmm_lens.sinks import find_vision_sinks
 from tests.support.cases import case, plain
@@ -79,6 +80,16 @@ def test_the_norms_are_those_of_a_plain_forward():
     found = find_vision_sinks(given.lens, given.prompt)
     torch.testing.assert_close(found.norms, expected)
     assert found.norms.shape == (1, 2, 17)  # a class token and 4 x 4 patches
+
+
+@pytest.mark.parametrize(("backend", "remote"), [("transformer_lens", False), ("nnsight", False), ("nnsight", "local")])
+def test_they_are_the_same_on_every_backend(lens, backend, remote):
+    options = {"remote": remote} if remote else {}
+    other, example = Lens.demo(backend=backend, **options), shapes.examples(1, seed=3)[0]
+    expected, found = (
+        find_sinks(each, each.prompt(example.question, images=example.image), part="vision") for each in (lens, other)
+    )
+    torch.testing.assert_close(found.norms, expected.norms, atol=1e-3, rtol=1e-4)
 
 
 def test_a_threshold_of_ones_own_decides():

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-PICTURES = {"01": 5, "02": 5, "03": 10, "04": 6, "05": 0, "06": 1, "07": 2, "08": 5, "09": 6, "10": 4, "11": 10}
+PICTURES = {"01": 5, "02": 5, "03": 10, "04": 6, "05": 0, "06": 1, "07": 2, "08": 5, "09": 8, "10": 4, "11": 10}
 """How many each notebook shows."""
 
 

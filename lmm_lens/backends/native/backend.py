@@ -21,6 +21,7 @@ from ..ends import Ends
 from ..options import Options, ends_of, new_tokens
 from ..placement import device_of
 from .session import NativeSession
+from .tower import TowerSession
 
 
 class RefuseNaN(LogitsProcessor):
@@ -145,6 +146,10 @@ class NativeBackend:
     ) -> NativeSession:
         """As in `Backend.session`."""
         return self._session(taps_of, prompt, prompt_of, None)
+
+    def tower_session(self, taps_of: TapsOf, thread: int | None) -> TowerSession:
+        """As in `Backend.tower_session`."""
+        return TowerSession(self.tower, type(self.adapter.model).__name__, taps_of, thread)
 
     def _session(
         self,

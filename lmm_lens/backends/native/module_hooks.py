@@ -1,8 +1,12 @@
-"""Where an activation goes into a module or comes out of it: torch's hooks, in the shape that taps need."""
+"""Where an activation goes into a module or comes out of it: torch's hooks, in the shape that taps need.
+
+Objects and no functions: a copy of the module has copies of them, which call copies of what they hand activations to.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,6 +16,36 @@ from ...core.flat import in_rows
 from ..streams import stream_of
 
 ENTERING = ("resid_pre", "z")
+
+
+@dataclass(frozen=True, eq=False)
+class _Before:
+    """Hands over what enters a module."""
+
+    tapped: Callable[[Tensor], Tensor]
+    acts: Callable[[], bool]
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+        # without kwargs torch calls another thread's pass while this hook is being added or taken away
+        if kwargs is None or not self.acts():
+            return None
+        name, x = stream_of(module, args, kwargs)
+        return (args, {**kwargs, name: self.tapped(x)}) if name else ((self.tapped(x), *args[1:]), kwargs)
+
+
+@dataclass(frozen=True, eq=False)
+class _After:
+    """Hands over what leaves a module."""
+
+    tapped: Callable[[Tensor], Tensor]
+    acts: Callable[[], bool]
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if not self.acts():
+            return None
+        x = output[0] if isinstance(output, tuple) else output
+        found = self.tapped(in_rows(x, args[0] if args else None)).reshape(x.shape)
+        return (found, *output[1:]) if isinstance(output, tuple) else found
 
 
 def hook_on(
@@ -28,21 +62,6 @@ def hook_on(
 
     In a pass HookError is raised where the module is entered otherwise than by a tensor.
     """
-
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
-        # without kwargs torch calls another thread's pass while this hook is being added or taken away
-        if kwargs is None or not acts():
-            return None
-        name, x = stream_of(module, args, kwargs)
-        return (args, {**kwargs, name: tapped(x)}) if name else ((tapped(x), *args[1:]), kwargs)
-
-    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if not acts():
-            return None
-        x = output[0] if isinstance(output, tuple) else output
-        found = tapped(in_rows(x, args[0] if args else None)).reshape(x.shape)
-        return (found, *output[1:]) if isinstance(output, tuple) else found
-
     if site in ENTERING:
-        return module.register_forward_pre_hook(before, with_kwargs=True)
-    return module.register_forward_hook(after, prepend=first)
+        return module.register_forward_pre_hook(_Before(tapped, acts), with_kwargs=True)
+    return module.register_forward_hook(_After(tapped, acts), prepend=first)

@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from ...adapters.towers import Tower
+from ...adapters.walker import Layer
 from ...core.attention import AttentionCall, FusedAttention
-from ...core.rows import Chunk
 from ...core.tapping import Tapping
 from ...core.taps import Tap
 from ...errors import HookError, InterventionError
@@ -31,6 +30,10 @@ from ..interrupts import GUARD, uninterrupted
 from ..streams import stream_of
 from . import interface
 from .module_hooks import hook_on
+from .packed import PackedPart
+
+SITES = ("resid_pre", "z", "attn_out", "mlp_out", "resid_post")
+"""The hook points where modules are entered and left."""
 
 
 class TowerSession:
@@ -70,8 +73,7 @@ class TowerSession:
                 if number == 0:  # before what is tapped there
                     begin = parts.module.register_forward_pre_hook(self._begin, with_kwargs=True, prepend=True)
                     self._hooks.callback(begin.remove)
-                for site in ("resid_pre", "z", "attn_out", "mlp_out", "resid_post"):
-                    self._hook(site, number)
+                self._install(number)
             self._hooks.callback(interface.stop_listening, self)
             interface.listen(self)
             configs = [cast(Any, layer.attention).config for layer in self.layers if layer.attends_in is None]
@@ -106,7 +108,7 @@ class TowerSession:
         """The tower begins to run: bind the taps to what it runs."""
         if kwargs is None or not self._is_ours():  # as in `hook_on`
             return
-        x = _as_rows(stream_of(module, args, kwargs)[1], 0)
+        x = as_rows(stream_of(module, args, kwargs)[1], 0)
         tower = self.tower
         places = tower.n_class, tower.n_registers, tower.class_behind, tower.knows_places
         prompt = tower_prompt(x.shape[0], x.shape[1], *places)
@@ -116,33 +118,10 @@ class TowerSession:
                 "to be read\n  give pictures and videos in prompts of their own"
             )
         taps = self.taps_of(prompt)
-        self._check(taps)
+        check_taps(self.tower, self.model_name, taps)
         self.prompt, self.n_passes, self._attended = prompt, self.n_passes + 1, {}
         self.tapping.start(prompt.n_rows, taps)
         self.tapping.first = 0
-
-    def _check(self, taps: Sequence[Tap]) -> None:
-        """Refuse what would be nothing, or cannot be done.
-
-        Raises:
-            InterventionError: an edit behind what the features come from.
-            HookError: a hook point that a layer does not have.
-        """
-        for tap in taps:
-            parts = self.layers[tap.layer]
-            if tap.edits and tap.layer >= self.tower.n_used:
-                raise InterventionError(
-                    f"layer {tap.layer} of the vision tower runs, but {self.model_name} takes the features that leave "
-                    f"layer {self.tower.n_used - 1}: what changes behind it reaches no answer\n"
-                    f"  edit layers 0 to {self.tower.n_used - 1}"
-                )
-            if tap.site == "pattern" and parts.attends_in is not None:
-                raise HookError(
-                    f"layer {tap.layer} of the vision tower ({type(parts.module).__name__}) computes attention in its "
-                    "own forward, out of reach\n  z, attn_out and the residual stream can be read and edited"
-                )
-            if tap.site == "mlp_out" and parts.mlp is None:
-                raise HookError(f"layer {tap.layer} of the vision tower has no mlp_out")
 
     def _check_length(self, layer: int, length: int) -> None:
         """HookError where a layer runs on other tokens than the first."""
@@ -161,10 +140,7 @@ class TowerSession:
             HookError: it did not run, or a tap was not reached.
         """
         if not self.n_passes:
-            raise HookError(
-                f"the vision tower of {self.model_name} did not run, so nothing was read or edited in it\n"
-                "  give a prompt with pictures, and their pixels"
-            )
+            raise did_not_run(self.model_name)
         for site, layer in self.tapping.taps:
             if (site, layer) not in self.tapping.fired:
                 raise HookError(
@@ -173,6 +149,11 @@ class TowerSession:
                 )
 
     # ------------------------------------------------------------------ hook points
+
+    def _install(self, layer: int) -> None:
+        """Hook what goes through a layer, its attention apart."""
+        for site in SITES:
+            self._hook(site, layer)
 
     def _hook(self, site: str, layer: int) -> None:
         parts = self.layers[layer]
@@ -188,11 +169,7 @@ class TowerSession:
             return
 
         def tapped(x: Tensor) -> Tensor:
-            rows = _as_rows(x, layer)
-            self._check_length(layer, rows.shape[1])
-            if site == "z":
-                rows = rows.reshape(*rows.shape[:2], parts.n_heads, parts.d_head)
-            return self.tapping.through(rows, site, layer).reshape(x.shape)
+            return self.through(in_shape(x, site, parts, layer), site, layer).reshape(x.shape)
 
         def acts() -> bool:
             return (site, layer) in self.tapping.taps and self._is_ours()
@@ -202,6 +179,13 @@ class TowerSession:
 
     def hiding(self, module: nn.Module, call: AttentionCall) -> None:
         """Nothing is done by a mask."""
+
+    def through(self, rows: Tensor, site: str, layer: int) -> Tensor:
+        """Pass an activation [row, token, ...] through the taps of its hook point."""
+        if (site, layer) not in self.tapping.taps:
+            return rows
+        self._check_length(layer, rows.shape[1])
+        return self.tapping.through(rows, site, layer)
 
     def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
         """Called by the attention function of transformers."""
@@ -221,49 +205,55 @@ class TowerSession:
         self._attended[layer] = first + length
         self.tapping.first = first
         try:
-            self.tapping.attend(layer, _Packed(fused, first) if length < n_tokens else fused)
+            self.tapping.attend(layer, PackedPart(fused, first) if length < n_tokens else fused)
         finally:
             self.tapping.first = 0
         return fused.out
 
 
-class _Packed:
-    """The attention of one part of a packed sequence: the keys before it are there, and get nothing."""
+def in_shape(x: Tensor, site: str, parts: Layer, layer: int) -> Tensor:
+    """An activation at a hook point as [row, token, width], at z [row, token, head, d_head]."""
+    rows = as_rows(x, layer)
+    return rows.reshape(*rows.shape[:2], parts.n_heads, parts.d_head) if site == "z" else rows
 
-    def __init__(self, fused: FusedAttention, first: int) -> None:
-        self.fused, self.first = fused, first
-        batch, head, row, key = fused.shape
-        self.shape, self.device = (batch, head, row, first + key), fused.device
 
-    def _placed(self, of: Tensor, fill: float | bool) -> Tensor:
-        return nn.functional.pad(of, (self.first, 0), value=fill)
+def check_taps(tower: Tower, model_name: str, taps: Sequence[Tap]) -> None:
+    """Refuse what would be nothing, or cannot be done.
 
-    def probabilities(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
-        return self._placed(self.fused.probabilities(rows, heads), 0.0)
-
-    def scores(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
-        found = self.fused.scores(rows, heads)
-        return self._placed(found, torch.finfo(found.dtype).min)
-
-    def visible(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
-        return self._placed(self.fused.visible(rows, heads), False)
-
-    def read_values(self, weights: Tensor, heads: tuple[int, ...] | None) -> Tensor:
-        return self.fused.read_values(weights[..., self.first :], heads)
-
-    def put(self, pattern: Tensor, original: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> None:
-        if bool((pattern[..., : self.first] != 0).any()):
-            raise InterventionError(
-                "an edit gives attention to tokens of another picture or window, which these rows cannot see"
+    Raises:
+        InterventionError: an edit behind what the features come from.
+        HookError: a hook point that a layer does not have.
+    """
+    for tap in taps:
+        parts = tower.layers[tap.layer]
+        if tap.edits and tap.layer >= tower.n_used:
+            raise behind(tap.layer, tower.n_used, model_name)
+        if tap.site == "pattern" and parts.attends_in is not None:
+            raise HookError(
+                f"layer {tap.layer} of the vision tower ({type(parts.module).__name__}) computes attention in its "
+                "own forward, out of reach\n  z, attn_out and the residual stream can be read and edited"
             )
-        self.fused.put(pattern[..., self.first :], original[..., self.first :], rows, heads)
-
-    def add(self, change: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> None:
-        original = self.probabilities(rows, heads)
-        self.put(original + change, original, rows, heads)
+        if tap.site == "mlp_out" and parts.mlp is None:
+            raise HookError(f"layer {tap.layer} of the vision tower has no mlp_out")
 
 
-def _as_rows(x: Tensor, layer: int) -> Tensor:
+def did_not_run(model_name: str) -> HookError:
+    """Of a tower that was to be read or edited."""
+    return HookError(
+        f"the vision tower of {model_name} did not run, so nothing was read or edited in it\n"
+        "  give a prompt with pictures, and their pixels"
+    )
+
+
+def behind(layer: int, n_used: int, model_name: str) -> InterventionError:
+    """Of an edit behind what the features come from."""
+    return InterventionError(
+        f"layer {layer} of the vision tower runs, but {model_name} takes the features that leave layer {n_used - 1}: "
+        f"what changes behind it reaches no answer\n  edit layers 0 to {n_used - 1}"
+    )
+
+
+def as_rows(x: Tensor, layer: int) -> Tensor:
     """An activation as [row, token, width].
 
     Raises:

@@ -12,8 +12,9 @@ from torch import Tensor
 from ...errors import RemoteError
 
 if TYPE_CHECKING:
-    from .job import JobRun
+    from .job import JobRun, TowerTaps
 
+WORDS = {4: "four", 5: "five"}
 ROWS_DIM = {"pattern": 2}  # which dimension of a read is its rows; 1 elsewhere
 
 
@@ -51,8 +52,9 @@ def _expect(holds: bool, what: str) -> None:
 
 
 def _check(run: JobRun, answer: Any, n_vocab: int | None) -> None:
-    _expect(type(answer) in (tuple, list) and len(answer) == 4, "four parts for each run")
-    steps, n_steps, tokens, found = answer
+    n_parts = 4 if run.tower is None else 5
+    _expect(type(answer) in (tuple, list) and len(answer) == n_parts, f"{WORDS[n_parts]} parts for each run")
+    steps, n_steps, tokens, found = answer[:4]
     _expect(type(steps) is list and type(n_steps) is int, "a list of logits and a number of steps")
     if run.options is None:
         _expect(len(steps) == 1 and tokens is None, "the logits of one pass")
@@ -62,6 +64,8 @@ def _check(run: JobRun, answer: Any, n_vocab: int | None) -> None:
     else:
         longest = _check_generated(run, steps, n_steps, tokens, n_vocab)
     _check_found(run, found, longest)
+    if run.tower is not None:
+        _check_found(run.tower, answer[4], run.tower.n_tokens)
 
 
 def _check_logits(x: Any, shape: tuple[int | None, ...]) -> None:
@@ -93,7 +97,7 @@ def _check_generated(run: JobRun, steps: list[Any], n_steps: int, tokens: Any, n
     return int(max(run.n_tokens, given) + tokens.shape[1])
 
 
-def _check_found(run: JobRun, found: Any, longest: int) -> None:
+def _check_found(run: JobRun | TowerTaps, found: Any, longest: int) -> None:
     """What the taps read and did."""
     _expect(type(found) in (tuple, list) and len(found) == 5, "five parts for what was read and done")
     _expect(all(isinstance(part, dict) for part in found), "what was read and done by layer")
@@ -121,7 +125,7 @@ def _only(given: dict[Any, Any], asked: Iterable[Any]) -> None:
     _expect(not others, f"what was asked for alone, not {', '.join(others)[:200]}")
 
 
-def _check_read(run: JobRun, name: str, read: Any, dim: int, longest: int) -> None:
+def _check_read(run: JobRun | TowerTaps, name: str, read: Any, dim: int, longest: int) -> None:
     _expect(type(read) in (tuple, list) and len(read) == 4, f"four parts in each pass of {name}")
     positions, valid, result, given_dim = read
     tensors = all(isinstance(x, Tensor) and not x.requires_grad for x in (positions, valid, result))
@@ -136,3 +140,18 @@ def _check_read(run: JobRun, name: str, read: Any, dim: int, longest: int) -> No
 
 def _named(x: Any) -> str:
     return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+
+
+def check_shape(shape: Any, most: int) -> tuple[int, ...]:
+    """The shape of what enters a vision tower, [row, token, width] or [token, width], as a server told it.
+
+    Raises:
+        RemoteError: it is none, or of more than so many tokens.
+    """
+    good = type(shape) is list and len(shape) in (2, 3) and all(type(n) is int and n > 0 for n in shape)
+    if not good or math.prod(shape[:-1]) > most:
+        raise RemoteError(
+            f"what the server sent is no answer: expected the shape of what enters the vision tower, given "
+            f"{shape!r:.80}\n  compare versions with nnsight.compare(); if they agree, do not trust this server"
+        )
+    return (*shape,)

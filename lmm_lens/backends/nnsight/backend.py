@@ -20,17 +20,19 @@ from ...core.trace import TraceLens
 from ...errors import HookError, InterventionError, LensError, ModelError, RemoteError
 from ...prompts.prompt import Prompt
 from ..address import Address, without_login
-from ..base import Continuation, Forward, ForwardPass, PromptOf, Remote, TapsOf
+from ..base import Continuation, Forward, ForwardPass, InTower, PromptOf, Remote, TapsOf
 from ..ends import Ends
 from ..native.session import check_runnable
+from ..native.tower import TowerSession
 from ..options import BESIDE, Options, ends_of
 from ..placement import device_of, has_weights
 from ..twins import structure_of
-from .job import JobResult, JobRun, ModelEnvoys, Stopped, edited, run_job
+from .job import JobResult, JobRun, ModelEnvoys, Stopped, TowerTaps, edited, run_job
+from .tower_job import TowerJob, checked_tower_taps, job_of, look_at_tower, look_here, pictures_of, prompt_of
 from .traces import NNsightSession, trace_under_way
 from .travel import TRAVELLING, check_one_model
 from .witness import are_wanted, check_witnesses, witnesses
-from .wrap import envoys_of_model, envoys_of_tower, label_operations, model_key, wrapped
+from .wrap import envoys_of_model, label_operations, model_key, wrapped
 
 
 class NNsightBackend:
@@ -74,7 +76,7 @@ class NNsightBackend:
         self._envoy = wrapped(self.adapter.model, self.adapter.processor) if self._given is None else self._given
         self.options = Options(self._envoy._module)
         self._model_envoys: dict[bool, ModelEnvoys] = {}
-        self._tower_envoys: dict[bool, tuple[list[LayerEnvoys], int]] = {}
+        self._tower_passes: dict[tuple[bool, str], Prompt] = {}
 
     @property
     def tower(self) -> Tower:
@@ -136,7 +138,7 @@ class NNsightBackend:
             raise RemoteError("gradients do not travel: this needs a lens with remote=False")
         self.renew()
         with torch.set_grad_enabled(grad):
-            done = self.run_job([self.forward_run(prompt, taps_of, last_only)])[0]
+            done = self.run_one(self.forward_run(prompt, taps_of, last_only), prompt)
         assert done.logits is not None
         return Forward(done.logits, done.tapping)
 
@@ -163,7 +165,7 @@ class NNsightBackend:
             settings["stop_strings"] = None  # read by the criterion
         run = JobRun(prompt.inputs, prompt.n_rows, prompt.n_tokens, taps, settings, ends=ends, stopped=stopped)
         with torch.no_grad():
-            done = self.run_job([run])[0]
+            done = self.run_one(run, prompt)
         assert done.tokens is not None
         return Continuation(done.tokens, done.logits, done.tapping)
 
@@ -189,6 +191,16 @@ class NNsightBackend:
         inputs = {"use_cache": bool(self.remote), **prompt.inputs, **keep}
         return JobRun(inputs, prompt.n_rows, prompt.n_tokens, self.checked(taps_of(prompt)), None, last)
 
+    def run_one(self, run: JobRun, prompt: Prompt) -> JobResult:
+        """Do one run, with what an open context of the vision tower wants of it."""
+        job = job_of(self)
+        if job is None:
+            return self.run_job([run])[0]
+        done = self.run_job([replace(run, tower=job.taps(prompt))])[0]
+        assert done.in_tower is not None
+        job.take_over(done.in_tower)
+        return done
+
     def run_job(self, runs: Sequence[JobRun]) -> list[JobResult]:
         """Do the runs in one session: one job, where it runs on a server."""
         if trace_under_way() is not None:
@@ -209,20 +221,41 @@ class NNsightBackend:
             self._proved.add(proves)
         return done[len(first) :]
 
-    def trace(self, prompt: Prompt, taps_of: TapsOf, remote: Remote | None, options: Mapping[str, Any]) -> Any:
+    def trace(
+        self,
+        prompt: Prompt,
+        taps_of: TapsOf,
+        remote: Remote | None,
+        options: Mapping[str, Any],
+        in_tower: TapsOf | None = None,
+    ) -> Any:
         """A trace for the user's own block, in which the taps act first; see `Lens.trace`."""
         self.renew()
         with self.at(remote):
             taps = self.checked(taps_of(prompt))
+            tower = None
+            if in_tower is not None:
+                seen = self.tower_pass(prompt)
+                tower = self.tower_taps(seen, in_tower(seen))
             generates = "max_new_tokens" in options
             self.trace_lens = self.new_trace_lens(one_pass=not generates)
-            envoy = edited(self.model_envoys, prompt, taps, generates) if taps else self._envoy
+            acts = taps or tower is not None
+            envoy = edited(self.model_envoys, prompt, taps, generates, tower) if acts else self._envoy
             if generates:
                 options = {"fn": envoy.generate, **self.generating(options)}
             backend = self.transport()
         from .blocks import TraceBlock
 
         return envoy.trace(**{**prompt.inputs, **options}, backend=backend, tracer_cls=TraceBlock)
+
+    def tower_session(self, taps_of: TapsOf, thread: int | None) -> InTower:
+        """As in `Backend.tower_session`: here by torch's hooks, on a server as part of the job.
+
+        An open block hooks nothing: runs and traces in it carry what is applied.
+        """
+        if self.remote or thread is None:
+            return TowerJob(self, taps_of, acts=thread is not None)
+        return TowerSession(self.tower, type(self.adapter.model).__name__, taps_of, thread)
 
     def session(
         self, taps_of: TapsOf, prompt: Prompt | None = None, prompt_of: PromptOf | None = None
@@ -252,23 +285,10 @@ class NNsightBackend:
 
     def new_trace_lens(self, one_pass: bool = True) -> TraceLens:
         """Hook points by layer and name, for use inside one trace."""
-        tower, n_used = self.tower_envoys
+        tower = self.model_envoys.tower
+        n_used = self.adapter.tower.n_used if tower else 0
         under_way = None if self.remote else self.pass_under_way
         return TraceLens(self.model_envoys.layers, self._envoy, one_pass, under_way, tower, n_used)
-
-    @property
-    def tower_envoys(self) -> tuple[list[LayerEnvoys], int]:
-        """The layers of the vision tower as traces take them, here or on a server, and how many are used; or none."""
-        from_weights = bool(self.remote)
-        if from_weights not in self._tower_envoys:
-            try:
-                tower = self.adapter.tower
-            except ModelError:
-                self._tower_envoys[from_weights] = [], 0
-            else:
-                found = envoys_of_tower(self._envoy, self.adapter, from_weights)
-                self._tower_envoys[from_weights] = found, tower.n_used
-        return self._tower_envoys[from_weights]
 
     def pass_under_way(self, envoys: LayerEnvoys, site: str) -> tuple[Any, int]:
         """Before a hook point is asked for inside a trace: which trace that is, and which pass over the layer it is.
@@ -286,6 +306,30 @@ class NNsightBackend:
         label_operations(envoys, site)
         # a step of `tracer.iter` that has just begun is counted by it; from then on, how often the layer ran
         return mediator, mediator().iteration or mediator().occurrence(f"{envoys.module.path}.output")
+
+    def tower_pass(self, prompt: Prompt) -> Prompt:
+        """What the vision tower runs of a prompt's pictures: found by running it, once for pictures of these sizes.
+
+        Raises:
+            HookError: it does not run, or twice.
+        """
+        key = (bool(self.remote), pictures_of(prompt))
+        if key not in self._tower_passes:
+            tower, name = self.adapter.tower, type(self.adapter.model).__name__
+            if self.remote:
+                shape = look_at_tower(self.model_envoys, prompt, self.transport(), name)
+            else:
+                shape = look_here(self._envoy._module, self.tower, prompt, name)
+            self._tower_passes[key] = prompt_of(tower, shape)
+        return self._tower_passes[key]
+
+    def tower_taps(self, prompt: Prompt, taps: Sequence[Tap]) -> TowerTaps:
+        """Taps on what the vision tower runs, as jobs and traces take them; see `checked_tower_taps`."""
+        envoys, name = self.model_envoys.tower, type(self.adapter.model).__name__
+        found = checked_tower_taps(self.adapter.tower, envoys, name, prompt, taps)
+        for tap in taps:
+            label_operations(envoys[tap.layer], tap.site)
+        return found
 
     @contextmanager
     def at(self, remote: Remote | None) -> Iterator[None]:

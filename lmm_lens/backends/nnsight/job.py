@@ -19,6 +19,7 @@ from ...core.layer_envoys import LayerEnvoys
 from ...core.packing import pack, slim, unpack
 from ...core.tapping import Found, Tapping
 from ...core.taps import Tap
+from ...core.tower_envoys import run_tower_taps
 from ...errors import HookError
 from ...prompts.prompt import Prompt
 from ..options import new_tokens
@@ -39,6 +40,20 @@ class Stopped:
 
 
 @dataclass(frozen=True)
+class TowerTaps:
+    """The taps of one run in the vision tower.
+
+    Attributes:
+        n_rows, n_tokens: of what the tower runs.
+        taps: bound to that.
+    """
+
+    n_rows: int
+    n_tokens: int
+    taps: Sequence[Tap]
+
+
+@dataclass(frozen=True)
 class JobRun:
     """One run of the model, of those that make up a job.
 
@@ -51,6 +66,7 @@ class JobRun:
         tokens: Int[batch, n], and of these tokens alone; None for the whole vocabulary.
         ends: token ids that end a batch row while generating.
         stopped: what else ends one, here; None for nothing.
+        tower: taps of the vision tower; None for none.
     """
 
     inputs: Mapping[str, Any]
@@ -62,6 +78,7 @@ class JobRun:
     tokens: Tensor | None = None
     ends: Sequence[int] = ()
     stopped: Stopped | None = None
+    tower: TowerTaps | None = None
 
 
 @dataclass
@@ -72,11 +89,13 @@ class JobResult:
         tapping: the taps with what they read and did.
         logits: Float[batch, position, vocab] of a forward; Float[batch, new, vocab] of a generation that asked for it.
         tokens: Int[batch, new] of a generation.
+        in_tower: what its taps of the vision tower read and did.
     """
 
     tapping: Tapping
     logits: Tensor | None = None
     tokens: Tensor | None = None
+    in_tower: Found | None = None
 
 
 @dataclass
@@ -89,6 +108,7 @@ class ModelEnvoys:
         embedding: the envoy of its input embedding.
         unembedding: the envoy of its output embedding.
         cap, scale: what the model does to the output of that; None for nothing.
+        tower: the layers of its vision tower.
     """
 
     envoy: Any
@@ -97,6 +117,7 @@ class ModelEnvoys:
     unembedding: Any
     cap: float | None = None
     scale: float | None = None
+    tower: Sequence[LayerEnvoys] = ()
 
     @property
     def n_heads(self) -> list[int]:
@@ -135,13 +156,18 @@ def run_job(model: ModelEnvoys, runs: Sequence[JobRun], backend: Any = None) -> 
             for run in plain_runs:
                 tapping = Tapping(n_heads, carried)
                 tapping.start(run["n_rows"], run["taps"])
-                inputs = run["inputs"]
+                inputs, tower, in_tower = run["inputs"], run["tower"], None
+                if tower is not None:
+                    in_tower = Tapping(tower["n_heads"])
+                    in_tower.start(tower["n_rows"], tower["taps"])
                 if travels:
                     inputs = {name: unpack(value) for name, value in inputs.items()}
                 layers, last, chosen, tokens = run["layers"], run["last"], run["tokens"], None
                 steps, done, wrong = [], [], []
                 if run["options"] is None:
                     with envoy.trace(**inputs, tracer_cls=block):
+                        if in_tower is not None:
+                            run_tower_taps(in_tower, tower["layers"], tower["n_tokens"])
                         run_taps(tapping, layers, run["n_tokens"])
                         logits = envoy.output.logits
                         if last is not None:
@@ -152,6 +178,8 @@ def run_job(model: ModelEnvoys, runs: Sequence[JobRun], backend: Any = None) -> 
                 else:
                     with envoy.generate(**run["options"], tracer_cls=block) as tracer:
                         with tracer.invoke(**inputs):
+                            if in_tower is not None:
+                                run_tower_taps(in_tower, tower["layers"], tower["n_tokens"])
                             for step in tracer.iter[:]:
                                 if step and run["ends"] is not None:
                                     tapping.course.note_ends(embedding.input, run["ends"])  # waits for this step
@@ -172,7 +200,11 @@ def run_job(model: ModelEnvoys, runs: Sequence[JobRun], backend: Any = None) -> 
                         n_before = run["n_tokens"] + is_wrong.index(True)
                         raise FloatingPointError(f"NaN in the logits after {n_before} tokens")
                 tapping.settle()
-                found = steps, len(done), tokens, tapping.found()
+                parts = [tapping.found()]
+                if in_tower is not None:
+                    in_tower.settle()
+                    parts.append(in_tower.found())
+                found = (steps, len(done), tokens, *parts)
                 answers.append(slim(found) if travels else found)
     except OutOfOrderError as error:
         raise HookError(_unfired(model, str(error))) from None
@@ -189,7 +221,8 @@ def _n_vocab(unembedding: Any) -> int | None:
 
 def _unfired(model: ModelEnvoys, text: str) -> str:
     """What nnsight says of a place that the model did not reach, in our terms."""
-    for envoys in model.layers:
+    every = [("", envoys) for envoys in model.layers] + [("vision.", envoys) for envoys in model.tower]
+    for part, envoys in every:
         places = {
             "resid_pre": (envoys.module, ".input"),
             "z": (envoys.output_projection, ".input"),
@@ -201,37 +234,49 @@ def _unfired(model: ModelEnvoys, text: str) -> str:
         for site, (envoy, end) in places.items():
             if envoy is not None and f"'{envoy.path}{end}" in text:
                 return (
-                    f"{site} of layer {envoys.layer} did not fire, so nothing was read or edited there\n"
+                    f"{part}{site} of layer {envoys.layer} did not fire, so nothing was read or edited there\n"
                     f"  {envoys.module.path} was not run, or not in this way"
                 )
     return text
 
 
-def edited(model: ModelEnvoys, prompt: Prompt, taps: Sequence[Tap], generates: bool) -> Any:
+def edited(
+    model: ModelEnvoys, prompt: Prompt, taps: Sequence[Tap], generates: bool, tower: TowerTaps | None = None
+) -> Any:
     """A copy of the model's envoy whose traces act with the taps before anything else in them."""
     from nnsight.intervention.iterator import Iterations
 
     envoy = model.envoy
     tapping = Tapping(model.n_heads)
     tapping.start(prompt.n_rows, taps)
-    layers = [envoys.keeping_weights() for envoys in _tapped(model, taps)]
+    layers = [envoys.keeping_weights() for envoys in _tapped(model.layers, taps)]
     n_tokens = prompt.n_tokens
+    in_tower, tower_layers, n_there = None, [], 0
+    if tower is not None:
+        in_tower, n_there = Tapping([envoys.n_heads for envoys in model.tower]), tower.n_tokens
+        in_tower.start(tower.n_rows, tower.taps)
+        tower_layers = [envoys.keeping_weights() for envoys in _tapped(model.tower, tower.taps)]
     with READING:  # the blocks are read here, and run later
         if generates:
             steps = Iterations()  # what `tracer.iter` is; the tracer of an edit cannot be packed
             with envoy.edit() as (_, copy):
-                for step in steps[:]:
-                    run_taps(tapping, layers, n_tokens + step)
+                if in_tower is not None:
+                    run_tower_taps(in_tower, tower_layers, n_there)
+                if layers:  # with nothing to wait for, the loop would not end
+                    for step in steps[:]:
+                        run_taps(tapping, layers, n_tokens + step)
         else:
             with envoy.edit() as (_, copy):
+                if in_tower is not None:
+                    run_tower_taps(in_tower, tower_layers, n_there)
                 run_taps(tapping, layers, n_tokens)
     return copy
 
 
-def _tapped(model: ModelEnvoys, taps: Sequence[Tap]) -> list[LayerEnvoys]:
+def _tapped(layers: Sequence[LayerEnvoys], taps: Sequence[Tap]) -> list[LayerEnvoys]:
     """The layers that taps need."""
     tapped = {tap.layer for tap in taps}
-    return [envoys for envoys in model.layers if envoys.layer in tapped]
+    return [envoys for envoys in layers if envoys.layer in tapped]
 
 
 def _plain_values(model: ModelEnvoys, run: JobRun, packed: dict[int, Any] | None) -> dict[str, Any]:
@@ -255,7 +300,7 @@ def _plain_values(model: ModelEnvoys, run: JobRun, packed: dict[int, Any] | None
         "n_rows": run.n_rows,
         "n_tokens": run.n_tokens,
         "taps": list(run.taps),
-        "layers": _tapped(model, run.taps),
+        "layers": _tapped(model.layers, run.taps),
         "options": options,
         "wants_logits": bool(options.pop("output_logits", False)) if options else False,
         "samples": bool(options and options.get("do_sample", False)),
@@ -263,6 +308,18 @@ def _plain_values(model: ModelEnvoys, run: JobRun, packed: dict[int, Any] | None
         "tokens": run.tokens,
         "ends": torch.tensor(run.ends, dtype=torch.long) if run.n_rows > 1 and may_end and run.taps else None,
         "stopped": run.stopped,
+        "tower": None if run.tower is None else _plain_tower(model, run.tower),
+    }
+
+
+def _plain_tower(model: ModelEnvoys, tower: TowerTaps) -> dict[str, Any]:
+    """Taps of the vision tower as plain values."""
+    return {
+        "n_heads": [envoys.n_heads for envoys in model.tower],
+        "n_rows": tower.n_rows,
+        "n_tokens": tower.n_tokens,
+        "taps": list(tower.taps),
+        "layers": _tapped(model.tower, tower.taps),
     }
 
 
@@ -273,6 +330,7 @@ def _result_of(
     n_steps: int,
     tokens: Tensor | None,
     found: Found,
+    in_tower: Found | None = None,
 ) -> JobResult:
     """The result of a run from what its block found.
 
@@ -282,7 +340,7 @@ def _result_of(
     tapping = Tapping(n_heads)
     tapping.take_over(found)
     if run.options is None:
-        return JobResult(tapping, steps[0])
+        return JobResult(tapping, steps[0], in_tower=in_tower)
     assert tokens is not None
     tokens = new_tokens(tokens, run.inputs["input_ids"])
     n_new = tokens.shape[1]
@@ -292,4 +350,4 @@ def _result_of(
             f"  asked for: {', '.join(sorted({f'{tap.site} of layer {tap.layer}' for tap in run.taps}))}\n"
             "  if the model's class embeds words and pictures apart, give one row at a time, or use backend='native'"
         )
-    return JobResult(tapping, torch.stack(steps, 1) if steps else None, tokens)
+    return JobResult(tapping, torch.stack(steps, 1) if steps else None, tokens, in_tower)

@@ -134,7 +134,8 @@ def envoys_of_model(envoy: Any, adapter: Adapter, from_weights: bool = False) ->
     with READING:
         layers = envoys_of_layers(envoy, adapter, from_weights)
         embedding = at[id(envoy._module.get_input_embeddings())]
-        return ModelEnvoys(envoy, layers, embedding, at[id(head)], *finishing(envoy._module, adapter))
+        tower = envoys_of_tower(envoy, adapter, from_weights)
+        return ModelEnvoys(envoy, layers, embedding, at[id(head)], *finishing(envoy._module, adapter), tower=tower)
 
 
 def envoys_of_layers(envoy: Any, adapter: Adapter, from_weights: bool) -> list[LayerEnvoys]:
@@ -155,14 +156,18 @@ def _envoy_of_module(envoy: Any, adapter: Adapter) -> dict[int, Any]:
 
 
 def envoys_of_tower(envoy: Any, adapter: Adapter, from_weights: bool) -> list[LayerEnvoys]:
-    """The layers of a model's vision tower, which have no cache.
+    """The layers of a model's vision tower, which have no cache; none where there is none with heads.
 
     Patterns are there where a layer calls its attention function once: those that pack pictures call it for each. On a
     server they are not: what the function is given is out of reach there.
     """
+    try:
+        tower = adapter.tower
+    except ModelError:  # asked for itself it says why
+        return []
     at, found = _envoy_of_module(envoy, adapter), []
     with READING:
-        for index, layer in enumerate(adapter.tower.layers):
+        for index, layer in enumerate(tower.layers):
             attention = layer.attention
             assert attention is not None
             call = None

@@ -20,9 +20,11 @@ from ..base import PromptOf, TapsOf
 from ..native.backend import NativeBackend
 from ..native.interface import listener_of
 from ..native.session import NativeSession, check_runnable
+from ..native.tower import TowerSession
 from ..twins import structure_of
 from .build import bridge_of
 from .selfcheck import check_edits_land
+from .tower_points import BridgeTowerSession, has_tower
 
 BRIDGE_HOOKS = {
     "resid_pre": "hook_in",
@@ -58,7 +60,7 @@ class TransformerLensBackend(NativeBackend):
 
     def _build(self) -> None:
         self._structure = structure_of(self.adapter.model)
-        self._bridge = self._given or bridge_of(self.adapter.model, self.adapter.tokenizer)
+        self._bridge = self._given or bridge_of(self.adapter.model, self.adapter.tokenizer, self._tower_with_heads())
         self.model = self._bridge.original_model
         self._is_checked = False
 
@@ -89,6 +91,17 @@ class TransformerLensBackend(NativeBackend):
     def tower(self) -> Tower:
         """As in `Backend.tower`."""
         return tower_in(self.bridge.original_model, self.adapter.tower)
+
+    def _tower_with_heads(self) -> Tower | None:
+        try:
+            return self.adapter.tower if self.adapter.has_tower_heads else None
+        except ModelError:  # asked for itself it says why
+            return None
+
+    def tower_session(self, taps_of: TapsOf, thread: int | None) -> TowerSession:
+        """As in `Backend.tower_session`."""
+        kind = BridgeTowerSession if has_tower(self.bridge) else TowerSession
+        return kind(self.tower, type(self.adapter.model).__name__, taps_of, thread)
 
     def _call(self, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
         return self.model(**inputs, **options)

@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
@@ -16,18 +17,20 @@ from transformer_lens.utilities.attn_implementation import force_eager_attention
 from transformers import PreTrainedModel
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
+from ...adapters.towers import Tower, tower_in
 from ...errors import ModelError
 from ...prompts.text_config import text_config_of
 from ..native.interface import has_function_of_its_own, implementation_of
 from ..placement import Shards
 from ..sources import READING
 from ..twins import check_copyable, hooked_by_user, twin_of
-from .architectures import Decoder, HookedAttention, make_editable, register, use_hooks
+from .architectures import Decoder, HookedAttention, make_editable, make_tower_editable, register, use_hooks
+from .tower_points import add_tower
 
 CAPTURES = "_output_capturing_hooks_installed"  # where transformers notes that it hooked a model
 
 
-def bridge_of(model: Any, tokenizer: Any = None) -> TransformerBridge:
+def bridge_of(model: Any, tokenizer: Any = None, tower: Tower | None = None) -> TransformerBridge:
     """A TransformerBridge on the weights of a loaded model, every hook of which can be edited.
 
     The bridge stands on a twin of the model that shares its weights, since TransformerLens replaces modules in place.
@@ -36,6 +39,7 @@ def bridge_of(model: Any, tokenizer: Any = None) -> TransformerBridge:
     Args:
         model: a multimodal model of transformers.
         tokenizer: its tokenizer, for the text methods of the bridge; without one it takes token ids only.
+        tower: its vision tower, whose hook points the bridge then has as `vision.blocks.l.attn.hook_pattern` and so on.
 
     Raises:
         ModelError: the model has no decoder of a known form.
@@ -65,10 +69,13 @@ def bridge_of(model: Any, tokenizer: Any = None) -> TransformerBridge:
     if tokenizer is not None and "name_or_path" not in getattr(tokenizer, "init_kwargs", {}):
         tokenizer = None  # TransformerLens opens it again by its name, which one made from nothing does not have
     with READING:  # TransformerLens and transformers read sources of what they build
-        return _built(model, tokenizer, architecture)
+        bridge = _built(model, tokenizer, architecture, tower is not None)
+        if tower is not None:
+            add_tower(bridge, tower_in(bridge.original_model, tower), architecture)
+        return bridge
 
 
-def _built(model: Any, tokenizer: Any, architecture: str) -> TransformerBridge:
+def _built(model: Any, tokenizer: Any, architecture: str, has_tower: bool) -> TransformerBridge:
     register()
     if architecture not in ArchitectureAdapterFactory._adapters:
         ArchitectureAdapterFactory.register_adapter(architecture, Decoder)
@@ -80,7 +87,7 @@ def _built(model: Any, tokenizer: Any, architecture: str) -> TransformerBridge:
                 hf_config=copy.deepcopy(model.config),
                 tokenizer=tokenizer,
                 model_name=model.config.name_or_path or architecture,
-                post_adapter_hook=_editable,
+                post_adapter_hook=partial(_editable, has_tower),
             )
         except ModelError:
             raise
@@ -103,10 +110,12 @@ def supported() -> list[str]:
     return sorted(set(MULTIMODAL.values()) & set(ArchitectureAdapterFactory._adapters))
 
 
-def _editable(adapter: Any) -> None:
+def _editable(has_tower: bool, adapter: Any) -> None:
     """Give the adapters of others editable attention too."""
     if adapter.component_mapping:
         make_editable(adapter)
+        if has_tower:
+            make_tower_editable(adapter)
 
 
 def _twin(model: Any) -> Any:

@@ -1,5 +1,7 @@
 """The vision tower read and edited: known answers on every family, beside torch's own hooks and slices of weights."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from PIL import Image
@@ -7,6 +9,7 @@ from PIL import Image
 from lmm_lens import (
     AblateHeads,
     HeadSet,
+    Intervention,
     Knockout,
     Lens,
     PatchHeads,
@@ -21,8 +24,10 @@ from lmm_lens.adapters.towers import _linear
 from lmm_lens.backends.native import interface
 from lmm_lens.backends.native.tower import TowerSession
 from lmm_lens.bundled import shapes
+from lmm_lens.core.taps import Tap
 from lmm_lens.errors import HookError, InterventionError, LensError, ModelError
 from lmm_lens.interventions import PatchPattern, from_json, to_json
+from lmm_lens.prompts.rows import bind_rows
 from tests.support.families import EVERY, lens_of, prompt_of
 
 SITES = ("resid_pre", "pattern", "z", "attn_out", "mlp_out", "resid_post")
@@ -386,15 +391,30 @@ def test_heads_of_one_part_are_not_taken_for_those_of_another(lens):
     assert back == [AblateHeads(tower)]
 
 
-def test_traces_hooks_and_servers_refuse(lens):
+def test_hooks_made_of_interventions_are_refused(bridged):
     edit = AblateHeads([(0, 1)], part="vision")
-    bridged, envoy = Lens.demo(backend="transformer_lens"), Lens.demo(backend="nnsight")
-    with pytest.raises(HookError, match=r"in lens.run, lens.generate and lens.apply on this machine\n  not in a trace"):
+    with pytest.raises(HookError, match=r"are not made hooks of a bridge\n  put them into lens.run_with_hooks"):
         edit.fwd_hooks(question(bridged), bridged)
-    with pytest.raises(HookError, match="not in a trace"), envoy.trace(question(envoy), interventions=[edit]):
-        pass
-    with pytest.raises(HookError, match="nor on a server"):
-        envoy.run(question(envoy), [edit], remote="local")
+
+
+def test_nan_is_found_in_the_tower(lens):
+    with pytest.raises(
+        ModelError, match=r"in the vision tower's activations, first at vision.resid_post of its layer 1"
+    ):
+        lens.run(question(lens), [NoNumber()])
+    run = lens.run(question(lens), [NoNumber(of=0.0)])
+    assert bool(run.logits.isfinite().all())
+
+
+@dataclass(frozen=True)
+class NoNumber(Intervention):
+    """NaN, or another number, from layer 1 of the tower on."""
+
+    of: float = float("nan")
+    in_tower = True
+
+    def taps(self, prompt, shape):
+        return [Tap("mlp_out", 1, bind_rows("all", prompt), lambda x, context: torch.full_like(x, self.of), edits=True)]
 
 
 def test_a_model_without_a_tower_has_no_vision():

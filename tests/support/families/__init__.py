@@ -14,6 +14,24 @@ from .table import BUILD, lens_of
 
 EVERY = [name for name in BUILD if " " not in name]
 """One of each family, no variants."""
+TOWERS = (
+    *(
+        "llava",
+        "perception_lm",
+        "gemma3",
+        "gemma4",
+        "qwen2_vl",
+        "qwen2_5_vl",
+        "qwen3_vl",
+        "qwen3_5",
+        "glm4v",
+        "exaone4_5",
+    ),
+    *("paddleocr_vl", "video_llama_3", "mllama", "pixtral", "hunyuan_vl", "kimi_k25", "muse_glimmer", "dots3_note"),
+    *("idefics2", "internvl", "llama4", "lfm2_vl", "janus", "molmo2", "step3p7", "minicpmv4_6", "unlimited_ocr"),
+    *("got_ocr2", "fast_vlm"),
+)
+"""One family of each kind of vision tower, and two whose towers have no heads."""
 SIZE = (90, 60)
 
 
@@ -23,4 +41,4 @@ def prompt_of(name: str) -> Prompt:
     return lens_of(name).prompt("What is this?", images=picture(*SIZE))
 
 
-__all__ = ["BUILD", "EVERY", "SIZE", "lens_of", "prompt_of"]
+__all__ = ["BUILD", "EVERY", "SIZE", "TOWERS", "lens_of", "prompt_of"]

@@ -11,7 +11,7 @@ from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapt
 
 from .decoder import Decoder
 from .hooked_attention import HookedAttention, use_hooks
-from .upstream import editable, make_editable, on_any_decoder
+from .upstream import editable, make_editable, make_tower_editable, on_any_decoder
 
 NEW = (
     "AyaVisionForConditionalGeneration",
@@ -70,4 +70,4 @@ def register() -> None:
 
 
 __all__ = ["MENDED", "NEW", "ON_ANY_DECODER", "Decoder", "HookedAttention", "adapters", "make_editable", "register"]
-__all__ += ["use_hooks"]
+__all__ += ["make_tower_editable", "use_hooks"]

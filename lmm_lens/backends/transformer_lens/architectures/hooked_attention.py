@@ -9,6 +9,7 @@ belong. It works for every model whose attention goes through that interface.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -64,6 +65,20 @@ class HookedAttention(AttentionBridge):
         return self.hook_out(output)
 
 
+class HookedTowerAttention(HookedAttention):
+    """Attention of a vision tower, whose pattern is computed, and `hook_pattern` fires, where that is hooked."""
+
+    def __init__(self, name: str, config: Any, submodules: dict[str, Any]) -> None:
+        super().__init__(name, config, submodules)
+        del self.hook_attn_scores  # nothing hands out what stands before the softmax there; a KeyError is honest
+        self._hook_registry.pop("hook_attn_scores")
+
+
+def hooks_of(module: nn.Module | None) -> HookedAttention | None:
+    """The bridge whose hooks an attention module fires."""
+    return None if module is None else module.__dict__.get(_OWNER)
+
+
 def _unhooked(x: Tensor) -> Tensor:
     return x
 
@@ -102,26 +117,52 @@ def attend(
     owner = module.__dict__.get(_OWNER)
     on_scores: HookPoint | Any = _unhooked if owner is None else owner.hook_attn_scores
     on_pattern: HookPoint | Any = _unhooked if owner is None else owner.hook_pattern
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    extra = sinks if s_aux is None else s_aux
+    pattern = eager_pattern(query, key, attention_mask, scaling, softcap, extra, position_bias, on_scores)
+    pattern = on_pattern(nn.functional.dropout(pattern, dropout, module.training))
+    return (pattern @ for_each_head(value, query)).transpose(1, 2).contiguous(), pattern
+
+
+def eager_pattern(
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    extra: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    on_scores: Callable[[Tensor], Tensor] = _unhooked,
+) -> Tensor:
+    """The pattern [batch, head, query, key] as transformers computes it, to the last bit; arguments as of `attend`.
+
+    Args:
+        mask: added to the scores, or True where visible.
+        extra: `s_aux` or `sinks`.
+        on_scores: changes the scores.
+    """
+    scores = (
+        query @ for_each_head(key, query).transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    )
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     if position_bias is not None:
         scores = scores + position_bias
-    if attention_mask is not None:
-        scores = scores + attention_mask[..., : key.shape[2]]
+    if mask is not None:
+        mask = mask[..., : key.shape[2]]
+        is_bool = mask.dtype == torch.bool
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if is_bool else scores + mask
     scores = on_scores(scores)
-    extra = sinks if s_aux is None else s_aux
     if extra is None:
-        pattern = scores.softmax(-1, dtype=torch.float32)
-    else:
-        extra = extra if extra.ndim == 4 else extra.reshape(1, -1, 1, 1)
-        extra = extra.expand(*scores.shape[:-1], 1).to(scores.dtype)
-        pattern = torch.cat([scores, extra], -1).softmax(-1, dtype=torch.float32)[..., :-1]
-    pattern = on_pattern(nn.functional.dropout(pattern.to(query.dtype), dropout, module.training))
-    return (pattern @ value).transpose(1, 2).contiguous(), pattern
+        return scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    extra = extra if extra.ndim == 4 else extra.reshape(1, -1, 1, 1)
+    extra = extra.expand(*scores.shape[:-1], 1).to(scores.dtype)
+    return torch.cat([scores, extra], -1).softmax(-1, dtype=torch.float32)[..., :-1].to(query.dtype)
+
+
+def for_each_head(shared: Tensor, query: Tensor) -> Tensor:
+    """Keys or values [batch, kv_head, key, d_head] of grouped queries, repeated for each head."""
+    groups = query.shape[1] // shared.shape[1]
+    return shared.repeat_interleave(groups, 1) if groups > 1 else shared
 
 
 AttentionInterface.register(IMPLEMENTATION, attend)

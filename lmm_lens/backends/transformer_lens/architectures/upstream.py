@@ -9,7 +9,7 @@ from transformer_lens.model_bridge.generalized_components import AttentionBridge
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 
 from .decoder import Decoder, norm_of, opaque_vision
-from .hooked_attention import HookedAttention, use_hooks
+from .hooked_attention import HookedAttention, HookedTowerAttention, use_hooks
 
 FORKS = ("hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input")  # the stream before the norm, by head
 KNOWN_TOWERS = ("clip_vision_model", "siglip_vision_model")
@@ -30,6 +30,16 @@ def make_editable(adapter: Any) -> bool:
         old = parts.pop(name)  # Gemma 3n's is named self_attn, unlike any other
         parts["attn"] = HookedAttention(str(old.name), adapter.cfg, old.submodules, optional=old.optional)
     return bool(delegated)
+
+
+def make_tower_editable(adapter: Any) -> None:
+    """Replace the attention of an adapter's vision tower by one whose `hook_pattern` can be edited."""
+    encoder = adapter.components.get("vision_encoder")
+    layers = getattr(encoder, "submodules", {}).get("encoder_layers")
+    parts = getattr(layers, "submodules", {})
+    old = parts.get("attn")
+    if type(old) is AttentionBridge:
+        parts["attn"] = HookedTowerAttention(str(old.name), old.config, old.submodules)
 
 
 def editable(base: type[ArchitectureAdapter]) -> type[ArchitectureAdapter]:
