@@ -24,7 +24,7 @@ from .joint_graph import JointGraph
 from .pair import Pair
 from .parts import Parts
 from .tower import TowerPair
-from .watching import Seen, watching, written_scale
+from .watching import Seen, in_one_row, watching, written_scale
 from .written import Places, Written
 
 Keep = Bool[Tensor, "node entry span"]
@@ -66,7 +66,7 @@ class PatchedLayers:
             now.z[layer] = heads[0] * written_scale(parts, attended)[..., None] - self.pair.corrupt.z[layer]
 
         def z(module: nn.Module, args: tuple[Any, ...]) -> None:
-            heads.append(args[0].unflatten(-1, (parts.layer.n_heads, -1)))
+            heads.append(in_one_row(args[0]).unflatten(-1, (parts.layer.n_heads, -1)))
 
         def feed(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             given = args[0] if args else kwargs["hidden_states"]

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..backends.entering import entered
+from ..backends.streams import stream_into
 from ..errors import ModelError
 from ..prompts.prompt import Prompt
 from ..prompts.tower import tower_prompt
@@ -26,6 +27,7 @@ from ..replay.check import agree
 from .decoder import Given
 from .graph import WHOLE, Graph
 from .parts import Parts, parts_of
+from .unpacked import UnpackedLayer, check_thirds, is_fused, put_back, unpacked
 from .watching import Seen, watching
 from .written import Places, Written
 
@@ -61,7 +63,7 @@ class TowerStack:
     ) -> Float[Tensor, "tower_row token d_model"]:
         """Run all layers; the stream behind the last one."""
         x = embed
-        with watching(self.layers, done) if done else nullcontext():
+        with unpacked(self.layers), watching(self.layers, done) if done else nullcontext():
             for index, layer in enumerate(self.layers):
                 x = self.layer(index, layer, x)
         return x
@@ -69,7 +71,8 @@ class TowerStack:
     def layer(self, index: int, layer: Layer, x: Tensor) -> Tensor:
         """One layer."""
         args, kwargs = self.given[index]
-        out = layer.module(x, *args, **kwargs)
+        with unpacked((layer,)):
+            out = layer.module(x, *args, **kwargs)
         found: Tensor = out[0] if isinstance(out, tuple) else out
         return found
 
@@ -91,19 +94,14 @@ class TowerStack:
                         return own(*args, **kwargs)
                     with torch.no_grad():
                         out = own(*args, **kwargs)
-                    return (stream, *out[1:]) if isinstance(out, tuple) else stream
+                    first = out[0] if isinstance(out, tuple) else out
+                    given = stream.reshape(first.shape)
+                    return (given, *out[1:]) if isinstance(out, tuple) else given
 
                 had = module.__dict__.get("forward")
                 module.__dict__["forward"] = forward
-                undo.callback(_put_back, module, had)
+                undo.callback(put_back, module, had)
             yield
-
-
-def _put_back(module: nn.Module, forward: Any) -> None:
-    if forward is None:
-        del module.__dict__["forward"]
-    else:
-        module.__dict__["forward"] = forward
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,12 +144,13 @@ class TowerWatch:
 
     Args:
         lens: the model.
+        prompt: one with pictures.
 
     Raises:
         UnfitError: it has no tower with heads, or one whose features enter at several layers.
     """
 
-    def __init__(self, lens: Lens) -> None:
+    def __init__(self, lens: Lens, prompt: Prompt) -> None:
         self.lens = lens
         try:
             tower = lens.vision.tower
@@ -159,7 +158,9 @@ class TowerWatch:
             raise UnfitError(str(why).partition("\n")[0]) from why
         if lens.shape.reinjects:
             raise UnfitError("features of its vision tower enter later layers of the decoder, too (deepstack)")
-        self.tower, self.layers = tower, tower.layers[: tower.n_used]
+        self.tower, packed = tower, _is_packed(lens, tower.layers[0], prompt)
+        used = tower.layers[: tower.n_used]
+        self.layers = tuple(UnpackedLayer.of(each, packed) if packed or is_fused(each) else each for each in used)
         self.parts: dict[int, Parts] = {}
         self.runs: list[Written] = []
         self.finals: list[Tensor] = []
@@ -172,8 +173,6 @@ class TowerWatch:
 
         def done(index: int, seen: Seen) -> None:
             n_passes[0] += index == 0
-            if seen.hidden.ndim != 3:
-                raise UnfitError("its vision tower packs pictures into one sequence")
             if index not in self.parts:
                 found = parts_of(index, self.layers[index], seen)
                 self.parts[index] = replace(found, n_kv=self.layers[index].n_heads)
@@ -187,7 +186,7 @@ class TowerWatch:
             for number, layer in enumerate(self.layers):
                 keep = _keeping(given, number)
                 hooks.callback(layer.module.register_forward_pre_hook(keep, with_kwargs=True).remove)
-            with watching(self.layers, done):
+            with unpacked(self.layers), watching(self.layers, done):
                 yield
         if n_passes[0] != 1:
             raise UnfitError(f"its vision tower ran {n_passes[0]} times, expected once")
@@ -253,6 +252,23 @@ class TowerWatch:
         scale = self.finals[0].abs().max()
         if not agree(alone / scale, self.finals[0] / scale):
             raise UnfitError("the layers of its vision tower do not run by themselves")
+        check_thirds(pair.decoder.layer, self.layers[0], pair.clean.embed)
+
+
+def _is_packed(lens: Lens, first: Layer, prompt: Prompt) -> bool:
+    """Whether a tower runs on [token, width], all pictures in one sequence."""
+    seen: list[Tensor] = []
+
+    def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found = stream_into(args, kwargs)[1]
+        seen.extend([] if found is None else [found])
+
+    handle = first.module.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        entered(lens.adapter, prompt.inputs)
+    finally:
+        handle.remove()
+    return bool(seen) and seen[0].ndim == 2
 
 
 def _keeping(given: dict[int, Any], number: int) -> Any:
