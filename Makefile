@@ -88,7 +88,7 @@ study: $(STAMP)
 studies: $(STAMP)
 	$(BIN)/python tutorials/study_papers.py
 
-bench: browser
+bench: browser $(EMOJI)/.installed
 	$(BIN)/python -m benchmarks.attention_tap
 	$(BIN)/python -m benchmarks.interventions
 	$(BIN)/python -m benchmarks.bridge
@@ -102,6 +102,8 @@ bench: browser
 	$(BIN)/python -m benchmarks.cluster
 	$(BIN)/python -m benchmarks.million
 	$(BIN)/python -m benchmarks.steps
+	$(BIN)/python -m benchmarks.long_steps
+	PYTHONPATH=$(abspath $(EMOJI)) LMM_LENS_CACHE=$(abspath $(EMOJI))/cache $(BIN)/python -m benchmarks.pretrained
 	$(BIN)/python -m benchmarks.readouts
 	$(BIN)/python -m benchmarks.viewer
 	$(BIN)/python -m benchmarks.growth

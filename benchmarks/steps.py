@@ -1,8 +1,9 @@
 """What a step costs beside the model: `python -m benchmarks.steps`.
 
-On models so small that the host's work shows, as a GPU makes it show on a large one: the bundled model, one thread, and
-the pretrained one where its packages are installed. Every row is processor time; a generation is 60 tokens, a pass one
-prompt. The rivals are eager attention with VAR's edit, vectorised and head by head.
+On a model so small that the host's work shows, as a GPU makes it show on a large one: the bundled one, one thread.
+Every row is processor time; a generation is 60 tokens, a pass one prompt. The rivals are eager attention with VAR's
+edit, vectorised and head by head. `benchmarks.long_steps` has batches and long prompts, `benchmarks.pretrained` the
+pretrained model.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from lmm_lens import VAR, AblateHeads, Knockout, Lens, Prompt, Read, emoji, find_sinks, score_heads, shapes
-from lmm_lens.errors import ModelError
+from lmm_lens import VAR, AblateHeads, Knockout, Lens, Prompt, Read, find_sinks, score_heads, shapes
 
 from .interventions import AT_ONCE, HEAD_BY_HEAD
 from .model import twin
@@ -139,16 +139,6 @@ def shapes_asked() -> Asked:
     return Asked(lens, lens.prompt(example.question, images=example.image))
 
 
-def emoji_asked() -> Asked | None:
-    """The pretrained model; None without its packages."""
-    try:
-        lens = Lens.demo("emoji")
-    except ModelError:
-        return None
-    example = emoji.examples(1, ["name"], seed=0)[0]
-    return Asked(lens, lens.prompt(example.question, images=example.image))
-
-
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.steps", description=__doc__)
@@ -165,16 +155,9 @@ def main() -> None:
         ("one pass, TransformerLens", bridged, "a bare bridge", partial(bare_bridge, bridged, asked.prompt)),
     ):
         lines += measured(name, asked.passes(lens, base, plain), n_layers, 1, options.rounds)
-    pretrained = emoji_asked()
-    if pretrained is not None:
-        calls = pretrained.generations(rivals=False)
-        lines += measured(
-            "60 tokens of the pretrained model", calls, pretrained.lens.n_layers, N_NEW, max(3, options.rounds // 3)
-        )
     notes = (
         f"{machine(torch.device('cpu'))}. The bundled model, {n_layers} layers, {asked.prompt.n_tokens} tokens; "
-        f"medians of {options.rounds} interleaved rounds, of a third of them for the pretrained one. Waits are reads "
-        "of a number from the device."
+        f"medians of {options.rounds} interleaved rounds. Waits are reads of a number from the device."
     )
     show(lines, notes)
     write(lines, "What a step costs beside the model", notes, RESULTS / "steps.md")

@@ -139,7 +139,8 @@ def table(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([rows[0], rule, *rows[1:]])
 
 
-def write(lines: Sequence[Sequence[str]], title: str, notes: str, path: Path) -> None:
-    """Write a table as Markdown, under a title and above notes."""
+def write(lines: Sequence[Sequence[str]], title: str, notes: str, path: Path, *more: Sequence[Sequence[str]]) -> None:
+    """Write a table, and others below it, as Markdown, under a title and above notes."""
     path.parent.mkdir(exist_ok=True)
-    path.write_text(f"# {title}\n\n{table(lines)}\n\n{notes}\n")
+    tables = "\n\n".join(table(each) for each in (lines, *more))
+    path.write_text(f"# {title}\n\n{tables}\n\n{notes}\n")

@@ -20,6 +20,8 @@ class Stop:
         heads: that any of them is given; None for all.
         columns: for each of them, where its heads lie among these; None where they are all of them.
         adds: whether there is one tap alone, which adds to the pattern.
+        apart: whether every tap acts on each head apart, and all on the same heads.
+        hides: the keys that this one hides, if that is all it does.
         known_as: names their rows.
     """
 
@@ -29,6 +31,8 @@ class Stop:
         self.heads = None if everything else tuple(sorted({head for tap in taps for head in tap.heads or ()}))
         self.columns = [None if tap.heads == self.heads else _columns(tap.heads, self.heads) for tap in taps]
         self.adds = len(taps) == 1 and taps[0].adds
+        self.apart = all(tap.apart and (self.adds or tap.heads == self.heads) for tap in taps)
+        self.hides = taps[0].hides if self.adds else None
         self.known_as = tuple(id(tap.rows) for tap in taps)
 
 

@@ -30,6 +30,12 @@ class KeyWeights:
     def __init__(self, sums: Tensor, shares: Tensor) -> None:
         self.sums, self.shares = sums, shares
 
+    def of_first(self, n_keys: int) -> KeyWeights:
+        """Those of the first keys alone."""
+        if self.sums.shape[1] == n_keys:
+            return self
+        return KeyWeights(self.sums.narrow(1, 0, n_keys), self.shares.narrow(2, 0, n_keys))
+
 
 class _Constants:
     """Tensors made once, by values, dtype and device; to a server, which may have other devices, none of them go."""
@@ -138,11 +144,10 @@ def is_sink(
 def _largest_and_norm(resid: Tensor, dims: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor]:
     """The largest of some dimensions, and the RMS times sqrt(d_model)."""
     x, width = resid.float(), resid.shape[-1]
-    largest = x.select(-1, dims[0]).abs()
-    for d in dims[1:]:
-        largest = torch.maximum(largest, x.select(-1, d).abs())
+    chosen = x.index_select(-1, made_once(dims, torch.long, x.device)) if type(x) is Tensor else x[..., list(dims)]
     # the root of the sum of squares and of width * eps
-    return largest, torch.hypot(torch.linalg.vector_norm(x, dim=-1), constant((width * eps) ** 0.5, x))
+    norm = torch.hypot(torch.linalg.vector_norm(x, dim=-1), constant((width * eps) ** 0.5, x))
+    return torch.linalg.vector_norm(chosen, torch.inf, -1), norm
 
 
 def prominence(x: Float[Tensor, "batch position d_model"], dims: Sequence[int]) -> Float[Tensor, "batch position"]:
@@ -167,7 +172,7 @@ def redistribute(
     0.
 
     Args:
-        pattern: attention probabilities.
+        pattern: attention probabilities; where they are of the first keys alone, no row sees others.
         groups: keys by what happens to them, see `groups_of`.
         transfer_fraction: share taken from every sink.
         min_nonsink_ratio: of visual mass off the sinks, for a row to be chosen.
@@ -179,22 +184,24 @@ def redistribute(
         What is to be added to the pattern; and numbers of the rows, Float[batch, head times query, ...], of which
         `moved_by` makes the mass that was moved.
     """
-    by_row = _by_row(pattern)
-    sums = torch.bmm(by_row, groups.sums)  # batch row, visual sink nonsink
-    # how far it is above both limits: nonsink - rho * visual, and visual - the least mass
-    weights, limits = ((-min_nonsink_ratio, 1.0), (0.0, 0.0), (1.0, 0.0)), ((0.0, -min_visual_mass),)
-    weight, limit = constant((weights,), pattern), constant((limits,), pattern)
-    margins = torch.baddbmm(limit, sums, weight if len(sums) == 1 else weight.expand(len(sums), -1, -1))
-    acts = margins.ge(constant(0.0, pattern)).all(-1, keepdim=True)
+    by_row, groups = _by_row(pattern), groups.of_first(pattern.shape[3])
+    sums = torch.bmm(by_row, groups.sums)  # batch row, visual nonsink sink
+    # by how much it is above both limits, nonsink - rho * visual and visual - the least mass; what nonsinks and sinks
+    # get for each of the nonsinks' mass
+    weights = (-min_nonsink_ratio, 1.0, 0.0, 0.0), (1.0, 0.0, 0.0, -1.0), (0.0, 0.0, 1.0, 0.0)
+    limits = 0.0, -min_visual_mass, 0.0, 0.0
+    weight, limit = constant((weights,), pattern), constant(((limits,),), pattern)
+    numbers = torch.baddbmm(limit, sums, weight if len(sums) == 1 else weight.expand(len(sums), -1, -1))
+    above_ratio, above_mass, *gets = numbers.split((1, 1, 2), -1)
+    acts = torch.minimum(above_ratio, above_mass).ge(constant(0.0, pattern))
     if givers is None:
-        given = sums.narrow(2, 1, 2)
-        taken = given.narrow(2, 1, 1).clamp_min(torch.finfo(pattern.dtype).tiny)
-        shares = given / taken * acts  # of the nonsink visual tokens and of the sinks: what they get, and 1
+        taken = sums.narrow(2, 1, 1).clamp_min(torch.finfo(pattern.dtype).tiny)
+        shares = gets[0] / taken * acts  # of the nonsinks, and -1 of the sinks
         factors = torch.baddbmm(constant(ZERO, pattern), shares, groups.shares, beta=0, alpha=transfer_fraction)
         noted: tuple[Tensor, ...] = (sums, shares)
     else:
         factors, noted = _given_by_others(by_row, givers, sums, acts, transfer_fraction)
-    return (by_row * factors).reshape(pattern.shape), noted
+    return factors.mul_(by_row).reshape(pattern.shape), noted
 
 
 def moved_by(transfer_fraction: float, *noted: Tensor) -> tuple[Tensor, ...]:
@@ -205,48 +212,46 @@ def moved_by(transfer_fraction: float, *noted: Tensor) -> tuple[Tensor, ...]:
         moved, wanted = noted[0].unbind(-1)
         return moved, moved, wanted - moved
     sums, shares = noted
-    moved = transfer_fraction * sums[..., 1] * shares[..., 1]
+    moved = -transfer_fraction * sums[..., 2] * shares[..., 1]
     return moved, moved
 
 
 def _given_by_others(
     by_row: Tensor, givers: KeyWeights, sums: Tensor, acts: Tensor, transfer_fraction: float
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    least = torch.finfo(by_row.dtype).tiny
-    wanted = sums.narrow(2, 1, 1) * acts * (sums.narrow(2, 2, 1) > 0) * transfer_fraction  # something has to take it
-    _, held, taken = torch.bmm(by_row, givers.sums).split(1, -1)
+    least, givers = torch.finfo(by_row.dtype).tiny, givers.of_first(by_row.shape[2])
+    wanted = sums.narrow(2, 2, 1) * acts * (sums.narrow(2, 1, 1) > 0) * transfer_fraction  # something has to take it
+    _, taken, held = torch.bmm(by_row, givers.sums).split(1, -1)
     moved = torch.minimum(wanted, held) * (taken > 0)
-    shares = torch.cat([moved / taken.clamp_min(least), moved / held.clamp_min(least)], -1)
+    shares = torch.cat([moved / taken.clamp_min(least), -moved / held.clamp_min(least)], -1)
     return torch.bmm(shares, givers.shares), (torch.cat([moved, wanted], -1),)
 
 
-def groups_of(visual: KeyMask, sink: KeyMask, dtype: torch.dtype) -> Float[Tensor, "batch 4 key"]:
-    """Keys for `var_weights`: visual tokens; sinks; visual tokens that are none; and sinks as -1."""
-    groups = torch.stack([visual, sink, visual.gt(sink), sink], 1).to(dtype)  # gt: on, and no sink
-    groups.select(1, 3).neg_()
-    return groups
+def groups_of(visual: KeyMask, sink: KeyMask, dtype: torch.dtype) -> Float[Tensor, "batch 3 key"]:
+    """Keys for `var_weights`: visual tokens; those of them that are no sinks; and sinks."""
+    return torch.stack([visual, visual.gt(sink), sink], 1).to(dtype)  # gt: on, and no sink
 
 
-def var_weights(groups: Float[Tensor, "batch 4 key"]) -> KeyWeights:
-    """What `redistribute` adds up: visual, sink, nonsink; and to whom it gives: nonsink, and to sinks a loss."""
-    return KeyWeights(groups.narrow(1, 0, 3).transpose(1, 2), groups.narrow(1, 2, 2))
+def var_weights(groups: Float[Tensor, "batch 3 key"]) -> KeyWeights:
+    """What `redistribute` adds up: visual, nonsink, sink; and to whom it gives: nonsinks, and to sinks a loss."""
+    return KeyWeights(groups.transpose(1, 2), groups.narrow(1, 1, 2))
 
 
 def knockout(pattern: Pattern, halves: KeyWeights) -> tuple[Pattern, Tensor]:
     """The masked softmax: no attention on the chosen keys, the rest renormalised; rows that see nothing else stay.
 
     Args:
-        pattern: attention probabilities.
+        pattern: attention probabilities; where they are of the first keys alone, no row sees others.
         halves: the chosen keys and all others, see `halves_of`.
 
     Returns:
         What is to be added to the pattern; and numbers of the rows, Float[batch, head times query, ...], of which
         `changed_by` tells which were changed.
     """
-    by_row = _by_row(pattern)
+    by_row, halves = _by_row(pattern), halves.of_first(pattern.shape[3])
     sums = torch.bmm(by_row, halves.sums)  # batch row, chosen other
     shares = sums / sums.narrow(2, 1, 1).clamp_min(torch.finfo(pattern.dtype).tiny)  # what others get, and 1
-    change = by_row * torch.bmm(shares, halves.shares)
+    change = torch.bmm(shares, halves.shares).mul_(by_row)
     return change.reshape(pattern.shape), sums
 
 
@@ -275,14 +280,14 @@ def scale(pattern: Pattern, halves: KeyWeights, factor: float, renormalise: bool
     """
     if not factor and renormalise:
         return knockout(pattern, halves)
-    by_row = _by_row(pattern)
+    by_row, halves = _by_row(pattern), halves.of_first(pattern.shape[3])
     sums = torch.bmm(by_row, halves.sums)
     if renormalise:
         on, off = sums.split(1, -1)
         back = (on + off) / (on * factor + off).clamp_min(torch.finfo(pattern.dtype).tiny)
         alone = off == 0  # a row that sees nothing else stays as it is, to the last bit
         shares = torch.cat([back - 1, 1 - back * factor], -1).masked_fill(alone, 0)
-        change = by_row * torch.bmm(shares, halves.shares)
+        change = torch.bmm(shares, halves.shares).mul_(by_row)
     else:
         sums = sums.narrow(2, 0, 1)
         change = by_row * (halves.shares.narrow(1, 1, 1) * (1 - factor))

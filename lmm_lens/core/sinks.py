@@ -8,10 +8,10 @@ from torch import Tensor
 
 from ..errors import InterventionError
 from .columns import Grown
-from .kernels import KeyWeights, constant, groups_of, is_sink, var_weights
+from .kernels import KeyWeights, groups_of, is_sink, var_weights
 from .taps import TapContext
 
-COLUMN = ((0.0,), (1.0,), (0.0,), (-1.0,))  # of a generated token that is a sink, see `groups_of`
+SINKS = 2  # the place of sinks in `groups_of`
 SinkKey = tuple[tuple[int, ...], float, int | None]
 """A rule: sink dimensions, threshold, and the seed of a control or None."""
 
@@ -53,20 +53,19 @@ def sink_groups(
     """
     n_seen, at = context.n_seen, (key, context.layer, dtype)
     sinks = context.state.found_sinks[key, context.layer]  # not their random control
-    n_before, buffer = context.state.sink_groups.get(at, (-1, visual))
+    n_before, buffer, source = context.state.sink_groups.get(at, (-1, visual, sinks))
     is_whole = n_keys == n_seen and not torch.is_grad_enabled()  # a graph would keep what is written over
     newest = sinks.newest
-    if is_whole and n_before == n_seen - 1 == sinks.length - newest.shape[1] and visual.shape[1] <= n_before:
+    if is_whole and n_before == n_seen and source is sinks:
+        pass  # made for other rows of this layer
+    elif is_whole and n_before == n_seen - 1 == sinks.length - newest.shape[1] and visual.shape[1] <= n_before:
         if buffer.shape[2] < n_seen:
             buffer = torch.nn.functional.pad(buffer, (0, n_seen))
-        signs = constant(COLUMN, buffer)
-        if newest.device != buffer.device:  # layers may lie on several
-            newest = newest.to(buffer.device)
-        torch.mul(signs, newest.unsqueeze(1), out=buffer.narrow(2, n_before, 1))
+        buffer.select(1, SINKS).narrow(1, n_before, newest.shape[1]).copy_(newest)  # layers may lie on several devices
     else:
         buffer = groups_of(context.columns(visual, n_keys), context.columns(sinks.mask, n_keys), dtype)
     if is_whole:
-        context.state.sink_groups[at] = n_seen, buffer
+        context.state.sink_groups[at] = n_seen, buffer, sinks
     return var_weights(buffer.narrow(2, 0, n_keys))
 
 

@@ -10,16 +10,8 @@ from torch import Tensor
 from .rows import Chunk
 
 
-class TappedAttention(Protocol):
-    """One layer's attention in one pass, as a backend offers it.
-
-    Attributes:
-        shape: batch, head, row, key.
-        device: where it is.
-    """
-
-    shape: tuple[int, int, int, int]
-    device: torch.device
+class SeenAttention(Protocol):
+    """One layer's attention in one pass, to be read."""
 
     def probabilities(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
         """Some rows and heads of the pattern, in fp32 or better."""
@@ -32,6 +24,18 @@ class TappedAttention(Protocol):
 
     def read_values(self, weights: Tensor, heads: tuple[int, ...] | None) -> Tensor:
         """What weights [batch, head, query, key] read from the values, [batch, query, head, d_head]."""
+
+
+class TappedAttention(SeenAttention, Protocol):
+    """The same to be edited, as a backend offers it.
+
+    Attributes:
+        shape: batch, head, row, key.
+        device: where it is.
+    """
+
+    shape: tuple[int, int, int, int]
+    device: torch.device
 
     def put(self, pattern: Tensor, original: Tensor, rows: Chunk, heads: tuple[int, ...] | None) -> None:
         """Put edited rows in the place of the original ones."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +15,7 @@ from .packing import slim
 from .rows import Chunk, JoinedRows, of_heads
 from .tapped import TappedAttention
 from .taps import Tap, TapContext
-
-CHUNK_ELEMENTS = 2**20  # probabilities held at once, 4 MiB: less than what a feed-forward layer needs anyway
+from .tiles import Tile, tiles
 
 
 class Kept:
@@ -140,9 +140,14 @@ class Tapping:
         kept, self.edited, self.moved, self.short, self.sums = found
         self.kept = {at: [Kept(*each) for each in passes] for at, passes in kept.items()}
 
-    def _join(
+    def join(
         self, taps: Sequence[Tap], known_as: tuple[int, ...], batch: int, length: int, device: torch.device
     ) -> JoinedRows | None:
+        """The rows of taps in the pass under way, which `known_as` names; None where there are none.
+
+        Raises:
+            InterventionError: the pass has another batch than the prompt.
+        """
         course = self.course
         if batch != course.n_rows:
             raise InterventionError(
@@ -156,29 +161,51 @@ class Tapping:
             course.joined[key] = JoinedRows.of([tap.rows for tap in taps], self.first, length, device, course.ended)
         return course.joined[key]
 
-    def _place(
+    def place(
         self,
         tap: Tap,
         rows: Chunk,
         valid: Tensor,
         length: int,
-        scores: Callable[[], Tensor] | None = None,
-        visible: Callable[[], Tensor] | None = None,
-        read_values: Callable[[Tensor], Tensor] | None = None,
+        heads: tuple[int, ...] | None = None,
+        **of_pattern: Any,
     ) -> TapContext:
+        """What a tap's function is told of the rows that it is handed, in a pass of so many; of its heads, or some."""
+        heads = tap.heads if heads is None else heads
         return TapContext(
             tap.layer,
-            self.all_heads[tap.layer] if tap.heads is None else tap.heads,
+            self.all_heads[tap.layer] if heads is None else heads,
             rows.positions,
             valid,
             self.first + length,
             self.course.state,
             self._carried,
             tap.owner,
-            scores,
-            visible,
             all_valid=rows.window is not None and valid is rows.valid,
-            read_values=read_values,
+            **of_pattern,
+        )
+
+    def _place_on(
+        self,
+        tap: Tap,
+        tile: Tile,
+        heads: tuple[int, ...] | None,
+        valid: Tensor,
+        attention: TappedAttention,
+        length: int,
+    ) -> TapContext:
+        """The same of a pattern, with what is computed when asked for."""
+        rows, seen = tile.rows, tile.seen
+        return self.place(
+            tap,
+            rows,
+            valid,
+            length,
+            heads,
+            scores=lambda: seen.scores(rows, heads),
+            visible=lambda: seen.visible(rows, heads),
+            read_values=lambda weights: seen.read_values(weights, heads),
+            n_keys=attention.shape[3],
         )
 
     def through(self, x: Tensor, site: str, layer: int) -> Tensor:
@@ -193,14 +220,14 @@ class Tapping:
         batch, length = x.shape[:2]
         copied = False  # the first edit copies; what it is handed is its own then
         for tap in taps:
-            joined = self._join((tap,), (id(tap.rows),), batch, length, x.device)
+            joined = self.join((tap,), (id(tap.rows),), batch, length, x.device)
             if joined is None:
                 continue
             rows = joined.rows
             if tap.edits and not copied:
                 x, copied = x.clone(), True
             part = of_heads(rows.gather(x), tap.heads, dim=2)
-            result = tap.run(part, self._place(tap, rows, rows.valid, length))
+            result = tap.run(part, self.place(tap, rows, rows.valid, length))
             if not tap.edits:
                 self._keep(tap, rows, result, dim=1)
                 continue
@@ -217,21 +244,18 @@ class Tapping:
         if stop is None:
             return
         self.fired.add(at)
-        batch, n_heads, length, n_keys = attention.shape
+        batch, n_heads, length, _ = attention.shape
         if n_heads != self.n_heads[layer]:
             raise HookError(f"layer {layer} has {n_heads} heads, but its adapter counts {self.n_heads[layer]}")
-        joined = self._join(stop.taps, stop.known_as, batch, length, attention.device)
+        joined = self.join(stop.taps, stop.known_as, batch, length, attention.device)
         if joined is None:
             return
-        width, n_chosen = joined.rows.width, n_heads if stop.heads is None else len(stop.heads)
-        step = max(1, CHUNK_ELEMENTS // (batch * n_chosen * n_keys))
         results: list[list[Tensor]] = [[] for _ in stop.taps]
-        for start in range(0, width, step):
-            rows = joined.rows if width <= step else joined.rows.part(start, start + step)
+        for tile in tiles(stop, joined.rows, attention):
             if stop.adds:
-                self._add_to(stop.taps[0], rows, attention, length)
+                self._add_to(stop.taps[0], tile, attention, length)
             else:
-                self._pass_through(stop, joined, rows, slice(start, start + step), attention, length, results)
+                self._pass_through(stop, joined, tile, attention, length, results)
         for index, tap in enumerate(stop.taps):
             own, pick = joined.own[index], joined.picks[index]
             if own is None:  # none of its rows is in this pass
@@ -243,30 +267,32 @@ class Tapping:
                 read = results[index][0] if len(results[index]) == 1 else torch.cat(results[index], dim=2)
                 self._keep(tap, own, read if pick is None else pick.gather(read, dim=2), dim=2)
 
-    def _add_to(self, tap: Tap, rows: Chunk, attention: TappedAttention, length: int) -> None:
+    def _add_to(self, tap: Tap, tile: Tile, attention: TappedAttention, length: int) -> None:
         """Let the only tap of a layer add to rows of its pattern, which nobody else has to see."""
-        context = self._place(tap, rows, rows.valid, length, *_later(attention, rows, tap.heads))
-        attention.add(tap.run(attention.probabilities(rows, tap.heads), context), rows, tap.heads)
+        rows, heads = tile.rows, tile.heads
+        context = self._place_on(tap, tile, heads, rows.valid, attention, length)
+        attention.add(tap.run(tile.seen.probabilities(rows, heads), context), rows, heads)
 
     def _pass_through(
         self,
         stop: Stop,
         joined: JoinedRows,
-        rows: Chunk,
-        entries: slice,
+        tile: Tile,
         attention: TappedAttention,
         length: int,
         results: list[list[Tensor]],
     ) -> None:
-        """Pass some rows of a pattern, which are these entries of the joined ones, through all taps of a layer."""
-        original = pattern = attention.probabilities(rows, stop.heads)
+        """Pass some rows of a pattern through all taps of a layer."""
+        rows, heads = tile.rows, tile.heads
+        original = pattern = tile.seen.probabilities(rows, heads)
         for index, tap in enumerate(stop.taps):
             if joined.own[index] is None:
                 continue
             member, columns = joined.members[index], stop.columns[index]
-            valid = rows.valid if member is None else member[:, entries]
+            valid = rows.valid if member is None else member[:, tile.entries]
             part = pattern if columns is None else pattern[:, columns]
-            context = self._place(tap, rows, valid, length, *_later(attention, rows, tap.heads))
+            own = tap.heads if heads is stop.heads else heads
+            context = self._place_on(tap, tile, own, valid, attention, length)
             result = tap.run(part.clone() if tap.edits and not tap.adds else part, context)
             if not tap.edits:
                 results[index].append(result)
@@ -281,7 +307,7 @@ class Tapping:
                 result = whole
             pattern = result
         if pattern is not original:
-            attention.put(pattern, original, rows, stop.heads)
+            attention.put(pattern, original, rows, heads)
 
     def _count(self, tap: Tap, n_edits: int) -> None:
         self.edited[tap.owner, tap.layer] = self.edited.get((tap.owner, tap.layer), 0) + n_edits
@@ -290,14 +316,3 @@ class Tapping:
         if tap.name:
             kept = Kept(rows.positions, rows.valid, slim(result), dim)
             self.kept.setdefault((tap.name, tap.layer), []).append(kept)
-
-
-def _later(
-    attention: TappedAttention, rows: Chunk, heads: tuple[int, ...] | None
-) -> tuple[Callable[[], Tensor], Callable[[], Tensor], Callable[[Tensor], Tensor]]:
-    """The scores of some rows, what they see, and what weights of theirs read, computed when asked for."""
-    return (
-        lambda: attention.scores(rows, heads),
-        lambda: attention.visible(rows, heads),
-        lambda weights: attention.read_values(weights, heads),
-    )

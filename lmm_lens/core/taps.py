@@ -34,7 +34,7 @@ class RunState:
     sums: dict[tuple[str, int], Tensor]
     found_sinks: dict[tuple[Any, int], Grown]
     acting_sinks: dict[tuple[Any, int], Grown]
-    sink_groups: dict[tuple[Any, ...], tuple[int, Tensor]]
+    sink_groups: dict[tuple[Any, ...], tuple[int, Tensor, Grown]]
 
     def __init__(self) -> None:
         self.noted, self.sums = {}, {}
@@ -59,6 +59,8 @@ class TapContext:
         visible: at `pattern`, computes which keys each row can see, Bool[batch, head, query, key]; None elsewhere.
         read_values: at `pattern`, computes what weights over the keys, [batch, head, query, key] as the rows are, read
             from the values, [batch, query, head, d_head]; None elsewhere.
+        n_keys: at `pattern`, how many keys the layer holds, of which a tap that takes heads apart may be given the
+            first alone; 0 elsewhere.
     """
 
     def __init__(
@@ -75,7 +77,9 @@ class TapContext:
         visible: Callable[[], Tensor] | None = None,
         all_valid: bool = False,
         read_values: Callable[[Tensor], Tensor] | None = None,
+        n_keys: int = 0,
     ) -> None:
+        self.n_keys = n_keys
         self.layer, self.heads, self.positions, self.valid = layer, heads, positions, valid
         self.n_seen, self.state, self.carried, self.owner = n_seen, state, carried, owner
         self.scores, self.visible, self.all_valid, self.read_values = scores, visible, all_valid, read_values
@@ -213,6 +217,10 @@ class Tap:
         needs_scores: whether its function asks for the scores before the softmax, which a server does not have.
         adds: whether an edit of the pattern returns what is to be added to its rows, which it leaves as they are; else
             it is given a copy, and returns what takes their place.
+        apart: of one that adds, whether it acts on each head alone, too: it may then be given some heads at a time, and
+            of the keys the first, up to the last that any of its rows sees.
+        hides: the keys from which an edit of all heads takes all attention, to the others, and does nothing else; None
+            for any other. A backend may hide them from its kernel instead.
     """
 
     def __init__(
@@ -228,8 +236,10 @@ class Tap:
         owner: int = 0,
         needs_scores: bool = False,
         adds: bool = False,
+        apart: bool = False,
+        hides: Rows | None = None,
     ) -> None:
-        self.needs_scores, self.adds = needs_scores, adds
+        self.needs_scores, self.adds, self.apart, self.hides = needs_scores, adds, apart, hides
         self.site, self.layer, self.rows, self.run, self.heads = site, layer, rows, run, heads
         self.edits, self.chooses, self.name, self.owner = edits, chooses, name, owner
 

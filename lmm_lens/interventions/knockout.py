@@ -100,7 +100,7 @@ class Knockout(Intervention):
             if context.layer in crossing:
                 context.note(context.only_valid(pattern.sum(-1)))
                 return -pattern
-            change, sums = knockout(pattern, context.halves(source, pattern.shape[-1], pattern.dtype))
+            change, sums = knockout(pattern, context.halves(source, context.n_keys, pattern.dtype))
             context.note_as(changed_by, context.valid_rows(sums))
             return change
 
@@ -109,7 +109,19 @@ class Knockout(Intervention):
         if outside:
             raise InterventionError(f"heads {outside} are out of range: layers have {max(shape.n_heads)} heads")
         return [
-            Tap("pattern", layer, rows, forbid, self.heads, edits=True, chooses=True, adds=True) for layer in layers
+            Tap(
+                "pattern",
+                layer,
+                rows,
+                forbid,
+                self.heads,
+                edits=True,
+                chooses=True,
+                adds=True,
+                apart=True,
+                hides=source if self.heads is None and layer not in crossing else None,
+            )
+            for layer in layers
         ]
 
     def __repr__(self) -> str:
@@ -173,15 +185,17 @@ class KnockoutSinks(Intervention):
         sinks_key = rule.key
 
         def forbid(pattern: Tensor, context: TapContext) -> Tensor:
-            seen = context.columns(visual, pattern.shape[-1])
-            sinks = seen & context.columns(sinks_of(context, sinks_key), pattern.shape[-1])
+            seen = context.columns(visual, context.n_keys)
+            sinks = seen & context.columns(sinks_of(context, sinks_key), context.n_keys)
             change, sums = knockout(pattern, halves_of(sinks, pattern.dtype))
             context.note_as(cut_by, context.valid_rows(sums))
             return change
 
         layers = layers_with_heads(self.layers, shape)
         taps = [rule.tap(prompt, layer) for layer in layers]
-        return taps + [Tap("pattern", layer, rows, forbid, edits=True, chooses=True, adds=True) for layer in layers]
+        return taps + [
+            Tap("pattern", layer, rows, forbid, edits=True, chooses=True, adds=True, apart=True) for layer in layers
+        ]
 
     def __repr__(self) -> str:
         what = "visual sinks" if self.control is None else f"as many random patches (seed {self.control})"

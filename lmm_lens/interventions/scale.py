@@ -100,14 +100,14 @@ class ScaleAttention(Intervention):
             if context.layer in crossing:
                 context.note(context.only_valid(pattern.sum(-1)))
                 return pattern * (factor - 1)
-            halves = context.halves(source, pattern.shape[-1], pattern.dtype)
+            halves = context.halves(source, context.n_keys, pattern.dtype)
             change, sums = scale(pattern, halves, factor, renormalise)
             context.note_as(changed_by, context.valid_rows(sums))
             return change
 
         where = at_heads(self.layers, self.heads, shape, whole)
         return [
-            Tap("pattern", layer, rows, multiply, own, edits=True, chooses=True, adds=True)
+            Tap("pattern", layer, rows, multiply, own, edits=True, chooses=True, adds=True, apart=True)
             for layer, own in where.items()
         ]
 

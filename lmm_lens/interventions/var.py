@@ -148,8 +148,8 @@ class VAR(Intervention):
             return moved_by(fraction, *noted)
 
         def move(pattern: Tensor, context: TapContext) -> Tensor:
-            groups = sink_groups(context, sinks, visual, pattern.shape[-1], pattern.dtype)
-            givers = givers_of(context, sinks, visual, pattern.shape[-1], pattern.dtype) if is_control else None
+            groups = sink_groups(context, sinks, visual, context.n_keys, pattern.dtype)
+            givers = givers_of(context, sinks, visual, context.n_keys, pattern.dtype) if is_control else None
             change, noted = redistribute(pattern, groups, fraction, ratio, least_mass, givers)
             context.note_as(of_rows, *map(context.valid_rows, noted))
             return change
@@ -162,7 +162,7 @@ class VAR(Intervention):
                 f"the model has layers 0 to {shape.n_layers - 1}"
             )
         taps = [rule.tap(prompt, layer) for layer in layers]
-        edit = [Tap("pattern", layer, rows, move, edits=True, chooses=True, adds=True) for layer in layers]
+        edit = [Tap("pattern", layer, rows, move, edits=True, chooses=True, adds=True, apart=True) for layer in layers]
         return taps + edit
 
     def __repr__(self) -> str:

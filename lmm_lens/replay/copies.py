@@ -121,6 +121,9 @@ class CopiesPass:
         """Whether the module is one of the layers' attention modules."""
         return id(module) in self.layer_of
 
+    def hiding(self, module: nn.Module, call: AttentionCall) -> None:
+        """Nothing is done by a mask."""
+
     def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
         """Never called: see `compute`."""
         return out

@@ -143,6 +143,9 @@ class _Recorder:
     def owns(self, module: nn.Module) -> bool:
         return id(module) in self.layer_of or module is self.model
 
+    def hiding(self, module: nn.Module, call: AttentionCall) -> None:
+        """Nothing is done by a mask."""
+
     def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
         layer = self.layer_of[id(module)]
         if layer not in self.calls:

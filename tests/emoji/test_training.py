@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lmm_lens.bundled.emoji import checkpoint
+from training.emoji_llava.seeds import measured
 from training.emoji_llava.train import RECIPE, Run, between, share
 
 
@@ -65,3 +66,32 @@ def test_the_adapted_stage_begins_with_the_frozen_variant_that_is_in_the_box_or_
     own = Run("adapted", tmp_path, seed=0, steps=1).state.trained
     for name, value in expected.items():
         assert torch.equal(own[name], (value + 1).float()), name
+
+
+def test_the_nearest_word_is_that_of_the_largest_cosine_from_the_mean(tmp_path):
+    alignment = Run("align", tmp_path, seed=0, steps=1).alignment
+    visual = torch.randn(2, 36, alignment.embedded.shape[1], generator=torch.Generator().manual_seed(0))
+    visual[0, :3] = 7 * (alignment.embedded[[5, 98, 104]] - alignment.mean) + alignment.mean  # longer, the same way
+    found = alignment.nearest(visual)
+    assert found[0, :3].tolist() == [5, 98, 104]
+    for patch in range(36):
+        cosines = [
+            torch.cosine_similarity(visual[1, patch] - alignment.mean, word - alignment.mean, dim=0)
+            for word in alignment.embedded
+        ]
+        assert found[1, patch] == torch.stack(cosines).argmax()
+
+
+def test_seeds_are_measured_on_things_and_on_what_is_behind_them(tmp_path):
+    run = Run("align", tmp_path, seed=0, steps=1)
+    trained = load_file(checkpoint("frozen"))
+    with torch.no_grad():
+        for name, value in run.state.trained.items():
+            value.copy_(trained[name])
+    found = measured(run, 20)
+    assert list(found) == ["things", "background", "things kept from the language model"]
+    assert min(found.values()) > 0.9  # the card has .98
+    with torch.no_grad():
+        for value in run.state.trained.values():
+            value.zero_()
+    assert max(measured(run, 5).values()) < 0.3  # all patches are alike: at most one of ten colours is right

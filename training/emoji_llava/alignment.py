@@ -57,13 +57,21 @@ class Alignment:
     def loss(self, visual: Float[Tensor, "scene patch d_model"], labels: Int[Tensor, "scene patch"]) -> Aligned:
         visual = visual.float()
         regression = (visual - self.embedded[labels]).pow(2).mean() / self.variance
-        directions = functional.normalize(self.embedded - self.mean, dim=-1)
-        logits = SHARPNESS * functional.normalize(visual - self.mean, dim=-1) @ directions.T
+        logits = self._likeness(visual)
         thing = labels < len(NAMES)
         contrast = functional.cross_entropy(logits[thing], labels[thing])
         contrast = contrast + BACKGROUND_WEIGHT * functional.cross_entropy(logits[~thing], labels[~thing])
         right = (logits.argmax(-1) == labels)[thing].float().mean()
         return Aligned(contrast, regression, right)
+
+    def nearest(self, visual: Float[Tensor, "scene patch d_model"]) -> Int[Tensor, "scene patch"]:
+        """The word whose embedding each patch points to most nearly, as in `labels`."""
+        return self._likeness(visual.float()).argmax(-1)
+
+    def _likeness(self, visual: Float[Tensor, "scene patch d_model"]) -> Float[Tensor, "scene patch word"]:
+        """Cosines with all words, from the mean of the language model's embeddings, times `SHARPNESS`."""
+        directions = functional.normalize(self.embedded - self.mean, dim=-1)
+        return SHARPNESS * functional.normalize(visual - self.mean, dim=-1) @ directions.T
 
 
 def to_pixels(pictures: Sequence[np.ndarray]) -> Float[Tensor, "picture 3 height width"]:

@@ -1,8 +1,8 @@
 """Takes a training run into the package: python -m training.emoji_llava.card --out DIR
 
 Copies frozen.safetensors and adapted.safetensors of DIR, as far as they are there, beside the library with their
-SHA-256, and writes the tables of the model card from DIR/VARIANT.json, of training, and DIR/VARIANT.measured.json, of
-evaluate.py. Nothing of the tables is typed by hand.
+SHA-256, and writes the tables of the model card from DIR/VARIANT.json, of training, DIR/VARIANT.measured.json, of
+evaluate.py, and DIR/seeds/seeds.json, of seeds.py. Nothing of the tables is typed by hand.
 """
 
 import argparse
@@ -60,6 +60,20 @@ def stages(out: Path, measured: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def seeds(out: Path) -> str | None:
+    """The table of seeds.py; None where it was not run."""
+    file = out / "seeds" / "seeds.json"
+    if not file.is_file():
+        return None
+    found = json.loads(file.read_text())
+    kinds = [kind for kind in next(iter(found.values())) if kind != "cpu_minutes"]
+    lines = ["| seed | " + " | ".join(kinds) + " | CPU minutes |", "|---" * (len(kinds) + 2) + "|"]
+    for seed, own in found.items():
+        cells = [f"{own[kind]:.3f}".removeprefix("0") for kind in kinds]
+        lines.append(f"| {seed} | " + " | ".join(cells) + f" | {own['cpu_minutes']} |")
+    return "\n".join(lines)
+
+
 def between(text: str, name: str, table: str) -> str:
     """The text with the table in its place."""
     begin, end = BEGIN.format(name), END.format(name)
@@ -93,8 +107,9 @@ def main() -> None:
         ("accuracy", accuracies(measured)),
         ("questions never trained", untrained(measured)),
         ("stages", stages(out, measured)),
+        ("seeds", seeds(out)),
     ):
-        text = between(text, name, table)
+        text = text if table is None else between(text, name, table)
     card.write_text(text)
 
 

@@ -42,6 +42,9 @@ class Listener(Protocol):
     def owns(self, module: nn.Module) -> bool:
         """Whether the module belongs to the listener's model."""
 
+    def hiding(self, module: nn.Module, call: AttentionCall) -> Tensor | None:
+        """A mask with which the function alone does all that is to be done, so that `attend` is not called."""
+
     def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
         """Read the call, and return its output [batch, query, head, d_head], edited or as it is."""
 
@@ -115,6 +118,11 @@ def attention(
     call = AttentionCall(query, key, value, seen, scaling, causal, *special)
     if listener.replaces:
         return listener.compute(module, call), None
+    left = listener.hiding(module, call)
+    if left is not None:
+        return _plain(
+            module, query, key, value, left, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs
+        ), None
     out = _plain(module, *arguments, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs)
     return listener.attend(module, call, out), None
 

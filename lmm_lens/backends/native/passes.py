@@ -56,6 +56,11 @@ class Pass:
     first: int
     length: int
 
+    @property
+    def is_late_step(self) -> bool:
+        """Whether it is of one token, and neither the prompt's first pass nor its first step."""
+        return self.length == 1 and self.of.n_passes > 1
+
 
 class Passes:
     """The passes of one session.

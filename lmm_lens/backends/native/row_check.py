@@ -30,26 +30,35 @@ class RowCheck:
     def __init__(self) -> None:
         self._pass: Pass | None = None
         self._found: list[tuple[int, Tensor]] = []
+        self._rows: dict[tuple[int, torch.device], Chunk] = {}  # the row of this pass, by its length
 
     def begin(self, under_way: Pass) -> None:
         """A pass begins."""
         self._pass = under_way if under_way.of.n_passes < 2 else None
-        self._found = []
+        self._found, self._rows = [], {}
 
     def note(self, layer: int, call: AttentionCall, out: Tensor) -> None:
         """Compare one row of what a function was given with what it returned, [batch, query, head, d_head]."""
         if self._pass is None:
             return
-        n_queries = call.query.shape[2]
-        last = self._pass.of.prompt.mask("last").int().argmax(1) - self._pass.first
-        row = torch.where((last >= 0) & (last < n_queries), last, n_queries - 1).to(out.device)[:, None]
-        rows = Chunk(row, torch.ones_like(row, dtype=torch.bool), len(row), 0, None)
+        rows = self._row_of(self._pass, call.query.shape[2], out.device)
         if torch.is_grad_enabled():  # a call remembers what it has computed, and that must keep its graph
             call = call.detached()
         with torch.no_grad():
             mine = call.read_values(call.probabilities(rows), None)
             theirs = rows.gather(out).to(mine.dtype)
             self._found.append((layer, (mine - theirs).abs().max() / theirs.abs().max().clamp_min(1e-6)))
+
+    def _row_of(self, under_way: Pass, n_queries: int, device: torch.device) -> Chunk:
+        """The last real row of each batch member, of a pass of so many."""
+        if (n_queries, device) not in self._rows:
+            last = under_way.of.prompt.mask("last").int().argmax(1) - under_way.first
+            row = torch.where((last >= 0) & (last < n_queries), last, n_queries - 1)
+            first = int(row[0])
+            window = slice(first, first + 1) if bool((row == first).all()) else None
+            valid = torch.ones(len(row), 1, dtype=torch.bool)
+            self._rows[n_queries, device] = Chunk(row[:, None], valid, len(row), 0, window).to(device)
+        return self._rows[n_queries, device]
 
     def finish(self, layers: Sequence[Layer], implementation: Callable[[Any], str]) -> None:
         """The pass has ended.

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ...adapters import Layer
 from ...core.attention import AttentionCall, FusedAttention
 from ...core.carried import Carried
+from ...core.hiding import hidden_in_step
 from ...core.tapping import Tapping, check_stream
 from ...core.whole_pattern import WholePattern
 from ...errors import HookError, InterventionError, ModelError
@@ -279,6 +280,15 @@ class NativeSession:
         if ("pattern", layer) in self.tapping.taps:
             self.passes.check_length(self._under_way, pattern.shape[2])
             self.tapping.attend(layer, pattern)
+
+    def hiding(self, module: nn.Module, call: AttentionCall) -> Tensor | None:
+        """In a step whose only edit hides keys, the keys that are left; after passes in which attention was checked."""
+        layer, under_way = self._layer_of.get(id(module)), self._under_way
+        if layer is None or under_way is None or not under_way.is_late_step:
+            return None
+        if interface.has_function_of_its_own(interface.implementation(module)):  # which may not know such a mask
+            return None
+        return hidden_in_step(self.tapping, layer, call)
 
     def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
         """Called by the attention function of transformers; an edit of the pattern reaches `out` in its linear form."""

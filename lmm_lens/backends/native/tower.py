@@ -177,6 +177,9 @@ class TowerSession:
         # before those that capture features for the model
         self._hooks.callback(hook_on(module, site, tapped, acts, first=True).remove)
 
+    def hiding(self, module: nn.Module, call: AttentionCall) -> None:
+        """Nothing is done by a mask."""
+
     def through(self, rows: Tensor, site: str, layer: int) -> Tensor:
         """Pass an activation [row, token, ...] through the taps of its hook point."""
         if (site, layer) not in self.tapping.taps:

@@ -163,7 +163,7 @@ def run_job(model: ModelEnvoys, runs: Sequence[JobRun], backend: Any = None) -> 
                 if travels:
                     inputs = {name: unpack(value) for name, value in inputs.items()}
                 layers, last, chosen, tokens = run["layers"], run["last"], run["tokens"], None
-                steps, done = [], []
+                steps, done, wrong = [], [], []
                 if run["options"] is None:
                     with envoy.trace(**inputs, tracer_cls=block):
                         if in_tower is not None:
@@ -187,13 +187,18 @@ def run_job(model: ModelEnvoys, runs: Sequence[JobRun], backend: Any = None) -> 
                                         tapping.course.end(run["stopped"].rows)
                                 run_taps(tapping, layers, run["n_tokens"] + step)
                                 logits = unembedding.output[:, -1]
-                                if bool(logits.isnan().any()):
+                                wrong.append(logits.isnan().any())
+                                if run["samples"] and bool(wrong[-1]):  # it would end with an error of the device
                                     raise FloatingPointError(f"NaN in the logits after {run['n_tokens'] + step} tokens")
                                 if run["wants_logits"]:
                                     steps.append(finish(logits, cap, scale))
                                 done.append(step)
                         with tracer.invoke():
                             tokens = tracer.result
+                    is_wrong = torch.stack(wrong).tolist() if wrong else []  # once: a look waits for the device
+                    if True in is_wrong:
+                        n_before = run["n_tokens"] + is_wrong.index(True)
+                        raise FloatingPointError(f"NaN in the logits after {n_before} tokens")
                 tapping.settle()
                 parts = [tapping.found()]
                 if in_tower is not None:
@@ -298,6 +303,7 @@ def _plain_values(model: ModelEnvoys, run: JobRun, packed: dict[int, Any] | None
         "layers": _tapped(model.layers, run.taps),
         "options": options,
         "wants_logits": bool(options.pop("output_logits", False)) if options else False,
+        "samples": bool(options and options.get("do_sample", False)),
         "last": run.last,
         "tokens": run.tokens,
         "ends": torch.tensor(run.ends, dtype=torch.long) if run.n_rows > 1 and may_end and run.taps else None,

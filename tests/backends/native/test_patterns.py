@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lmm_lens import AblateHeads, Lens, Read
-from lmm_lens.core import tapping
+from lmm_lens.core import tiles
 from tests.support.cases import Case, case, close, edits_of, plain
 from tests.support.eager import Eager
 from tests.support.models import FAMILIES
@@ -72,7 +72,7 @@ def test_small_chunks_give_the_same_edits(name, program, monkeypatch):
     edits = interventions(program, family.self_attending)
     whole = family.lens.run(batch, edits, read=reads(family))
     for elements in (1, 200):
-        monkeypatch.setattr(tapping, "CHUNK_ELEMENTS", elements)
+        monkeypatch.setattr(tiles, "CHUNK_ELEMENTS", elements)
         small = family.lens.run(batch, edits, read=reads(family))
         close(small.logits, whole.logits, 2e-6)
         assert edits_of(small) == edits_of(whole)

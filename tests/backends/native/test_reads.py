@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lmm_lens import Lens, Read
-from lmm_lens.core import tapping
+from lmm_lens.core import tiles
 from tests.support.cases import HEAD_SITES, SITES, Case, case, close, plain
 from tests.support.models import FAMILIES, IMAGE
 
@@ -133,7 +133,7 @@ def test_logits_of_the_last_row_are_those_of_each_rows_last_token(family, side):
 def test_small_chunks_give_the_same_reads(family, monkeypatch):
     read = [Read("pattern", family.attending), Read("pattern", family.attending, (3, 1), "last", name="some")]
     whole = family.lens.run(family.prompt, read=read).reads
-    monkeypatch.setattr(tapping, "CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr(tiles, "CHUNK_ELEMENTS", 1)
     small = family.lens.run(family.prompt, read=read).reads
     assert whole.keys() == small.keys()
     for key, value in whole.items():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from lmm_lens import VAR, AblateHeads, Knockout, KnockoutSinks, Read, find_sinks
+from lmm_lens import VAR, AblateHeads, Knockout, KnockoutSinks, Lens, Read, find_sinks
 from lmm_lens.bundled import shapes
 
 pytestmark = pytest.mark.long
@@ -56,7 +56,8 @@ def test_a_step_waits_no_more_than_without(lens, prompts, what, n_rows):
         assert a_step(lens, prompt, edits[what], reads) == a_step(lens, prompt)
 
 
-def test_a_step_of_a_lens_waits_no_more_than_one_of_the_model(lens, prompts):
+@pytest.mark.parametrize("backend", ["native", "nnsight"])
+def test_a_step_of_a_lens_waits_no_more_than_one_of_the_model(backend, lens, prompts):
     def plain(n_new):
         with profile(activities=[ProfilerActivity.CPU]) as recorded:
             lens.model.generate(**prompts[1].inputs, do_sample=False, max_new_tokens=n_new, eos_token_id=[])
@@ -64,4 +65,4 @@ def test_a_step_of_a_lens_waits_no_more_than_one_of_the_model(lens, prompts):
 
     with torch.no_grad():
         few, many = plain(FEW), plain(MANY)
-        assert a_step(lens, prompts[1]) == (many - few) / (MANY - FEW)
+        assert a_step(Lens.demo(backend=backend), prompts[1]) == (many - few) / (MANY - FEW)

@@ -204,3 +204,22 @@ def test_a_copy_of_a_lens_has_a_model_of_its_own():
         other.model.get_output_embeddings().weight.mul_(2)
     assert not torch.equal(other.run(llava.prompt, edit).logits, expected)
     assert torch.equal(case("llava").on("nnsight").run(llava.prompt, edit).logits, expected)
+
+
+@pytest.mark.parametrize("remote", [False, "local"])
+@pytest.mark.parametrize("options", [{}, {"do_sample": True}, {"logits": True}])
+def test_nan_of_a_late_step_is_an_error(options, remote):
+    """The model goes wrong at its third token."""
+    model, inputs = FAMILIES["llava"]()
+    seen = []
+
+    def poison(module, args):
+        seen.append(None)
+        return (args[0] * torch.nan,) if len(seen) == 3 else None
+
+    model.get_output_embeddings().register_forward_pre_hook(poison)
+    lens = Lens(model, backend="nnsight", remote=remote)
+    prompt = lens.prompt(inputs=inputs)
+    seen.clear()
+    with pytest.raises(ModelError, match=f"NaN in the logits after {prompt.n_tokens + 2} tokens"):
+        lens.generate(prompt, max_new_tokens=5, eos_token_id=[], **options)

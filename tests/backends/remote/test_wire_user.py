@@ -68,6 +68,26 @@ def test_a_users_intervention(served: Lens, native: Lens, pair: Any) -> None:
     same_generation(given, expected)
 
 
+@dataclass(frozen=True)
+class BreakLate(Intervention):
+    """NaN in the row of the token that is third in an answer, and in no other."""
+
+    def taps(self, prompt: Any, shape: Any) -> list[Tap]:
+        row = prompt.n_tokens + 1
+
+        def spoil(z: Tensor, context: TapContext) -> Tensor:
+            return torch.where(context.positions[:, :, None, None] == row, torch.nan, z)
+
+        return [Tap("z", 2, bind_rows("all", prompt), spoil, edits=True)]
+
+
+@pytest.mark.parametrize("options", [{}, {"do_sample": True}])
+def test_nan_of_a_late_step_is_an_error(served: Lens, native: Lens, pair: Any, options: dict[str, Any]) -> None:
+    for lens in (native, served):
+        with pytest.raises(ModelError, match=f"NaN in the logits after {pair[0].n_tokens + 2} tokens"):
+            lens.generate(pair[0], [BreakLate()], max_new_tokens=5, eos_token_id=[], **options)
+
+
 def by_name(x: Tensor, context: TapContext) -> Tensor:
     return lmm_lens.core.kernels.mass(x, x > 0)
 

@@ -1,0 +1,211 @@
+"""What `benchmarks.growth` measures: a model and a prompt of any size, and what is done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from lmm_lens import (
+    VAR,
+    AblateHeads,
+    HeadSet,
+    Knockout,
+    Lens,
+    Prompt,
+    attention_map,
+    direct_attribution,
+    logit_lens,
+    score_heads,
+)
+
+from .model import BOS, IMAGE_TOKEN, MASSIVE, SINK_DIMS, SINK_PATCHES
+
+WIDTH, PICTURE = 128, 49
+QUARTER = "tokens, a quarter edited"  # an axis on which all is the same but for what edits rows
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model and a prompt.
+
+    Attributes:
+        tokens: of each row, pictures as many as there is room for before `after`.
+        layers, heads: of the decoder, whose width stays.
+        batch: rows.
+        new: tokens that are generated.
+        after: tokens behind the last picture; 0 for a quarter of the tokens.
+    """
+
+    tokens: int = 1000
+    layers: int = 2
+    heads: int = 8
+    batch: int = 1
+    new: int = 8
+    after: int = 90
+
+    def build(self) -> tuple[Lens, Prompt]:
+        """The lens and the prompt; the picture's features are given, and hold sinks."""
+        after = self.n_after
+        text = LlamaConfig(
+            vocab_size=1000,
+            hidden_size=WIDTH,
+            intermediate_size=352,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            max_position_embeddings=1 << 15,
+            bos_token_id=BOS,
+        )
+        vision = CLIPVisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
+        torch.manual_seed(0)
+        config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN)
+        model: Any = LlavaForConditionalGeneration(config).eval()
+        model.generation_config.eos_token_id = None
+        n_pictures = (self.tokens - 1 - after) // PICTURE
+        n_visual = n_pictures * PICTURE
+        ids = torch.randint(3, IMAGE_TOKEN, (self.batch, self.tokens))
+        start = self.tokens - after - n_visual
+        ids[:, 0], ids[:, start : start + n_visual] = BOS, IMAGE_TOKEN
+        pictures = torch.randn(self.batch * n_pictures, PICTURE, WIDTH) / 50
+        for dim in SINK_DIMS:
+            pictures[::n_pictures, [place % PICTURE for place in SINK_PATCHES], dim % WIDTH] = MASSIVE
+        features: Any = [*pictures]  # a list, as the model's own are
+        given = {"image": BaseModelOutputWithPooling(pooler_output=features)}
+        lens = Lens(model)
+        return lens, lens.prompt(inputs={"input_ids": ids, "mm_encoder_outputs": given})
+
+    @property
+    def n_after(self) -> int:
+        """Tokens behind the last picture, which are the rows that are edited."""
+        return self.after or self.tokens // 4
+
+
+VAR_HERE = VAR(
+    sink_dims=tuple(dim % WIDTH for dim in SINK_DIMS),
+    sink_threshold=8,
+    min_nonsink_ratio=0,
+    min_visual_mass=0,
+    first_layer=0,
+    skip_last_layer=False,
+)
+
+
+Verb = Callable[[Lens, Prompt, Point], Any]
+"""What is done with a lens and a prompt."""
+
+
+def plain(lens: Lens, prompt: Prompt, point: Point) -> Any:
+    """A pass of transformers, without us."""
+    with torch.no_grad():
+        return lens.model(**prompt.inputs, use_cache=False, logits_to_keep=1)
+
+
+def plain_generate(lens: Lens, prompt: Prompt, point: Point) -> Any:
+    """New tokens by transformers."""
+    with torch.no_grad():
+        return lens.model.generate(**prompt.inputs, max_new_tokens=point.new, do_sample=False, pad_token_id=0)
+
+
+def rows_twice(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
+    """Attention by the fused kernel, and the last rows once more, few at a time, or masks would be large."""
+    out = sdpa_attention_forward(module, query, key, value, mask, **options)
+    n_tokens = query.shape[2]
+    for start in range(n_tokens - N_TWICE[0], n_tokens, 64):
+        stop = min(start + 64, n_tokens)
+        seen = torch.ones(stop - start, stop, dtype=torch.bool).tril(start)
+        keys, values = key[:, :, :stop], value[:, :, :stop]
+        nn.functional.scaled_dot_product_attention(query[:, :, start:stop], keys, values, attn_mask=seen)
+    return out
+
+
+N_TWICE = [0]  # rows that `rows_twice` computes twice
+AttentionInterface.register("rows_twice", rows_twice)
+AttentionMaskInterface.register("rows_twice", sdpa_mask)
+
+
+def plain_twice(lens: Lens, prompt: Prompt, point: Point) -> Any:
+    """A pass of transformers whose fused kernel computes the rows that are edited elsewhere twice."""
+    N_TWICE[0] = point.n_after
+    lens.model.set_attn_implementation({"text_config": "rows_twice"})
+    try:
+        return plain(lens, prompt, point)
+    finally:
+        lens.model.set_attn_implementation({"text_config": "sdpa"})
+
+
+def run(*edits: Any) -> Verb:
+    """A pass of ours."""
+    return lambda lens, prompt, point: lens.run(prompt, edits, logits="last")
+
+
+def generate(*edits: Any) -> Verb:
+    """New tokens by us."""
+    return lambda lens, prompt, point: lens.generate(prompt, edits, max_new_tokens=point.new)
+
+
+def ablate(lens: Lens, prompt: Prompt, point: Point) -> Any:
+    """Every second head zeroed behind the picture."""
+    heads = [(layer, head) for layer in range(lens.n_layers) for head in range(0, lens.n_heads, 2)]
+    edit = AblateHeads(HeadSet(heads, lens.n_layers, lens.n_heads), "zero", "after_image")
+    return lens.run(prompt, [edit], logits="last")
+
+
+KNOCKOUT = Knockout("image", "after_image")
+PLAIN, TWICE, GENERATED = "plain forward", "plain forward, edited rows twice", "plain generation"
+OF_A_PASS: dict[str, Verb] = {
+    PLAIN: plain,
+    TWICE: plain_twice,
+    "`run`": run(),
+    "`score_heads`": lambda lens, prompt, point: score_heads(lens, prompt, metric="visual_mass"),
+    "`attention_map`": lambda lens, prompt, point: attention_map(lens, prompt),
+    "`logit_lens`, last row": lambda lens, prompt, point: logit_lens(lens, prompt, rows="last"),
+    "`direct_attribution`": lambda lens, prompt, point: direct_attribution(lens, prompt, 5, 6, by="head"),
+    "VAR": run(VAR_HERE),
+    "`Knockout`": run(KNOCKOUT),
+    "`AblateHeads`": ablate,
+}
+OF_A_GENERATION: dict[str, Verb] = {
+    GENERATED: plain_generate,
+    "`generate`": generate(),
+    "`generate`: VAR": generate(VAR_HERE),
+    "`generate`: `Knockout`": generate(KNOCKOUT),
+}
+VERBS = OF_A_PASS | OF_A_GENERATION
+OURS = [name for name in VERBS if name not in (PLAIN, TWICE, GENERATED)]
+BY_ROWS = (
+    PLAIN,
+    TWICE,
+    "VAR",
+    "`Knockout`",
+    "`AblateHeads`",
+    *(name for name in OF_A_GENERATION if name != "`generate`"),
+)
+"""What depends on how many rows are edited, and its bases."""
+ONE_ROW = ("`attention_map`", "`logit_lens`, last row", "`direct_attribution`")
+"""What takes one row of a batch."""
+
+
+def base_of(name: str) -> str:
+    """What a verb is compared with."""
+    return PLAIN if name in OF_A_PASS else GENERATED
+
+
+def measures(axis: str, name: str) -> bool:
+    """Whether a verb has anything to do with an axis."""
+    if axis == QUARTER:
+        return name in BY_ROWS
+    return name in OF_A_GENERATION if axis == "new" else axis != "batch" or name not in ONE_ROW
