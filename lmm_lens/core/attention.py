@@ -54,7 +54,7 @@ class AttentionCall:
         self.extra_logits, self.position_bias = extra_logits, position_bias
         self.group = query.shape[1] // key.shape[1]  # query heads that share keys
         self._precision = torch.float64 if query.dtype == torch.float64 else torch.float32
-        self._cast: dict[str, tuple[Heads, Tensor]] = {}
+        self._cast: dict[str, tuple[tuple[int, ...] | None, Tensor]] = {}  # an alias would travel to servers
 
     @property
     def takes_a_mask(self) -> bool:

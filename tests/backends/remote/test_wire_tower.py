@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from lmm_lens import AblateHeads, Knockout, Lens, PatchHeads, PatchResidual, Read
+from lmm_lens import AblateHeads, Knockout, Lens, PatchHeads, PatchResidual, Read, score_heads
+from lmm_lens.bundled import shapes
 from lmm_lens.errors import HookError, LensError, RemoteError
 from tests.backends.remote.clients import same, same_generation, same_run
 from tests.backends.remote.service import Service
@@ -137,3 +138,11 @@ def test_a_shape_that_cannot_be_is_no_answer(shape: Any) -> None:
     with pytest.raises(RemoteError, match="expected the shape of what enters the vision tower, given"):
         check_shape(shape, 10**8)
     assert check_shape([1, 37, 96], 10**8) == (1, 37, 96)
+
+
+@pytest.mark.parametrize("metric", ["entropy", "class_mass", "sink_mass"])
+def test_heads_are_scored_as_here(served: Lens, native: Lens, metric: str) -> None:
+    example = shapes.examples(1, seed=3)[0]
+    prompt = native.prompt(example.question, images=example.image)
+    given, expected = (score_heads(lens, prompt, metric, part="vision") for lens in (served, native))
+    same(given.values, expected.values)
