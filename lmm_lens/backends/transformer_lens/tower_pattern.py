@@ -66,6 +66,9 @@ class HookedPattern:
         """Listen no more."""
         self._open.close()
 
+    def hiding(self, module: nn.Module, call: AttentionCall) -> None:
+        """Never called, like `attend`."""
+
     def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
         """Never called of one that computes the attention itself."""
         return out
