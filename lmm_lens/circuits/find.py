@@ -76,7 +76,7 @@ def find_circuit(
 
     Raises:
         ScoreError: the model has paths that are not known (cross-attention, linear attention, projections of q, k and
-            v in one; with `tower` features of several of its layers, and batches of packed pictures), another backend,
+            v in one; with `tower` also there, deepstack, and batches of packed pictures), another backend,
             prompts or answers that tell nothing apart.
         InterventionError: a clean and a corrupt prompt have another layout.
     """

@@ -25,15 +25,24 @@ def one_row(x: Tensor) -> Tensor:
 class SlowTower:
     """One model, the layers of its tower that are used, and a pair of prompts.
 
+    What leaves the layers `reads` (the last by default) is read by the projector.
+
     Attributes:
         vectors: of the clean and of the corrupt run, what each node writes, [row, token, d_model].
         inputs: of both, what each entry reads.
     """
 
     def __init__(
-        self, model: nn.Module, layers: list[Any], clean: Inputs, corrupt: Inputs, ids: tuple[int, int]
+        self,
+        model: nn.Module,
+        layers: list[Any],
+        clean: Inputs,
+        corrupt: Inputs,
+        ids: tuple[int, int],
+        reads: tuple[int, ...] = (),
     ) -> None:
         self.model, self.layers, self.prompts, self.ids = model, layers, (clean, corrupt), ids
+        self.reads = reads or (len(layers) - 1,)
         self.vectors, self.inputs = [], []
         for prompt in self.prompts:
             seen: dict[Name, Tensor] = {}
@@ -56,6 +65,7 @@ class SlowTower:
     def ld(self, prompt: Inputs, read: Read, embed: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """The logit difference at the last token; `embed` changes what enters the first layer."""
         self.now: dict[Name, Tensor] = {}
+        self.left: dict[int, Tensor] = {}
         with ExitStack() as stack:
             for index, layer in enumerate(self.layers):
                 self._hook(index, layer, read, embed, stack)
@@ -76,7 +86,8 @@ class SlowTower:
         size = attention.head_dim
 
         def enter(module: nn.Module, args: tuple) -> tuple:
-            x = one_row(args[0]) if embed is None or index else embed(one_row(args[0]))
+            given = self.left.pop(index - 1, args[0])  # the projector alone reads what was put in its place
+            x = one_row(given) if embed is None or index else embed(one_row(given))
             if index == 0:
                 self.now["embed", -1, 0] = x
             at["hidden"] = x
@@ -113,9 +124,10 @@ class SlowTower:
             self.now["mlp", index, 0] = one_row(output) * scales[1]
 
         def leave(module: nn.Module, args: tuple, output: Any) -> Any:
-            if index < len(self.layers) - 1:
+            if index not in self.reads:
                 return None
             out = output[0] if isinstance(output, tuple) else output
+            self.left[index] = out
             out = read(("logits", index + 1, 0), one_row(out)).reshape(out.shape)
             return (out, *output[1:]) if isinstance(output, tuple) else out
 

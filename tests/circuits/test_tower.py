@@ -37,7 +37,9 @@ LAYERS = {
     "video_llama_3": "model.vision_model.encoder.layers",
     "paddleocr_vl": "model.visual.vision_model.encoder.layers",
 }
-QUICK = ("paligemma", "llava_next", "internvl", "qwen2_5_vl")
+READS = {"vipllava": (0, 1)}
+"""Layers that the projector reads from, where there are several."""
+QUICK = ("paligemma", "llava_next", "internvl", "qwen2_5_vl", "vipllava")
 OTHERS = (
     "qwen2_vl",
     "video_llama_3",
@@ -76,7 +78,7 @@ def exact(name):
     ids = int(apart.argmax()), int(apart.argmin())
     lens = Lens(model)
     layers = list(model.get_submodule(LAYERS[name]))[: lens.vision.n_used] if name in LAYERS else []
-    slow = SlowTower(model, layers, clean, corrupt, ids) if layers else None
+    slow = SlowTower(model, layers, clean, corrupt, ids, READS.get(name, ())) if layers else None
     prompts = [lens.prompt(inputs=inputs) for inputs in (clean, corrupt)]
     return SimpleNamespace(lens=lens, prompts=prompts, slow=slow, answers={"answer": ids[0], "against": ids[1]})
 
@@ -269,7 +271,10 @@ def test_a_circuit_of_the_decoder_has_no_heads_of_the_tower(lens):
     ("name", "why"),
     [
         ("qwen3_vl", r"features of its vision tower enter later layers of the decoder, too \(deepstack\)"),
-        ("vipllava", "not all of a picture comes through layer 1 of its vision tower: features of earlier layers"),
+        (
+            "deepseek_vl_hybrid",
+            "not all of a picture comes through layer 1 of its vision tower: features of other layers",
+        ),
         ("granite4_vision", r"features of its vision tower enter later layers of the decoder, too \(deepstack\)"),
         ("fast_vlm", "no vision tower with attention heads was found"),
     ],
@@ -280,6 +285,21 @@ def test_towers_with_other_paths_are_refused(name, why):
     pair = [lens.prompt(inputs=inputs) for inputs in (given, repainted(given))]
     with pytest.raises(ScoreError, match=rf"no circuit can be found in this model: .*({why})"):
         find_circuit(lens, *pair, tower=True, answer=5, against=7)
+
+
+def test_a_projector_that_reads_several_layers_has_an_entry_at_each(tmp_path):
+    it = exact("vipllava")
+    circuit = find_circuit(it.lens, *it.prompts, method="eap", tower=True, **it.answers)
+    table = circuit.to_pandas()
+    from_heads = table[table["node"].str.startswith("V1H")]
+    assert set(table[table["entry"] == "projector behind V0"]["node"]) == {"patches", "V0H0", "V0H1", "V0 MLP"}
+    assert set(from_heads["entry"]) == {"V1 MLP", "projector"}
+    circuit.save(tmp_path / "circuit.safetensors")
+    back = Circuit.load(tmp_path / "circuit.safetensors", it.lens)
+    assert back.graph == circuit.graph
+    assert back.graph.tower.reads == (0,)
+    names = [text.get_text() for text in circuit.plot(n=circuit.n_edges).texts]
+    assert names.count("projector") == 4  # two, at patches and at the class token
 
 
 def test_two_packed_pictures_are_one_row_and_edges_by_hand():
