@@ -46,7 +46,7 @@ class PatchedLayers:
             self.streams[layer], self.mids[layer] = seen.hidden, seen.mid(self.decoder.parts[layer])
 
         with torch.no_grad():
-            self.left = self.decoder.run(pair.corrupt.embed, pair.corrupt.added, done)
+            self.left: Any = self.decoder.run(pair.corrupt.embed, pair.corrupt.added, done)
 
     @cached_property
     def projections(self) -> list[list[tuple[Tensor, Tensor | None]]]:
@@ -148,7 +148,8 @@ class PatchedForwards(PatchedLayers):
 
     def __init__(self, pair: Pair) -> None:
         super().__init__(pair)
-        self.whole, self.final = pair, self.left
+        self.whole = pair
+        self.final: Tensor = self.left
 
     def logit_differences(
         self, keep: Keep, first: int = 0, embed: Float[Tensor, "batch position d_model"] | None = None
@@ -185,7 +186,7 @@ class TowerForwards(PatchedLayers):
     def __init__(self, pair: TowerPair) -> None:
         super().__init__(pair)
         self.stack = pair.decoder
-        self.corrupt = dict(zip(self.stack.reads, self.left, strict=True))
+        self.corrupt: dict[int, Tensor] = dict(zip(self.stack.reads, self.left, strict=True))
 
     def leaving(self, keep: Keep) -> list[Tensor]:
         """What the projector reads with some edges kept, behind each layer that it reads from."""

@@ -298,8 +298,13 @@ def test_a_projector_that_reads_several_layers_has_an_entry_at_each(tmp_path):
     back = Circuit.load(tmp_path / "circuit.safetensors", it.lens)
     assert back.graph == circuit.graph
     assert back.graph.tower.reads == (0,)
-    names = [text.get_text() for text in circuit.plot(n=circuit.n_edges).texts]
-    assert names.count("projector") == 4  # two, at patches and at the class token
+    texts = circuit.plot(n=circuit.n_edges).texts
+    heights = {
+        name: sorted({round(text.get_position()[1], 3) for text in texts if text.get_text() == name})
+        for name in ("V0.0", "projector", "V1.0")
+    }
+    early, late = heights["projector"]
+    assert heights["V0.0"][0] < early < heights["V1.0"][0] < late
 
 
 def test_two_packed_pictures_are_one_row_and_edges_by_hand():
