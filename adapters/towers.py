@@ -41,6 +41,7 @@ class Tower:
         paths: the name of each layer in the model.
         layers: its layers in order, those of a second stage behind those of the first.
         n_used: the layers that the model's features come from, or through; what later ones do reaches no answer.
+        feature_layers: the layers whose output the features are, as the config says; -1 for what enters the first.
         n_class: class tokens that stand before the patches of each row, or behind them.
         n_registers: register tokens between them.
         class_behind: whether the class token stands behind.
@@ -55,6 +56,7 @@ class Tower:
     n_registers: int = 0
     class_behind: bool = False
     knows_places: bool = True
+    feature_layers: tuple[int, ...] = ()
 
     @property
     def d_model(self) -> int:
@@ -91,11 +93,12 @@ def find_tower(model: Any, decoder: tuple[Layer, ...]) -> Tower:
         name,
         paths,
         layers,
-        _n_used(model.config, len(layers)),
+        _feature_layers(model.config, len(layers))[-1] + 1,
         _count(root, CLASS_TOKENS),
         _count(root, REGISTER_TOKENS),
         kind in CLASS_BEHIND,
         kind not in UNKNOWN_PLACES,
+        _feature_layers(model.config, len(layers)),
     )
 
 
@@ -118,12 +121,12 @@ def _inside(module: Any) -> Any:
     return module
 
 
-def _n_used(config: Any, n: int) -> int:
-    """How many of the layers the features come through, as `vision_feature_layer` says: it counts hidden states."""
+def _feature_layers(config: Any, n: int) -> tuple[int, ...]:
+    """The layers whose output the features are, in order: `vision_feature_layer` counts hidden states from 0."""
     named = [getattr(config, name, None) for name in ("vision_feature_layer", "vision_feature_layers")]
     chosen = next((each for each in named if each is not None), -1)
     chosen = [chosen] if isinstance(chosen, int) else chosen
-    return max(int(each) + n + 1 if each < 0 else int(each) for each in chosen)
+    return tuple(sorted({(int(each) + n if each < 0 else int(each) - 1) for each in chosen}))
 
 
 def _stem(name: str) -> str:

@@ -200,7 +200,10 @@ def main() -> None:
                 continue
             ratio = statistics.median(x / y for x, y in zip(took[case], rival, strict=True))
             lines.append([f"{case}; {name}", f"{ratio:.2f}", target, "of the plain forward", ""])
-        few = {"plain forward": partial(plain, lens, prompt), **estimates(lens, prompt, corrupt)}
+        few: dict[str, Callable[[], Any]] = {
+            "plain forward": partial(plain, lens, prompt),
+            **estimates(lens, prompt, corrupt),
+        }
         parts = {case: n_estimates(function()) for case, function in few.items() if case != "plain forward"}
         took = interleaved(few, max(2, times // 3), device)
         for case, n in parts.items():

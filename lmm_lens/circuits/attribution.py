@@ -74,15 +74,16 @@ def _at(pair: Pair, share: float) -> Float[Tensor, "batch edge"]:
         return _listed(scores, pair.graph)
     tower, found = pair.tower, dict[int, _Layer]()
     patches = between(tower.corrupt.embed, tower.clean.embed, share).requires_grad_()
-    stream = tower.decoder.run(patches, None, _collecting(found, tower.decoder.parts))
-    embed = tower.entering(stream, between(pair.corrupt.embed, pair.clean.embed, share))
+    streams = tower.decoder.run(patches, None, _collecting(found, tower.decoder.parts))
+    embed = tower.entering(streams, between(pair.corrupt.embed, pair.clean.embed, share))
     scores, embedded = _of_decoder(pair, share, embed.detach())
-    wanted = [patches, stream, *(x for layer in found.values() for x in layer.read)]
+    wanted = [patches, *streams, *(x for layer in found.values() for x in layer.read)]
     gradients = torch.autograd.grad(embed, wanted, embedded, allow_unused=True, materialize_grads=True)
-    entered, final, *rest = gradients
-    _put(found, rest)
-    places = tower.places
-    own = _products(tower, found, entered, [(places, final[places.rows, places.positions][None])])
+    entered, *rest = gradients
+    finals, n, places = rest[: len(streams)], len(streams), tower.places
+    _put(found, rest[n:])
+    behind = torch.stack([final[places.rows, places.positions] for final in finals])
+    own = _products(tower, found, entered, [(places, behind)])
     return torch.cat([_listed(scores, pair.graph), _listed(tower.by_row(own), tower.graph)], 1)
 
 
@@ -101,7 +102,7 @@ def _products(
     pair: Pair | TowerPair,
     layers: Mapping[int, _Layer],
     embedded: Tensor,
-    behind: Sequence[tuple[Places, Float[Tensor, "1 place d_model"]]],
+    behind: Sequence[tuple[Places, Float[Tensor, "read place d_model"]]],
 ) -> Float[Tensor, "batch node entry span"]:
     """What the nodes wrote, times the gradients of what the entries read.
 
@@ -109,7 +110,7 @@ def _products(
         pair: the decoder's, or the tower's.
         layers: gradients of what each layer reads.
         embedded: that of what enters the first.
-        behind: that of what leaves the last, and where it is read.
+        behind: those of what leaves the last, or all that a projector reads, and where it is read.
     """
     graph, change, parts = pair.graph, pair.change, pair.decoder.parts
     own = torch.zeros(len(change.embed), *graph.exists.shape, dtype=torch.float64)

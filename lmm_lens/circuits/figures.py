@@ -65,7 +65,8 @@ def _of(graph: Graph | JointGraph, edge: int) -> tuple[Node, Entry, int]:
         node = Node(node.kind.removeprefix(IN_TOWER), node.layer - _below(graph), node.head)
     if isinstance(entry, TowerEntry):
         kind = entry.kind.removeprefix(IN_TOWER)
-        entry = Entry(PROJECTOR if kind == LOGITS else kind, entry.layer - _below(graph), entry.head)
+        layer = entry.layer - (kind == LOGITS and entry.shared)  # one that reads earlier stands at the layer it reads
+        entry = Entry(PROJECTOR if kind == LOGITS else kind, layer - _below(graph), entry.head)
     return node, entry, span
 
 

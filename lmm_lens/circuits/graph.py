@@ -50,7 +50,8 @@ class Entry(NamedTuple):
         kind: "q", "k", "v", "mlp" or "logits".
         layer: its layer; the number of layers for the logits.
         head: its number: of a query head for q, of a key-value head for k and v.
-        shared: of k and v, whether several query heads use it.
+        shared: of k and v, whether several query heads use it; of logits, whether a projector reads there before the
+            last layer.
     """
 
     kind: str
@@ -75,6 +76,7 @@ class Graph:
         deepstack: the layers behind which features are added.
         spans: names of the spans; the last token alone is one of them, unless there is only `WHOLE`.
         to_all: whether what stands for the logits reads all tokens, as a projector does behind a vision tower.
+        reads: of a tower, the layers behind which the projector reads, too, beside the last.
     """
 
     n_heads: tuple[int, ...]
@@ -83,6 +85,7 @@ class Graph:
     deepstack: tuple[int, ...]
     spans: tuple[str, ...]
     to_all: bool = False
+    reads: tuple[int, ...] = ()
 
     @property
     def n_layers(self) -> int:
@@ -106,7 +109,8 @@ class Graph:
             found += [Entry(Q, layer, head) for head in range(n)]
             found += [Entry(kind, layer, head, kv < n) for kind in (K, V) for head in range(kv)]
             found.append(Entry(MLP, layer))
-        return (*found, Entry(LOGITS, self.n_layers))
+        earlier = (Entry(LOGITS, layer + 1, 0, True) for layer in self.reads)
+        return (*found, *earlier, Entry(LOGITS, self.n_layers))
 
     @cached_property
     def _starts(self) -> dict[int, int]:
@@ -123,10 +127,10 @@ class Graph:
         return start + self.n_heads[layer] if kind == MLP and not self.parallel[layer] else start
 
     def of_layer(self, layer: int) -> slice:
-        """The entries of a layer."""
+        """The entries of a layer; behind the last one the logits, or all that a projector reads."""
         sizes = [n + 2 * kv + 1 for n, kv in zip(self.n_heads, self.n_kv, strict=True)]
         start = sum(sizes[:layer])
-        return slice(start, start + (sizes[layer] if layer < self.n_layers else 1))
+        return slice(start, start + (sizes[layer] if layer < self.n_layers else 1 + len(self.reads)))
 
     @property
     def answer_span(self) -> int:
@@ -178,10 +182,11 @@ class Graph:
             "parallel": list(self.parallel),
             "deepstack": list(self.deepstack),
             "spans": list(self.spans),
+            **({"reads": list(self.reads)} if self.reads else {}),
         }
 
     @classmethod
     def from_dict(cls, parts: Mapping[str, Any], to_all: bool = False) -> Graph:
         """The graph that `to_dict` described."""
         named = {name: tuple(parts[name]) for name in ("n_heads", "n_kv", "parallel", "deepstack", "spans")}
-        return cls(**named, to_all=to_all)
+        return cls(**named, to_all=to_all, reads=tuple(parts.get("reads", ())))

@@ -1,8 +1,8 @@
 """A decoder's graph and that of the vision tower before it, as one: the projector stands between them.
 
 Nodes of the tower: what enters its first layer ("patches"), each head ("V2H3"), each feed-forward part ("V2 MLP"). Its
-entries: q, k and v of its heads, its feed-forward parts, and the projector, which reads what leaves the last layer that
-the features come through. What the projector gives is what the decoder's node "embed" writes at visual tokens, so that
+entries: q, k and v of its heads, its feed-forward parts, and the projector, which reads what leaves the layers that the
+features come from. What the projector gives is what the decoder's node "embed" writes at visual tokens, so that
 no edge runs from the tower past it. Spans of the tower are those of its own tokens: "vision image" (patches), "vision
 class", "vision register".
 """
@@ -47,7 +47,8 @@ class TowerEntry(NamedTuple):
     def __str__(self) -> str:
         inner = self.kind.removeprefix(IN_TOWER)
         if inner in (MLP, LOGITS):
-            return "projector" if inner == LOGITS else f"V{self.layer} MLP"
+            behind = f" behind V{self.layer - 1}" if self.shared else ""
+            return f"projector{behind}" if inner == LOGITS else f"V{self.layer} MLP"
         return f"V{self.layer}H{self.head}.{inner}"
 
 

@@ -116,7 +116,7 @@ def pair_of(
     try:
         # tensors made in inference mode could not be differentiated later
         with torch.inference_mode(False):
-            return _pair(lens, clean, corrupt, answers, spans, keep_corrupt, TowerWatch(lens) if tower else None)
+            return _pair(lens, clean, corrupt, answers, spans, keep_corrupt, TowerWatch(lens, clean) if tower else None)
     except UnfitError as why:
         raise ScoreError(
             f"no circuit can be found in this model: {why}\n"

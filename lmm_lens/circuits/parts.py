@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..replay import UnfitError
-from .watching import PROJECTIONS, Seen, close, tolerance
+from .watching import Seen, close, projections_of, tolerance
 
 if TYPE_CHECKING:
     from ..adapters import Layer
@@ -90,7 +90,7 @@ def parts_of(index: int, layer: Layer, seen: Seen) -> Parts:
         raise UnfitError(f"{name} has no attention heads, and what stands in their place has no edges")
     if layer.is_cross_attention:
         raise UnfitError(f"{name} attends to pictures by cross-attention, whose keys are no tokens of the sequence")
-    found = [getattr(layer.attention, each, None) for each in PROJECTIONS]
+    found = projections_of(layer)
     if any(module is None for module in found) or not {*map(id, found)} <= {id(m) for m, _, _ in seen.calls}:
         raise UnfitError(f"the attention of {name} does not project q, k and v one by one")
     q, k, v = found

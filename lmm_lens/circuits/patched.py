@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from ..answers.contrast import logit_difference
 from ..backends.native import interface as attention
-from .graph import MLP, Q
+from .graph import LOGITS, MLP, Q
 from .joint_graph import JointGraph
 from .pair import Pair
 from .parts import Parts
 from .tower import TowerPair
-from .watching import Seen, watching, written_scale
+from .watching import Seen, in_one_row, watching, written_scale
 from .written import Places, Written
 
 Keep = Bool[Tensor, "node entry span"]
@@ -46,7 +46,7 @@ class PatchedLayers:
             self.streams[layer], self.mids[layer] = seen.hidden, seen.mid(self.decoder.parts[layer])
 
         with torch.no_grad():
-            self.final = self.decoder.run(pair.corrupt.embed, pair.corrupt.added, done)
+            self.left: Any = self.decoder.run(pair.corrupt.embed, pair.corrupt.added, done)
 
     @cached_property
     def projections(self) -> list[list[tuple[Tensor, Tensor | None]]]:
@@ -66,7 +66,7 @@ class PatchedLayers:
             now.z[layer] = heads[0] * written_scale(parts, attended)[..., None] - self.pair.corrupt.z[layer]
 
         def z(module: nn.Module, args: tuple[Any, ...]) -> None:
-            heads.append(args[0].unflatten(-1, (parts.layer.n_heads, -1)))
+            heads.append(in_one_row(args[0]).unflatten(-1, (parts.layer.n_heads, -1)))
 
         def feed(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             given = args[0] if args else kwargs["hidden_states"]
@@ -149,6 +149,7 @@ class PatchedForwards(PatchedLayers):
     def __init__(self, pair: Pair) -> None:
         super().__init__(pair)
         self.whole = pair
+        self.final: Tensor = self.left
 
     def logit_differences(
         self, keep: Keep, first: int = 0, embed: Float[Tensor, "batch position d_model"] | None = None
@@ -176,21 +177,34 @@ class PatchedForwards(PatchedLayers):
 
 
 class TowerForwards(PatchedLayers):
-    """Patched forwards of a vision tower."""
+    """Patched forwards of a vision tower.
 
-    def stream(self, keep: Keep) -> Float[Tensor, "tower_row token d_model"]:
-        """What the projector reads with some edges kept."""
+    Args:
+        pair: made with `keep_corrupt=True`.
+    """
+
+    def __init__(self, pair: TowerPair) -> None:
+        super().__init__(pair)
+        self.stack = pair.decoder
+        self.corrupt: dict[int, Tensor] = dict(zip(self.stack.reads, self.left, strict=True))
+
+    def leaving(self, keep: Keep) -> list[Tensor]:
+        """What the projector reads with some edges kept, behind each layer that it reads from."""
         keep = keep & self.graph.exists
         now, n_layers = Written(self.pair.change.embed), self.graph.n_layers
-        found = self.final.clone()
         own = keep[:, self.graph.of_layer(n_layers)]
         with torch.no_grad():
             for layer in range(n_layers):
                 self._layer(layer, now, keep)
-            for places in self._chunks(own):
-                base = self.final[places.rows, places.positions]
-                read = self._inputs(base, now, own, len(self.graph.nodes), n_layers, places)
-                found[places.rows, places.positions] = read[0]
+            return [self._read(layer, now, own[:, [place]]) for place, layer in enumerate(self.stack.reads)]
+
+    def _read(self, layer: int, now: Written, keep: Keep) -> Tensor:
+        """What the projector reads behind a layer."""
+        before, found = self.graph.before(layer + 1, LOGITS), self.corrupt[layer].clone()
+        for places in self._chunks(keep):
+            base = found[places.rows, places.positions]
+            read = self._inputs(base, now, keep, before, layer + 1, places)
+            found[places.rows, places.positions] = read[0]
         return found
 
 
@@ -214,7 +228,7 @@ class JointForwards:
         if bool(of_tower[whole.tower.exists].all()):
             return self.decoder.logit_differences(mine, first)
         with torch.no_grad():
-            embed = tower.entering(self.tower.stream(of_tower), self.pair.clean.embed)
+            embed = tower.entering(self.tower.leaving(of_tower), self.pair.clean.embed)
         return self.decoder.logit_differences(mine, 0, embed)
 
 

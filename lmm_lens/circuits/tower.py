@@ -8,7 +8,7 @@ comes through that layer is checked, or the model is refused.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..backends.entering import entered
+from ..backends.streams import stream_into
 from ..errors import ModelError
 from ..prompts.prompt import Prompt
 from ..prompts.tower import tower_prompt
@@ -26,6 +27,7 @@ from ..replay.check import agree
 from .decoder import Given
 from .graph import WHOLE, Graph
 from .parts import Parts, parts_of
+from .unpacked import UnpackedLayer, check_thirds, is_fused, put_back, unpacked
 from .watching import Seen, watching
 from .written import Places, Written
 
@@ -43,6 +45,7 @@ class TowerStack:
         corrupt: the prompt whose pictures the model is run on.
         layers, parts: the layers, taken apart.
         given: of each layer, what it is given beside the stream.
+        reads: behind which layers the projector reads, the last among them.
         configs: none of the tower's attention is exchanged.
     """
 
@@ -51,6 +54,7 @@ class TowerStack:
     layers: tuple[Layer, ...]
     parts: tuple[Parts, ...]
     given: Given
+    reads: tuple[int, ...]
     configs: Sequence[Any] = ()
 
     def run(
@@ -58,52 +62,50 @@ class TowerStack:
         embed: Float[Tensor, "tower_row token d_model"],
         added: object = None,
         done: Callable[[int, Seen], None] | None = None,
-    ) -> Float[Tensor, "tower_row token d_model"]:
-        """Run all layers; the stream behind the last one."""
-        x = embed
-        with watching(self.layers, done) if done else nullcontext():
+    ) -> list[Tensor]:
+        """Run all layers; the stream behind each that the projector reads, which has a gradient of its own."""
+        x, found = embed, []
+        with unpacked(self.layers), watching(self.layers, done) if done else nullcontext():
             for index, layer in enumerate(self.layers):
                 x = self.layer(index, layer, x)
-        return x
+                if index in self.reads:
+                    found.append(x.view_as(x))
+        return found
 
     def layer(self, index: int, layer: Layer, x: Tensor) -> Tensor:
         """One layer."""
         args, kwargs = self.given[index]
-        out = layer.module(x, *args, **kwargs)
+        with unpacked((layer,)):
+            out = layer.module(x, *args, **kwargs)
         found: Tensor = out[0] if isinstance(out, tuple) else out
         return found
 
-    def projected(self, stream: Float[Tensor, "tower_row token d_model"]) -> Float[Tensor, "batch position width"]:
-        """What enters the decoder where this stream leaves the last layer, with gradients if they are on."""
-        with self._giving(stream):
+    def projected(self, streams: Sequence[Tensor]) -> Float[Tensor, "batch position width"]:
+        """What enters the decoder where these streams leave the layers that are read, with gradients if they are on."""
+        with self._giving(dict(zip(self.reads, streams, strict=True))):
             return entered(self.lens.adapter, self.corrupt.inputs, grad=torch.is_grad_enabled())
 
     @contextmanager
-    def _giving(self, stream: Tensor) -> Iterator[None]:
-        """Inside, and in this thread alone, the layers hand on what they are given, and the last one this stream."""
+    def _giving(self, streams: Mapping[int, Tensor]) -> Iterator[None]:
+        """Inside, and in this thread alone, some layers give these streams."""
         mine = threading.get_ident()
         with ExitStack() as undo:
             for number, layer in enumerate(self.layers):
                 module, own = layer.module, layer.module.forward
 
                 def forward(*args: Any, number: int = number, own: Callable[..., Any] = own, **kwargs: Any) -> Any:
-                    if threading.get_ident() != mine or number < len(self.layers) - 1:
+                    if threading.get_ident() != mine or number not in streams:
                         return own(*args, **kwargs)
                     with torch.no_grad():
                         out = own(*args, **kwargs)
-                    return (stream, *out[1:]) if isinstance(out, tuple) else stream
+                    first = out[0] if isinstance(out, tuple) else out
+                    given = streams[number].reshape(first.shape)
+                    return (given, *out[1:]) if isinstance(out, tuple) else given
 
                 had = module.__dict__.get("forward")
                 module.__dict__["forward"] = forward
-                undo.callback(_put_back, module, had)
+                undo.callback(put_back, module, had)
             yield
-
-
-def _put_back(module: nn.Module, forward: Any) -> None:
-    if forward is None:
-        del module.__dict__["forward"]
-    else:
-        module.__dict__["forward"] = forward
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,9 +136,9 @@ class TowerPair:
         found: Tensor = scores.unflatten(0, (self.n_rows, -1)).sum(1)
         return found
 
-    def entering(self, stream: Tensor, text: Tensor) -> Tensor:
-        """What enters the decoder: at visual tokens what is made of a stream, else `text`."""
-        features = self.decoder.projected(stream)
+    def entering(self, streams: Sequence[Tensor], text: Tensor) -> Tensor:
+        """What enters the decoder: at visual tokens what is made of streams, else `text`."""
+        features = self.decoder.projected(streams)
         found: Tensor = torch.where(self.visual[..., None].to(features.device), features, text)
         return found
 
@@ -146,12 +148,13 @@ class TowerWatch:
 
     Args:
         lens: the model.
+        prompt: one with pictures.
 
     Raises:
         UnfitError: it has no tower with heads, or one whose features enter at several layers.
     """
 
-    def __init__(self, lens: Lens) -> None:
+    def __init__(self, lens: Lens, prompt: Prompt) -> None:
         self.lens = lens
         try:
             tower = lens.vision.tower
@@ -159,39 +162,42 @@ class TowerWatch:
             raise UnfitError(str(why).partition("\n")[0]) from why
         if lens.shape.reinjects:
             raise UnfitError("features of its vision tower enter later layers of the decoder, too (deepstack)")
-        self.tower, self.layers = tower, tower.layers[: tower.n_used]
+        self.tower, packed = tower, _is_packed(lens, tower.layers[0], prompt)
+        used = tower.layers[: tower.n_used]
+        self.layers = tuple(UnpackedLayer.of(each, packed) if packed or is_fused(each) else each for each in used)
+        self.reads = tuple(layer for layer in tower.feature_layers if layer >= 0)
         self.parts: dict[int, Parts] = {}
         self.runs: list[Written] = []
-        self.finals: list[Tensor] = []
+        self.finals: list[list[Tensor]] = []
         self.given: list[Given] = []
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Inside, the model runs once."""
         written, given, n_passes = Written(torch.empty(0)), dict[int, Any](), [0]
+        finals: list[Tensor] = []
 
         def done(index: int, seen: Seen) -> None:
             n_passes[0] += index == 0
-            if seen.hidden.ndim != 3:
-                raise UnfitError("its vision tower packs pictures into one sequence")
             if index not in self.parts:
                 found = parts_of(index, self.layers[index], seen)
                 self.parts[index] = replace(found, n_kv=self.layers[index].n_heads)
             if index == 0:
                 written.embed = seen.hidden
             written.note(index, seen, self.parts[index])
-            if index == len(self.layers) - 1:
-                self.finals.append(seen.out.detach())
+            if index in self.reads:
+                finals.append(seen.out.detach())
 
         with ExitStack() as hooks:
             for number, layer in enumerate(self.layers):
                 keep = _keeping(given, number)
                 hooks.callback(layer.module.register_forward_pre_hook(keep, with_kwargs=True).remove)
-            with watching(self.layers, done):
+            with unpacked(self.layers), watching(self.layers, done):
                 yield
         if n_passes[0] != 1:
             raise UnfitError(f"its vision tower ran {n_passes[0]} times, expected once")
         self.runs.append(written)
+        self.finals.append(finals)
         self.given.append(tuple(given[number] for number in range(len(self.layers))))
 
     def finished(self, corrupt: Prompt, entering: Sequence[Tensor], by_span: bool, keep_corrupt: bool) -> TowerPair:
@@ -208,7 +214,12 @@ class TowerWatch:
                 "whose: give batches of one row"
             )
         stack = TowerStack(
-            self.lens, corrupt, self.layers, tuple(self.parts[n] for n in range(len(self.layers))), self.given[1]
+            self.lens,
+            corrupt,
+            self.layers,
+            tuple(self.parts[n] for n in range(len(self.layers))),
+            self.given[1],
+            self.reads,
         )
         tower = self.tower
         places = tower.n_class, tower.n_registers, tower.class_behind, tower.knows_places
@@ -226,6 +237,7 @@ class TowerWatch:
             (),
             tuple(spans),
             to_all=True,
+            reads=self.reads[:-1],
         )
         pair = TowerPair(
             stack,
@@ -246,13 +258,31 @@ class TowerWatch:
             alone = pair.decoder.run(pair.clean.embed)
         scale = entering[0].abs().max()
         if not agree(features / scale, entering[0] / scale):
+            named = f"layer{'s' * (len(self.reads) > 1)} {', '.join(map(str, self.reads))}"
             raise UnfitError(
-                f"not all of a picture comes through layer {len(self.layers) - 1} of its vision tower: features of "
-                "earlier layers, of a second tower or of the pixels enter, too"
+                f"not all of a picture comes through {named} of its vision tower: features of other layers, of a "
+                "second tower or of the pixels enter, too"
             )
-        scale = self.finals[0].abs().max()
-        if not agree(alone / scale, self.finals[0] / scale):
-            raise UnfitError("the layers of its vision tower do not run by themselves")
+        for mine, theirs in zip(alone, self.finals[0], strict=True):
+            if not agree(mine / theirs.abs().max(), theirs / theirs.abs().max()):
+                raise UnfitError("the layers of its vision tower do not run by themselves")
+        check_thirds(pair.decoder.layer, self.layers[0], pair.clean.embed)
+
+
+def _is_packed(lens: Lens, first: Layer, prompt: Prompt) -> bool:
+    """Whether a tower runs on [token, width], all pictures in one sequence."""
+    seen: list[Tensor] = []
+
+    def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found = stream_into(args, kwargs)[1]
+        seen.extend([] if found is None else [found])
+
+    handle = first.module.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        entered(lens.adapter, prompt.inputs)
+    finally:
+        handle.remove()
+    return bool(seen) and seen[0].ndim == 2
 
 
 def _keeping(given: dict[int, Any], number: int) -> Any:

@@ -49,7 +49,7 @@ class Seen:
 
     def z(self, parts: Parts) -> Float[Tensor, "batch position head d_head"]:
         """What the heads give, times the scale with which it is written."""
-        z: Tensor = self.given(parts.layer.output_projection).unflatten(-1, (parts.layer.n_heads, -1))
+        z: Tensor = in_one_row(self.given(parts.layer.output_projection)).unflatten(-1, (parts.layer.n_heads, -1))
         return z * written_scale(parts, self.returned(parts.layer.attention))[..., None]
 
     def mlp_written(self, parts: Parts) -> Float[Tensor, "batch position d_model"]:
@@ -87,7 +87,7 @@ def _watch(index: int, layer: Layer, done: Callable[[int, Seen], None], stack: E
     under_way: list[Seen] = []
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        under_way.append(Seen(_first(args, kwargs)))
+        under_way.append(Seen(in_one_row(_first(args, kwargs))))
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         given, returned = _first(args, kwargs), output[0] if isinstance(output, tuple) else output
@@ -103,17 +103,28 @@ def _watch(index: int, layer: Layer, done: Callable[[int, Seen], None], stack: E
 
     def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         seen = under_way.pop()
-        seen.out = output[0] if isinstance(output, tuple) else output
+        seen.out = in_one_row(output[0] if isinstance(output, tuple) else output)
         done(index, seen)
 
     stack.callback(layer.module.register_forward_pre_hook(enter, with_kwargs=True).remove)
     if layer.mlp is not None:
         stack.callback(layer.mlp.register_forward_pre_hook(own, with_kwargs=True).remove)
-    inner = [getattr(layer.attention, name, None) for name in PROJECTIONS]
+    inner = projections_of(layer)
     watched = [*layer.module.children(), *inner, layer.output_projection]
     for module in {id(each): each for each in watched if each is not None}.values():
         stack.callback(module.register_forward_hook(note, with_kwargs=True).remove)
     stack.callback(layer.module.register_forward_hook(leave).remove)
+
+
+def projections_of(layer: Layer) -> list[nn.Module | None]:
+    """What gives q, k and v of a layer; None for what has no module of its own."""
+    own: tuple[nn.Module, ...] = getattr(layer, "projections", ())
+    return [*own] or [getattr(layer.attention, name, None) for name in PROJECTIONS]
+
+
+def in_one_row(x: Tensor) -> Tensor:
+    """A packed sequence, [token, width], as one row."""
+    return x if x.ndim == 3 else x[None]
 
 
 def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

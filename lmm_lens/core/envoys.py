@@ -88,6 +88,8 @@ def attention_of(envoys: LayerEnvoys, values: dict[int, Tensor]) -> tuple[Any, A
     operation = getattr(operations, envoys.attention_call)
     if envoys.from_weights:
         value = values.get(envoys.layer)
+        if value is None and envoys.values:
+            value = getattr(operations, envoys.values).output
         if value is None:
             value = getattr(operations, envoys.cache_update).output[1]
         if envoys.is_cross:

@@ -18,6 +18,7 @@ class LayerEnvoys:
         attention, output_projection, mlp: envoys of these; None where it has none.
         attention_call: label of the operation of the attention's forward that calls the attention function; "": none.
         cache_update: label of the one that gives keys and values, (key, value); "": none.
+        values: where there is no cache, label of the assignment of the values; "": none.
         scaling, is_causal: of the call, where it does not say.
         is_cross: whether the keys are not the sequence's.
         from_weights: read the eager weights that the call returns, not the queries and keys it is given. It is for
@@ -47,12 +48,14 @@ class LayerEnvoys:
         from_weights: bool = False,
         keeps_weights: bool = False,
         entries: tuple[tuple[Any, str, str], ...] = (),
+        values: str = "",
     ) -> None:
         self.layer, self.n_heads, self.d_head, self.sites = layer, n_heads, d_head, sites
         self.module, self.attention, self.output_projection, self.mlp = module, attention, output_projection, mlp
         self.attention_call, self.cache_update = attention_call, cache_update
         self.scaling, self.is_causal, self.is_cross = scaling, is_causal, is_cross
         self.from_weights, self.keeps_weights, self.entries = from_weights, keeps_weights, entries
+        self.values = values
 
     def keeping_weights(self) -> LayerEnvoys:
         """The same layer, whose call returns the weights as edited."""

@@ -172,3 +172,13 @@ def bounds(mask: Bool[Tensor, "rows cols"]) -> tuple[int, int, int, int]:
     """The smallest rectangle of cells around the mask's: first row, first column, and one past the last of each."""
     across, down = mask.any(0).nonzero().flatten().tolist(), mask.any(1).nonzero().flatten().tolist()
     return down[0], across[0], down[-1] + 1, across[-1] + 1
+
+
+def distance_of_keys(
+    pattern: Float[Tensor, "row head query key"], centres: Float[Tensor, "row token 2"], at: Int[Tensor, "row query"]
+) -> Float[Tensor, "row head query"]:
+    """The mean distance of the keys that have a place, by their attention; NaN for queries that have none."""
+    own = centres.gather(1, at.to(centres.device).clamp_min(0)[..., None].expand(-1, -1, 2))
+    far = torch.cdist(own, centres[:, : pattern.shape[-1]])[:, None]
+    weights = pattern.masked_fill(far.isnan(), 0)
+    return (weights * far.nan_to_num()).sum(-1) / weights.sum(-1) + own.sum(-1)[:, None] * 0

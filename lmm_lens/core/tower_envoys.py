@@ -34,7 +34,8 @@ def run_tower_taps(tapping: Tapping, layers: list[LayerEnvoys], n_tokens: int) -
             before = seen.out
             tapping.attend(layer, seen)
             if seen.out is not before or any(tap.edits for tap in tapping.taps["pattern", layer]):
-                operation.output = (seen.out, seen.weights if envoys.keeps_weights else weights)
+                kept = envoys.keeps_weights or envoys.from_weights
+                operation.output = (seen.out, seen.weights if kept else weights)
         if "z" in sites:
             x = envoys.output_projection.input
             new = _through(tapping, x, "z", envoys, n_tokens)

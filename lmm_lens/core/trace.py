@@ -13,7 +13,7 @@ from .envoys import all_rows, attention_of
 from .layer_envoys import LayerEnvoys
 
 TOWER = "vision."
-PACKED = "patterns of towers that pack pictures, and on servers, are out of reach there: take lens.run(read=[...])"
+PACKED = "patterns of towers that pack pictures are out of reach there: take lens.run(read=[...]) with remote=False"
 ONCE = "on a server ask in the order of the layers, and write once what all changes together make"
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 from torch import Tensor
 
 from ..core.columns import Grown
+from ..core.spatial import distance_of_keys
 from ..core.taps import Tap, TapContext
 from ..errors import ScoreError, unknown
 from ..hooks.points import ModelShape
@@ -90,16 +91,6 @@ class TowerScorer:
         every = bind_rows("all", prompt)
         norms = [Tap("resid_pre", layer, every, find) for layer in layers] if by_norm else []
         return norms + [Tap("pattern", layer, rows, score, name="tower score") for layer in layers]
-
-
-def distance_of_keys(
-    pattern: Float[Tensor, "row head query key"], centres: Float[Tensor, "row token 2"], at: Int[Tensor, "row query"]
-) -> Float[Tensor, "row head query"]:
-    """The mean distance of the keys that have a place, by their attention; NaN for queries that have none."""
-    own = centres.gather(1, at.to(centres.device).clamp_min(0)[..., None].expand(-1, -1, 2))
-    far = torch.cdist(own, centres[:, : pattern.shape[-1]])[:, None]
-    weights = pattern.masked_fill(far.isnan(), 0)
-    return (weights * far.nan_to_num()).sum(-1) / weights.sum(-1) + own.sum(-1)[:, None] * 0
 
 
 def score_tower(

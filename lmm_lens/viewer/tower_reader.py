@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..core.spatial import distance_of_keys
 from ..core.taps import Tap, TapContext
 from ..hooks.points import ModelShape
 from ..prompts.prompt import Prompt
 from ..prompts.rows import bind_rows
-from ..scoring.tower import distance_of_keys
 from .tower_tokens import ALL_PATCHES, OTHERS
 
 WEIGHTS, ENTROPY, DISTANCE = "tower view", "tower view entropy", "tower view distance"

@@ -1,6 +1,7 @@
 """Edges of a vision tower by hand on the Hugging Face model: every entry has an input of its own in one whole forward.
 
-For towers of CLIP's, SigLIP's and InternViT's build, with hooks on modules by name. Nothing of the library is used.
+For towers of CLIP's, SigLIP's, InternViT's and Qwen-VL's build, with hooks on modules by name. Nothing of the library
+is used.
 """
 
 from collections.abc import Callable
@@ -16,8 +17,15 @@ Name = tuple[str, int, int]
 Read = Callable[[Name, Tensor], Tensor]
 
 
+def one_row(x: Tensor) -> Tensor:
+    """A packed sequence, [token, width], as one row."""
+    return x if x.ndim == 3 else x[None]
+
+
 class SlowTower:
     """One model, the layers of its tower that are used, and a pair of prompts.
+
+    What leaves the layers `reads` (the last by default) is read by the projector.
 
     Attributes:
         vectors: of the clean and of the corrupt run, what each node writes, [row, token, d_model].
@@ -25,9 +33,16 @@ class SlowTower:
     """
 
     def __init__(
-        self, model: nn.Module, layers: list[Any], clean: Inputs, corrupt: Inputs, ids: tuple[int, int]
+        self,
+        model: nn.Module,
+        layers: list[Any],
+        clean: Inputs,
+        corrupt: Inputs,
+        ids: tuple[int, int],
+        reads: tuple[int, ...] = (),
     ) -> None:
         self.model, self.layers, self.prompts, self.ids = model, layers, (clean, corrupt), ids
+        self.reads = reads or (len(layers) - 1,)
         self.vectors, self.inputs = [], []
         for prompt in self.prompts:
             seen: dict[Name, Tensor] = {}
@@ -50,6 +65,7 @@ class SlowTower:
     def ld(self, prompt: Inputs, read: Read, embed: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """The logit difference at the last token; `embed` changes what enters the first layer."""
         self.now: dict[Name, Tensor] = {}
+        self.left: dict[int, Tensor] = {}
         with ExitStack() as stack:
             for index, layer in enumerate(self.layers):
                 self._hook(index, layer, read, embed, stack)
@@ -58,59 +74,67 @@ class SlowTower:
 
     def _hook(self, index: int, layer: Any, read: Read, embed: Any, stack: ExitStack) -> None:
         at: dict[str, Tensor] = {}
+        scales = torch.ones(()), torch.ones(())
         if hasattr(layer, "lambda_1"):
             attention, projection = layer.attention, layer.attention.projection_layer
             first, second, scales = layer.layernorm_before, layer.layernorm_after, (layer.lambda_1, layer.lambda_2)
+        elif hasattr(layer, "attn"):
+            attention, projection, first, second = layer.attn, layer.attn.proj, layer.norm1, layer.norm2
         else:
             attention, projection = layer.self_attn, layer.self_attn.out_proj
-            first, second, scales = layer.layer_norm1, layer.layer_norm2, (torch.ones(()), torch.ones(()))
+            first, second = layer.layer_norm1, layer.layer_norm2
         size = attention.head_dim
 
         def enter(module: nn.Module, args: tuple) -> tuple:
-            x = args[0] if embed is None or index else embed(args[0])
+            given = self.left.pop(index - 1, args[0])  # the projector alone reads what was put in its place
+            x = one_row(given) if embed is None or index else embed(one_row(given))
             if index == 0:
                 self.now["embed", -1, 0] = x
             at["hidden"] = x
-            return (x, *args[1:])
+            return (x.reshape(args[0].shape), *args[1:])
 
-        def project(kind: str) -> Any:
+        def project(kinds: str) -> Any:
             def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-                parts = []
-                for head in range(output.shape[-1] // size):
-                    x = first(read((kind, index, head), at["hidden"]))
-                    own = slice(head * size, (head + 1) * size)
-                    bias = None if module.bias is None else module.bias[own]
-                    parts.append(nn.functional.linear(x, module.weight[own], bias))
-                return torch.cat(parts, -1)
+                parts, width = [], output.shape[-1] // len(kinds)
+                for place, kind in enumerate(kinds):
+                    for head in range(width // size):
+                        x = first(read((kind, index, head), at["hidden"]))
+                        own = slice(place * width + head * size, place * width + (head + 1) * size)
+                        bias = None if module.bias is None else module.bias[own]
+                        parts.append(nn.functional.linear(x, module.weight[own], bias))
+                return torch.cat(parts, -1).reshape(output.shape)
 
             return hook
 
         def attended(module: nn.Module, args: tuple) -> None:
-            for head in range(args[0].shape[-1] // size):
+            z = one_row(args[0])
+            for head in range(z.shape[-1] // size):
                 own = slice(head * size, (head + 1) * size)
-                self.now["head", index, head] = args[0][..., own] @ module.weight[:, own].T * scales[0]
+                self.now["head", index, head] = z[..., own] @ module.weight[:, own].T * scales[0]
 
         def feed(module: nn.Module, args: tuple) -> tuple:
             at["fed"] = True
-            return (second(read(("mlp", index, 0), at["mid"])),)
+            return (second(read(("mlp", index, 0), at["mid"])).reshape(args[0].shape),)
 
         def mid(module: nn.Module, args: tuple) -> None:
             if "fed" not in at:
-                at["mid"] = args[0]
+                at["mid"] = one_row(args[0])
 
         def wrote(module: nn.Module, args: tuple, output: Tensor) -> None:
-            self.now["mlp", index, 0] = output * scales[1]
+            self.now["mlp", index, 0] = one_row(output) * scales[1]
 
         def leave(module: nn.Module, args: tuple, output: Any) -> Any:
-            if index < len(self.layers) - 1:
+            if index not in self.reads:
                 return None
             out = output[0] if isinstance(output, tuple) else output
-            out = read(("logits", index + 1, 0), out)
+            self.left[index] = out
+            out = read(("logits", index + 1, 0), one_row(out)).reshape(out.shape)
             return (out, *output[1:]) if isinstance(output, tuple) else out
 
         stack.callback(layer.register_forward_pre_hook(enter).remove)
-        for kind in "qkv":
-            stack.callback(getattr(attention, f"{kind}_proj").register_forward_hook(project(kind)).remove)
+        for kinds, name in (("qkv", "qkv"), ("q", "q_proj"), ("k", "k_proj"), ("v", "v_proj")):
+            if hasattr(attention, name):
+                stack.callback(getattr(attention, name).register_forward_hook(project(kinds)).remove)
         stack.callback(projection.register_forward_pre_hook(attended).remove)
         stack.callback(second.register_forward_pre_hook(mid).remove)
         stack.callback(layer.mlp.register_forward_pre_hook(feed).remove)

@@ -12,9 +12,12 @@ from lmm_lens.bundled import shapes
 from lmm_lens.circuits.find import pairs_of
 from lmm_lens.circuits.measure import random_like
 from lmm_lens.circuits.patched import JointForwards
+from lmm_lens.circuits.unpacked import UnpackedLayer, check_thirds, unpacked
 from lmm_lens.errors import ScoreError
+from lmm_lens.replay import UnfitError
 from tests.circuits.slow_tower import SlowTower
 from tests.support.by_hand import repainted
+from tests.support.evidence import picture
 from tests.support.families import lens_of, prompt_of
 
 CLOSE = 2e-6  # of the largest score; norms of the decoders round to fp32 whatever the model's precision
@@ -29,15 +32,35 @@ LAYERS = {
     "smolvlm": "model.vision_model.encoder.layers",
     "aya_vision": "model.vision_tower.encoder.layers",
     "internvl": "model.vision_tower.encoder.layer",
+    "qwen2_vl": "model.visual.blocks",
+    "qwen2_5_vl": "model.visual.blocks",
+    "video_llama_3": "model.vision_model.encoder.layers",
+    "paddleocr_vl": "model.visual.vision_model.encoder.layers",
 }
-QUICK = ("paligemma", "llava_next", "internvl")
-OTHERS = ("llava siglip 60", "gemma3", "idefics2", "idefics3", "smolvlm", "aya_vision")
+READS = {"vipllava": (0, 1)}
+"""Layers that the projector reads from, where there are several."""
+QUICK = ("paligemma", "llava_next", "internvl", "qwen2_5_vl", "vipllava")
+OTHERS = (
+    "qwen2_vl",
+    "video_llama_3",
+    "paddleocr_vl",
+    "llava siglip 60",
+    "gemma3",
+    "idefics2",
+    "idefics3",
+    "smolvlm",
+    "aya_vision",
+)
 FAMILIES = [*QUICK, *(pytest.param(name, marks=pytest.mark.long) for name in OTHERS)]
+
+
+PAIR = [picture(90, 60), picture(60, 90)]
 
 
 @cache
 def exact(name):
     """A family in fp64 whose tower counts, a pair of prompts, and its edges by hand."""
+    name, is_pair = name.removesuffix(" pair"), name.endswith(" pair")
     model = copy.deepcopy(lens_of(name).model).double()
     inside = set(map(id, model.get_decoder().parameters()))
     with torch.no_grad():
@@ -47,7 +70,7 @@ def exact(name):
         for name_of, parameter in model.named_parameters():
             if "lambda_" in name_of:  # one number in a fresh model, and not in a trained one
                 parameter.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(0))
-    given = prompt_of(name).inputs
+    given = lens_of(name).prompt("Compare.", images=PAIR).inputs if is_pair else prompt_of(name).inputs
     clean = {key: each.double() if each.is_floating_point() else each for key, each in given.items()}
     corrupt = repainted(clean)
     with torch.no_grad():
@@ -55,7 +78,7 @@ def exact(name):
     ids = int(apart.argmax()), int(apart.argmin())
     lens = Lens(model)
     layers = list(model.get_submodule(LAYERS[name]))[: lens.vision.n_used] if name in LAYERS else []
-    slow = SlowTower(model, layers, clean, corrupt, ids) if layers else None
+    slow = SlowTower(model, layers, clean, corrupt, ids, READS.get(name, ())) if layers else None
     prompts = [lens.prompt(inputs=inputs) for inputs in (clean, corrupt)]
     return SimpleNamespace(lens=lens, prompts=prompts, slow=slow, answers={"answer": ids[0], "against": ids[1]})
 
@@ -247,8 +270,11 @@ def test_a_circuit_of_the_decoder_has_no_heads_of_the_tower(lens):
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("qwen2_vl", "packs pictures into one sequence|does not project q, k and v one by one"),
-        ("vipllava", "not all of a picture comes through layer 1 of its vision tower: features of earlier layers"),
+        ("qwen3_vl", r"features of its vision tower enter later layers of the decoder, too \(deepstack\)"),
+        (
+            "deepseek_vl_hybrid",
+            "not all of a picture comes through layer 1 of its vision tower: features of other layers",
+        ),
         ("granite4_vision", r"features of its vision tower enter later layers of the decoder, too \(deepstack\)"),
         ("fast_vlm", "no vision tower with attention heads was found"),
     ],
@@ -259,6 +285,55 @@ def test_towers_with_other_paths_are_refused(name, why):
     pair = [lens.prompt(inputs=inputs) for inputs in (given, repainted(given))]
     with pytest.raises(ScoreError, match=rf"no circuit can be found in this model: .*({why})"):
         find_circuit(lens, *pair, tower=True, answer=5, against=7)
+
+
+def test_a_projector_that_reads_several_layers_has_an_entry_at_each(tmp_path):
+    it = exact("vipllava")
+    circuit = find_circuit(it.lens, *it.prompts, method="eap", tower=True, **it.answers)
+    table = circuit.to_pandas()
+    from_heads = table[table["node"].str.startswith("V1H")]
+    assert set(table[table["entry"] == "projector behind V0"]["node"]) == {"patches", "V0H0", "V0H1", "V0 MLP"}
+    assert set(from_heads["entry"]) == {"V1 MLP", "projector"}
+    circuit.save(tmp_path / "circuit.safetensors")
+    back = Circuit.load(tmp_path / "circuit.safetensors", it.lens)
+    assert back.graph == circuit.graph
+    assert back.graph.tower.reads == (0,)
+    texts = circuit.plot(n=circuit.n_edges).texts
+    heights = {
+        name: sorted({round(text.get_position()[1], 3) for text in texts if text.get_text() == name})
+        for name in ("V0.0", "projector", "V1.0")
+    }
+    early, late = heights["projector"]
+    assert heights["V0.0"][0] < early < heights["V1.0"][0] < late
+
+
+def test_two_packed_pictures_are_one_row_and_edges_by_hand():
+    """Each attends to itself alone; nothing is mixed up between them."""
+    it = exact("qwen2_vl pair")
+    circuit = find_circuit(it.lens, *it.prompts, method="eap", tower=True, **it.answers)
+    graph = circuit.graph.tower
+    expected = it.slow.scores(graph.nodes, graph.entries, masks_of(it, graph))
+    assert_close(of_tower(circuit), expected.where(graph.exists, 0.0))
+
+
+def test_a_projection_in_one_whose_heads_lie_elsewhere_is_refused():
+    lens = lens_of("qwen2_vl")
+    layer = UnpackedLayer.of(lens.adapter.tower.layers[0], packed=True)
+    x = torch.randn(1, 8, layer.n_heads * layer.d_head)
+    given = {"cu_seqlens": torch.tensor([0, 8]), "position_embeddings": (torch.ones(8, layer.d_head),) * 2}
+
+    def run(index, each, x):
+        with unpacked((each,)):
+            return each.module(x, **given)
+
+    check_thirds(run, layer, x)
+    backwards = layer.output_projection.register_forward_pre_hook(lambda module, args: (args[0].flip(-1),))
+    try:
+        with pytest.raises(UnfitError, match="Attention projects q, k and v in one, in an order that is not known"):
+            check_thirds(run, layer, x)
+    finally:
+        backwards.remove()
+    assert all("forward" not in module.__dict__ for module in layer.module.modules())
 
 
 def test_a_batch_whose_tiles_are_not_told_apart_is_refused():

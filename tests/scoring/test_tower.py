@@ -23,7 +23,7 @@ def patterns(lens, prompt):
 
 @pytest.mark.parametrize("metric", ["entropy", "class_mass", "sink_mass"])
 def test_a_score_is_the_mean_over_patches(lens, prompts, metric):
-    options = {} if metric != "sink_mass" else {"sink_norm": 8.0}
+    options = {} if metric != "sink_mass" else {"sink_norm": 20.0}
     scores = score_tower(lens, prompts, metric, **options)
     assert scores.per_prompt.shape == (2, 3, 4)
     for number, prompt in enumerate(prompts):
@@ -32,7 +32,7 @@ def test_a_score_is_the_mean_over_patches(lens, prompts, metric):
             expected = {
                 "entropy": -torch.xlogy(patches, patches).sum(-1),
                 "class_mass": patches[..., 0],
-                "sink_mass": patches[..., entering.norm(dim=-1) >= 8.0].sum(-1),
+                "sink_mass": patches[..., entering.norm(dim=-1) >= 20.0].sum(-1),
             }[metric].mean(-1)
             torch.testing.assert_close(scores.per_prompt[number, layer].double(), expected, atol=1e-6, rtol=0)
     assert float(scores.per_prompt.std()) > 0

@@ -42,6 +42,33 @@ class Entry:
     end: str
 
 
+def values_of(attention: type[nn.Module]) -> str:
+    """nnsight's label of the assignment of the values that an attention function is given; "" where there is none."""
+    try:
+        with READING:
+            (tree,) = ast.parse(textwrap.dedent(source_of(attention.forward))).body
+    except (OSError, TypeError, SyntaxError):
+        return ""
+    labels = _Labels()
+    labels.visit(tree)
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _dotted(node.func).endswith(INTERFACE)]
+    names = {each.args[3].id for each in calls if len(each.args) > 3 and isinstance(each.args[3], ast.Name)}
+    if len(names) != 1:
+        return ""
+    (name,) = names
+    bound = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and [each.id for each in node.targets if isinstance(each, ast.Name)] == [name]
+    ]
+    last = max(bound, key=lambda node: node.lineno, default=None)
+    return "" if last is None else labels.of.get(id(last), "")
+
+
+INTERFACE = "attention_interface"
+"""What attention forwards of transformers call the function that they are given."""
+
+
 class _OtherUseError(Exception):
     """The stream is used in another way, which nnsight does not serve by itself."""
 

@@ -25,7 +25,7 @@ from ..requirements import importing
 from ..sources import READING, source_of
 from ..twins import twin_of
 from ..unembedding import finishing
-from .entries import entries_of
+from .entries import entries_of, values_of
 from .job import ModelEnvoys
 
 INTERFACE = "ALL_ATTENTION_FUNCTIONS"  # transformers' registry, from which each attention forward takes its function
@@ -159,7 +159,7 @@ def envoys_of_tower(envoy: Any, adapter: Adapter, from_weights: bool) -> list[La
     """The layers of a model's vision tower, which have no cache; none where there is none with heads.
 
     Patterns are there where a layer calls its attention function once: those that pack pictures call it for each. On a
-    server they are not: what the function is given is out of reach there.
+    server, where what the function is given is out of reach, where the values have a name of their own, too.
     """
     try:
         tower = adapter.tower
@@ -170,11 +170,14 @@ def envoys_of_tower(envoy: Any, adapter: Adapter, from_weights: bool) -> list[La
         for index, layer in enumerate(tower.layers):
             attention = layer.attention
             assert attention is not None
-            call = None
-            if not from_weights and layer.attends_in is None and not _calls_often(type(attention)):
-                call, _ = operations_of(type(attention), at[id(attention)].source.names)
-            envoys = _envoys_of(index, layer, at, {type(attention): (call, None)}, False)
+            kind, call, values = type(attention), None, ""
+            if layer.attends_in is None and not _calls_often(kind):
+                call, _ = operations_of(kind, at[id(attention)].source.names)
+                values = values_of(kind) if from_weights else ""
+            known = call if values or not from_weights else None
+            envoys = _envoys_of(index, layer, at, {kind: (known, None)}, False)
             envoys.is_causal = bool(getattr(attention, "is_causal", False))
+            envoys.from_weights, envoys.values = bool(values), values
             found.append(envoys)
     return found
 

@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 import torch
 
-from lmm_lens import AblateHeads, Knockout, Lens, PatchHeads, PatchResidual, Read
+from lmm_lens import AblateHeads, Knockout, Lens, PatchHeads, PatchResidual, Read, score_heads
+from lmm_lens.bundled import shapes
 from lmm_lens.errors import HookError, LensError, RemoteError
 from tests.backends.remote.clients import same, same_generation, same_run
 from tests.backends.remote.service import Service
 
-SITES = ("resid_pre", "z", "attn_out", "mlp_out", "resid_post")
+SITES = ("resid_pre", "pattern", "z", "attn_out", "mlp_out", "resid_post")
 READS = [f"vision.{site}" for site in SITES]
 EDITS = [AblateHeads([(0, 1), (2, 3)], part="vision"), AblateHeads([(1, 4)], rows="after_image")]
 
@@ -77,19 +78,19 @@ def test_interventions_in_a_trace(served: Lens, native: Lens, batch: Any) -> Non
     same(logits[real], expected.logits[real])
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [
-        ([AblateHeads([(0, 1)], "uniform", part="vision")], []),
-        ([Knockout([1], [0], [0], part="vision")], []),
-        ([], ["vision.pattern"]),
-    ],
-)
-def test_patterns_are_refused_with_the_reason(served: Lens, batch: Any, asked: Any) -> None:
-    said = r"layer 0 of the vision tower has no vision.pattern here.*on servers all patterns\n  z, attn_out and the "
-    for call in (served.run, served.generate):
-        with pytest.raises(HookError, match=said):
-            call(batch, *asked)
+def test_patterns_are_read_and_edited(served: Lens, native: Lens, batch: Any) -> None:
+    edits = [
+        AblateHeads([(0, 1), (2, 2)], "uniform", part="vision"),
+        Knockout([1, 2], [0, 3], [1], part="vision"),
+        AblateHeads([(1, 0)], part="vision"),
+    ]
+    read = ["vision.pattern", Read("vision.pattern", [1], heads=[2, 0], rows="class", name="class")]
+    same_run(*(lens.run(batch, edits, read) for lens in (served, native)))
+    given, expected = (lens.generate(batch, edits, read, max_new_tokens=3, logits=True) for lens in (served, native))
+    same_generation(given, expected)
+    with served.trace(batch, interventions=edits):
+        pattern = served.read(1, "vision.pattern").save()
+    same(pattern, expected.reads["vision.pattern", 1])
 
 
 def test_what_the_tower_does_not_have_is_refused_before_anything_is_sent(
@@ -137,3 +138,11 @@ def test_a_shape_that_cannot_be_is_no_answer(shape: Any) -> None:
     with pytest.raises(RemoteError, match="expected the shape of what enters the vision tower, given"):
         check_shape(shape, 10**8)
     assert check_shape([1, 37, 96], 10**8) == (1, 37, 96)
+
+
+@pytest.mark.parametrize("metric", ["entropy", "class_mass", "sink_mass"])
+def test_heads_are_scored_as_here(served: Lens, native: Lens, metric: str) -> None:
+    example = shapes.examples(1, seed=3)[0]
+    prompt = native.prompt(example.question, images=example.image)
+    given, expected = (score_heads(lens, prompt, metric, part="vision") for lens in (served, native))
+    same(given.values, expected.values)
