@@ -36,6 +36,7 @@ from lmm_lens import (
 )
 
 SITES = ("resid_pre", "pattern", "z", "attn_out", "mlp_out", "resid_post")
+PACKED = ("qwen2_5_vl",)  # whose towers take all pictures as one sequence
 GENERATING = {"max_new_tokens": 4, "min_new_tokens": 4, "pad_token_id": 0, "logits": True}
 
 
@@ -112,6 +113,7 @@ class Family:
                 f"generate, {name}",
                 lambda lens, edit=edit: lens.generate(self.prompts(lens)[1], [edit], **GENERATING),
             )
+        yield from self.of_the_tower()
         yield "trace, read and write", self.trace
         yield "trace, generating under VAR", self.trace_of_a_generation
         yield "find_sinks", lambda lens: find_sinks(lens, self.prompts(lens)[1]).phi[0]
@@ -138,6 +140,24 @@ class Family:
             "head_effects",
             lambda lens: head_effects(lens, self.prompts(lens)[0], heads=heads, answers=ids).values,
         )
+
+    def of_the_tower(self) -> Iterator[tuple[str, Callable[[Lens], Any]]]:
+        """What reads and edits the vision tower; patterns where it does not pack pictures."""
+        tower = self.here.vision
+        sites = [f"vision.{site}" for site in SITES if site != "pattern" or self.name not in PACKED]
+        heads = HeadSet([(0, 0), (0, 1)], tower.n_layers, tower.n_heads, part="vision")
+        edit = AblateHeads(heads)
+        yield "run, the tower read", lambda lens: lens.run(self.prompts(lens)[1], read=sites)
+        yield "run, AblateHeads of the tower", lambda lens: lens.run(self.prompts(lens)[1], [edit], read=sites)
+        yield (
+            "generate, AblateHeads of the tower",
+            lambda lens: lens.generate(self.prompts(lens)[1], [edit], **GENERATING),
+        )
+        if self.name not in PACKED:
+            yield (
+                "score_heads of the tower, entropy",
+                lambda lens: score_heads(lens, self.prompts(lens)[1], "entropy", part="vision").values,
+            )
 
     def trace(self, lens: Lens) -> Any:
         """The residual stream entering a layer doubled, and the logits; a lens here does it with an intervention."""
