@@ -126,4 +126,5 @@ def honest(call: Callable[[], Any]) -> Any:
 def hooks_of_ours(model: nn.Module) -> list[str]:
     """The library's hooks on a model's modules; transformers leaves some of its own on vision towers."""
     hooks = (hook for m in model.modules() for hook in (*m._forward_pre_hooks.values(), *m._forward_hooks.values()))
-    return [hook.__qualname__ for hook in hooks if (hook.__module__ or "").startswith("lmm_lens")]
+    ours = (hook for hook in hooks if (hook.__module__ or "").startswith("lmm_lens"))
+    return [getattr(hook, "__qualname__", type(hook).__qualname__) for hook in ours]

