@@ -9,17 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-)
+from transformers import AttentionInterface, AttentionMaskInterface, LlamaConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from lmm_lens import (
     VAR,
@@ -34,9 +26,9 @@ from lmm_lens import (
     score_heads,
 )
 
-from .model import BOS, IMAGE_TOKEN, MASSIVE, SINK_DIMS, SINK_PATCHES
+from .model import BOS, SINK_DIMS, given_pictures
 
-WIDTH, PICTURE = 128, 49
+WIDTH = 128
 QUARTER = "tokens, a quarter edited"  # an axis on which all is the same but for what edits rows
 
 
@@ -61,7 +53,6 @@ class Point:
 
     def build(self) -> tuple[Lens, Prompt]:
         """The lens and the prompt; the picture's features are given, and hold sinks."""
-        after = self.n_after
         text = LlamaConfig(
             vocab_size=1000,
             hidden_size=WIDTH,
@@ -71,23 +62,7 @@ class Point:
             max_position_embeddings=1 << 15,
             bos_token_id=BOS,
         )
-        vision = CLIPVisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
-        torch.manual_seed(0)
-        config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN)
-        model: Any = LlavaForConditionalGeneration(config).eval()
-        model.generation_config.eos_token_id = None
-        n_pictures = (self.tokens - 1 - after) // PICTURE
-        n_visual = n_pictures * PICTURE
-        ids = torch.randint(3, IMAGE_TOKEN, (self.batch, self.tokens))
-        start = self.tokens - after - n_visual
-        ids[:, 0], ids[:, start : start + n_visual] = BOS, IMAGE_TOKEN
-        pictures = torch.randn(self.batch * n_pictures, PICTURE, WIDTH) / 50
-        for dim in SINK_DIMS:
-            pictures[::n_pictures, [place % PICTURE for place in SINK_PATCHES], dim % WIDTH] = MASSIVE
-        features: Any = [*pictures]  # a list, as the model's own are
-        given = {"image": BaseModelOutputWithPooling(pooler_output=features)}
-        lens = Lens(model)
-        return lens, lens.prompt(inputs={"input_ids": ids, "mm_encoder_outputs": given})
+        return given_pictures(text, self.batch, self.tokens, self.n_after)
 
     @property
     def n_after(self) -> int:

@@ -17,16 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LogitsProcessor
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers import LlamaConfig, LogitsProcessor
 
 from lmm_lens import VAR, AblateHeads, Knockout, Lens, Prompt
 
-from .model import BOS, IMAGE_TOKEN, MASSIVE, SINK_DIMS, SINK_PATCHES
+from .model import BOS, SINK_DIMS, given_pictures
 from .timing import machine, show, write
 
 RESULTS = Path(__file__).parent / "results" / "long_steps.md"
-WIDTH, N_HEADS, D_HEAD, N_LAYERS, PICTURE, AFTER = 512, 8, 128, 2, 49, 90
+WIDTH, N_HEADS, D_HEAD, N_LAYERS, AFTER = 512, 8, 128, 2, 90
 N_NEW = 14
 POINTS = ((1, 588), (8, 588), (32, 588), (1, 2891), (8, 2891), (1, 8036))
 """Batch rows and visual tokens of each."""
@@ -59,21 +58,7 @@ def built(batch: int, n_visual: int) -> tuple[Lens, Prompt]:
         max_position_embeddings=1 << 14,
         bos_token_id=BOS,
     )
-    vision = CLIPVisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
-    torch.manual_seed(0)
-    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN)
-    model: Any = LlavaForConditionalGeneration(config).eval()
-    model.generation_config.eos_token_id = None
-    n_pictures = n_visual // PICTURE
-    ids = torch.randint(3, IMAGE_TOKEN, (batch, 1 + n_visual + AFTER))
-    ids[:, 0], ids[:, 1 : 1 + n_visual] = BOS, IMAGE_TOKEN
-    pictures = torch.randn(batch * n_pictures, PICTURE, WIDTH) / 50
-    for dim in SINK_DIMS:
-        pictures[::n_pictures, [place % PICTURE for place in SINK_PATCHES], dim % WIDTH] = MASSIVE
-    features: Any = [*pictures]
-    lens = Lens(model)
-    given = {"image": BaseModelOutputWithPooling(pooler_output=features)}
-    return lens, lens.prompt(inputs={"input_ids": ids, "mm_encoder_outputs": given})
+    return given_pictures(text, batch, 1 + n_visual + AFTER, AFTER)
 
 
 def edits(lens: Lens) -> dict[str, Any]:
@@ -115,6 +100,9 @@ def attention_seconds(batch: int, n_keys: int, rounds: int = 15) -> float:
 def measured(batch: int, n_visual: int, rounds: int) -> list[list[str]]:
     """A heading and a row a call."""
     lens, prompt = built(batch, n_visual)
+    for name, edit in edits(lens).items():
+        if not lens.run(prompt, [edit], logits="last").reports[0].n_edits:
+            raise SystemExit(f"{name} edits nothing here, so its cost says nothing")
     calls: dict[str, Callable[..., Any]] = {
         "model.generate": partial(plainly, lens, prompt),
         "lens.generate": partial(lens.generate, prompt),

@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from lmm_lens import Lens, Prompt
 
 BOS, IMAGE_TOKEN, TOKENS_PER_IMAGE, TEXT_AFTER_IMAGE = 1, 999, 576, 90
+PICTURE = 49  # visual tokens of the small pictures of `given_pictures`
 LENGTHS = {700: 1, 3000: 5}  # tokens: pictures among them
 SIZES: dict[str, dict[str, Any]] = {  # "wide" is for many words; "7b" is the shape of LLaVA-1.5-7B, for a GPU
     "mid": {"num_hidden_layers": 8, "hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 2816},
@@ -41,6 +43,34 @@ def build(size: str, device: torch.device, n_words: int = 1000) -> Any:
             layer.self_attn.k_proj.weight[:, list(SINK_DIMS)] *= KEY_GAIN
     model.generation_config.eos_token_id = None
     return model.eval().to(torch.bfloat16 if device.type == "cuda" else torch.float32)
+
+
+def given_pictures(text: LlamaConfig, batch: int, n_tokens: int, n_after: int) -> tuple[Lens, Prompt]:
+    """A random LLaVA with a decoder of any shape, and a prompt whose pictures' features are given and hold sinks.
+
+    Args:
+        text: the decoder.
+        batch: rows of the prompt.
+        n_tokens: of each row, pictures of `PICTURE` tokens as many as there is room for before the last.
+        n_after: so many tokens stand behind the last picture.
+    """
+    vision = CLIPVisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
+    torch.manual_seed(0)
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN)
+    model: Any = LlavaForConditionalGeneration(config).eval()
+    model.generation_config.eos_token_id = None
+    n_pictures = (n_tokens - 1 - n_after) // PICTURE
+    n_visual, width = n_pictures * PICTURE, text.hidden_size
+    ids = torch.randint(3, IMAGE_TOKEN, (batch, n_tokens))
+    start = n_tokens - n_after - n_visual
+    ids[:, 0], ids[:, start : start + n_visual] = BOS, IMAGE_TOKEN
+    pictures = torch.randn(batch * n_pictures, PICTURE, width) / 50
+    for dim in SINK_DIMS:
+        pictures[::n_pictures, [place % PICTURE for place in SINK_PATCHES], dim % width] = MASSIVE
+    features: Any = [*pictures]  # a list, as the model's own are
+    given = {"image": BaseModelOutputWithPooling(pooler_output=features)}
+    lens = Lens(model)
+    return lens, lens.prompt(inputs={"input_ids": ids, "mm_encoder_outputs": given})
 
 
 @cache

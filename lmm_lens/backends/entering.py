@@ -1,4 +1,4 @@
-"""What enters the decoder, and nothing behind it computed; and a vision tower whose layers mix no patches.
+"""What enters the decoder, or another module, with nothing behind it computed; and a tower whose layers mix no patches.
 
 With the layers of the tower giving back their input, a visual token hears of its own pixels alone: so it is found which
 pixels are whose, for every family, from the model itself.
@@ -19,16 +19,20 @@ from .streams import stream_into
 
 
 class _Entered(Exception):  # noqa: N818  (no error: what was wanted is there, and the rest of the pass is not)
-    """Ends a pass at the first decoder layer."""
+    """Ends a pass where a module is entered."""
 
 
-def entered(adapter: Adapter, inputs: Mapping[str, Any], grad: bool = False) -> Float[Tensor, "batch position d_model"]:
-    """What the first decoder layer of the plain model is given.
+def given_to(module: nn.Module, model: nn.Module, inputs: Mapping[str, Any], grad: bool = False) -> Tensor | None:
+    """The stream that a module of a model is given when it runs first, and nothing behind that computed.
 
     Args:
-        adapter: of the model.
+        module: the module.
+        model: the plain model.
         inputs: what the model takes.
         grad: keep the graph for a backward pass.
+
+    Returns:
+        None where the module does not run.
     """
     seen: list[Tensor] = []
 
@@ -38,15 +42,21 @@ def entered(adapter: Adapter, inputs: Mapping[str, Any], grad: bool = False) -> 
         seen.append(found)
         raise _Entered
 
-    handle = adapter.layers[0].module.register_forward_pre_hook(stop, with_kwargs=True, prepend=True)
+    handle = module.register_forward_pre_hook(stop, with_kwargs=True, prepend=True)
     try:
         with torch.set_grad_enabled(grad):
-            adapter.model(**inputs)
+            model(**inputs)
     except _Entered:
         pass
     finally:
         handle.remove()
-    x = seen[0]
+    return seen[0] if seen else None
+
+
+def entered(adapter: Adapter, inputs: Mapping[str, Any], grad: bool = False) -> Float[Tensor, "batch position d_model"]:
+    """What the first decoder layer of the plain model is given; arguments as of `given_to`."""
+    x = given_to(adapter.layers[0].module, adapter.model, inputs, grad)
+    assert x is not None
     if x.ndim == 4:  # several residual streams: of each token, or one after the other
         x = x.flatten(2) if x.shape[:2] == inputs["input_ids"].shape else x[0]
     return x

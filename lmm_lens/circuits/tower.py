@@ -17,8 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..backends.entering import entered
-from ..backends.streams import stream_into
+from ..backends.entering import entered, given_to
 from ..errors import ModelError
 from ..prompts.prompt import Prompt
 from ..prompts.tower import tower_prompt
@@ -162,7 +161,9 @@ class TowerWatch:
             raise UnfitError(str(why).partition("\n")[0]) from why
         if lens.shape.reinjects:
             raise UnfitError("features of its vision tower enter later layers of the decoder, too (deepstack)")
-        self.tower, packed = tower, _is_packed(lens, tower.layers[0], prompt)
+        first = given_to(tower.layers[0].module, lens.adapter.model, prompt.inputs)
+        packed = first is not None and first.ndim == 2  # all pictures in one sequence
+        self.tower = tower
         used = tower.layers[: tower.n_used]
         self.layers = tuple(UnpackedLayer.of(each, packed) if packed or is_fused(each) else each for each in used)
         self.reads = tuple(layer for layer in tower.feature_layers if layer >= 0)
@@ -267,22 +268,6 @@ class TowerWatch:
             if not agree(mine / theirs.abs().max(), theirs / theirs.abs().max()):
                 raise UnfitError("the layers of its vision tower do not run by themselves")
         check_thirds(pair.decoder.layer, self.layers[0], pair.clean.embed)
-
-
-def _is_packed(lens: Lens, first: Layer, prompt: Prompt) -> bool:
-    """Whether a tower runs on [token, width], all pictures in one sequence."""
-    seen: list[Tensor] = []
-
-    def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        found = stream_into(args, kwargs)[1]
-        seen.extend([] if found is None else [found])
-
-    handle = first.module.register_forward_pre_hook(look, with_kwargs=True)
-    try:
-        entered(lens.adapter, prompt.inputs)
-    finally:
-        handle.remove()
-    return bool(seen) and seen[0].ndim == 2
 
 
 def _keeping(given: dict[int, Any], number: int) -> Any:

@@ -15,6 +15,7 @@ from .rows import Chunk, of_heads
 from .tapping import Tapping
 
 AGREES = 0.05  # of the largest output: how far the recomputed attention of a row may lie from the kernel's in bf16
+LEAVING = ("attn_out", "mlp_out", "resid_post")  # hook points where a module is left
 NO_SCORES = (
     "the attention scores before the softmax are out of reach on a server, which gives weights alone\n"
     "  what needs them, as BoostAttention does, runs on a lens with remote=False"
@@ -175,28 +176,39 @@ def run_taps(tapping: Tapping, layers: list[LayerEnvoys], n_seen: int) -> None:
                 envoys.enter(new)
         if "pattern" in sites:
             seen, operation, weights = attention_of(envoys, tapping.values)
-            before, tapping.first = seen.out, n_seen - seen.shape[2]
-            tapping.attend(layer, seen)
-            if seen.out is not before or any(tap.edits for tap in tapping.taps["pattern", layer]):
-                kept = envoys.keeps_weights or envoys.from_weights
-                operation.output = (seen.out, seen.weights if kept else weights)
+            tapping.first = n_seen - seen.shape[2]
+            attend_through(tapping, envoys, seen, operation, weights)
         if "z" in sites:
             x = envoys.output_projection.input
             split = x.unflatten(-1, (envoys.n_heads, envoys.d_head))
             new = through(tapping, split, "z", layer, n_seen)
             if new is not split:
                 envoys.output_projection.input = new.flatten(-2)
-        for site in ("attn_out", "mlp_out", "resid_post"):
+        for site in LEAVING:
             if site in sites:
-                envoy = envoys.with_output(site)
-                entered = envoy.input if site == "mlp_out" else None  # before the output, as it runs
-                output = envoy.output
-                given = output[0] if isinstance(output, tuple) else output
-                x = in_rows(given, entered)
+                envoy, output, given, x = leaving(envoys, site)
                 new = through(tapping, x, site, layer, n_seen)
                 if new is not x:
                     new = new.reshape(given.shape)
                     envoy.output = (new, *output[1:]) if isinstance(output, tuple) else new
+
+
+def attend_through(tapping: Tapping, envoys: LayerEnvoys, seen: Any, operation: Any, weights: Tensor | None) -> None:
+    """Pass what `attention_of` gave of a layer through its taps, and put back what they leave."""
+    before = seen.out
+    tapping.attend(envoys.layer, seen)
+    if seen.out is not before or any(tap.edits for tap in tapping.taps["pattern", envoys.layer]):
+        kept = envoys.keeps_weights or envoys.from_weights
+        operation.output = (seen.out, seen.weights if kept else weights)
+
+
+def leaving(envoys: LayerEnvoys, site: str) -> tuple[Any, Any, Tensor, Tensor]:
+    """The envoy of a hook point where a module is left, its output, the activation in that, and the same in rows."""
+    envoy = envoys.with_output(site)
+    entered = envoy.input if site == "mlp_out" else None  # before the output, as it runs
+    output = envoy.output
+    given = output[0] if isinstance(output, tuple) else output
+    return envoy, output, given, in_rows(given, entered)
 
 
 def through(tapping: Tapping, x: Tensor, site: str, layer: int, n_seen: int) -> Tensor:

@@ -192,11 +192,11 @@ def redistribute(
     limits = 0.0, -min_visual_mass, 0.0, 0.0
     weight, limit = constant((weights,), pattern), constant(((limits,),), pattern)
     numbers = torch.baddbmm(limit, sums, weight if len(sums) == 1 else weight.expand(len(sums), -1, -1))
-    above_ratio, above_mass, *gets = numbers.split((1, 1, 2), -1)
+    above_ratio, above_mass, gets = numbers.split((1, 1, 2), -1)
     acts = torch.minimum(above_ratio, above_mass).ge(constant(0.0, pattern))
     if givers is None:
         taken = sums.narrow(2, 1, 1).clamp_min(torch.finfo(pattern.dtype).tiny)
-        shares = gets[0] / taken * acts  # of the nonsinks, and -1 of the sinks
+        shares = gets / taken * acts  # of the nonsinks, and -1 of the sinks
         factors = torch.baddbmm(constant(ZERO, pattern), shares, groups.shares, beta=0, alpha=transfer_fraction)
         noted: tuple[Tensor, ...] = (sums, shares)
     else:

@@ -56,9 +56,9 @@ def sink_groups(
     n_before, buffer, source = context.state.sink_groups.get(at, (-1, visual, sinks))
     is_whole = n_keys == n_seen and not torch.is_grad_enabled()  # a graph would keep what is written over
     newest = sinks.newest
-    if is_whole and n_before == n_seen and source is sinks:
-        pass  # made for other rows of this layer
-    elif is_whole and n_before == n_seen - 1 == sinks.length - newest.shape[1] and visual.shape[1] <= n_before:
+    if is_whole and n_before == n_seen and source is sinks:  # made for other rows of this layer
+        return var_weights(buffer.narrow(2, 0, n_keys))
+    if is_whole and n_before == n_seen - 1 == sinks.length - newest.shape[1] and visual.shape[1] <= n_before:
         if buffer.shape[2] < n_seen:
             buffer = torch.nn.functional.pad(buffer, (0, n_seen))
         buffer.select(1, SINKS).narrow(1, n_before, newest.shape[1]).copy_(newest)  # layers may lie on several devices

@@ -6,12 +6,13 @@ whatever the lens applies. `fwd_hooks` turns interventions into (name, function)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..backends.transformer_lens.backend import Hook, bridge_hooks
 from ..core.tapping import Tapping
-from ..errors import InterventionError
+from ..errors import HookError, InterventionError
 from ..hooks.results import Report
 from ..interventions.base import Intervention
 from ..prompts.prompt import Prompt, check_prompt
@@ -20,6 +21,7 @@ from .bridge_cache import EMBED, ENTERS, PromptCache
 if TYPE_CHECKING:
     from .lens import Lens
 
+TOWER = "vision."  # begins the names of the tower's hooks
 NamesFilter = str | list[str] | Callable[[str], bool] | None
 
 
@@ -55,16 +57,18 @@ def run_with_cache(
 
     Raises:
         LensError: the lens has another backend.
+        HookError: a hook of the vision tower is named, and it did not run.
     """
     bridge = lens.bridge
     extra = _selects(bridge, names_filter, EMBED) and not _selects(bridge, names_filter, ENTERS)
     chosen = _also(names_filter, ENTERS) if extra else names_filter
-    plan = lens._plan(prompt, interventions, ())
-    with lens._in_tower(plan, prompt) as tower, lens._backend.session(plan.taps_beside(tower), prompt) as session:
+    with _acting(lens, prompt, interventions):
         out, cache = bridge.run_with_cache(
             **{"use_cache": False, **bridge_inputs(prompt), **options}, names_filter=chosen
         )
-    plan.reports(session.tapping, tower)
+    if not callable(names_filter):  # a function takes what there is
+        asked = [names_filter] if isinstance(names_filter, str) else names_filter or []
+        _check_fired(lens, [name for name in asked if name.startswith(TOWER) and name not in cache])
     annotated = PromptCache(cache, prompt, lens.shape.reinjects)
     if extra:
         annotated.cache_dict.pop(ENTERS, None)
@@ -94,17 +98,55 @@ def run_with_hooks(
 
     Raises:
         LensError: the lens has another backend.
+        HookError: a hook of the vision tower is named, and it did not run.
     """
-    plan = lens._plan(prompt, interventions, ())
-    bridge = lens.bridge
-    with lens._in_tower(plan, prompt) as tower, lens._backend.session(plan.taps_beside(tower), prompt) as session:
+    bridge, fired = lens.bridge, set[str]()
+    noting = [
+        (name, _noting(function, name, fired)) if _in_tower(name) else (name, function) for name, function in fwd_hooks
+    ]
+    with _acting(lens, prompt, interventions):
         out = bridge.run_with_hooks(
             **{"use_cache": False, **bridge_inputs(prompt), **options},
-            fwd_hooks=list(fwd_hooks),
+            fwd_hooks=noting,
             bwd_hooks=list(bwd_hooks),
         )
-    plan.reports(session.tapping, tower)
+    _check_fired(lens, [name for name, _ in fwd_hooks if _in_tower(name) and name not in fired])
     return out
+
+
+@contextmanager
+def _acting(lens: Lens, prompt: Prompt, interventions: Sequence[Intervention]) -> Iterator[None]:
+    """Inside, the bridge runs with interventions; afterwards it is said what they did not do."""
+    plan = lens._plan(prompt, interventions, ())
+    with lens._in_tower(plan, prompt) as tower, lens._backend.session(plan.taps_beside(tower), prompt) as session:
+        yield
+    if tower is not None:
+        tower.check_ran()
+    plan.reports(session.tapping, tower)
+
+
+def _in_tower(name: Any) -> bool:
+    """Whether a hook is named, and in the vision tower."""
+    return isinstance(name, str) and name.startswith(TOWER)
+
+
+def _noting(function: Callable[..., Any], name: str, fired: set[str]) -> Callable[..., Any]:
+    """A hook that notes that it was called."""
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        fired.add(name)
+        return function(*args, **kwargs)
+
+    return noting
+
+
+def _check_fired(lens: Lens, missed: Sequence[str]) -> None:
+    """HookError where something in the vision tower was asked for that did not run."""
+    if missed:
+        raise HookError(
+            f"{', '.join(missed)} did not fire: the vision tower of {type(lens.adapter.model).__name__} did not run\n"
+            "  give a prompt with pictures, and their pixels"
+        )
 
 
 def _selects(bridge: Any, names_filter: NamesFilter, name: str) -> bool:

@@ -34,8 +34,6 @@ class _EnoughError(Exception):
 class CopiesPass:
     """One batch of variants, sorted by their first layer, through the layers."""
 
-    replaces = True  # see lmm_lens.backends.native.interface
-
     def __init__(self, recording: Recording, window: Window, variants: Sequence[Variant]) -> None:
         self.recording, self.window, self.variants = recording, window, variants
         self.thread: int | None = threading.get_ident()
@@ -121,14 +119,7 @@ class CopiesPass:
         """Whether the module is one of the layers' attention modules."""
         return id(module) in self.layer_of
 
-    def hiding(self, module: nn.Module, call: AttentionCall) -> None:
-        """Nothing is done by a mask."""
-
-    def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
-        """Never called: see `compute`."""
-        return out
-
-    def compute(self, module: nn.Module, call: AttentionCall) -> Float[Tensor, "copy query head d_head"]:
+    def attend(self, module: nn.Module, call: AttentionCall, own: object) -> Float[Tensor, "copy query head d_head"]:
         """Attention of the copies' rows over the recorded keys before them and their own."""
         layer = self.layer_of[id(module)]
         recorded = self.recording.calls[layer].attention

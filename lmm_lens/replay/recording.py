@@ -112,8 +112,6 @@ def record(lens: Lens, prompt: Prompt) -> Recording:
 class _Recorder:
     """Hooks on the layers and a listener of their attention, for one forward."""
 
-    replaces = False
-
     def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
         self.model, self.layers = model, layers
         self.thread: int | None = threading.get_ident()
@@ -143,17 +141,14 @@ class _Recorder:
     def owns(self, module: nn.Module) -> bool:
         return id(module) in self.layer_of or module is self.model
 
-    def hiding(self, module: nn.Module, call: AttentionCall) -> None:
-        """Nothing is done by a mask."""
-
-    def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
+    def attend(self, module: nn.Module, call: AttentionCall, own: attention.Own) -> Tensor:
         layer = self.layer_of[id(module)]
         if layer not in self.calls:
             raise UnfitError("attention runs outside its layer")
         if self.calls[layer].attention is not None:
             raise UnfitError("a layer attends twice")
         self.calls[layer].attention = call
-        return out
+        return own()
 
     def _before(self, index: int) -> Callable[..., None]:
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -28,25 +28,27 @@ _LOCK = threading.Lock()
 NAME = "lmm_lens"  # must not contain "flash", which makes transformers import a kernel package
 
 
+class Own(Protocol):
+    """The model's own attention function on a call, under the mask that it was given or another."""
+
+    def __call__(self, mask: Tensor = ..., /) -> Tensor: ...
+
+
 class Listener(Protocol):
     """Who wants to see attention calls: an open session of the native backend, or a replay.
 
     Attributes:
         thread: whose calls; None for all.
-        replaces: whether it computes the attention itself, with a method `compute`.
     """
 
     thread: int | None
-    replaces: bool
 
     def owns(self, module: nn.Module) -> bool:
         """Whether the module belongs to the listener's model."""
 
-    def hiding(self, module: nn.Module, call: AttentionCall) -> Tensor | None:
-        """A mask with which the function alone does all that is to be done, so that `attend` is not called."""
-
-    def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
-        """Read the call, and return its output [batch, query, head, d_head], edited or as it is."""
+    def attend(self, module: nn.Module, call: AttentionCall, own: Own) -> Tensor:
+        """The output [batch, query, head, d_head] of a call: what the model's own function gives, edited or as it is,
+        or computed in another way."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,23 +110,18 @@ def attention(
     """The function that transformers calls in each attention layer while a pattern is tapped."""
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
-    arguments = (query, key, value, attention_mask)
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
-    listener: Any = listener_of(module)
+
+    def own(mask: Tensor | None = attention_mask, /) -> Tensor:
+        return _plain(module, query, key, value, mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs)
+
+    listener = listener_of(module)
     if listener is None:
-        return _plain(module, *arguments, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs), None
+        return own(), None
     special = kwargs.get("softcap"), extra_logits(kwargs), kwargs.get("position_bias")
     seen = dense_mask(attention_mask, query.shape[2], key.shape[2])
     call = AttentionCall(query, key, value, seen, scaling, causal, *special)
-    if listener.replaces:
-        return listener.compute(module, call), None
-    left = listener.hiding(module, call)
-    if left is not None:
-        return _plain(
-            module, query, key, value, left, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs
-        ), None
-    out = _plain(module, *arguments, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs)
-    return listener.attend(module, call, out), None
+    return listener.attend(module, call, own), None
 
 
 def implementation(module: nn.Module) -> str:

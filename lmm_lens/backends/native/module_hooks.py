@@ -12,10 +12,22 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ...adapters import Layer
 from ...core.flat import in_rows
 from ..streams import stream_of
 
 ENTERING = ("resid_pre", "z")
+
+
+def modules_of(parts: Layer) -> dict[str, nn.Module | None]:
+    """By hook point, the module of a layer that is entered or left there; None where it has none. Not of patterns."""
+    return {
+        "resid_pre": parts.module,
+        "z": parts.output_projection,
+        "attn_out": parts.attention,
+        "mlp_out": parts.mlp,
+        "resid_post": parts.module,
+    }
 
 
 @dataclass(frozen=True, eq=False)

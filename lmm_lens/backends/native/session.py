@@ -30,7 +30,7 @@ from ..base import PromptOf, TapsOf
 from ..interrupts import GUARD, uninterrupted
 from ..placement import Shards, has_weights
 from . import interface
-from .module_hooks import hook_on
+from .module_hooks import hook_on, modules_of
 from .own_attention import overheard
 from .passes import Pass, Passes
 from .row_check import RowCheck
@@ -98,8 +98,6 @@ class NativeSession:
     Attributes:
         tapping: the taps of the prompts, and what they read and did.
     """
-
-    replaces = False
 
     def __init__(
         self,
@@ -250,14 +248,7 @@ class NativeSession:
 
     def _hook(self, site: str, layer: int) -> Any:
         parts = self.layers[layer]
-        modules = {
-            "resid_pre": parts.module,
-            "z": parts.output_projection,
-            "attn_out": parts.attention,
-            "mlp_out": parts.mlp,
-            "resid_post": parts.module,
-        }
-        module = modules[site]
+        module = modules_of(parts)[site]
         if module is None:
             raise HookError(f"layer {layer} ({type(parts.module).__name__}) has no {site}")
 
@@ -281,20 +272,18 @@ class NativeSession:
             self.passes.check_length(self._under_way, pattern.shape[2])
             self.tapping.attend(layer, pattern)
 
-    def hiding(self, module: nn.Module, call: AttentionCall) -> Tensor | None:
-        """In a step whose only edit hides keys, the keys that are left; after passes in which attention was checked."""
-        layer, under_way = self._layer_of.get(id(module)), self._under_way
-        if layer is None or under_way is None or not under_way.is_late_step:
-            return None
-        if interface.has_function_of_its_own(interface.implementation(module)):  # which may not know such a mask
-            return None
-        return hidden_in_step(self.tapping, layer, call)
-
-    def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
-        """Called by the attention function of transformers; an edit of the pattern reaches `out` in its linear form."""
+    def attend(self, module: nn.Module, call: AttentionCall, own: interface.Own) -> Tensor:
+        """Called by the attention function of transformers; an edit of the pattern reaches its output in its linear
+        form, or, where it hides keys and no more, by its mask."""
         layer = self._layer_of.get(id(module))
         if layer is None or self._under_way is None or ("pattern", layer) not in self.tapping.taps:
-            return out
+            return own()
+        # in the first passes attention is looked at; and a function of the user's may not know such a mask
+        if self._under_way.is_late_step and not interface.has_function_of_its_own(interface.implementation(module)):
+            left = hidden_in_step(self.tapping, layer, call)
+            if left is not None:
+                return own(left)
+        out = own()
         self.passes.check_length(self._under_way, call.query.shape[2])
         n_heads = self.layers[layer].n_heads
         own_heads = out.shape[2]

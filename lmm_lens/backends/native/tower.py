@@ -22,6 +22,7 @@ from ...adapters.walker import Layer
 from ...core.attention import AttentionCall, FusedAttention
 from ...core.tapping import Tapping
 from ...core.taps import Tap
+from ...core.tower_rows import as_rows, check_length
 from ...errors import HookError, InterventionError
 from ...prompts.prompt import Prompt
 from ...prompts.tower import tower_prompt
@@ -29,11 +30,8 @@ from ..base import TapsOf
 from ..interrupts import GUARD, uninterrupted
 from ..streams import stream_of
 from . import interface
-from .module_hooks import hook_on
+from .module_hooks import hook_on, modules_of
 from .packed import PackedPart
-
-SITES = ("resid_pre", "z", "attn_out", "mlp_out", "resid_post")
-"""The hook points where modules are entered and left."""
 
 
 class TowerSession:
@@ -50,8 +48,6 @@ class TowerSession:
         prompt: what the tower ran; None before it did.
         n_passes: how often it ran.
     """
-
-    replaces = False
 
     def __init__(self, tower: Tower, model_name: str, taps_of: TapsOf, thread: int | None) -> None:
         self.tower, self.model_name, self.taps_of, self.thread = tower, model_name, taps_of, thread
@@ -123,16 +119,6 @@ class TowerSession:
         self.tapping.start(prompt.n_rows, taps)
         self.tapping.first = 0
 
-    def _check_length(self, layer: int, length: int) -> None:
-        """HookError where a layer runs on other tokens than the first."""
-        assert self.prompt is not None
-        if length != self.prompt.n_tokens:
-            raise HookError(
-                f"layer {layer} of the vision tower runs on {length} tokens, the first on {self.prompt.n_tokens}: this "
-                "tower merges patches on its way, so that rows of its first layer say nothing here\n"
-                "  read and edit the layers before"
-            )
-
     def check_ran(self) -> None:
         """Refuse a run in which the tower did not do what was asked.
 
@@ -152,19 +138,12 @@ class TowerSession:
 
     def _install(self, layer: int) -> None:
         """Hook what goes through a layer, its attention apart."""
-        for site in SITES:
+        for site in modules_of(self.layers[layer]):
             self._hook(site, layer)
 
     def _hook(self, site: str, layer: int) -> None:
         parts = self.layers[layer]
-        modules = {
-            "resid_pre": parts.module,
-            "z": parts.output_projection,
-            "attn_out": parts.attention,
-            "mlp_out": parts.mlp,
-            "resid_post": parts.module,
-        }
-        module = modules[site]
+        module = modules_of(parts)[site]
         if module is None:
             return
 
@@ -177,18 +156,17 @@ class TowerSession:
         # before those that capture features for the model
         self._hooks.callback(hook_on(module, site, tapped, acts, first=True).remove)
 
-    def hiding(self, module: nn.Module, call: AttentionCall) -> None:
-        """Nothing is done by a mask."""
-
     def through(self, rows: Tensor, site: str, layer: int) -> Tensor:
         """Pass an activation [row, token, ...] through the taps of its hook point."""
         if (site, layer) not in self.tapping.taps:
             return rows
-        self._check_length(layer, rows.shape[1])
+        assert self.prompt is not None
+        check_length(rows.shape[1], layer, self.prompt.n_tokens)
         return self.tapping.through(rows, site, layer)
 
-    def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
+    def attend(self, module: nn.Module, call: AttentionCall, own: interface.Own) -> Tensor:
         """Called by the attention function of transformers."""
+        out = own()
         layer = self._layer_of[id(module)]
         if self.prompt is None or ("pattern", layer) not in self.tapping.taps:
             return out
@@ -251,17 +229,3 @@ def behind(layer: int, n_used: int, model_name: str) -> InterventionError:
         f"layer {layer} of the vision tower runs, but {model_name} takes the features that leave layer {n_used - 1}: "
         f"what changes behind it reaches no answer\n  edit layers 0 to {n_used - 1}"
     )
-
-
-def as_rows(x: Tensor, layer: int) -> Tensor:
-    """An activation as [row, token, width].
-
-    Raises:
-        HookError: it is neither that nor a packed [token, width].
-    """
-    if x.ndim not in (2, 3):
-        raise HookError(
-            f"layer {layer} of the vision tower runs on {tuple(x.shape)}: a map of rows and columns, as in SAM, has no "
-            "sequence of tokens\n  lmm-lens reads and edits towers whose tokens stand in a row"
-        )
-    return x if x.ndim == 3 else x[None]

@@ -11,20 +11,20 @@ from collections.abc import Sequence
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from ...adapters.towers import Tower
 from ...core.packing import pack, unpack
 from ...core.tapping import Found, Tapping
 from ...core.taps import Tap
+from ...core.tower_rows import as_rows
 from ...errors import HookError
 from ...prompts.prompt import Prompt
 from ...prompts.tensors import fresh
 from ...prompts.tower import tower_prompt
 from ..base import TapsOf
-from ..native.tower import as_rows, check_taps, did_not_run
-from ..streams import stream_of
+from ..entering import given_to
+from ..native.tower import check_taps, did_not_run
 from .answers import check_shape
 from .job import ModelEnvoys, TowerTaps
 
@@ -118,10 +118,6 @@ def pictures_of(prompt: Prompt) -> str:
     return digest.hexdigest()
 
 
-class _Seen(Exception):  # noqa: N818  (no error: what was wanted is there, and the rest of the pass is not)
-    """Ends a pass at the first layer of the tower."""
-
-
 def look_here(model: nn.Module, tower: Tower, prompt: Prompt, name: str) -> tuple[int, ...]:
     """The shape of what enters the first layer of the tower of a model that is here.
 
@@ -129,21 +125,10 @@ def look_here(model: nn.Module, tower: Tower, prompt: Prompt, name: str) -> tupl
         HookError: the tower does not run.
     """
     _check_once(prompt)
-    shapes: list[tuple[int, ...]] = []
-
-    def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        shapes.append((*as_rows(stream_of(module, args, kwargs)[1], 0).shape,))
-        raise _Seen
-
-    handle = tower.layers[0].module.register_forward_pre_hook(look, with_kwargs=True, prepend=True)
-    try:
-        with torch.no_grad():
-            model(**fresh(prompt.inputs))
-    except _Seen:
-        return shapes[0]
-    finally:
-        handle.remove()
-    raise did_not_run(name)
+    x = given_to(tower.layers[0].module, model, fresh(prompt.inputs))
+    if x is None:
+        raise did_not_run(name)
+    return (*as_rows(x, 0).shape,)
 
 
 def look_at_tower(model: ModelEnvoys, prompt: Prompt, backend: Any, name: str) -> tuple[int, ...]:

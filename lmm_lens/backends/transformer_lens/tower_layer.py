@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from ...adapters.walker import Layer
+from ...core.tower_rows import as_rows
 from ...errors import HookError
 from ..native import interface
-from ..native.module_hooks import hook_on
-from ..native.tower import SITES, TowerSession, as_rows, behind, in_shape
+from ..native.module_hooks import hook_on, modules_of
+from ..native.tower import TowerSession, behind, in_shape
 from ..streams import stream_of
 from .tower_pattern import HookedPattern
 
@@ -46,15 +47,7 @@ class TowerLayer:
     def install(self) -> None:
         """Put torch's hooks on the layer's modules, to stay. A copy of the model has copies of them."""
         parts = self.parts
-        modules = {
-            "resid_pre": parts.module,
-            "z": parts.output_projection,
-            "attn_out": parts.attention,
-            "mlp_out": parts.mlp,
-            "resid_post": parts.module,
-        }
-        for site in SITES:
-            module = modules[site]
+        for site, module in modules_of(parts).items():
             if module is not None:  # before those that capture features for the model
                 hook_on(module, site, partial(self.passing, site), partial(self.acts, site), first=True)
         if "pattern" in self.points:

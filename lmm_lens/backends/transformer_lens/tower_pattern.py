@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...core.attention import AttentionCall
+from ...core.envoys import all_rows
 from ...core.rows import Chunk
 from ...core.whole_pattern import WholePattern
 from ...errors import HookError
@@ -34,8 +35,6 @@ class HookedPattern:
     Attributes:
         is_packed: whether the layer attends part by part.
     """
-
-    replaces = True
 
     def __init__(
         self,
@@ -66,18 +65,11 @@ class HookedPattern:
         """Listen no more."""
         self._open.close()
 
-    def hiding(self, module: nn.Module, call: AttentionCall) -> None:
-        """Never called, like `attend`."""
-
-    def attend(self, module: nn.Module, call: AttentionCall, out: Tensor) -> Tensor:
-        """Never called of one that computes the attention itself."""
-        return out
-
     def owns(self, module: nn.Module) -> bool:
         """Whether the module is the attention."""
         return module is self.module
 
-    def compute(self, module: nn.Module, call: AttentionCall) -> Float[Tensor, "row token head d_head"]:
+    def attend(self, module: nn.Module, call: AttentionCall, own: object) -> Float[Tensor, "row token head d_head"]:
         """The attention as its pattern says; of a part of a sequence as it would be by itself."""
         length = call.query.shape[2]
         if length < self.n_tokens and call.query.shape[0] == 1:
@@ -104,7 +96,7 @@ class HookedPattern:
         pattern = _laid_out([pattern_of(call) for call in calls], 0.0)
         session = self.session
         if session is not None and ("pattern", self.layer) in session.tapping.taps:
-            scores = [call.scores(every_row(call)) for call in calls]
+            scores = [call.scores(_every_row(call.query)) for call in calls]
             values = torch.cat([call.value for call in calls], dim=2).transpose(1, 2)
             whole = WholePattern(pattern, _laid_out(scores, torch.finfo(scores[0].dtype).min), values)
             session.tapping.attend(self.layer, whole)
@@ -134,11 +126,8 @@ def read_from(call: AttentionCall, pattern: Tensor) -> Float[Tensor, "row token 
     return (pattern @ for_each_head(call.value, call.query)).transpose(1, 2)
 
 
-def every_row(call: AttentionCall) -> Chunk:
-    """All rows of a pass."""
-    rows = Chunk.of(torch.ones(call.query.shape[0], call.query.shape[2], dtype=torch.bool), 0)
-    assert rows is not None
-    return rows.to(call.query.device)
+def _every_row(query: Tensor) -> Chunk:
+    return all_rows(query.shape[0], query.shape[2], query.device)
 
 
 def _laid_out(parts: list[Tensor], fill: float) -> Float[Tensor, "row head token token"]:

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from lmm_lens import AblateHeads, Knockout, Lens, PatchResidual, Read
+from lmm_lens import AblateHeads, HeadSet, Knockout, Lens, PatchResidual, Read
 from lmm_lens.backends.native import interface
 from lmm_lens.backends.transformer_lens.tower_pattern import HookedPattern
 from lmm_lens.backends.transformer_lens.tower_points import POINTS
@@ -269,3 +269,39 @@ def test_an_activation_of_another_shape_is_refused(bridged):
 def test_a_hook_that_is_not_there_is_an_error(bridged):
     with pytest.raises(KeyError, match=r"'vision.blocks.3.attn.hook_z' does not exist"):
         bridged.run_with_hooks(question(bridged), fwd_hooks=[("vision.blocks.3.attn.hook_z", print)])
+
+
+# ---------------------------------------------------------------------- without a picture
+
+
+@pytest.fixture
+def blind():
+    lens = Lens.demo(backend="transformer_lens")
+    return lens, lens.prompt("What color is grass?")
+
+
+NAMED = "vision.blocks.0.attn.hook_z"
+
+
+def test_what_a_tower_was_asked_that_did_not_run_is_refused(blind):
+    lens, prompt = blind
+    missed = rf"^{NAMED} did not fire: the vision tower of LlavaForCond\w+ did not run\n  give a prompt with pictures"
+    for hooks in ([(NAMED, lambda z, hook: z * 0)], [("blocks.0.hook_in", lambda x, hook: x), (NAMED, print)]):
+        with pytest.raises(HookError, match=missed):
+            lens.run_with_hooks(prompt, fwd_hooks=hooks)
+    for names in (NAMED, ["blocks.0.hook_in", NAMED]):
+        with pytest.raises(HookError, match=missed):
+            lens.run_with_cache(prompt, names_filter=names)
+    heads = HeadSet([(0, 0)], lens.vision.n_layers, lens.vision.n_heads, part="vision")
+    for call in (lens.run_with_hooks, lens.run_with_cache, lens.run):
+        with pytest.raises(HookError, match="did not run, so nothing was read or edited in it"):
+            call(prompt, [AblateHeads(heads)])
+
+
+def test_a_function_of_names_takes_what_there_is(blind):
+    lens, prompt = blind
+    _, cache = lens.run_with_cache(prompt, names_filter=lambda name: name in (NAMED, "blocks.0.hook_in"))
+    assert list(cache.keys()) == ["blocks.0.hook_in"]
+    expected = lens.run(prompt).logits
+    given = lens.run_with_hooks(prompt, fwd_hooks=[(lambda name: name.startswith("vision."), lambda x, hook: x * 0)])
+    torch.testing.assert_close(given, expected)
