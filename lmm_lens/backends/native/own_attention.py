@@ -22,6 +22,7 @@ from ...core.whole_pattern import WholePattern
 from ...errors import HookError
 
 if TYPE_CHECKING:
+    from .interface import Own
     from .session import NativeSession
 
 KERNEL = torch.nn.functional.scaled_dot_product_attention
@@ -43,27 +44,32 @@ class OwnAttention(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
         if not (func is KERNEL or func in SOFTMAX) or not self.session.is_acting():
-            return out
+            return func(*args, **kwargs)
         parts = self.session.layers[self.layer]
-        if func is not KERNEL and (out.ndim != 4 or out.shape[1] != parts.n_heads):  # of a gate, or a router
-            return out
-        if ("pattern", self.layer) in self.session.tapping.fired:
-            raise HookError(
-                f"layer {self.layer} ({type(parts.module).__name__}) attends twice in its forward, and which is its "
-                "pattern is not known\n  z, attn_out and the residual stream can be read and edited"
-            )
         if func is KERNEL:
+            self._check_first()
             assert parts.attention is not None
-            call = _call(*args, **(kwargs or {}))
-            return self.session.attend(parts.attention, call, out.transpose(1, 2)).transpose(1, 2)
-        whole = WholePattern(out, args[0] if args else (kwargs or {})["input"])
+            return self.session.attend(parts.attention, *_overheard(*args, **kwargs)).transpose(1, 2)
+        out = func(*args, **kwargs)
+        if out.ndim != 4 or out.shape[1] != parts.n_heads:  # of a gate, or a router
+            return out
+        self._check_first()
+        whole = WholePattern(out, args[0] if args else kwargs["input"])
         self.session.attend_whole(self.layer, whole)
         return whole.pattern
 
+    def _check_first(self) -> None:
+        if ("pattern", self.layer) in self.session.tapping.fired:
+            name = type(self.session.layers[self.layer].module).__name__
+            raise HookError(
+                f"layer {self.layer} ({name}) attends twice in its forward, and which is its pattern is not known\n"
+                "  z, attn_out and the residual stream can be read and edited"
+            )
 
-def _call(
+
+def _overheard(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -72,10 +78,22 @@ def _call(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
-) -> AttentionCall:
-    """What the kernel was given."""
+) -> tuple[AttentionCall, Own]:
+    """What the kernel was given, and the kernel on it."""
+
+    def own(mask: Tensor | None = attn_mask, /) -> Tensor:
+        causal = is_causal and mask is attn_mask  # another mask says all of what is seen
+        options: dict[str, Any] = {
+            "dropout_p": dropout_p,
+            "is_causal": causal,
+            "scale": scale,
+            "enable_gqa": enable_gqa,
+        }
+        return KERNEL(query, key, value, mask, **options).transpose(1, 2)
+
     mask = None if attn_mask is None else attn_mask[(None,) * (4 - attn_mask.ndim)]
-    return AttentionCall(query, key, value, mask, query.shape[-1] ** -0.5 if scale is None else scale, is_causal)
+    scaling = query.shape[-1] ** -0.5 if scale is None else scale
+    return AttentionCall(query, key, value, mask, scaling, is_causal), own
 
 
 @contextmanager
