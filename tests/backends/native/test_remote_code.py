@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from torch import nn
 
-from lmm_lens import VAR, AblateHeads, Read, score_heads
-from tests.support.remote_code.adapters import sources
-from tests.support.remote_code.by_hand import RedistributedByHand, Watched, visual_mass, zeroing
+from lmm_lens import VAR, AblateHeads, Knockout, Lens, Read, score_heads
+from tests.support.remote_code import molmo
+from tests.support.remote_code.adapters import adapters, sources
+from tests.support.remote_code.by_hand import RedistributedByHand, Watched, blinding, visual_mass, zeroing
 from tests.support.remote_code.cases import NAMES, case
+from tests.support.remote_code.parts import Tokenizer, rotated
 
 HEADS = [(0, 1), (1, 3), (2, 0), (3, 2)]
 DIMS, TAU, P = (3, 11), 2.0, 0.7
@@ -107,12 +110,15 @@ def test_var_is_redistribution_by_hand(each, n_rows):
 
 
 @BOTH
-@pytest.mark.parametrize("kind", ["plain", "ablated", "redistributed"])
+@pytest.mark.parametrize("kind", ["plain", "ablated", "knocked out", "redistributed"])
 def test_a_generation_is_the_loop_by_hand(each, n_rows, kind):
-    watched, after = Watched(each), [place.after for place in each.places(n_rows)]
+    places, layers = each.places(n_rows), [1, 2]
+    watched, after = Watched(each), [place.after for place in places]
+    blinded = blinding(layers, [place.visual for place in places], after)
     edits = {
         "plain": ({}, []),
         "ablated": ({"z": zeroing(HEADS, after)}, [AblateHeads(HEADS, rows="after_image")]),
+        "knocked out": ({"pattern": blinded}, [Knockout("visual", "after_image", layers=layers)]),
         "redistributed": ({"pattern": RedistributedByHand(watched, each, n_rows, DIMS, TAU, P)}, [var()]),
     }
     by_hand, ours = edits[kind]
@@ -120,3 +126,28 @@ def test_a_generation_is_the_loop_by_hand(each, n_rows, kind):
     made = each.lens.generate(prompt_of(each, n_rows), ours, max_new_tokens=NEW, logits=True)
     assert made.tokens.tolist() == tokens.tolist()
     close(made.logits, logits, 3e-4)  # Phi's positions begin after the padding where it generates: other angles
+
+
+class Unmasked(molmo.MolmoSequentialBlock):
+    """Molmo's block in the style of older code: a flag for what a pass sees, and no mask in a step."""
+
+    def attention(self, q, k, v, attention_bias, position_ids, layer_past):
+        q, k, v = (x.unflatten(-1, (-1, self.size)).transpose(1, 2) for x in (q, k, v))
+        q, k = rotated(q, position_ids), rotated(k, position_ids)
+        if layer_past is not None:
+            k, v = torch.cat([layer_past[0], k], 2), torch.cat([layer_past[1], v], 2)
+        full = [x.repeat_interleave(self.n_heads // self.n_kv, 1) for x in (k, v)]
+        out = nn.functional.scaled_dot_product_attention(q, *full, is_causal=q.shape[2] > 1)
+        return self.attn_out(out.transpose(1, 2).flatten(2)), (k, v)
+
+
+def test_a_step_without_a_mask_is_knocked_out_as_one_with():
+    each, other = case("Molmo"), molmo.model()
+    for block in other.model.transformer["blocks"]:
+        block.__class__ = Unmasked
+    lenses = each.lens, Lens(other, Tokenizer(), adapter=adapters()["Molmo"](other, Tokenizer()))
+    edits = [Knockout("visual", "after_image", layers=[1, 2])]
+    with_mask, without = (
+        lens.generate(lens.prompt(inputs=each.inputs_of(1)), edits, max_new_tokens=6, logits=True) for lens in lenses
+    )
+    close(without.logits, with_mask.logits, 1e-5)

@@ -132,6 +132,19 @@ def zeroing(heads: Sequence[tuple[int, int]], after: Sequence[int]) -> Edit:
     return edit
 
 
+def blinding(layers: Sequence[int], visual: Sequence[Sequence[int]], after: Sequence[int]) -> Edit:
+    """All that lies on the image hidden from a position on, and the rest of each row made a whole again."""
+
+    def edit(layer: int, pattern: Tensor) -> Tensor:
+        for row, first in enumerate(after):
+            if layer in layers:
+                pattern[row, :, first:, list(visual[row])] = 0
+                pattern[row, :, first:] /= pattern[row, :, first:].sum(-1, keepdim=True)
+        return pattern
+
+    return edit
+
+
 def visual_mass(pattern: Tensor, visual: Sequence[Sequence[int]]) -> Tensor:
     """[batch, head] of the last row."""
     return torch.stack([pattern[row, :, -1, list(at)].sum(-1) for row, at in enumerate(visual)])
