@@ -29,7 +29,7 @@ def all_heads_at_once(pattern: Tensor, visual: Tensor, sink: Tensor, first: int,
     numbers = var.transfer_fraction, var.min_nonsink_ratio, var.min_visual_mass
     rows = pattern[None, :, first:]
     groups = kernels.var_weights(kernels.groups_of(visual[None], sink[None], pattern.dtype))
-    rows.add_(kernels.redistribute(rows, groups, *numbers)[0])
+    rows.addcmul_(rows, kernels.redistribute(rows, groups, *numbers)[0])
 
 
 def head_by_head(pattern: Tensor, visual: Tensor, sink: Tensor, first: int, var: VAR) -> None:

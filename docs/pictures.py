@@ -34,7 +34,7 @@ from lmm_lens import (
     score_heads,
 )
 from lmm_lens.bundled import emoji, shapes
-from lmm_lens.core.kernels import redistribute
+from lmm_lens.core.kernels import groups_of, redistribute, var_weights
 from lmm_lens.prompts.prompt import Prompt
 from lmm_lens.scoring.figures import attention_over_image, head_heatmap
 
@@ -167,18 +167,21 @@ def var(lens: Lens) -> Figure:
     row = torch.tensor([0.30, 0.10, 0.10, 0.20, 0.15, 0.15])
     visual = torch.tensor([False, False, True, True, True, False])
     sink = torch.tensor([True, False, True, False, False, False])
-    after, *_ = redistribute(
+    growth, _ = redistribute(
         row[None, None, None],
-        visual[None],
-        sink[None],
+        var_weights(groups_of(visual[None], sink[None], row.dtype)),
         transfer_fraction=0.6,
         min_nonsink_ratio=0.5,
         min_visual_mass=0.2,
     )
+    after = row * (1 + growth[0, 0, 0])
     figure = Figure(figsize=(6.6, 2.7), dpi=150, layout="constrained")
     ax = figure.subplots()
     places = torch.arange(len(names))
-    for shift, values, color, label in ((-0.2, row, GREY, "before"), (0.2, after[0, 0, 0], ORANGE, "after, p = 0.6")):
+    for shift, values, color, label in (
+        (-0.2, row, GREY, "before"),
+        (0.2, after, ORANGE, "after, p = 0.6"),
+    ):
         bars = ax.bar((places + shift).tolist(), values.tolist(), 0.38, color=color, label=label)
         ax.bar_label(bars, fmt="%.3f", fontsize=7, padding=1)
     ax.set_xticks(places.tolist(), names, fontsize=8)

@@ -60,13 +60,24 @@ class AttentionCall:
     def takes_a_mask(self) -> bool:
         """Whether hiding keys from its kernel is the masked softmax, and costs it no more than a mask.
 
-        With grouped queries transformers repeats keys and values for a kernel that gets a mask.
+        With grouped queries a kernel may get keys and values repeated where it gets a mask; that of the CPU need not.
         """
         if self.extra_logits is not None:  # which would get a share of what is taken
             return False
         if self.mask is None:
-            return self.query.shape[1] == self.key.shape[1]
+            return self.query.shape[1] == self.key.shape[1] or self.query.device.type == "cpu"
         return self.mask.dtype == torch.bool and self.mask.shape[1:] == (1, 1, self.key.shape[2])
+
+    @property
+    def takes_a_bias(self) -> bool:
+        """Whether its kernel adds any numbers to the scores, in fp32 or better, and where they are 0 changes no bit.
+
+        That of the CPU does; those of GPUs have other kernels for it.
+        """
+        special = (self.softcap, self.position_bias)
+        is_recorded = torch.is_grad_enabled() and self.query.requires_grad
+        is_plain = type(self.query) is Tensor and self.query.device.type == "cpu" and not is_recorded
+        return is_plain and self.takes_a_mask and all(each is None for each in special)
 
     def detached(self) -> AttentionCall:
         """The same without a graph."""

@@ -22,6 +22,7 @@ class Stop:
         adds: whether there is one tap alone, which adds to the pattern.
         apart: whether every tap acts on each head apart, and all on the same heads.
         hides: the keys that this one hides, if that is all it does.
+        growth: of this one, if it has all heads.
         known_as: names their rows.
     """
 
@@ -33,6 +34,7 @@ class Stop:
         self.adds = len(taps) == 1 and taps[0].adds
         self.apart = all(tap.apart and (self.adds or tap.heads == self.heads) for tap in taps)
         self.hides = taps[0].hides if self.adds else None
+        self.growth = taps[0].growth if self.adds and self.heads is None else None
         self.known_as = tuple(id(tap.rows) for tap in taps)
 
 

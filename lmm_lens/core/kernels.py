@@ -181,8 +181,8 @@ def redistribute(
             as much mass as the sinks would give, or all that these tokens have.
 
     Returns:
-        What is to be added to the pattern; and numbers of the rows, Float[batch, head times query, ...], of which
-        `moved_by` makes the mass that was moved.
+        By which part of itself each weight grows, -1 for all of it; and numbers of the rows, Float[batch, head times
+        query, ...], of which `moved_by` makes the mass that was moved.
     """
     by_row, groups = _by_row(pattern), groups.of_first(pattern.shape[3])
     sums = torch.bmm(by_row, groups.sums)  # batch row, visual nonsink sink
@@ -201,7 +201,7 @@ def redistribute(
         noted: tuple[Tensor, ...] = (sums, shares)
     else:
         factors, noted = _given_by_others(by_row, givers, sums, acts, transfer_fraction)
-    return factors.mul_(by_row).reshape(pattern.shape), noted
+    return factors.reshape(pattern.shape), noted
 
 
 def moved_by(transfer_fraction: float, *noted: Tensor) -> tuple[Tensor, ...]:
@@ -245,14 +245,13 @@ def knockout(pattern: Pattern, halves: KeyWeights) -> tuple[Pattern, Tensor]:
         halves: the chosen keys and all others, see `halves_of`.
 
     Returns:
-        What is to be added to the pattern; and numbers of the rows, Float[batch, head times query, ...], of which
-        `changed_by` tells which were changed.
+        By which part of itself each weight grows, -1 for all of it; and numbers of the rows, Float[batch, head times
+        query, ...], of which `changed_by` tells which were changed.
     """
     by_row, halves = _by_row(pattern), halves.of_first(pattern.shape[3])
     sums = torch.bmm(by_row, halves.sums)  # batch row, chosen other
     shares = sums / sums.narrow(2, 1, 1).clamp_min(torch.finfo(pattern.dtype).tiny)  # what others get, and 1
-    change = torch.bmm(shares, halves.shares).mul_(by_row)
-    return change.reshape(pattern.shape), sums
+    return torch.bmm(shares, halves.shares).reshape(pattern.shape), sums
 
 
 def changed_by(sums: Tensor) -> tuple[Tensor, ...]:
@@ -287,11 +286,11 @@ def scale(pattern: Pattern, halves: KeyWeights, factor: float, renormalise: bool
         back = (on + off) / (on * factor + off).clamp_min(torch.finfo(pattern.dtype).tiny)
         alone = off == 0  # a row that sees nothing else stays as it is, to the last bit
         shares = torch.cat([back - 1, 1 - back * factor], -1).masked_fill(alone, 0)
-        change = torch.bmm(shares, halves.shares).mul_(by_row)
+        growth = torch.bmm(shares, halves.shares)
     else:
         sums = sums.narrow(2, 0, 1)
-        change = by_row * (halves.shares.narrow(1, 1, 1) * (1 - factor))
-    return change.reshape(pattern.shape), sums
+        growth = (halves.shares.narrow(1, 1, 1) * (1 - factor)).expand(by_row.shape)
+    return growth.reshape(pattern.shape), sums
 
 
 def uniform(visible: Bool[Tensor, "batch head query key"]) -> Pattern:

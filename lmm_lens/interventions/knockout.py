@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -100,9 +100,12 @@ class Knockout(Intervention):
             if context.layer in crossing:
                 context.note(context.only_valid(pattern.sum(-1)))
                 return -pattern
-            change, sums = knockout(pattern, context.halves(source, context.n_keys, pattern.dtype))
+            return growth(pattern, context).mul_(pattern)
+
+        def growth(pattern: Tensor, context: TapContext) -> Tensor:
+            grown, sums = knockout(pattern, context.halves(source, context.n_keys, pattern.dtype))
             context.note_as(changed_by, context.valid_rows(sums))
-            return change
+            return grown
 
         layers = layers_with_heads(self.layers, shape, bool(crossing))
         outside = sorted({h for h in self.heads or () for layer in layers if not 0 <= h < shape.n_heads[layer]})
@@ -119,6 +122,7 @@ class Knockout(Intervention):
                 chooses=True,
                 adds=True,
                 apart=True,
+                growth=None if layer in crossing else growth,
                 hides=source if self.heads is None and layer not in crossing else None,
             )
             for layer in layers
@@ -184,17 +188,20 @@ class KnockoutSinks(Intervention):
 
         sinks_key = rule.key
 
-        def forbid(pattern: Tensor, context: TapContext) -> Tensor:
+        def growth(pattern: Tensor, context: TapContext) -> Tensor:
             seen = context.columns(visual, context.n_keys)
             sinks = seen & context.columns(sinks_of(context, sinks_key), context.n_keys)
-            change, sums = knockout(pattern, halves_of(sinks, pattern.dtype))
+            grown, sums = knockout(pattern, halves_of(sinks, pattern.dtype))
             context.note_as(cut_by, context.valid_rows(sums))
-            return change
+            return grown
+
+        def forbid(pattern: Tensor, context: TapContext) -> Tensor:
+            return growth(pattern, context).mul_(pattern)
 
         layers = layers_with_heads(self.layers, shape)
-        taps = [rule.tap(prompt, layer) for layer in layers]
-        return taps + [
-            Tap("pattern", layer, rows, forbid, edits=True, chooses=True, adds=True, apart=True) for layer in layers
+        how: dict[str, Any] = {"edits": True, "chooses": True, "adds": True, "apart": True, "growth": growth}
+        return [rule.tap(prompt, layer) for layer in layers] + [
+            Tap("pattern", layer, rows, forbid, **how) for layer in layers
         ]
 
     def __repr__(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isfinite
+from typing import Any
 
 from torch import Tensor
 
@@ -96,20 +97,22 @@ class ScaleAttention(Intervention):
         crossing = shape.crossing if whole else []
         factor, renormalise = self.factor, self.renormalise
 
+        def growth(pattern: Tensor, context: TapContext) -> Tensor:
+            halves = context.halves(source, context.n_keys, pattern.dtype)
+            grown, sums = scale(pattern, halves, factor, renormalise)
+            context.note_as(changed_by, context.valid_rows(sums))
+            return grown
+
         def multiply(pattern: Tensor, context: TapContext) -> Tensor:
             if context.layer in crossing:
                 context.note(context.only_valid(pattern.sum(-1)))
                 return pattern * (factor - 1)
-            halves = context.halves(source, context.n_keys, pattern.dtype)
-            change, sums = scale(pattern, halves, factor, renormalise)
-            context.note_as(changed_by, context.valid_rows(sums))
-            return change
+            return growth(pattern, context) * pattern
 
         where = at_heads(self.layers, self.heads, shape, whole)
-        return [
-            Tap("pattern", layer, rows, multiply, own, edits=True, chooses=True, adds=True, apart=True)
-            for layer, own in where.items()
-        ]
+        how: dict[str, Any] = {"edits": True, "chooses": True, "adds": True, "apart": True}
+        how["growth"] = growth if renormalise else None
+        return [Tap("pattern", layer, rows, multiply, own, **how) for layer, own in where.items()]
 
     def __repr__(self) -> str:
         where = shown_where(self.layers, self.heads)

@@ -147,12 +147,15 @@ class VAR(Intervention):
         def of_rows(*noted: Tensor) -> tuple[Tensor, ...]:
             return moved_by(fraction, *noted)
 
-        def move(pattern: Tensor, context: TapContext) -> Tensor:
+        def growth(pattern: Tensor, context: TapContext) -> Tensor:
             groups = sink_groups(context, sinks, visual, context.n_keys, pattern.dtype)
             givers = givers_of(context, sinks, visual, context.n_keys, pattern.dtype) if is_control else None
-            change, noted = redistribute(pattern, groups, fraction, ratio, least_mass, givers)
+            grown, noted = redistribute(pattern, groups, fraction, ratio, least_mass, givers)
             context.note_as(of_rows, *map(context.valid_rows, noted))
-            return change
+            return grown
+
+        def move(pattern: Tensor, context: TapContext) -> Tensor:
+            return growth(pattern, context).mul_(pattern)
 
         last = shape.n_layers - 1 if self.skip_last_layer else shape.n_layers
         layers = [layer for layer in shape.self_attention if self.first_layer <= layer < last]
@@ -162,8 +165,8 @@ class VAR(Intervention):
                 f"the model has layers 0 to {shape.n_layers - 1}"
             )
         taps = [rule.tap(prompt, layer) for layer in layers]
-        edit = [Tap("pattern", layer, rows, move, edits=True, chooses=True, adds=True, apart=True) for layer in layers]
-        return taps + edit
+        how: dict[str, Any] = {"edits": True, "chooses": True, "adds": True, "apart": True, "growth": growth}
+        return taps + [Tap("pattern", layer, rows, move, **how) for layer in layers]
 
     def __repr__(self) -> str:
         tau = self.sink_threshold if isinstance(self.sink_threshold, str) else f"{self.sink_threshold:g}"

@@ -10,7 +10,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from ..native.interface import implementation_of
 from .code import code_of, hooks_of
-from .modules import Part, adapters_of, own_class, parts_of, structure_of
+from .modules import PLAIN, Part, adapters_of, own_class, parts_of, structure_of
 from .processors import chat_template_of, processor_of
 from .values import digest_of_value, is_known
 from .weights import dtype_of, weights_of
@@ -68,12 +68,12 @@ def identity_of(model: nn.Module, processor: Any, elsewhere: str | None = None) 
 
 def _configs_of(parts: list[Part]) -> dict[str, Any]:
     """The configs that modules hold, by path."""
-    return {
-        f"{part.path}.{name}": value
-        for part in parts
-        for name, value in vars(part.module).items()
-        if hasattr(value, "to_dict") and hasattr(value, "model_type") and not isinstance(value, type)
-    }
+    held = ((f"{part.path}.{name}", value) for part in parts for name, value in vars(part.module).items())
+    return {path: value for path, value in held if type(value) not in PLAIN and _is_config(value)}
+
+
+def _is_config(value: Any) -> bool:
+    return hasattr(value, "to_dict") and hasattr(value, "model_type") and not isinstance(value, type)
 
 
 def _attention_of(configs: Mapping[str, Any]) -> str:

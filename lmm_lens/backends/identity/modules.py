@@ -28,6 +28,7 @@ NOT_SETTINGS = {
     *("training", "gradient_checkpointing", "loss_type", "name_or_path", "hf_device_map", "all_tied_weights_keys"),
 }
 """Attributes on which no answer depends, or, of `training`, not of every module's."""
+PLAIN = {bool, int, float, str, type(None)}
 PASSING = ("long_inv_freq", "max_seq_len_cached")
 """Ends of names of what rotary embeddings keep of the last prompt."""
 
@@ -64,7 +65,8 @@ def _walk(module: nn.Module, path: str, name: str, above: tuple[nn.Module, ...])
             f"the weights of {path or 'the model'} are glued together and cut by FullyShardedDataParallel, "
             "so they cannot be read one by one\n  shard the model with torch.distributed.fsdp.fully_shard"
         )
-    inside = None if _adds_tokens(module) else next((WRAPPERS[kind] for kind in kinds if kind in WRAPPERS), None)
+    inside = next((WRAPPERS[kind] for kind in kinds if kind in WRAPPERS), None)
+    inside = None if inside is not None and _adds_tokens(module) else inside
     yield Part(path, name, module, inside is not None)
     for key, child in module._modules.items():
         if child is not None and all(child is not other for other in (module, *above)):
@@ -147,6 +149,8 @@ def _settings_of(module: nn.Module, run: Run) -> dict[str, Any]:
 
 
 def _is_setting(value: Any, run: Run) -> bool:
+    if type(value) in PLAIN:  # nearly all that there is
+        return True
     if isinstance(value, Mapping):
         return all(isinstance(item, Tensor) or _is_setting(item, run) for item in value.values())
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -162,7 +166,7 @@ def _is_setting(value: Any, run: Run) -> bool:
 
 def is_adapter(module: nn.Module) -> bool:
     """Whether it is a layer of PEFT that can be switched on and off; of a whole model this is a method."""
-    return isinstance(getattr(module, "disable_adapters", None), bool)
+    return hasattr(type(module), "disable_adapters") and isinstance(getattr(module, "disable_adapters", None), bool)
 
 
 def adapters_of(parts: list[Part]) -> dict[str, dict[str, Any]]:

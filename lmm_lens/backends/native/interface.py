@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
@@ -113,6 +114,11 @@ def attention(
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
 
     def own(mask: Tensor | None = attention_mask, /) -> Tensor:
+        grouped = query.shape[1] != key.shape[1]
+        if grouped and mask is not attention_mask is None and implementation(module) != "eager":
+            # the kernel of before, which shares keys and values; transformers has others for grouped queries and a mask
+            options: dict[str, Any] = {"scale": scaling, "enable_gqa": True}
+            return scaled_dot_product_attention(query, key, value, mask, **options).transpose(1, 2).contiguous()
         return _plain(module, query, key, value, mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs)
 
     listener = listener_of(module)

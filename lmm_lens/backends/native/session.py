@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ...adapters import Layer
 from ...core.attention import AttentionCall, FusedAttention
 from ...core.carried import Carried
-from ...core.hiding import hidden_in_step
+from ...core.masked_step import mask_of_step
 from ...core.tapping import Tapping, check_stream
 from ...core.whole_pattern import WholePattern
 from ...errors import HookError, InterventionError, ModelError
@@ -274,15 +274,15 @@ class NativeSession:
 
     def attend(self, module: nn.Module, call: AttentionCall, own: interface.Own) -> Tensor:
         """Called by the attention function of transformers; an edit of the pattern reaches its output in its linear
-        form, or, where it hides keys and no more, by its mask."""
+        form, or in a step, where it can, by its mask."""
         layer = self._layer_of.get(id(module))
         if layer is None or self._under_way is None or ("pattern", layer) not in self.tapping.taps:
             return own()
         # in the first passes attention is looked at; and a function of the user's may not know such a mask
         if self._under_way.is_late_step and not interface.has_function_of_its_own(interface.implementation(module)):
-            left = hidden_in_step(self.tapping, layer, call)
-            if left is not None:
-                return own(left)
+            mask = mask_of_step(self.tapping, layer, call)
+            if mask is not None:
+                return own(mask)
         out = own()
         self.passes.check_length(self._under_way, call.query.shape[2])
         n_heads = self.layers[layer].n_heads
