@@ -1,7 +1,7 @@
 """What a step costs in batches and over long prompts: `python -m benchmarks.long_steps`.
 
-Where many keys are read, a step is bound by memory and not by the host, and an edit of the pattern reads the keys and
-the values a second time. Each row is held against what the attention operation itself takes there.
+Where many keys are read, a step is bound by memory and not by the host, and an edit of the pattern reads the keys, or
+keys and values, a second time. Each row is held against what the attention operation itself takes there.
 """
 
 from __future__ import annotations

@@ -45,7 +45,6 @@ SHARED_BACKENDS = {
     ("transformer_lens", "native.session"): "a bridge runs as a native model does, through other hooks",
     ("transformer_lens", "native.interface"): "an apply block around a run of the bridge",
     ("transformer_lens", "native.tower"): "the tower of a bridge is transformers' own",
-    ("transformer_lens", "native.packed"): "the tower of a bridge is transformers' own",
     ("transformer_lens", "native.module_hooks"): "the tower of a bridge is transformers' own",
     ("nnsight", "native.tower"): "here the tower of a twin is hooked as a native one is",
     ("nnsight", "native.session"): "a model in training mode is refused in the same words",

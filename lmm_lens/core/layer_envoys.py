@@ -28,6 +28,8 @@ class LayerEnvoys:
         entries: on a server, all operations that use the residual stream as it enters the layer, in order: the envoy
             in whose source one is, its label, and which end of it is the stream, "input" or "output". Elsewhere none,
             and the stream is the layer's own input.
+        packed: where the layer attends part by part, labels of the assignments of queries, keys, values, of the lengths
+            of the parts, and of the output; (): it does not.
     """
 
     def __init__(
@@ -49,13 +51,14 @@ class LayerEnvoys:
         keeps_weights: bool = False,
         entries: tuple[tuple[Any, str, str], ...] = (),
         values: str = "",
+        packed: tuple[str, ...] = (),
     ) -> None:
         self.layer, self.n_heads, self.d_head, self.sites = layer, n_heads, d_head, sites
         self.module, self.attention, self.output_projection, self.mlp = module, attention, output_projection, mlp
         self.attention_call, self.cache_update = attention_call, cache_update
         self.scaling, self.is_causal, self.is_cross = scaling, is_causal, is_cross
         self.from_weights, self.keeps_weights, self.entries = from_weights, keeps_weights, entries
-        self.values = values
+        self.values, self.packed = values, packed
 
     def keeping_weights(self) -> LayerEnvoys:
         """The same layer, whose call returns the weights as edited."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .envoys import LEAVING, attend_through, attention_of, leaving
 from .layer_envoys import LayerEnvoys
+from .packed_envoys import attend_by_parts
 from .tapping import Tapping
 from .tower_rows import as_rows, check_length
 
@@ -26,9 +27,12 @@ def run_tower_taps(tapping: Tapping, layers: list[LayerEnvoys], n_tokens: int) -
             if new is not x:
                 envoys.module.input = new
         if "pattern" in sites:
-            seen, operation, weights = attention_of(envoys, tapping.values)
-            check_length(seen.shape[2], layer, n_tokens)
-            attend_through(tapping, envoys, seen, operation, weights)
+            if envoys.packed:
+                attend_by_parts(tapping, envoys, n_tokens)
+            else:
+                seen, operation, weights = attention_of(envoys, tapping.values)
+                check_length(seen.shape[2], layer, n_tokens)
+                attend_through(tapping, envoys, seen, operation, weights)
         if "z" in sites:
             x = envoys.output_projection.input
             new = _through(tapping, x, "z", envoys, n_tokens)

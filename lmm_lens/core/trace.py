@@ -11,9 +11,9 @@ from torch import Tensor
 from ..errors import HookError
 from .envoys import all_rows, attention_of
 from .layer_envoys import LayerEnvoys
+from .packed_envoys import packed_attention_of
 
 TOWER = "vision."
-PACKED = "patterns of towers that pack pictures are out of reach there: take lens.run(read=[...]) with remote=False"
 ONCE = "on a server ask in the order of the layers, and write once what all changes together make"
 
 
@@ -28,6 +28,7 @@ class TraceLens:
             asked for; not on a server.
         tower: the layers of its vision tower, whose hook points have "vision." before their names.
         n_used: how many of them the model's features come through.
+        edited: those whose pattern interventions edit before anything is asked for.
 
     Attributes:
         entered: the layer whose entering stream was written at its operations, and what was written.
@@ -47,8 +48,9 @@ class TraceLens:
         pass_under_way: Callable[[LayerEnvoys, str], tuple[Any, int]] | None = None,
         tower: Sequence[LayerEnvoys] = (),
         n_used: int = 0,
+        edited: tuple[int, ...] = (),
     ) -> None:
-        self.tower, self.n_used = tower, n_used
+        self.tower, self.n_used, self.edited = tower, n_used, edited
         self.layers, self.envoy, self.one_pass, self.pass_under_way = layers, envoy, one_pass, pass_under_way
         self.opened, self.last_pass, self.values, self.entered, self.packed = None, None, {}, None, False
 
@@ -180,7 +182,11 @@ class TraceLens:
                 "  read it in this step too, before writing it"
             )
         try:
-            attention, operation, _ = attention_of(envoys.keeping_weights(), self.values)
+            if envoys.packed:
+                self._check_unedited(envoys)
+                found = packed_attention_of(envoys)
+            else:
+                found = attention_of(envoys.keeping_weights(), self.values)[:2]
         except Exception as error:
             if self.opened is None or self.opened[0] is not envoys or type(error).__name__ != "OutOfOrderError":
                 raise
@@ -188,8 +194,17 @@ class TraceLens:
                 f"the pattern of layer {envoys.layer} was asked for twice in one step of a generation on a server\n"
                 "  keep what lens.read gave, or write it from an edit of lens.trace(prompt, interventions=...)"
             ) from error
-        self.opened = envoys, attention, operation
-        return attention, operation
+        self.opened = envoys, *found
+        return found
+
+    def _check_unedited(self, envoys: LayerEnvoys) -> None:
+        """HookError where interventions have edited parts of a packed pattern, which hand on what they give alone."""
+        if envoys.layer in self.edited:
+            raise HookError(
+                f"the pattern of layer {envoys.layer} of the vision tower is edited by an intervention of this trace, "
+                "and a tower that packs pictures hands no edited pattern on\n"
+                "  lens.run(prompt, interventions, read=['vision.pattern']) reads it; in the trace z can be read"
+            )
 
     def envoys_at(self, layer: int, site: str) -> LayerEnvoys:
         """The envoys of a layer that has the hook point; HookError otherwise."""
@@ -204,8 +219,7 @@ class TraceLens:
         if inner not in envoys.sites:
             named = ", ".join(f"{TOWER}{each}" if in_tower else each for each in envoys.sites)
             where = " of the vision tower" if in_tower else ""
-            why = f"\n  {PACKED}" if (in_tower, inner) == (True, "pattern") else ""
-            raise HookError(f"layer {layer}{where} has no hook point {site!r}\n  it has: {named}{why}")
+            raise HookError(f"layer {layer}{where} has no hook point {site!r}\n  it has: {named}")
         this_pass = self.pass_under_way(envoys, inner) if self.pass_under_way is not None else None
         if this_pass != self.last_pass:
             if self.last_pass is None or this_pass is None or this_pass[0] is not self.last_pass[0]:

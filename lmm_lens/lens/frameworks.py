@@ -204,7 +204,7 @@ class NNsightMethods(_OnBackend):
         Change it with `write`: a pattern is computed for the reader, so that a change of it in place changes nothing.
 
         Raises:
-            HookError: the layer has no such hook point; patterns of towers that pack pictures are out of reach.
+            HookError: the layer has no such hook point.
         """
         with self._inside_a_trace() as traced:
             return traced.read(layer, site)

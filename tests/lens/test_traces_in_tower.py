@@ -1,10 +1,13 @@
 """Hook points of the vision tower in traces, here and as on a server: as `lens.run` reads and edits them."""
 
+import copy
 from dataclasses import dataclass
+from functools import cache
 
 import nnsight
 import pytest
 import torch
+from PIL import Image
 
 from lmm_lens import AblateHeads, Intervention, Knockout, Lens, PatchResidual, Read
 from lmm_lens.core.taps import Tap
@@ -16,7 +19,6 @@ from tests.support.families import lens_of, prompt_of
 SITES = ("resid_pre", "pattern", "z", "attn_out", "mlp_out", "resid_post")
 TOLERANCE = 1e-5
 FAMILIES = ("llava", "internvl", "qwen2_5_vl", "pixtral")
-PACKING = ("qwen2_5_vl",)
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,14 @@ def remote(request):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_hook_point_reads_as_in_a_run(name, remote):
     lens, prompt = on(name, remote), prompt_of(name)
-    sites = [site for site in SITES if site != "pattern" or name not in PACKING]
-    expected = lens_of(name).run(prompt, read=[Read(f"vision.{site}", [0]) for site in sites])
+    expected = lens_of(name).run(prompt, read=[Read(f"vision.{site}", [0]) for site in SITES])
     with lens.trace(prompt):
         seen = nnsight.save([])
-        for site in sites:
+        for site in SITES:
             seen.append(lens.read(0, f"vision.{site}"))
         logits = lens.envoy.output.logits.save()
     assert (logits - expected.logits).abs().max() < 1e-4
-    for site, value in zip(sites, seen, strict=True):
+    for site, value in zip(SITES, seen, strict=True):
         assert value.shape == expected.reads[f"vision.{site}", 0].shape
         assert (value - expected.reads[f"vision.{site}", 0]).abs().max() < TOLERANCE, site
 
@@ -179,12 +180,85 @@ def test_what_the_tower_runs_is_found_once_for_pictures_of_one_size():
     assert len(lens._backend._tower_passes) == 2
 
 
-def test_an_edit_of_what_is_out_of_reach_is_refused(remote):
-    packing = on("qwen2_5_vl", remote)
-    edit = AblateHeads([(0, 1)], "uniform", part="vision")
-    said = r"layer 0 of the vision tower has no vision.pattern here: patterns of towers that pack pictures are out"
+@cache
+def sharp(name):
+    """A lens on a model whose tower looks at some tokens more than at others, as those that are drawn hardly do."""
+    given = lens_of(name)
+    model = copy.deepcopy(given.model)
+    with torch.no_grad():
+        for layer in Lens(model).adapter.tower.layers:
+            layer.attention.qkv.weight.mul_(8)
+    return Lens(model, given.processor)
+
+
+def noise(width, height):
+    """A picture whose patches differ."""
+    drawn = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return Image.fromarray(drawn.numpy())
+
+
+def packed(name, backend):
+    """Two lenses and two pictures of other sizes in one sequence, the second in several windows if there are any."""
+    native = sharp(name)
+    lens = Lens(native.model, native.processor, backend="nnsight", remote=backend)
+    return native, lens, native.prompt("Compare.", images=[noise(90, 60), noise(170, 140)])
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "glm4v"])
+def test_packed_pictures_are_one_pattern_whose_parts_are_edited(name, remote):
+    native, lens, prompt = packed(name, remote)
+    edits = [AblateHeads([(0, 0)], "uniform", part="vision"), Knockout([1, 2], [0, 3], [1], part="vision")]
+    read = ["vision.pattern", "vision.z"]
+    expected, plain = native.run(prompt, edits, read), native.run(prompt, read=read)
+    assert (expected.reads["vision.pattern", 0] == 0).any()  # of other pictures
+    given = lens.run(prompt, edits, read)
+    for at, value in expected.reads.items():
+        assert (given.reads[at] - value).abs().max() < TOLERANCE
+    assert all((plain.reads["vision.z", layer] - given.reads["vision.z", layer]).abs().max() > 1e-3 for layer in (0, 1))
+    assert (given.logits - expected.logits).abs().max() < 1e-4
+    assert [report.edits for report in given.reports] == [report.edits for report in expected.reports]
+
+
+def test_a_packed_pattern_is_written_in_its_parts_alone(remote):
+    native, lens, prompt = packed("qwen2_5_vl", remote)
+    layer = 1
+    expected = native.run(prompt, [AblateHeads([(layer, 0), (layer, 1)], "uniform", part="vision")])
+    with lens.trace(prompt):
+        pattern = lens.read(layer, "vision.pattern").save()
+        even = (pattern > 0) / (pattern > 0).sum(-1, keepdim=True)
+        lens.write(layer, "vision.pattern", even)
+        logits = lens.envoy.output.logits.save()
+    assert (logits - expected.logits).abs().max() < 1e-4
+    everywhere = "an edit gives attention to tokens of another picture or window, which these rows cannot see"
+    with pytest.raises(Exception, match=everywhere), lens.trace(prompt):
+        lens.write(layer, "vision.pattern", torch.full_like(pattern, 1 / pattern.shape[-1]))
+
+
+def test_a_packed_pattern_that_an_intervention_edits_is_not_read_as_it_was(remote):
+    native, lens, prompt = packed("qwen2_5_vl", remote)
+    edit = AblateHeads([(1, 0)], "uniform", part="vision")
+    expected = native.run(prompt, [edit], ["vision.pattern", "vision.z"])
+    with lens.trace(prompt, interventions=[edit]):
+        before = lens.read(0, "vision.pattern").save()
+        z = lens.read(1, "vision.z").save()
+        logits = lens.envoy.output.logits.save()
+    assert (before - expected.reads["vision.pattern", 0]).abs().max() < TOLERANCE
+    assert (z - expected.reads["vision.z", 1]).abs().max() < TOLERANCE
+    assert (logits - expected.logits).abs().max() < 1e-4
+    said = (
+        "the pattern of layer 1 of the vision tower is edited by an intervention of this trace, and a tower that packs"
+    )
+    with pytest.raises(Exception, match=said), lens.trace(prompt, interventions=[edit]):
+        lens.read(1, "vision.pattern")
+
+
+def test_an_edit_of_what_is_out_of_reach_is_refused(remote, monkeypatch):
+    monkeypatch.setattr("lmm_lens.backends.nnsight.wrap.packed_in", lambda *given: ())  # a forward without the names
+    edit, packing = AblateHeads([(0, 1)], "uniform", part="vision"), on("qwen2_5_vl", remote)
+    said = r"layer 0 of the vision tower has no vision.pattern here: its forward attends in a way in which what it"
     with pytest.raises(HookError, match=said), packing.trace(prompt_of("qwen2_5_vl"), interventions=[edit]):
         pass
+    assert "vision.pattern" not in refused(packing, prompt_of("qwen2_5_vl"), 0, "vision.pattern").partition("it has")[2]
     behind = AblateHeads([(1, 1)], part="vision")
     with (
         pytest.raises(InterventionError, match="takes the features that leave layer 0: what changes behind it"),
@@ -214,8 +288,6 @@ def test_what_is_not_there_is_told(remote):
         llava, prompt, 1, "vision.z", torch.zeros(1)
     )
     assert "vision.z of layer 0 is (1, 17, 2, 16), given (3,)" in refused(llava, prompt, 0, "vision.z", torch.zeros(3))
-    packing = refused(on("qwen2_5_vl", remote), prompt_of("qwen2_5_vl"), 0, "vision.pattern")
-    assert "patterns of towers that pack pictures are out of reach there: take lens.run" in packing
 
 
 def test_a_model_without_a_tower_says_so():

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ...adapters.towers import Tower
 from ...adapters.walker import Layer
 from ...core.attention import AttentionCall, FusedAttention
+from ...core.packed_part import PackedPart
 from ...core.tapping import Tapping
 from ...core.taps import Tap
 from ...core.tower_rows import as_rows, check_length
@@ -31,7 +32,6 @@ from ..interrupts import GUARD, uninterrupted
 from ..streams import stream_of
 from . import interface
 from .module_hooks import hook_on, modules_of
-from .packed import PackedPart
 
 
 class TowerSession:

@@ -239,6 +239,9 @@ class NNsightBackend:
                 tower = self.tower_taps(seen, in_tower(seen))
             generates = "max_new_tokens" in options
             self.trace_lens = self.new_trace_lens(one_pass=not generates)
+            in_its_tower = [] if tower is None else tower.taps
+            changed = [tap.layer for tap in in_its_tower if tap.site == "pattern" and tap.edits]
+            self.trace_lens.edited = tuple(changed)
             acts = taps or tower is not None
             envoy = edited(self.model_envoys, prompt, taps, generates, tower) if acts else self._envoy
             if generates:
@@ -269,9 +272,9 @@ class NNsightBackend:
         if not TRAVELLING.get():
             return None
         check_one_model(self._envoy)
-        hook_points = self.trace_lens or self.new_trace_lens()
-        tower = hook_points.tower, hook_points.n_used
-        return TraceLens, (hook_points.layers, hook_points.envoy, hook_points.one_pass, None, *tower)
+        known = self.trace_lens or self.new_trace_lens()
+        tower = known.tower, known.n_used, known.edited
+        return TraceLens, (known.layers, known.envoy, known.one_pass, None, *tower)
 
     # ------------------------------------------------------------------ what runs where
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import ast
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -63,6 +63,33 @@ def values_of(attention: type[nn.Module]) -> str:
     ]
     last = max(bound, key=lambda node: node.lineno, default=None)
     return "" if last is None else labels.of.get(id(last), "")
+
+
+def packed_in(attention: type[nn.Module], labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels that `LayerEnvoys.packed` has of a class that attends part by part; () where some have no name.
+
+    Args:
+        attention: the class.
+        labels: nnsight's, of the operations of its forward, in order.
+    """
+    with READING:
+        tree = ast.parse(textwrap.dedent(source_of(attention.forward)))
+    for node in (each for each in ast.walk(tree) if isinstance(each, ast.ListComp)):
+        cut, over = node.elt, node.generators[0].iter  # [split(x, lengths.tolist()) for x in (query, key, value)]
+        if isinstance(cut, ast.Call) and _dotted(cut.func).endswith("split") and isinstance(over, ast.Tuple):
+            lengths = [each.id for each in ast.walk(cut.args[1]) if isinstance(each, ast.Name)]
+            names = [each.id for each in over.elts if isinstance(each, ast.Name)] + lengths
+            split = next(label for label in labels if label.startswith(f"{_dotted(cut.func).replace('.', '_')}_"))
+            before, after = labels[: labels.index(split)], labels[labels.index(split) :]
+            found = [_last(before, name) for name in names]
+            joined = [label for label in after if label.startswith("torch_cat_")]
+            out = after[after.index(joined[0]) + 1] if joined else ""  # the assignment of what the call gives
+            return (*found, out) if len(names) == 4 and all((*found, out)) else ()
+    return ()
+
+
+def _last(labels: Sequence[str], name: str) -> str:
+    return next((label for label in reversed(labels) if label.rpartition("_")[0] == name), "")
 
 
 INTERFACE = "attention_interface"

@@ -96,8 +96,8 @@ def checked_tower_taps(
     for tap in taps:
         if tap.site not in layers[tap.layer].sites:
             raise HookError(
-                f"layer {tap.layer} of the vision tower has no vision.{tap.site} here: patterns of towers that pack "
-                "pictures are out of reach of nnsight's traces\n"
+                f"layer {tap.layer} of the vision tower has no vision.{tap.site} here: its forward attends in a way in "
+                "which what it needs has no names that nnsight serves\n"
                 "  z, attn_out and the residual stream can be read and edited; patterns by lens.run with remote=False"
             )
     return TowerTaps(prompt.n_rows, prompt.n_tokens, taps)

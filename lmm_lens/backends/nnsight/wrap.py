@@ -25,7 +25,7 @@ from ..requirements import importing
 from ..sources import READING, source_of
 from ..twins import twin_of
 from ..unembedding import finishing
-from .entries import entries_of, values_of
+from .entries import entries_of, packed_in, values_of
 from .job import ModelEnvoys
 
 INTERFACE = "ALL_ATTENTION_FUNCTIONS"  # transformers' registry, from which each attention forward takes its function
@@ -158,8 +158,8 @@ def _envoy_of_module(envoy: Any, adapter: Adapter) -> dict[int, Any]:
 def envoys_of_tower(envoy: Any, adapter: Adapter, from_weights: bool) -> list[LayerEnvoys]:
     """The layers of a model's vision tower, which have no cache; none where there is none with heads.
 
-    Patterns are there where a layer calls its attention function once: those that pack pictures call it for each. On a
-    server, where what the function is given is out of reach, where the values have a name of their own, too.
+    Patterns are there where a layer calls its attention function once, or once for each part of a packed sequence. On a
+    server, where what the function is given is out of reach, what it is given must have names, too.
     """
     try:
         tower = adapter.tower
@@ -171,13 +171,19 @@ def envoys_of_tower(envoy: Any, adapter: Adapter, from_weights: bool) -> list[La
             attention = layer.attention
             assert attention is not None
             kind, call, values = type(attention), None, ""
-            if layer.attends_in is None and not _calls_often(kind):
-                call, _ = operations_of(kind, at[id(attention)].source.names)
-                values = values_of(kind) if from_weights else ""
+            packed: tuple[str, ...] = ()
+            if layer.attends_in is None:
+                labels = at[id(attention)].source.names
+                if _calls_often(kind):
+                    packed = packed_in(kind, labels)
+                else:
+                    call, _ = operations_of(kind, labels)
+                    values = values_of(kind) if from_weights else ""
             known = call if values or not from_weights else None
             envoys = _envoys_of(index, layer, at, {kind: (known, None)}, False)
             envoys.is_causal = bool(getattr(attention, "is_causal", False))
-            envoys.from_weights, envoys.values = bool(values), values
+            envoys.from_weights, envoys.values, envoys.packed = bool(values), values, packed
+            envoys.sites += ("pattern",) if packed else ()
             found.append(envoys)
     return found
 

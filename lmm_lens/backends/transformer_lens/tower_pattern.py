@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from ...core.attention import AttentionCall
 from ...core.envoys import all_rows
+from ...core.packed_part import of_another
 from ...core.rows import Chunk
 from ...core.whole_pattern import WholePattern
 from ...errors import HookError
 from ..native import interface
-from ..native.packed import of_another
 from ..native.tower import TowerSession
 from .architectures.hooked_attention import eager_pattern, for_each_head
 

@@ -6,11 +6,6 @@ from lmm_lens import AblateHeads, Lens, Read
 from tests.support.families import TOWERS, lens_of, prompt_of
 
 QUICK = ("llava", "qwen2_5_vl", "mllama")
-PACKING = (
-    *("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v", "exaone4_5", "paddleocr_vl", "video_llama_3"),
-    *("hunyuan_vl", "kimi_k25", "muse_glimmer", "dots3_note", "minicpmv4_6"),
-)
-"""Towers that attend to one picture after the other, whose patterns do not travel."""
 SITES = ("resid_pre", "z", "attn_out", "mlp_out", "resid_post")
 
 
@@ -25,7 +20,7 @@ def test_a_run_on_a_server_reads_and_edits_as_one_here(name):
         return
     lens = Lens(native.model, native.processor, backend="nnsight", remote="local")
     patterns = "pattern" in lens._backend.model_envoys.tower[0].sites
-    assert patterns == (name not in PACKING)
+    assert patterns
     edits = [AblateHeads([(0, 1)], part="vision"), *([AblateHeads([(0, 0)], "uniform", part="vision")] * patterns)]
     reads = [Read(f"vision.{site}", [0]) for site in (*SITES, *(["pattern"] * patterns))]
     given, expected = (each.run(prompt, edits, reads) for each in (lens, native))

@@ -36,7 +36,6 @@ from lmm_lens import (
 )
 
 SITES = ("resid_pre", "pattern", "z", "attn_out", "mlp_out", "resid_post")
-PACKED = ("qwen2_5_vl",)  # whose towers take all pictures as one sequence
 GENERATING = {"max_new_tokens": 4, "min_new_tokens": 4, "pad_token_id": 0, "logits": True}
 
 
@@ -142,9 +141,8 @@ class Family:
         )
 
     def of_the_tower(self) -> Iterator[tuple[str, Callable[[Lens], Any]]]:
-        """What reads and edits the vision tower; patterns where it does not pack pictures."""
-        tower = self.here.vision
-        sites = [f"vision.{site}" for site in SITES if site != "pattern" or self.name not in PACKED]
+        """What reads and edits the vision tower."""
+        tower, sites = self.here.vision, [f"vision.{site}" for site in SITES]
         heads = HeadSet([(0, 0), (0, 1)], tower.n_layers, tower.n_heads, part="vision")
         edit = AblateHeads(heads)
         yield "run, the tower read", lambda lens: lens.run(self.prompts(lens)[1], read=sites)
@@ -153,11 +151,10 @@ class Family:
             "generate, AblateHeads of the tower",
             lambda lens: lens.generate(self.prompts(lens)[1], [edit], **GENERATING),
         )
-        if self.name not in PACKED:
-            yield (
-                "score_heads of the tower, entropy",
-                lambda lens: score_heads(lens, self.prompts(lens)[1], "entropy", part="vision").values,
-            )
+        yield (
+            "score_heads of the tower, entropy",
+            lambda lens: score_heads(lens, self.prompts(lens)[1], "entropy", part="vision").values,
+        )
 
     def trace(self, lens: Lens) -> Any:
         """The residual stream entering a layer doubled, and the logits; a lens here does it with an intervention."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...core.attention import FusedAttention
-from ...core.rows import Chunk
-from ...errors import InterventionError
+from ..errors import InterventionError
+from .attention import FusedAttention
+from .rows import Chunk
 
 
 def of_another() -> InterventionError:
@@ -26,7 +26,7 @@ class PackedPart:
         self.shape, self.device = (batch, head, row, first + key), fused.device
 
     def _placed(self, of: Tensor, fill: float | bool) -> Tensor:
-        return nn.functional.pad(of, (self.first, 0), value=fill)
+        return torch.nn.functional.pad(of, (self.first, 0), value=fill)
 
     def probabilities(self, rows: Chunk, heads: tuple[int, ...] | None) -> Tensor:
         return self._placed(self.fused.probabilities(rows, heads), 0.0)
