@@ -121,12 +121,23 @@ def _inside(module: Any) -> Any:
     return module
 
 
+DEEPSTACK = "deepstack_visual_indexes"
+
+
 def _feature_layers(config: Any, n: int) -> tuple[int, ...]:
-    """The layers whose output the features are, in order: `vision_feature_layer` counts hidden states from 0."""
+    """The layers whose output the features are, in order: `vision_feature_layer` counts hidden states from 0.
+
+    With deepstack those of other layers enter later ones of the decoder: Qwen3-VL names these by their numbers, Granite
+    4 Vision all of them as hidden states.
+    """
     named = [getattr(config, name, None) for name in ("vision_feature_layer", "vision_feature_layers")]
     chosen = next((each for each in named if each is not None), -1)
     chosen = [chosen] if isinstance(chosen, int) else chosen
-    return tuple(sorted({(int(each) + n if each < 0 else int(each) - 1) for each in chosen}))
+    by_layer = getattr(config, "deepstack_layer_map", None)
+    if by_layer:
+        chosen = [*(layer for layer, _ in by_layer), getattr(config, "spatial_vision_layer", -1)]
+    found = {(int(each) + n if each < 0 else int(each) - 1) for each in chosen}
+    return tuple(sorted({*found, *(getattr(getattr(config, "vision_config", None), DEEPSTACK, None) or ())}))
 
 
 def _stem(name: str) -> str:

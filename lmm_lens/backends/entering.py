@@ -6,8 +6,8 @@ pixels are whose, for every family, from the model itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -60,6 +60,48 @@ def entered(adapter: Adapter, inputs: Mapping[str, Any], grad: bool = False) -> 
     if x.ndim == 4:  # several residual streams: of each token, or one after the other
         x = x.flatten(2) if x.shape[:2] == inputs["input_ids"].shape else x[0]
     return x
+
+
+def entered_and_added(
+    adapter: Adapter, inputs: Mapping[str, Any], behind: Sequence[int], grad: bool = False
+) -> tuple[Float[Tensor, "batch position d_model"], dict[int, Float[Tensor, "batch position d_model"]]]:
+    """What the first decoder layer is given, and what the model adds to the stream behind others (deepstack).
+
+    Args:
+        adapter: of the model.
+        inputs: what the model takes.
+        behind: the layers behind which it adds something.
+        grad: keep the graph of what is given and added, not that of the layers between.
+    """
+    if not behind:
+        return entered(adapter, inputs, grad), {}
+    found, left = dict[int, Tensor](), dict[int, Tensor]()
+
+    def enter(number: int) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            name, x = stream_into(args, kwargs)
+            assert x is not None
+            found[number - 1] = x - left[number - 1] if number else x
+            if number > max(behind):
+                raise _Entered
+            return (args, {**kwargs, name: x.detach()}) if name else ((x.detach(), *args[1:]), kwargs)
+
+        return hook
+
+    def leave(number: int) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], out: Any) -> Any:
+            left[number] = (out[0] if isinstance(out, tuple) else out).detach()
+            return (left[number], *out[1:]) if isinstance(out, tuple) else left[number]
+
+        return hook
+
+    with ExitStack() as hooks:
+        for number, layer in enumerate(adapter.layers[: max(behind) + 2]):
+            hooks.callback(layer.module.register_forward_pre_hook(enter(number), with_kwargs=True, prepend=True).remove)
+            hooks.callback(layer.module.register_forward_hook(leave(number)).remove)
+        with suppress(_Entered), torch.set_grad_enabled(grad):
+            adapter.model(**inputs)
+    return found[-1], {layer: found[layer] for layer in behind}
 
 
 @contextmanager

@@ -70,15 +70,16 @@ def edge_scores(pair: Pair, method: str, steps: int) -> Float[Tensor, "batch edg
 def _at(pair: Pair, share: float) -> Float[Tensor, "batch edge"]:
     """The scores at one point of the line."""
     if pair.tower is None:
-        scores, _ = _of_decoder(pair, share, between(pair.corrupt.embed, pair.clean.embed, share))
+        scores, _ = _of_decoder(pair, between(pair.corrupt.embed, pair.clean.embed, share), _added(pair, share))
         return _listed(scores, pair.graph)
     tower, found = pair.tower, dict[int, _Layer]()
     patches = between(tower.corrupt.embed, tower.clean.embed, share).requires_grad_()
     streams = tower.decoder.run(patches, None, _collecting(found, tower.decoder.parts))
-    embed = tower.entering(streams, between(pair.corrupt.embed, pair.clean.embed, share))
-    scores, embedded = _of_decoder(pair, share, embed.detach())
+    embed, added = tower.entering(streams, between(pair.corrupt.embed, pair.clean.embed, share))
+    entering = [embed, *added.values()]
+    scores, slopes = _of_decoder(pair, embed.detach(), {layer: x.detach() for layer, x in added.items()})
     wanted = [patches, *streams, *(x for layer in found.values() for x in layer.read)]
-    gradients = torch.autograd.grad(embed, wanted, embedded, allow_unused=True, materialize_grads=True)
+    gradients = torch.autograd.grad(entering, wanted, slopes, allow_unused=True, materialize_grads=True)
     entered, *rest = gradients
     finals, n, places = rest[: len(streams)], len(streams), tower.places
     _put(found, rest[n:])
@@ -92,10 +93,18 @@ def _listed(scores: Float[Tensor, "batch node entry span"], graph: Graph) -> Flo
     return scores[:, node, entry, span]
 
 
-def _of_decoder(pair: Pair, share: float, embed: Tensor) -> tuple[Float[Tensor, "batch node entry span"], Tensor]:
-    """The decoder's scores where this enters it, and the gradient by what enters."""
-    layers, gradient, embedded = _gradients(pair, share, embed)
-    return _products(pair, layers, embedded, [(pair.last, gradient[None])]), embedded
+def _of_decoder(
+    pair: Pair, embed: Tensor, added: Mapping[int, Tensor]
+) -> tuple[Float[Tensor, "batch node entry span"], list[Tensor]]:
+    """The decoder's scores where this enters it and is added in it, and the gradients by that."""
+    layers, gradient, slopes = _gradients(pair, embed, added)
+    return _products(pair, layers, slopes[0], [(pair.last, gradient[None])]), slopes
+
+
+def _added(pair: Pair, share: float) -> dict[int, Tensor]:
+    """What is added in the decoder at a point of the line."""
+    both = pair.clean.added.keys() & pair.corrupt.added.keys()
+    return {layer: between(pair.corrupt.added[layer], pair.clean.added[layer], share) for layer in sorted(both)}
 
 
 def _products(
@@ -152,22 +161,19 @@ def _put(layers: Mapping[int, _Layer], gradients: Sequence[Tensor]) -> None:
         layer.read = (q, k, v, mlp.reshape(layer.mid.shape))
 
 
-def _gradients(pair: Pair, share: float, embed: Tensor) -> tuple[Mapping[int, _Layer], Tensor, Tensor]:
-    """Gradients at a point of the line: of what each layer reads, of the last stream, of what enters the first."""
+def _gradients(
+    pair: Pair, embed: Tensor, added: Mapping[int, Tensor]
+) -> tuple[Mapping[int, _Layer], Tensor, list[Tensor]]:
+    """Gradients at a point of the line: of what each layer reads, of the last stream, of what enters and is added."""
     decoder, found = pair.decoder, dict[int, _Layer]()
-    embed = embed.requires_grad_()
-    added = {
-        layer: between(pair.corrupt.added[layer], x, share)
-        for layer, x in pair.clean.added.items()
-        if layer in pair.corrupt.added
-    }
+    entering = [x.requires_grad_() for x in (embed, *added.values())]
     final = decoder.run(embed, added, _collecting(found, decoder.parts))
     # the rows of a batch do not depend on each other
     total = logit_difference(decoder.logits(final), pair.contrast.ids).sum()
-    wanted = [embed, final, *(x for layer in found.values() for x in layer.read)]
-    embedded, gradient, *rest = torch.autograd.grad(total, wanted, allow_unused=True, materialize_grads=True)
-    _put(found, rest)
-    return found, gradient, embedded
+    wanted = [final, *entering, *(x for layer in found.values() for x in layer.read)]
+    gradient, *rest = torch.autograd.grad(total, wanted, allow_unused=True, materialize_grads=True)
+    _put(found, rest[len(entering) :])
+    return found, gradient, rest[: len(entering)]
 
 
 def between(corrupt: Tensor, clean: Tensor, share: float) -> Tensor:

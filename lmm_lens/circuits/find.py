@@ -76,8 +76,8 @@ def find_circuit(
 
     Raises:
         ScoreError: the model has paths that are not known (cross-attention, linear attention, projections of q, k and
-            v in one; with `tower` deepstack, and batches of packed pictures), another backend, prompts or answers
-            that tell nothing apart.
+            v in one; with `tower` batches of packed pictures), another backend, prompts or answers that tell nothing
+            apart.
         InterventionError: a clean and a corrupt prompt have another layout.
     """
     for name, given, valid in (("method", method, METHODS), ("average", average, AVERAGES)):

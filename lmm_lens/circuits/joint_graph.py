@@ -2,9 +2,9 @@
 
 Nodes of the tower: what enters its first layer ("patches"), each head ("V2H3"), each feed-forward part ("V2 MLP"). Its
 entries: q, k and v of its heads, its feed-forward parts, and the projector, which reads what leaves the layers that the
-features come from. What the projector gives is what the decoder's node "embed" writes at visual tokens, so that
-no edge runs from the tower past it. Spans of the tower are those of its own tokens: "vision image" (patches), "vision
-class", "vision register".
+features come from. What the projector gives is what the decoder's node "embed" writes at visual tokens, and, with
+deepstack, what its "deepstack" nodes write; so no edge runs from the tower past it. Spans of the tower are those of its
+own tokens: "vision image" (patches), "vision class", "vision register".
 """
 
 from __future__ import annotations

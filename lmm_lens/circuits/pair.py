@@ -184,8 +184,7 @@ def _pair(
         tuple(spans),
     )
     kept = runs[1] if keep_corrupt else entered[1]
-    entering = [run.embed for run in entered]
-    before = None if tower is None else tower.finished(corrupt, entering, WHOLE not in spans, keep_corrupt)
+    before = None if tower is None else tower.finished(corrupt, entered[0], WHOLE not in spans, keep_corrupt)
     found_pair = Pair(decoder, graph, entered[0], kept, change, Places.of(list(spans.values())), pair, marks, before)
     _check_sum(found_pair, finals[0][0] - finals[1][0], finals[0][0])
     return found_pair

@@ -151,19 +151,19 @@ class PatchedForwards(PatchedLayers):
         self.whole = pair
         self.final: Tensor = self.left
 
-    def logit_differences(
-        self, keep: Keep, first: int = 0, embed: Float[Tensor, "batch position d_model"] | None = None
-    ) -> Float[Tensor, " batch"]:
+    def logit_differences(self, keep: Keep, first: int = 0, entering: Written | None = None) -> Float[Tensor, " batch"]:
         """The logit difference of each row with some edges kept, fp64 on the CPU.
 
         Args:
             keep: which edges carry what their node writes now; all others carry their corrupt value.
             first: the first layer in which an edge is not kept; those before are as in the clean run.
-            embed: what enters the decoder, in place of what the clean run's does; `first` is 0 then.
+            entering: what enters the decoder and is added in it, in place of the clean run's; `first` is 0 then.
         """
         keep = keep & self.graph.exists
         change = self.pair.change
-        now = Written(change.embed if embed is None else embed - self.pair.corrupt.embed, change.added)
+        now = Written(change.embed, change.added)
+        if entering is not None:
+            now = entering.minus(Written(self.pair.corrupt.embed, self.pair.corrupt.added))
         for layer in range(first):
             now.z[layer], now.mlp[layer] = change.z[layer], change.mlp[layer]
         with torch.no_grad(), attention.switched(self.decoder.configs):
@@ -228,8 +228,8 @@ class JointForwards:
         if bool(of_tower[whole.tower.exists].all()):
             return self.decoder.logit_differences(mine, first)
         with torch.no_grad():
-            embed = tower.entering(self.tower.leaving(of_tower), self.pair.clean.embed)
-        return self.decoder.logit_differences(mine, 0, embed)
+            entering = Written(*tower.entering(self.tower.leaving(of_tower), self.pair.clean.embed))
+        return self.decoder.logit_differences(mine, 0, entering)
 
 
 def _returning(tensor: Tensor) -> Any:

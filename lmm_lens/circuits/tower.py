@@ -1,8 +1,9 @@
 """A vision tower taken apart on a clean and a corrupt prompt, to be run by itself: its layers, then the projector.
 
-The tower's layers run on what the model gave them. What comes behind them, up to the decoder's first layer, is the
-model itself: run on the corrupt pictures, with the last layer giving what it is told to. That all of the clean picture
-comes through that layer is checked, or the model is refused.
+The tower's layers run on what the model gave them. What comes behind them, up to the decoder's first layer and to all
+others behind which features are added (deepstack), is the model itself: run on the corrupt pictures, with the layers
+that features come from giving what they are told to. That all of the clean picture comes through these layers is
+checked, or the model is refused.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..backends.entering import entered, given_to
+from ..backends.entering import entered_and_added, given_to
 from ..errors import ModelError
 from ..prompts.prompt import Prompt
 from ..prompts.tower import tower_prompt
@@ -45,6 +46,7 @@ class TowerStack:
         layers, parts: the layers, taken apart.
         given: of each layer, what it is given beside the stream.
         reads: behind which layers the projector reads, the last among them.
+        behind: the decoder layers behind which features are added.
         configs: none of the tower's attention is exchanged.
     """
 
@@ -54,6 +56,7 @@ class TowerStack:
     parts: tuple[Parts, ...]
     given: Given
     reads: tuple[int, ...]
+    behind: tuple[int, ...] = ()
     configs: Sequence[Any] = ()
 
     def run(
@@ -79,10 +82,14 @@ class TowerStack:
         found: Tensor = out[0] if isinstance(out, tuple) else out
         return found
 
-    def projected(self, streams: Sequence[Tensor]) -> Float[Tensor, "batch position width"]:
-        """What enters the decoder where these streams leave the layers that are read, with gradients if they are on."""
+    def projected(
+        self, streams: Sequence[Tensor]
+    ) -> tuple[Float[Tensor, "batch position width"], dict[int, Float[Tensor, "batch position width"]]]:
+        """What enters the decoder, and what is added in it by layer, where these streams leave the layers that are
+        read; with gradients if they are on."""
         with self._giving(dict(zip(self.reads, streams, strict=True))):
-            return entered(self.lens.adapter, self.corrupt.inputs, grad=torch.is_grad_enabled())
+            inputs, grad = self.corrupt.inputs, torch.is_grad_enabled()
+            return entered_and_added(self.lens.adapter, inputs, self.behind, grad)
 
     @contextmanager
     def _giving(self, streams: Mapping[int, Tensor]) -> Iterator[None]:
@@ -135,11 +142,10 @@ class TowerPair:
         found: Tensor = scores.unflatten(0, (self.n_rows, -1)).sum(1)
         return found
 
-    def entering(self, streams: Sequence[Tensor], text: Tensor) -> Tensor:
-        """What enters the decoder: at visual tokens what is made of streams, else `text`."""
-        features = self.decoder.projected(streams)
-        found: Tensor = torch.where(self.visual[..., None].to(features.device), features, text)
-        return found
+    def entering(self, streams: Sequence[Tensor], text: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        """What enters the decoder, at visual tokens what is made of streams, else `text`; and what is added in it."""
+        features, added = self.decoder.projected(streams)
+        return torch.where(self.visual[..., None].to(features.device), features, text), added
 
 
 class TowerWatch:
@@ -150,7 +156,7 @@ class TowerWatch:
         prompt: one with pictures.
 
     Raises:
-        UnfitError: it has no tower with heads, or one whose features enter at several layers.
+        UnfitError: it has no tower with heads.
     """
 
     def __init__(self, lens: Lens, prompt: Prompt) -> None:
@@ -159,8 +165,6 @@ class TowerWatch:
             tower = lens.vision.tower
         except ModelError as why:
             raise UnfitError(str(why).partition("\n")[0]) from why
-        if lens.shape.reinjects:
-            raise UnfitError("features of its vision tower enter later layers of the decoder, too (deepstack)")
         first = given_to(tower.layers[0].module, lens.adapter.model, prompt.inputs)
         packed = first is not None and first.ndim == 2  # all pictures in one sequence
         self.tower = tower
@@ -201,8 +205,8 @@ class TowerWatch:
         self.finals.append(finals)
         self.given.append(tuple(given[number] for number in range(len(self.layers))))
 
-    def finished(self, corrupt: Prompt, entering: Sequence[Tensor], by_span: bool, keep_corrupt: bool) -> TowerPair:
-        """What was watched, clean first; `entering` is what entered the decoder in both runs.
+    def finished(self, corrupt: Prompt, entering: Written, by_span: bool, keep_corrupt: bool) -> TowerPair:
+        """What was watched, clean first; `entering` is what entered the decoder in the clean run.
 
         Raises:
             UnfitError: not all of a picture comes through the last layer, or its rows cannot be told apart.
@@ -221,6 +225,7 @@ class TowerWatch:
             tuple(self.parts[n] for n in range(len(self.layers))),
             self.given[1],
             self.reads,
+            tuple(sorted(entering.added)),
         )
         tower = self.tower
         places = tower.n_class, tower.n_registers, tower.class_behind, tower.knows_places
@@ -253,12 +258,12 @@ class TowerWatch:
         self._check(pair, entering)
         return pair
 
-    def _check(self, pair: TowerPair, entering: Sequence[Tensor]) -> None:
+    def _check(self, pair: TowerPair, entering: Written) -> None:
         with torch.no_grad():
-            features = pair.entering(self.finals[0], entering[0])
+            features, added = pair.entering(self.finals[0], entering.embed)
             alone = pair.decoder.run(pair.clean.embed)
-        scale = entering[0].abs().max()
-        if not agree(features / scale, entering[0] / scale):
+        made = [(features, entering.embed), *((added[layer], entering.added[layer]) for layer in added)]
+        if not all(agree(mine / theirs.abs().max(), theirs / theirs.abs().max()) for mine, theirs in made):
             named = f"layer{'s' * (len(self.reads) > 1)} {', '.join(map(str, self.reads))}"
             raise UnfitError(
                 f"not all of a picture comes through {named} of its vision tower: features of other layers, of a "

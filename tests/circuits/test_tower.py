@@ -36,10 +36,12 @@ LAYERS = {
     "qwen2_5_vl": "model.visual.blocks",
     "video_llama_3": "model.vision_model.encoder.layers",
     "paddleocr_vl": "model.visual.vision_model.encoder.layers",
+    "qwen3_vl": "model.visual.blocks",
+    "granite4_vision": "model.vision_tower.encoder.layers",
 }
-READS = {"vipllava": (0, 1)}
+READS = {"vipllava": (0, 1), "qwen3_vl": (0, 1, 2)}
 """Layers that the projector reads from, where there are several."""
-QUICK = ("paligemma", "llava_next", "internvl", "qwen2_5_vl", "vipllava")
+QUICK = ("paligemma", "llava_next", "internvl", "qwen2_5_vl", "vipllava", "qwen3_vl")
 OTHERS = (
     "qwen2_vl",
     "video_llama_3",
@@ -50,6 +52,7 @@ OTHERS = (
     "idefics3",
     "smolvlm",
     "aya_vision",
+    "granite4_vision",
 )
 FAMILIES = [*QUICK, *(pytest.param(name, marks=pytest.mark.long) for name in OTHERS)]
 
@@ -116,7 +119,7 @@ def test_eap_equals_autograd_with_an_input_for_every_entry(name):
     torch.testing.assert_close(circuit.scores[:n], plain.scores, atol=float(1e-5 * plain.scores.abs().max()), rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["paligemma", pytest.param("llava_next", marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", ["paligemma", "qwen3_vl", pytest.param("llava_next", marks=pytest.mark.long)])
 def test_eap_ig_is_the_mean_over_the_midpoints_of_the_line_before_the_tower(name):
     it = exact(name)
     circuit = find_circuit(it.lens, *it.prompts, steps=3, tower=True, **it.answers)
@@ -270,12 +273,10 @@ def test_a_circuit_of_the_decoder_has_no_heads_of_the_tower(lens):
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("qwen3_vl", r"features of its vision tower enter later layers of the decoder, too \(deepstack\)"),
         (
             "deepseek_vl_hybrid",
             "not all of a picture comes through layer 1 of its vision tower: features of other layers",
         ),
-        ("granite4_vision", r"features of its vision tower enter later layers of the decoder, too \(deepstack\)"),
         ("fast_vlm", "no vision tower with attention heads was found"),
     ],
 )
@@ -345,3 +346,30 @@ def test_a_batch_whose_tiles_are_not_told_apart_is_refused():
     ]
     with pytest.raises(ScoreError, match="rows for 2 prompts, so that it is not known which is whose"):
         find_circuit(lens, *batches, tower=True, answer=5, against=7)
+
+
+def test_with_deepstack_what_is_added_later_comes_through_the_projector():
+    it = exact("qwen3_vl")
+    circuit = find_circuit(it.lens, *it.prompts, method="eap", tower=True, **it.answers)
+    graph = circuit.graph
+    assert graph.decoder.deepstack == (0, 1)
+    assert graph.tower.reads == (0, 1)
+    names = [str(entry) for entry in graph.entries]
+    assert [name for name in names if name.startswith("projector")] == [
+        "projector behind V0",
+        "projector behind V1",
+        "projector",
+    ]
+    (pair,) = pairs_of(it.lens, *it.prompts, *it.answers.values(), True, True, tower=True)
+    with torch.no_grad():
+        streams = [final.clone() for final in JointForwards(pair).tower.leaving(graph.tower.exists)]
+        embed, added = pair.tower.entering(streams, pair.clean.embed)
+    assert added.keys() == {0, 1}
+    for made, theirs in [(embed, pair.clean.embed), *((added[layer], pair.clean.added[layer]) for layer in added)]:
+        assert (made - theirs).abs().max() <= 1e-9 * theirs.abs().max()
+    streams[0] = streams[0].flip(-1)  # behind the first layer: of the decoder it reaches what is added alone
+    with torch.no_grad():
+        other, later = pair.tower.entering(streams, pair.clean.embed)
+    assert torch.equal(other, embed)
+    assert not torch.allclose(later[0], added[0])
+    torch.testing.assert_close(later[1], added[1], atol=1e-12, rtol=1e-12)  # a difference of streams
