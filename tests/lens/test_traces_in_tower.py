@@ -253,7 +253,7 @@ def test_a_packed_pattern_that_an_intervention_edits_is_not_read_as_it_was(remot
 
 
 def test_an_edit_of_what_is_out_of_reach_is_refused(remote, monkeypatch):
-    monkeypatch.setattr("lmm_lens.backends.nnsight.wrap.packed_in", lambda *given: ())  # a forward without the names
+    monkeypatch.setattr("lmm_lens.backends.nnsight.wrap.packed_in", lambda attention: ())  # a forward without the names
     edit, packing = AblateHeads([(0, 1)], "uniform", part="vision"), on("qwen2_5_vl", remote)
     said = r"layer 0 of the vision tower has no vision.pattern here: its forward attends in a way in which what it"
     with pytest.raises(HookError, match=said), packing.trace(prompt_of("qwen2_5_vl"), interventions=[edit]):

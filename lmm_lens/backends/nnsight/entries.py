@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import ast
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
 
 from ..sources import READING, source_of
+from .labels import Labels
 
 PLAIN = ("shape", "dtype", "device", "ndim", "size", "dim")  # what is asked of a tensor besides its values
 
@@ -40,60 +41,6 @@ class Entry:
     module: nn.Module
     label: str
     end: str
-
-
-def values_of(attention: type[nn.Module]) -> str:
-    """nnsight's label of the assignment of the values that an attention function is given; "" where there is none."""
-    try:
-        with READING:
-            (tree,) = ast.parse(textwrap.dedent(source_of(attention.forward))).body
-    except (OSError, TypeError, SyntaxError):
-        return ""
-    labels = _Labels()
-    labels.visit(tree)
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _dotted(node.func).endswith(INTERFACE)]
-    names = {each.args[3].id for each in calls if len(each.args) > 3 and isinstance(each.args[3], ast.Name)}
-    if len(names) != 1:
-        return ""
-    (name,) = names
-    bound = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign) and [each.id for each in node.targets if isinstance(each, ast.Name)] == [name]
-    ]
-    last = max(bound, key=lambda node: node.lineno, default=None)
-    return "" if last is None else labels.of.get(id(last), "")
-
-
-def packed_in(attention: type[nn.Module], labels: Sequence[str]) -> tuple[str, ...]:
-    """The labels that `LayerEnvoys.packed` has of a class that attends part by part; () where some have no name.
-
-    Args:
-        attention: the class.
-        labels: nnsight's, of the operations of its forward, in order.
-    """
-    with READING:
-        tree = ast.parse(textwrap.dedent(source_of(attention.forward)))
-    for node in (each for each in ast.walk(tree) if isinstance(each, ast.ListComp)):
-        cut, over = node.elt, node.generators[0].iter  # [split(x, lengths.tolist()) for x in (query, key, value)]
-        if isinstance(cut, ast.Call) and _dotted(cut.func).endswith("split") and isinstance(over, ast.Tuple):
-            lengths = [each.id for each in ast.walk(cut.args[1]) if isinstance(each, ast.Name)]
-            names = [each.id for each in over.elts if isinstance(each, ast.Name)] + lengths
-            split = next(label for label in labels if label.startswith(f"{_dotted(cut.func).replace('.', '_')}_"))
-            before, after = labels[: labels.index(split)], labels[labels.index(split) :]
-            found = [_last(before, name) for name in names]
-            joined = [label for label in after if label.startswith("torch_cat_")]
-            out = after[after.index(joined[0]) + 1] if joined else ""  # the assignment of what the call gives
-            return (*found, out) if len(names) == 4 and all((*found, out)) else ()
-    return ()
-
-
-def _last(labels: Sequence[str], name: str) -> str:
-    return next((label for label in reversed(labels) if label.rpartition("_")[0] == name), "")
-
-
-INTERFACE = "attention_interface"
-"""What attention forwards of transformers call the function that they are given."""
 
 
 class _OtherUseError(Exception):
@@ -130,7 +77,7 @@ class _Forward:
         if argument not in names and not (isinstance(argument, int) and argument + 1 < len(names)):
             raise _OtherUseError
         self.name = names[argument + 1] if isinstance(argument, int) else argument
-        self.labels = _Labels()
+        self.labels = Labels()
         self.labels.visit(self.tree)
 
     def uses(self) -> Iterator[Entry]:
@@ -236,56 +183,3 @@ class _Forward:
 
     def _mentions(self, node: ast.AST) -> bool:
         return any(self._is_it(each) for each in ast.walk(node))
-
-
-class _Labels(ast.NodeVisitor):
-    """nnsight's labels of calls and assignments: the dotted name, and how many of it came before in order of execution.
-
-    Attributes:
-        of: by id of the node; of an assignment to one name alone.
-    """
-
-    def __init__(self) -> None:
-        self.of: dict[int, str] = {}
-        self.counts: dict[str, int] = {}
-
-    def visit_Call(self, node: ast.Call) -> None:
-        if isinstance(node.func, ast.Name) and node.func.id == "super" and not (node.args or node.keywords):
-            return
-        self.generic_visit(node)
-        self._label(_dotted(node.func) or "call", node)
-
-    def visit_Assign(self, node: ast.Assign) -> None:
-        self.visit(node.value)
-        for target in node.targets:
-            self.visit(target)
-        if len(node.targets) == 1:
-            self._bound(node.targets[0], node.value, node)
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        if node.value is not None:
-            self.visit(node.value)
-            self._bound(node.target, node.value, node)
-
-    def _bound(self, target: ast.expr, value: ast.expr, node: ast.stmt) -> None:
-        if isinstance(target, (ast.Tuple, ast.List)):
-            if isinstance(value, (ast.Tuple, ast.List)) and len(target.elts) == len(value.elts):
-                for each, its in zip(target.elts, value.elts, strict=True):
-                    self._bound(each, its, node)
-        elif name := _dotted(target):
-            self._label(name, node)
-
-    def _label(self, name: str, node: ast.AST) -> None:
-        n_before = self.counts.get(name, 0)
-        self.counts[name] = n_before + 1
-        self.of[id(node)] = f"{name}_{n_before}"
-
-
-def _dotted(expression: ast.expr) -> str:
-    """The name of what is called or bound, its parts joined by underscores."""
-    if isinstance(expression, ast.Subscript):
-        return _dotted(expression.value)
-    if isinstance(expression, ast.Attribute):
-        before = _dotted(expression.value)
-        return f"{before}_{expression.attr}" if before else expression.attr
-    return expression.id if isinstance(expression, ast.Name) else ""

@@ -7,11 +7,8 @@ the attention function and for the cache's update, and what is found is checked 
 
 from __future__ import annotations
 
-import ast
 import copy
 import json
-import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +16,16 @@ from torch import nn
 
 from ...adapters import Adapter, Layer
 from ...core.layer_envoys import LayerEnvoys
-from ...errors import HookError, ModelError, RemoteError
+from ...errors import ModelError, RemoteError
 from ..placement import Shards, accelerate_hooks, device_of
 from ..requirements import importing
-from ..sources import READING, source_of
+from ..sources import READING
 from ..twins import twin_of
 from ..unembedding import finishing
-from .entries import entries_of, packed_in, values_of
+from .attention_labels import attends_by_part, operations_of, packed_in, values_of
+from .entries import entries_of
 from .job import ModelEnvoys
 
-INTERFACE = "ALL_ATTENTION_FUNCTIONS"  # transformers' registry, from which each attention forward takes its function
 TASK = "image-text-to-text"
 
 
@@ -173,11 +170,10 @@ def envoys_of_tower(envoy: Any, adapter: Adapter, from_weights: bool) -> list[La
             kind, call, values = type(attention), None, ""
             packed: tuple[str, ...] = ()
             if layer.attends_in is None:
-                labels = at[id(attention)].source.names
-                if _calls_often(kind):
-                    packed = packed_in(kind, labels)
+                if attends_by_part(kind):
+                    packed = packed_in(kind)
                 else:
-                    call, _ = operations_of(kind, labels)
+                    call, _ = operations_of(kind, at[id(attention)].source.names)
                     values = values_of(kind) if from_weights else ""
             known = call if values or not from_weights else None
             envoys = _envoys_of(index, layer, at, {kind: (known, None)}, False)
@@ -186,14 +182,6 @@ def envoys_of_tower(envoy: Any, adapter: Adapter, from_weights: bool) -> list[La
             envoys.sites += ("pattern",) if packed else ()
             found.append(envoys)
     return found
-
-
-def _calls_often(attention: type[nn.Module]) -> bool:
-    """Whether a forward goes over the parts of a packed sequence, each attending by itself."""
-    tree = ast.parse(textwrap.dedent(source_of(attention.forward)))
-    loops = (ast.ListComp, ast.GeneratorExp, ast.For, ast.While)
-    calls = [each for node in ast.walk(tree) if isinstance(node, loops) for each in ast.walk(node)]
-    return any(isinstance(each, ast.Call) and "attention" in ast.unparse(each.func) for each in calls)
 
 
 def _envoys_of(
@@ -237,35 +225,3 @@ def label_operations(envoys: LayerEnvoys, site: str) -> None:
         elif site == "resid_pre":
             for envoy, _, _ in envoys.entries:
                 _ = envoy.source
-
-
-def operations_of(attention: type[nn.Module], labels: Sequence[str]) -> tuple[str | None, str | None]:
-    """The labels of the call of the attention function and of the cache's update; None where there is none.
-
-    Args:
-        attention: the class of attention.
-        labels: nnsight's, of the operations of its forward, in order.
-
-    Raises:
-        HookError: there is no source to read.
-    """
-    try:
-        with READING:
-            tree = ast.parse(textwrap.dedent(source_of(attention.forward)))
-    except (OSError, TypeError) as error:
-        raise HookError(f"the source of {attention.__name__}.forward cannot be read: {error}") from error
-    names = {
-        target.id
-        for node in ast.walk(tree)
-        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None and _mentions(node.value, INTERFACE)
-        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
-        if isinstance(target, ast.Name)
-    }
-    calls = [label for label in labels if label.rpartition("_")[0] in names]
-    updates = [label for label in labels if label.rpartition("_")[0].endswith("past_key_values_update")]
-    # bindings of the name come before the call of what is bound to it, so the call has the last number
-    return calls[-1] if calls else None, updates[-1] if updates else None
-
-
-def _mentions(node: ast.AST, name: str) -> bool:
-    return any(isinstance(part, ast.Name) and part.id == name for part in ast.walk(node))

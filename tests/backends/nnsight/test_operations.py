@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lmm_lens import AblateHeads, Knockout, Lens, Read
-from lmm_lens.backends.nnsight.wrap import operations_of
+from lmm_lens.backends.nnsight.attention_labels import operations_of
 from lmm_lens.core import envoys, trace
 from lmm_lens.errors import HookError
 from tests.support.cases import case
