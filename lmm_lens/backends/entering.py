@@ -81,7 +81,7 @@ def entered_and_added(
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             name, x = stream_into(args, kwargs)
             assert x is not None
-            found[number - 1] = x - left[number - 1] if number else x
+            found[number - 1] = x - left[number - 1].to(x.device) if number else x
             if number > max(behind):
                 raise _Entered
             return (args, {**kwargs, name: x.detach()}) if name else ((x.detach(), *args[1:]), kwargs)
