@@ -27,6 +27,7 @@ EDITS = {
 }
 pytestmark = pytest.mark.filterwarnings("ignore:.* of the visual tokens are sinks")
 KINDS = ["llava", "qwen2_5_vl", "gemma3"]  # as many keys as heads; groups of heads; windows
+OTHERS = [name for name in FAMILIES if name not in KINDS]
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def check_alike(made, tolerance=1e-5):
         assert one.moved == pytest.approx(other.moved, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", list(FAMILIES))
+@pytest.mark.parametrize("name", KINDS + [pytest.param(name, marks=pytest.mark.long) for name in OTHERS])
 def test_var_is_the_same_in_every_family(name, both_ways):
     check_alike(both_ways(case(name).lens, case(name).prompt, LOOSE)[0])
 
@@ -105,7 +106,7 @@ def test_other_precisions(name, dtype, both_ways):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", list(FAMILIES))
+@pytest.mark.parametrize("name", KINDS + [pytest.param(name, marks=pytest.mark.long) for name in OTHERS])
 def test_heads_that_are_not_chosen_keep_every_bit(name, dtype):
     own = case(name)
     lens, inputs = own.lens, own.inputs
