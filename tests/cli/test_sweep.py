@@ -208,6 +208,7 @@ def test_an_interrupted_sweep_goes_on_and_ends_with_the_same_numbers(cli, config
     np.testing.assert_array_equal(continued.per_prompt, whole.per_prompt)
 
 
+@pytest.mark.long
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(config, tmp_path):
     path = config(heads="all", rows="all", data={"kind": "shapes", "n": 300})
     folder = tmp_path / "out" / "effects"

@@ -31,6 +31,7 @@ def files(tmp_path_factory):
     return {n: write(folder / f"{n}.jsonl", n) for n in (2_000, 20_000, 40_000)}
 
 
+@pytest.mark.long
 def test_forty_thousand_rows_take_the_memory_of_two_thousand(files):
     few, many = (peak(files[n]) for n in (2_000, 40_000))
     print("peak bytes", few[1], many[1])

@@ -281,6 +281,7 @@ print(json.dumps([smaller, worst, bool(found["way"] >= HALVED)]))
 """
 
 
+@pytest.mark.long
 def test_when_memory_runs_out_the_batch_is_halved_and_the_sweep_goes_on():
     """In a process of its own, whose address space is limited for real, and which has freed no memory before."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

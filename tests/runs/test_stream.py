@@ -166,6 +166,7 @@ def growth(where) -> float:
     return late / early - 1
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_stream(path):
     assert growth(path) < 0.02
     assert RunFolder.open(path).tensors()["effect"][:, 5].tolist() == list(range(20_000))
