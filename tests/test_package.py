@@ -192,6 +192,7 @@ def test_what_the_wheel_announces_to_others_is_there(wheel):
         assert callable(getattr(importlib.import_module(module), name)), f"{module}:{name}"
 
 
+@pytest.mark.long
 def test_an_installed_wheel_works_away_from_the_sources(wheel, tmp_path):
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", tmp_path / "site", wheel.path]
     subprocess.run(command, check=True, capture_output=True)

@@ -9,6 +9,8 @@ import linecache
 import re
 from pathlib import Path
 
+import pytest
+
 from lmm_lens.cli.support import table
 from tests.support.outputs import same
 
@@ -20,6 +22,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+@pytest.mark.long
 def test_every_python_example_runs_and_prints_what_stands_below_it():
     examples = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, re.DOTALL)
     assert [code for code, _ in examples] == blocks("python"), "every example has its output below it"

@@ -49,6 +49,7 @@ def size(service: Service, call: Any, *arguments: Any, **options: Any) -> int:
     return entry["payload_bytes"]
 
 
+@pytest.mark.long
 def test_jobs_on_llava_1_5_7b_with_a_noise_photo_stay_under_a_megabyte(
     llava: Lens, refusing: Service, sent: list[Payload], monkeypatch: pytest.MonkeyPatch
 ) -> None:
