@@ -178,10 +178,7 @@ def var(lens: Lens) -> Figure:
     figure = Figure(figsize=(6.6, 2.7), dpi=150, layout="constrained")
     ax = figure.subplots()
     places = torch.arange(len(names))
-    for shift, values, color, label in (
-        (-0.2, row, GREY, "before"),
-        (0.2, after, ORANGE, "after, p = 0.6"),
-    ):
+    for shift, values, color, label in ((-0.2, row, GREY, "before"), (0.2, after, ORANGE, "after, p = 0.6")):
         bars = ax.bar((places + shift).tolist(), values.tolist(), 0.38, color=color, label=label)
         ax.bar_label(bars, fmt="%.3f", fontsize=7, padding=1)
     ax.set_xticks(places.tolist(), names, fontsize=8)

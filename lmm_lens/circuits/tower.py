@@ -209,7 +209,7 @@ class TowerWatch:
         """What was watched, clean first; `entering` is what entered the decoder in the clean run.
 
         Raises:
-            UnfitError: not all of a picture comes through the last layer, or its rows cannot be told apart.
+            UnfitError: not all of a picture comes through the layers that are read, or its rows cannot be told apart.
         """
         clean, dirty = self.runs
         n_tower, n_tokens = clean.embed.shape[:2]

@@ -29,6 +29,7 @@ NOT_SETTINGS = {
 }
 """Attributes on which no answer depends, or, of `training`, not of every module's."""
 PLAIN = {bool, int, float, str, type(None)}
+"""Types of most attributes, told without a closer look."""
 PASSING = ("long_inv_freq", "max_seq_len_cached")
 """Ends of names of what rotary embeddings keep of the last prompt."""
 

@@ -113,9 +113,11 @@ def attention(
         scaling = query.shape[-1] ** -0.5
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
 
+    special = kwargs.get("softcap"), extra_logits(kwargs), kwargs.get("position_bias")
+
     def own(mask: Tensor | None = attention_mask, /) -> Tensor:
-        grouped = query.shape[1] != key.shape[1]
-        if grouped and mask is not attention_mask is None and implementation(module) != "eager":
+        is_plain = implementation(module) != "eager" and all(each is None for each in special)
+        if is_plain and query.shape[1] != key.shape[1] and mask is not attention_mask is None:
             # the kernel of before, which shares keys and values; transformers has others for grouped queries and a mask
             options: dict[str, Any] = {"scale": scaling, "enable_gqa": True}
             return scaled_dot_product_attention(query, key, value, mask, **options).transpose(1, 2).contiguous()
@@ -124,7 +126,6 @@ def attention(
     listener = listener_of(module)
     if listener is None:
         return own(), None
-    special = kwargs.get("softcap"), extra_logits(kwargs), kwargs.get("position_bias")
     seen = dense_mask(attention_mask, query.shape[2], key.shape[2])
     call = AttentionCall(query, key, value, seen, scaling, causal, *special)
     return listener.attend(module, call, own), None

@@ -89,7 +89,7 @@ def test_padding_and_room_for_more_stay_hidden(name, options, both_ways):
     check_alike(both_ways(own.lens, own.lens.prompt(inputs=own.pair("left")[1]), LOOSE, **options)[0])
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("name", KINDS)
 def test_other_precisions(name, dtype, both_ways):
     model, inputs = FAMILIES[name]()
