@@ -23,7 +23,7 @@ from lmm_lens.prompts.turns import Turns
 from .calls import Calls
 from .row import BatchRow, TokenRun
 from .towers import Tower, find_tower
-from .walker import Layer, find_layers
+from .walker import Layer, every_module, find_layers
 
 
 class Adapter(Calls):
@@ -71,7 +71,7 @@ class Adapter(Calls):
                 "TransformerLens or nnsight directly"
             )
         self.layers = self.find_layers()
-        self._modules = list(model.modules())
+        self._modules = every_module(model)
 
     @classmethod
     def variant(cls, model: Any) -> type[Adapter]:
@@ -100,7 +100,7 @@ class Adapter(Calls):
 
     def look_again(self) -> None:
         """Find the layers anew where modules of the model were exchanged: an adapter put in, a layer replaced."""
-        modules = list(self.model.modules())
+        modules = every_module(self.model)
         if len(modules) == len(self._modules) and all(map(operator.is_, modules, self._modules)):
             return
         self.layers, self._modules = self.find_layers(), modules

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lmm_lens.errors import ModelError, PromptError
 
-from .walker import Layer
+from .walker import Layer, every_module
 
 PADDING = 0
 """The id that stands for padding in a sequence that an adapter makes: never that of a visual token."""
@@ -93,7 +93,7 @@ class Calls:
         """Models inside the model that `generate` may run by themselves, from embeddings, as remote code does."""
         return tuple(
             module
-            for module in self.model.modules()
+            for module in every_module(self.model)
             if module is not self.model
             and callable(getattr(module, "generate", None))
             and any(part is self.layers[0].module for part in module.modules())

@@ -60,6 +60,18 @@ class Layer:
         return cls(block, output_projection, output_projection, mlp, n_heads, width // n_heads, attends_in=block)
 
 
+def every_module(model: nn.Module) -> list[nn.Module]:
+    """`list(model.modules())`, which spends most of its time on names; calls of a lens ask at every turn."""
+    found: dict[nn.Module, None] = {}
+    todo = [model]
+    while todo:
+        module = todo.pop()
+        if module not in found:
+            found[module] = None
+            todo += [child for child in reversed(module._modules.values()) if child is not None]
+    return list(found)
+
+
 def find_layers(model: nn.Module) -> tuple[Layer, ...]:
     """The decoder layers in order.
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..adapters.walker import every_module
 from ..errors import ModelError
 
 
@@ -80,7 +81,7 @@ def is_compiled(model: nn.Module, around: tuple[nn.Module, ...] = ()) -> bool:
         # looked up where they stand: a module that lacks an attribute takes long to say so, and there are many
         "_orig_mod" in module._modules or vars(module).get("_compiled_call_impl") is not None
         for held in (*around, model)
-        for module in held.modules()
+        for module in every_module(held)
     )
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import GenerationConfig
 
+from ..adapters.walker import every_module
 from ..errors import InterventionError, LensError
 from ..prompts.prompt import Prompt
 
@@ -49,7 +50,9 @@ class Options:
     @property
     def defaults(self) -> GenerationConfig:
         """The model's own generation config; that of the language model in it where it has none."""
-        holders = (module for module in self.model.modules() if getattr(module, "generation_config", None) is not None)
+        holders = (
+            module for module in every_module(self.model) if getattr(module, "generation_config", None) is not None
+        )
         found = next(holders, None)
         return GenerationConfig() if found is None else found.generation_config
 

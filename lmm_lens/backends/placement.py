@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..adapters.walker import every_module
 from ..core.attention import AttentionCall
 from ..errors import HookError, ModelError
 
@@ -28,7 +29,7 @@ def device_of(module: nn.Module, model: nn.Module) -> torch.device:
 def has_weights(model: nn.Module) -> bool:
     """Whether there are any, here or kept elsewhere by accelerate."""
     on_meta = all(parameter.device.type == "meta" for parameter in model.parameters())
-    return not on_meta or any(accelerate_hooks(module) for module in model.modules())
+    return not on_meta or any(accelerate_hooks(module) for module in every_module(model))
 
 
 def fetched(model: nn.Module, name: str) -> Tensor:

@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...adapters import Layer
+from ...adapters.walker import every_module
 from ...core.attention import AttentionCall, FusedAttention
 from ...core.carried import Carried
 from ...core.masked_step import mask_of_step
@@ -40,7 +41,7 @@ def check_runnable(model: nn.Module) -> None:
     """ModelError for a model that cannot run as it is: it is being trained, or has no weights."""
     if model.training:
         raise ModelError("the model is in training mode, so dropout would change its answers\n  call model.eval()")
-    for module in model.modules():
+    for module in every_module(model):
         if module.training and _differs_in_training(module):
             name = next(name for name, each in model.named_modules() if each is module)
             raise ModelError(
@@ -74,7 +75,7 @@ def attention_configs(model: nn.Module, layers: Sequence[Layer], chosen: Sequenc
             raise HookError(f"layer {layer} ({name}) has no attention heads, so it has no pattern")
     holders = (
         module
-        for module in model.modules()
+        for module in every_module(model)
         if any(isinstance(child, nn.ModuleList) and layers[0].module in child for child in module._modules.values())
     )
     modules: list[Any] = [*(layers[layer].attention for layer in chosen), *holders]
