@@ -7,7 +7,7 @@ probabilities. So no [layer, head, query, key] tensor ever exists.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -35,7 +35,12 @@ class AttentionCall:
         extra_logits: a logit that takes part in the softmax and holds no value: learned, [head], or of each query,
             [batch, head, query, 1].
         position_bias: added to the scores.
+
+    Attributes:
+        overhears: is told of the probabilities that somebody asks of all heads' rows; None for nobody.
     """
+
+    overhears: Callable[[Tensor, Chunk], None] | None
 
     def __init__(
         self,
@@ -55,6 +60,7 @@ class AttentionCall:
         self.group = query.shape[1] // key.shape[1]  # query heads that share keys
         self._precision = torch.float64 if query.dtype == torch.float64 else torch.float32
         self._cast: dict[str, tuple[tuple[int, ...] | None, Tensor]] = {}  # no name of ours, which would travel along
+        self.overhears = None
 
     @property
     def takes_a_mask(self) -> bool:
@@ -121,11 +127,15 @@ class AttentionCall:
         """Attention probabilities of some rows and heads, in fp32 (fp64 in a double model); see `scores`."""
         logits = self.scores(rows, heads, n_keys)
         if self.extra_logits is None:
-            return logits.softmax(-1)
-        extra = self.extra_logits.to(logits.dtype)
-        by_query = extra.ndim == 4
-        extra = self._rows_of(extra, rows, heads, 1) if by_query else of_heads(extra.reshape(1, -1, 1, 1), heads)
-        return torch.cat([logits, extra.expand(*logits.shape[:-1], 1)], -1).softmax(-1)[..., :-1]
+            pattern = logits.softmax(-1)
+        else:
+            extra = self.extra_logits.to(logits.dtype)
+            by_query = extra.ndim == 4
+            extra = self._rows_of(extra, rows, heads, 1) if by_query else of_heads(extra.reshape(1, -1, 1, 1), heads)
+            pattern = torch.cat([logits, extra.expand(*logits.shape[:-1], 1)], -1).softmax(-1)[..., :-1]
+        if self.overhears is not None and (heads is None or heads == tuple(range(self.query.shape[1]))):
+            self.overhears(pattern, rows)
+        return pattern
 
     def scores(
         self, rows: Chunk, heads: Heads = None, n_keys: int | None = None
@@ -207,10 +217,9 @@ def _hidden(logits: Tensor, seen: Tensor) -> Tensor:
 def _hidden_future(logits: Tensor, rows: Chunk) -> Tensor:
     """The same of keys behind each row."""
     lowest, n_keys = torch.finfo(logits.dtype).min, logits.shape[3]
-    start, stop = (0, n_keys) if rows.window is None else (rows.window.start, min(rows.window.stop, n_keys))
-    if start < stop:
-        future = rows.index[:, None, :, None] < torch.arange(start, stop, device=logits.device)
-        logits[..., start:stop].masked_fill_(future, lowest)
+    start, stop = (0, n_keys) if rows.window is None else (rows.window.start + 1, min(rows.window.stop, n_keys))
+    if start < stop:  # the first row of a window sees its own key
+        logits[..., start:stop].masked_fill_(rows.behind(start, stop), lowest)
     if stop < n_keys:
         logits[..., stop:] = lowest
     return logits

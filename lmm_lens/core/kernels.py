@@ -82,17 +82,11 @@ def mass(pattern: Pattern, keys: KeyMask) -> PerRow:
     tokens; region mass where they are the patches that overlap a box; non-sink mass (Kang et al., ICLR 2025,
     arXiv:2503.03321) where they are the visual tokens that are no sinks.
     """
-    (sums,) = _sums(_by_row(pattern), keys[:, None].to(pattern.dtype))
-    return sums.reshape(pattern.shape[:3])
+    return torch.bmm(_by_row(pattern), keys.to(pattern.dtype).unsqueeze(-1)).reshape(pattern.shape[:3])
 
 
 def _by_row(pattern: Pattern) -> Float[Tensor, "batch row key"]:
     return pattern.reshape(pattern.shape[0], -1, pattern.shape[3])
-
-
-def _sums(by_row: Float[Tensor, "batch row key"], groups: Float[Tensor, "batch group key"]) -> tuple[Tensor, ...]:
-    """What falls on each group of keys, Float[batch, row] a group, by one product."""
-    return torch.bmm(by_row, groups.transpose(1, 2)).unbind(-1)
 
 
 def concentration(pattern: Pattern, keys: KeyMask, n_keys: Int[Tensor, " batch"] | None = None) -> PerRow:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -22,11 +22,15 @@ class Noted:
     """What one edit did in one layer, pass by pass: a step adds nothing to its own work.
 
     Args:
-        read: makes of the numbers of all passes what is added up.
+        read: makes of the numbers of passes what is added up.
+
+    Attributes:
+        held: the numbers of each pass.
+        sums: those of earlier passes, added up where they are.
     """
 
     held: list[tuple[Tensor, ...]]
-    sums: list[tuple[Tensor, ...]]
+    sums: list[list[Tensor]]
 
     def __init__(self, read: Reading) -> None:
         self.read, self.held, self.n_held, self.sums = read, [], 0, []
@@ -36,20 +40,34 @@ class Noted:
         self.held.append(numbers)
         self.n_held += numbers[0].numel()
         if self.n_held > MOST:
-            self._add_up()
+            for _, found in _sums([self]):
+                self.sums.append([part.sum() for part in found])
+            self.held, self.n_held = [], 0
 
-    def totals(self) -> list[float]:
-        """Of all passes the rows; and where it says, attention moved, and attention that could not be matched."""
-        self._add_up()
-        return [sum(float(each) for each in of_passes) for of_passes in zip(*self.sums, strict=True)]
 
-    def _add_up(self) -> None:
-        alike: dict[tuple[torch.Size, ...], list[tuple[Tensor, ...]]] = {}
-        for numbers in self.held:  # those of steps are
-            alike.setdefault(tuple(each.shape for each in numbers), []).append(numbers)
-        for passes in alike.values():
-            together = [torch.cat(each) if each[0].ndim else torch.stack(each) for each in zip(*passes, strict=True)]
-            rows, *rest = self.read(*together)
-            rows = rows > 0 if rows.is_floating_point() else rows
-            self.sums.append((rows.sum(), *(each.sum() for each in rest)))
-        self.held, self.n_held = [], 0
+def totals(noted: Sequence[Noted]) -> list[list[float]]:
+    """Of each, over all passes: rows; and where it says, attention moved, and attention that could not be matched."""
+    found: list[list[list[float]]] = [[[float(part) for part in sums] for sums in each.sums] for each in noted]
+    at = {id(each): index for index, each in enumerate(noted)}
+    for owners, parts in _sums(noted):
+        rows, *rest = parts
+        several = [rows.tolist(), *(torch.stack(rest).tolist() if rest else [])]  # a device is asked once or twice
+        for owner, *of_pass in zip(owners, *several, strict=True):
+            found[at[id(owner)]].append(of_pass)
+    return [[sum(part) for part in zip(*of_passes, strict=True)] for of_passes in found]
+
+
+def _sums(noted: Sequence[Noted]) -> Iterator[tuple[list[Noted], list[Tensor]]]:
+    """Whose passes they are, and what there is to add up in each: passes with numbers alike, as those of steps and of
+    layers are, go through `read` together.
+    """
+    alike: dict[Hashable, list[tuple[Noted, tuple[Tensor, ...]]]] = {}
+    for each in noted:
+        for numbers in each.held:
+            form = tuple((part.shape, part.dtype, part.device) for part in numbers)
+            alike.setdefault((each.read, form), []).append((each, numbers))
+    for passes in alike.values():
+        columns = zip(*(numbers for _, numbers in passes), strict=True)
+        rows, *rest = passes[0][0].read(*(torch.cat(part) if part[0].ndim else torch.stack(part) for part in columns))
+        rows = rows > 0 if rows.is_floating_point() else rows
+        yield [owner for owner, _ in passes], [part.reshape(len(passes), -1).sum(1) for part in (rows, *rest)]

@@ -106,6 +106,7 @@ class Chunk:
         self.index, self.valid, self.count, self.first, self.window = index, valid, count, first, window
         self.width = index.shape[1]
         self._positions: Tensor | None = None  # Int[batch, query]; names in a body travel along, and jaxtyping does not
+        self._behind: dict[tuple[int, int], Tensor] = {}
 
     @classmethod
     def of(cls, mask: Bool[Tensor, "batch chunk"], first: int) -> Chunk | None:
@@ -129,6 +130,8 @@ class Chunk:
 
     def part(self, start: int, stop: int) -> Chunk:
         """Entries start .. stop - 1 of every batch row."""
+        if start == 0 and stop == self.width:
+            return self
         window = None
         if self.window is not None:
             window = slice(self.window.start + start, min(self.window.start + stop, self.window.stop))
@@ -141,6 +144,13 @@ class Chunk:
         if self._positions is None:  # every layer asks
             self._positions = self.index + self.first
         return self._positions
+
+    def behind(self, start: int, stop: int) -> Bool[Tensor, "batch 1 query key"]:
+        """Which of the keys start .. stop - 1 of the pass stand behind each row."""
+        if (start, stop) not in self._behind:  # every layer asks
+            keys = torch.arange(start, stop, device=self.index.device)
+            self._behind[start, stop] = self.index[:, None, :, None] < keys
+        return self._behind[start, stop]
 
     def gather(self, x: Tensor, dim: int = 1) -> Tensor:
         """The selected rows of x, whose dimension 0 is the batch and `dim` the rows of the pass."""

@@ -30,6 +30,8 @@ def file_sinks(
     if known is not None and known.length == context.n_seen - 1 and found.shape[1] == 1:  # one token more
         known.add(found)
         grown = known
+    elif known is None and context.all_valid and found.shape[1] == context.n_seen:  # all there is
+        grown = Grown(found)
     else:
         mask = torch.zeros(found.shape[0], context.n_seen, dtype=torch.bool, device=found.device)
         if known is not None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import HookError, InterventionError
 from .carried import Carried
 from .course import Course, Stop
+from .noted import totals
 from .packing import slim
 from .rows import Chunk, JoinedRows, of_heads
 from .tapped import TappedAttention
@@ -119,9 +120,8 @@ class Tapping:
     def settle(self) -> None:
         """Add up what taps of the prompt under way noted so far."""
         state = self.course.state
-        for (owner, layer, *_), noted in state.noted.items():
+        for (owner, layer, *_), (rows, *attention) in zip(state.noted, totals([*state.noted.values()]), strict=True):
             by = owner, layer
-            rows, *attention = noted.totals()
             self.edited[by] = self.edited.get(by, 0) + round(rows)
             for so_far, more in zip((self.moved, self.short), attention, strict=False):
                 so_far[by] = so_far.get(by, 0.0) + more

@@ -184,18 +184,27 @@ def collect(kept: Mapping[tuple[str, int], Sequence[Kept]]) -> tuple[Reads, dict
     """
     reads = Reads()
     positions: dict[str, Tensor] = {}
+    is_whole: dict[tuple[int, ...], bool] = {}  # by the masks of the passes, which layers share: each is asked for once
     for (name, layer), passes in kept.items():
-        dim = passes[0].dim
-        whole = bool(torch.cat([each.valid for each in passes], 1).all())  # asked of the device once
+        dim, masks = passes[0].dim, [each.valid for each in passes]
+        asked = tuple(map(id, masks))
+        if asked not in is_whole:
+            is_whole[asked] = bool(torch.cat(masks, 1).all())
+        whole = is_whole[asked]
         parts = [each.result if whole else _blanked(each.result, each.valid, dim) for each in passes]
         if dim == 2 and parts[0].ndim == 4:  # a pattern: later passes have more keys, and a key not yet there gets 0
             width = max(part.shape[3] for part in parts)
-            parts = [torch.nn.functional.pad(part, (0, width - part.shape[3])) for part in parts]
+            parts = [_widened(part, width) for part in parts]
         reads[name, layer] = torch.cat(parts, dim)
         reads.dims[name] = dim
         if name not in positions:
             positions[name] = torch.cat([each.positions.masked_fill(~each.valid, -1) for each in passes], 1)
     return reads, positions
+
+
+def _widened(pattern: Tensor, width: int) -> Tensor:
+    missing = width - pattern.shape[3]
+    return torch.nn.functional.pad(pattern, (0, missing)) if missing else pattern
 
 
 def _blanked(result: Tensor, valid: Tensor, dim: int) -> Tensor:

@@ -201,6 +201,7 @@ class Scorer:
         crossing = [] if of_tokens or pictures is None else shape.crossing
         measures = [metric.of for metric in self.metrics if metric.of]
         visual, region, cells = prompt.mask("visual"), self.region, self.cells
+        n_visual = visual.sum(1)
         sinks = self.rule.key if self.rule else None
         scopes = {name: bind_rows(name, prompt) for name in MASKS} if own else {}
 
@@ -210,7 +211,7 @@ class Scorer:
                 shown = torch.nn.functional.pad(pictures.to(device), (0, n_keys - pictures.shape[1]))
                 keys = KeyMasks(shown, shown.sum(1))
                 return torch.stack([measure(pattern, keys) for measure in measures], -1)
-            keys = KeyMasks(context.columns(visual, n_keys), visual.sum(1).to(device))
+            keys = KeyMasks(context.columns(visual, n_keys), n_visual.to(device))
             if scopes:
                 keys.named = Keys(context, n_keys, scopes)
             if sinks is not None:
@@ -233,8 +234,12 @@ class Scorer:
         else:  # the second pass has the first token as its query; no stop token, or a row could end before
             reads = lens.generate(prompt, interventions, [self], max_new_tokens=2, eos_token_id=[]).reads
         scores = torch.full((len(self.metrics), prompt.n_rows, lens.n_layers, lens.n_heads), torch.nan)
+        alike: dict[tuple[int, torch.device], dict[int, Tensor]] = {}  # to be fetched from a device at once
         for (_, layer), score in reads.items():
-            scores[:, :, layer, : score.shape[1]] = score[:, :, 0].movedim(-1, 0).cpu()
+            alike.setdefault((score.shape[1], score.device), {})[layer] = score[:, :, 0]
+        for (n_heads, _), by_layer in alike.items():  # layer, batch head metric
+            fetched = torch.stack([*by_layer.values()]).cpu()
+            scores[:, :, [*by_layer], :n_heads] = fetched.permute(3, 1, 0, 2)
         return scores
 
 

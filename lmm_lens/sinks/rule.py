@@ -91,8 +91,14 @@ class SinkRule:
         def remember(resid: Tensor, context: TapContext) -> Tensor:
             found = file_sinks(resid, context, key, visual, real)
             if context.n_seen == n_prompt:  # not while decoding, where no visual token comes any more
-                is_patch = visual.to(found.device).gather(1, context.positions) & context.valid
-                context.add(counted, torch.stack([(found & is_patch).sum(), is_patch.sum()]))
+
+                def make() -> tuple[Tensor, Tensor]:
+                    inside = visual.to(found.device).gather(1, context.positions) & context.valid
+                    return inside, inside.sum()
+
+                known_as = "patches", id(visual), found.device
+                is_patch, n_patches = context.state.columns.get(known_as, visual, n_prompt, n_prompt, make)
+                context.add(counted, torch.stack([(found & is_patch).sum(), n_patches]))
             return found
 
         return Tap("resid_pre", layer, bind_rows("all", prompt), remember)

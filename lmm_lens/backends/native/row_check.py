@@ -7,7 +7,9 @@ of a prompt and in its first decoding step; the numbers stay on the device until
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +31,8 @@ class RowCheck:
 
     def __init__(self) -> None:
         self._pass: Pass | None = None
-        self._found: list[tuple[int, Tensor]] = []
+        self._found: list[tuple[int, Tensor, Tensor]] = []  # layer, what follows from its arguments, what it returned
+        self._mine: Tensor | None = None
         self._rows: dict[tuple[int, torch.device], Chunk] = {}  # the row of this pass, by its length
 
     def begin(self, under_way: Pass) -> None:
@@ -37,17 +40,33 @@ class RowCheck:
         self._pass = under_way if under_way.of.n_passes < 2 else None
         self._found, self._rows = [], {}
 
-    def note(self, layer: int, call: AttentionCall, out: Tensor) -> None:
-        """Compare one row of what a function was given with what it returned, [batch, query, head, d_head]."""
+    @contextmanager
+    def of(self, layer: int, call: AttentionCall, out: Tensor) -> Iterator[None]:
+        """Compare one row of what a function was given with what it returned, [batch, query, head, d_head].
+
+        Inside, the output may be edited, and rows of the pattern be asked for; where that row is among them, it is not
+        computed again.
+        """
         if self._pass is None:
+            yield
             return
-        rows = self._row_of(self._pass, call.query.shape[2], out.device)
-        if torch.is_grad_enabled():  # a call remembers what it has computed, and that must keep its graph
-            call = call.detached()
-        with torch.no_grad():
-            mine = call.read_values(call.probabilities(rows), None)
-            theirs = rows.gather(out).to(mine.dtype)
-            self._found.append((layer, (mine - theirs).abs().max() / theirs.abs().max().clamp_min(1e-6)))
+        row, has_graph = self._row_of(self._pass, call.query.shape[2], out.device), torch.is_grad_enabled()
+        theirs, self._mine = row.gather(out.detach()).clone(), None
+        call.overhears = None if has_graph else partial(self._overhear, call, row)
+        yield
+        call.overhears = None
+        if self._mine is None:  # a call remembers what it has computed, and that must keep its graph
+            alone = call.detached() if has_graph else call
+            with torch.no_grad():
+                self._mine = alone.read_values(alone.probabilities(row))
+        self._found.append((layer, self._mine, theirs))
+
+    def _overhear(self, call: AttentionCall, row: Chunk, pattern: Tensor, rows: Chunk) -> None:
+        window, looked_at = rows.window, row.window
+        if self._mine is None and window is not None and looked_at is not None:
+            entry = looked_at.start - window.start
+            if 0 <= entry < pattern.shape[2]:
+                self._mine = call.read_values(pattern.narrow(2, entry, 1))
 
     def _row_of(self, under_way: Pass, n_queries: int, device: torch.device) -> Chunk:
         """The last real row of each batch member, of a pass of so many."""
@@ -66,10 +85,8 @@ class RowCheck:
         Raises:
             HookError: some layer's attention is another function than softmax(q k) v.
         """
-        if not self._found:
-            return
-        apart = torch.stack([each.to("cpu") for _, each in self._found])
-        for (layer, _), by in zip(self._found, apart.tolist(), strict=True):
+        found, self._found = self._found, []
+        for layer, by in _apart(found):
             attention: Any = layers[layer].attention
             dtype = next(attention.parameters()).dtype
             if not by <= APART.get(dtype, APART[torch.float16]):  # NaN is reported elsewhere
@@ -81,4 +98,17 @@ class RowCheck:
                     "  z, attn_out and the residual stream can be read and edited; for the pattern load the model "
                     "with attn_implementation='sdpa' or 'eager'"
                 )
-        self._found = []
+
+
+def _apart(found: Sequence[tuple[int, Tensor, Tensor]]) -> list[tuple[int, float]]:
+    """By how much two rows of each layer differ, in parts of the largest number; asked of a device once."""
+    alike: dict[tuple[Any, ...], list[tuple[int, Tensor, Tensor]]] = {}
+    for layer, mine, theirs in found:
+        alike.setdefault((mine.shape, mine.dtype, mine.device), []).append((layer, mine, theirs))
+    by_layer: list[tuple[int, float]] = []
+    for of_layers in alike.values():
+        layers, mine, theirs = zip(*of_layers, strict=True)
+        ours, returned = torch.stack(mine).flatten(1), torch.stack(theirs).flatten(1)
+        largest = returned.abs().amax(1).to(ours.dtype).clamp_min(1e-6)
+        by_layer += zip(layers, ((ours - returned).abs().amax(1) / largest).tolist(), strict=True)
+    return sorted(by_layer)

@@ -290,7 +290,7 @@ class NativeSession:
         own_heads = out.shape[2]
         if own_heads != n_heads:
             call, out = self._shards.call(call, n_heads), self._shards.whole(out, 2, n_heads)
-        self._rows.note(layer, call, out)
         fused = FusedAttention(call, out)
-        self.tapping.attend(layer, fused)
+        with self._rows.of(layer, call, out):
+            self.tapping.attend(layer, fused)
         return self._shards.own(fused.out, 2, own_heads)
