@@ -209,7 +209,8 @@ class Lens(TransformerLensMethods, NNsightMethods):
         The weights and buffers to the last bit, the modules and their settings, code and hooks that are not the
         library's, adapters, attention implementation, configs, processor and chat template. The same in another
         process and on another device. Reads all weights, about a second for ten billion bytes; of a GPU only once, and
-        then those whose bits have another checksum there than when they were read.
+        then those whose bits have another checksum there than when they were read. A fast tokenizer's vocabulary is
+        written down anew where its size, its settings, one in some of its pieces, or the tokens of a text are others.
 
         Raises:
             ModelError: the weights have no values, as on the meta device.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import sys
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ def is_quantised(tensor: Tensor) -> bool:
     return _is_its(type(tensor))
 
 
+@lru_cache(maxsize=4096)
 def _is_its(kind: type) -> bool:
     return any(package_of(base) == "bitsandbytes" for base in kind.__mro__)
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .modules import Part, own_class
+from .remembered import Remembered
 from .values import LIBRARIES, is_known, module_of, name_of, package_of
 
 PLACING = ("accelerate", "nnsight", "transformers.distributed", "torch.distributed", "torch._dynamo")
@@ -26,22 +27,40 @@ HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backwa
 def code_of(parts: list[Part]) -> dict[str, Any]:
     """The functions that run and are not what a library has there, by where they stand."""
     found: dict[str, Any] = {}
-    for path, _, module, is_wrapper in parts:
-        replaced = {} if is_wrapper else _replaced_in(module)
-        found |= {f"{path}.{name}": function for name, function in replaced.items()}
-    classes = {kind for part in parts for kind in own_class(type(part.module)).__mro__}
-    classes -= set(nn.Module.__mro__)
+    for part in parts:
+        replaced = {} if part.is_wrapper else _replaced_in(part)
+        found |= {f"{part.path}.{name}": function for name, function in replaced.items()}
+    kinds = {type(part.module) for part in parts}
+    classes = {base for kind in kinds for base in own_class(kind).__mro__} - set(nn.Module.__mro__)
     for kind in classes:
-        for name, value in vars(kind).items():
-            function = _function_of(value)
-            if function is not None and not (is_known(kind) and _is_own(function, kind)):
-                found[f"{name_of(kind)}.{name}"] = function
-    usual = LIBRARIES | sys.stdlib_module_names
+        found |= foreign_in_class(kind)
     for source in {kind.__module__ for kind in classes if kind.__module__.startswith(MODELS)}:
-        for name, value in vars(sys.modules[source]).items():
-            if isinstance(value, types.FunctionType) and package_of(value) not in usual:
-                found[f"{source}.{name}"] = value
+        found |= foreign_in_module(sys.modules[source])
     return found
+
+
+def _foreign_in_class(kind: type) -> dict[str, Any]:
+    functions = ((name, _function_of(value)) for name, value in vars(kind).items())
+    return {
+        f"{name_of(kind)}.{name}": function
+        for name, function in functions
+        if function is not None and not (is_known(kind) and _is_own(function, kind))
+    }
+
+
+def _foreign_in_module(source: types.ModuleType) -> dict[str, Any]:
+    usual = LIBRARIES | sys.stdlib_module_names
+    return {
+        f"{source.__name__}.{name}": value
+        for name, value in vars(source).items()
+        if isinstance(value, types.FunctionType) and package_of(value) not in usual
+    }
+
+
+foreign_in_class = Remembered(_foreign_in_class, lambda kind: [vars(kind)])
+"""The functions of a class that are not its library's own."""
+foreign_in_module = Remembered(_foreign_in_module, lambda source: [vars(source)])
+"""The functions in a module of models that are from beyond the libraries."""
 
 
 def _is_own(function: types.FunctionType, kind: type) -> bool:
@@ -50,10 +69,10 @@ def _is_own(function: types.FunctionType, kind: type) -> bool:
     return is_known(function) and function.__qualname__.rpartition(".")[0] in owners
 
 
-def _replaced_in(module: nn.Module) -> dict[str, Any]:
+def _replaced_in(part: Part) -> dict[str, Any]:
     """The functions that a module itself has in place of its class's."""
     found: dict[str, Any] = {}
-    for name, value in vars(module).items():
+    for name, value in part.unusual:
         if not callable(value) and not isinstance(value, (property, staticmethod, classmethod)):
             continue
         if name == "forward" and _origin(value).startswith("nnsight"):  # which keeps what it has replaced
@@ -61,7 +80,7 @@ def _replaced_in(module: nn.Module) -> dict[str, Any]:
         value = getattr(value, "_torchdynamo_orig_callable", value)
         name = "forward" if name == "_old_forward" else name  # accelerate's name for what it has replaced
         function = _function_of(value)
-        own = [_function_of(vars(base)[name]) for base in type(module).__mro__ if name in vars(base)]
+        own = [_function_of(vars(base)[name]) for base in type(part.module).__mro__ if name in vars(base)]
         is_code = function is not None or (name == "forward" and callable(value))
         is_own = function is not None and any(function is other for other in own)
         if is_code and not is_own and name not in NOT_FORWARD and not _origin(value).startswith(PLACING):

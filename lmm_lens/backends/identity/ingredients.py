@@ -10,7 +10,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from ..native.interface import implementation_of
 from .code import code_of, hooks_of
-from .modules import PLAIN, Part, adapters_of, own_class, parts_of, structure_of
+from .modules import Part, adapters_of, own_class, parts_of, structure_of
 from .processors import chat_template_of, processor_of
 from .values import digest_of_value, is_known
 from .weights import dtype_of, weights_of
@@ -43,12 +43,14 @@ def identity_of(model: nn.Module, processor: Any, elsewhere: str | None = None) 
     paths = {id(part.module): part.path for part in parts}
     held = _configs_of(parts)
     each = {id(config): config for config in held.values()}  # most modules hold the same one
-    digest_of = {key: digest_of_value(_entries(config)) for key, config in each.items()}
+    entries = {key: _entries(config) for key, config in each.items()}
+    digest_of = {key: digest_of_value(content) for key, content in entries.items()}
     digests = {path: digest_of[id(config)] for path, config in held.items()}
     configs = list(dict.fromkeys(digests.values()))
     which = {path: configs.index(digest) for path, digest in digests.items()}  # else where configs stand would be lost
     adapters, hooks, code = adapters_of(parts), hooks_of(parts), code_of(parts)
-    generation = getattr(inner, "generation_config", None)
+    config, generation = getattr(inner, "config", None), getattr(inner, "generation_config", None)
+    content = entries[id(config)] if id(config) in entries else _entries(config)
     return {
         "recorded_as": RECORDED_AS,
         "model": own_class(type(inner)).__name__,
@@ -59,7 +61,7 @@ def identity_of(model: nn.Module, processor: Any, elsewhere: str | None = None) 
         "hooks": f"{len(hooks)}: {digest_of_value(hooks, paths)}" if hooks else "none",
         "adapters": f"{_named(adapters)}: {digest_of_value(adapters)}" if adapters else "none",
         "attention": _attention_of(held),
-        "config": digest_of_value([_entries(getattr(inner, "config", None)), configs]),
+        "config": digest_of_value([content, configs]),
         "generation_config": "none" if generation is None else digest_of_value(_entries(generation)),
         "processor": processor_of(processor),
         "chat_template": chat_template_of(processor),
@@ -68,8 +70,9 @@ def identity_of(model: nn.Module, processor: Any, elsewhere: str | None = None) 
 
 def _configs_of(parts: list[Part]) -> dict[str, Any]:
     """The configs that modules hold, by path."""
-    held = ((f"{part.path}.{name}", value) for part in parts for name, value in vars(part.module).items())
-    return {path: value for path, value in held if type(value) not in PLAIN and _is_config(value)}
+    held = [(f"{part.path}.{name}", value) for part in parts for name, value in part.unusual]
+    configs = {key for key, value in {id(value): value for _, value in held}.items() if _is_config(value)}
+    return {path: value for path, value in held if id(value) in configs}
 
 
 def _is_config(value: Any) -> bool:
@@ -78,7 +81,10 @@ def _is_config(value: Any) -> bool:
 
 def _attention_of(configs: Mapping[str, Any]) -> str:
     """The attention functions that configs name: as in "sdpa", or all of them and a digest of which is where."""
-    names = {path: implementation_of(config) for path, config in configs.items()}
+    name_of = {
+        id(config): implementation_of(config) for config in {id(each): each for each in configs.values()}.values()
+    }
+    names = {path: name_of[id(config)] for path, config in configs.items()}
     used = sorted(set(names.values()))
     registries = (AttentionInterface(), AttentionMaskInterface())
     functions = {name: [registry.get(name) for registry in registries] for name in used}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import types
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from enum import Enum
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import ModelError
 from .bytecode import names_in
+from .remembered import Remembered
 from .values import name_of, package_of
 
 WRAPPERS = {
@@ -30,6 +33,7 @@ NOT_SETTINGS = {
 """Attributes on which no answer depends, or, of `training`, not of every module's."""
 PLAIN = {bool, int, float, str, type(None)}
 """Types of most attributes, told without a closer look."""
+USUAL = PLAIN | {dict, OrderedDict, set, list, tuple}
 PASSING = ("long_inv_freq", "max_seq_len_cached")
 """Ends of names of what rotary embeddings keep of the last prompt."""
 
@@ -42,12 +46,14 @@ class Part(NamedTuple):
         name: its name as `get_submodule` takes it.
         module: the module.
         is_wrapper: whether it is one of `WRAPPERS`.
+        unusual: its attributes, and their names, that are neither plain values nor collections.
     """
 
     path: str
     name: str
     module: nn.Module
     is_wrapper: bool
+    unusual: list[tuple[str, Any]]
 
 
 def parts_of(model: nn.Module) -> list[Part]:
@@ -60,18 +66,24 @@ def parts_of(model: nn.Module) -> list[Part]:
 
 
 def _walk(module: nn.Module, path: str, name: str, above: tuple[nn.Module, ...]) -> Iterator[Part]:
-    kinds = [(package_of(base), base.__name__) for base in type(module).__mro__]
+    kinds = _kinds_of(type(module))
     if ("torch", "FullyShardedDataParallel") in kinds:
         raise ModelError(
             f"the weights of {path or 'the model'} are glued together and cut by FullyShardedDataParallel, "
             "so they cannot be read one by one\n  shard the model with torch.distributed.fsdp.fully_shard"
         )
-    inside = next((WRAPPERS[kind] for kind in kinds if kind in WRAPPERS), None)
+    inside = next((WRAPPERS[kind] for kind in WRAPPERS if kind in kinds), None)
     inside = None if inside is not None and _adds_tokens(module) else inside
-    yield Part(path, name, module, inside is not None)
+    unusual = [item for item in vars(module).items() if type(item[1]) not in USUAL]
+    yield Part(path, name, module, inside is not None, unusual)
     for key, child in module._modules.items():
         if child is not None and all(child is not other for other in (module, *above)):
             yield from _walk(child, path if key == inside else _join(path, key), _join(name, key), (*above, module))
+
+
+@lru_cache(maxsize=4096)
+def _kinds_of(kind: type) -> frozenset[tuple[str, str]]:
+    return frozenset((package_of(base), base.__name__) for base in kind.__mro__)
 
 
 def _adds_tokens(module: nn.Module) -> bool:
@@ -88,14 +100,15 @@ def _join(path: str, key: str) -> str:
 def structure_of(parts: list[Part]) -> dict[str, Any]:
     """The class and the settings of each module, by path; of adapters' layers only the class."""
     parts = [part for part in parts if not part.is_wrapper]
-    runs = {kind: Run.of(kind) for kind in {type(part.module) for part in parts}}
+    runs = {kind: run_of(kind) for kind in {type(part.module) for part in parts}}
+    names = {kind: name_of(own_class(kind)) for kind in runs}
     found: dict[str, Any] = {}
-    for path, _, module, _ in parts:
+    for path, _, module, *_ in parts:
         run = runs[type(module)]
         settings = {} if is_adapter(module) else _settings_of(module, run)
         if module.training != parts[0].module.training and run.asks_for_training:
             settings["training"] = module.training
-        found[path] = [name_of(own_class(type(module))), settings]
+        found[path] = [names[type(module)], settings]
     return found
 
 
@@ -118,24 +131,28 @@ class Run(NamedTuple):
     writes: frozenset[str]
     asks_for_training: bool
 
-    @classmethod
-    def of(cls, kind: type[nn.Module]) -> Run:
-        """Read in the code of its forward and of the methods that this calls."""
-        todo, done, writes = ["forward", "prepare_inputs_for_generation"], set[str](), set[str]()
-        while todo:
-            name = todo.pop()
-            function: Any = getattr(kind, name, None)
-            while hasattr(function, "__wrapped__"):
-                function = function.__wrapped__
-            if isinstance(function, types.FunctionType) and function not in _OF_EVERY_MODULE and name not in done:
-                names = names_in(function.__code__)
-                writes |= names.written
-                todo += names.read
-            done.add(name)
-        return cls(frozenset(writes), "training" in done)
-
 
 _OF_EVERY_MODULE = {value for value in vars(nn.Module).values() if isinstance(value, types.FunctionType)}
+
+
+def _read_run(kind: type[nn.Module]) -> Run:
+    """Read in the code of a forward and of the methods that this calls."""
+    todo, done, writes = ["forward", "prepare_inputs_for_generation"], set[str](), set[str]()
+    while todo:
+        name = todo.pop()
+        function: Any = getattr(kind, name, None)
+        while hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        if isinstance(function, types.FunctionType) and function not in _OF_EVERY_MODULE and name not in done:
+            names = names_in(function.__code__)
+            writes |= names.written
+            todo += names.read
+        done.add(name)
+    return Run(frozenset(writes), "training" in done)
+
+
+run_of = Remembered(_read_run, lambda kind: [vars(base) for base in kind.__mro__ if base not in nn.Module.__mro__])
+"""The run of a class of modules."""
 
 
 def is_passing(name: str, run: Run) -> bool:
@@ -145,8 +162,8 @@ def is_passing(name: str, run: Run) -> bool:
 
 def _settings_of(module: nn.Module, run: Run) -> dict[str, Any]:
     """The lasting plain attributes: numbers, texts, what is made of them, and mappings that hold tensors."""
-    items = ((name, value) for name, value in vars(module).items() if not is_passing(name, run))
-    return {name: value for name, value in items if _is_setting(value, run)}
+    items = ((name, value) for name, value in vars(module).items() if name[:1] != "_" and not is_passing(name, run))
+    return {name: value for name, value in items if type(value) in PLAIN or _is_setting(value, run)}
 
 
 def _is_setting(value: Any, run: Run) -> bool:
@@ -174,7 +191,7 @@ def adapters_of(parts: list[Part]) -> dict[str, dict[str, Any]]:
     """How each layer of PEFT is set, by path: which adapters act, how strongly, which are merged into the weights."""
     names = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")
     return {
-        path: {**_settings_of(module, Run.of(type(module))), **{name: getattr(module, name, None) for name in names}}
-        for path, _, module, is_wrapper in parts
+        path: {**_settings_of(module, run_of(type(module))), **{name: getattr(module, name, None) for name in names}}
+        for path, _, module, is_wrapper, _ in parts
         if not is_wrapper and is_adapter(module)
     }

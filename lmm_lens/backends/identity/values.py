@@ -28,6 +28,7 @@ from .bytecode import names_in
 LIBRARIES = frozenset(("torch", "transformers", "peft", "bitsandbytes", "torchao", "optimum", "accelerate", "lmm_lens"))
 """Packages whose code is told by name alone, since every version changes it; of other packages the version counts."""
 DEPTH = 20
+JSON = frozenset((str, int, bool, type(None)))
 
 
 def text_of(value: Any, modules: Mapping[int, str] | None = None) -> str:
@@ -93,8 +94,16 @@ class _Describer:
         self.depth = 0
 
     def of(self, value: Any) -> Any:
+        kind = type(value)
+        if kind in JSON:
+            return value
+        if kind is dict and self.depth < DEPTH and id(value) not in self.modules:
+            self.depth += 1
+            found = {str(key): item if type(item) in JSON else self.of(item) for key, item in value.items()}
+            self.depth -= 1
+            return found
         if isinstance(value, Enum):
-            return [name_of(type(value)), value.name]
+            return [name_of(kind), value.name]
         if value is None or isinstance(value, (bool, int, str)):
             return value
         if isinstance(value, (float, complex, bytes, range, slice, torch.dtype)):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..placement import fetched
 from . import bitsandbytes
 from .marks import digests_of
-from .modules import Part, Run, is_passing
+from .modules import Part, is_passing, run_of
 from .tensors import digest_of
 
 
@@ -23,7 +23,7 @@ def weights_of(model: nn.Module, parts: list[Part]) -> dict[str, str]:
     Raises:
         ModelError: a tensor has no values, or none that can be read.
     """
-    held = [(part, name, tensor) for part in parts for name, tensor in _tensors_of(part.module)]
+    held = [(part, name, tensor) for part in parts for name, tensor in _tensors_of(part)]
     once = list({id(tensor): (part, name, tensor) for part, name, tensor in reversed(held)}.values())  # tied ones
     # those of bitsandbytes are told by what its modules hold beside them
     alone = [None if bitsandbytes.is_in(part.module) else tensor for part, _, tensor in once]
@@ -34,8 +34,9 @@ def weights_of(model: nn.Module, parts: list[Part]) -> dict[str, str]:
 
 def dtype_of(parts: list[Part]) -> str:
     """The data types of the parameters, or what stands for them in a quantised model: "float32", "Params4bit nf4"."""
-    parameters = (tensor for part in parts for tensor in part.module._parameters.values() if tensor is not None)
-    return ", ".join(sorted({_kind(tensor) for tensor in parameters}))
+    parameters = [tensor for part in parts for tensor in part.module._parameters.values() if tensor is not None]
+    plain = {str(tensor.dtype).removeprefix("torch.") for tensor in parameters if type(tensor) is nn.Parameter}
+    return ", ".join(sorted(plain | {_kind(tensor) for tensor in parameters if type(tensor) is not nn.Parameter}))
 
 
 def _kind(tensor: Tensor) -> str:
@@ -46,13 +47,13 @@ def _kind(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _tensors_of(part: Part) -> Iterator[tuple[str, Tensor]]:
     """Parameters, buffers, persistent or not, and the plain tensors that its run does not write."""
-    for held in (module._parameters, module._buffers):
+    for held in (part.module._parameters, part.module._buffers):
         yield from ((name, tensor) for name, tensor in held.items() if tensor is not None)
-    plain = [(name, value) for name, value in vars(module).items() if isinstance(value, Tensor)]
+    plain = [(name, value) for name, value in part.unusual if isinstance(value, Tensor)]
     if plain:
-        run = Run.of(type(module))
+        run = run_of(type(part.module))
         for name, tensor in plain:
             # what is on "meta" was made while the shape alone was loaded, and can take no part in a run
             if tensor.device.type != "meta" and not is_passing(name, run):
@@ -69,9 +70,11 @@ def _digest(model: nn.Module, part: Part, name: str, tensor: Tensor) -> str:
 
 def _lasting(module: nn.Module, name: str, tensor: Tensor) -> Tensor:
     """The frequencies that a rotary embedding starts from, where those in use are of the last prompt's length."""
+    if not name.endswith("inv_freq"):
+        return tensor
     original: Any = getattr(module, f"{name.removesuffix('inv_freq')}original_inv_freq", None)
     kinds: Any = getattr(module, "rope_type", None)
-    if not name.endswith("inv_freq") or not isinstance(original, Tensor) or original.device.type == "meta":
+    if not isinstance(original, Tensor) or original.device.type == "meta":
         return tensor
     layer = name.removesuffix("_inv_freq")
     kind = kinds.get(layer, "") if isinstance(kinds, dict) else str(kinds)

@@ -8,13 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 from transformers.models.llama import modeling_llama
 
 from lmm_lens import AblateHeads, Lens
+from lmm_lens.backends.identity import processors
 from lmm_lens.bundled import shapes
 
 
@@ -368,7 +369,17 @@ CHANGES = {
     "special token": lambda p: p.tokenizer.add_special_tokens({"eos_token": "zebra"}),
     "longest text": lambda p: setattr(p.tokenizer, "model_max_length", 9),
     "another tokenizer": lambda p: setattr(p, "tokenizer", retrained(p.tokenizer)),
+    "another backend": lambda p: setattr(p.tokenizer, "_tokenizer", retrained(p.tokenizer)._tokenizer),
+    "another vocabulary": lambda p: setattr(fast(p), "model", retrained(p.tokenizer).backend_tokenizer.model),
+    "unknown words": lambda p: setattr(fast(p).model, "unk_token", "red"),
+    "normalizer": lambda p: setattr(fast(p), "normalizer", normalizers.NFC()),
+    "what separates words": lambda p: setattr(fast(p), "pre_tokenizer", pre_tokenizers.WhitespaceSplit()),
+    "what joins them": lambda p: setattr(fast(p), "decoder", decoders.Fuse()),
 }
+
+
+def fast(processor):
+    return processor.tokenizer.backend_tokenizer
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
@@ -376,6 +387,18 @@ def test_every_setting_of_the_processor_counts(own, change):
     before = own.lens.identity
     change(own.processor)
     assert differing(own.lens, before) == {"processor"}
+
+
+def test_a_vocabulary_is_written_down_only_where_something_that_is_seen_has_changed(own, monkeypatch):
+    written, whole = [], processors._vocabulary
+    monkeypatch.setattr(processors, "_vocabulary", lambda tokenizer: written.append(1) or whole(tokenizer))
+    found = [own.lens.identity, own.lens.identity]
+    own.processor.tokenizer.add_tokens(["zebra"])
+    found += [own.lens.identity, own.lens.identity]
+    processors._KEPT.clear()
+    found.append(own.lens.identity)
+    assert len(written) == 3
+    assert found[0] == found[1] != found[2] == found[3] == found[4]
 
 
 def test_a_chat_template_counts_by_itself(own):
