@@ -32,6 +32,10 @@ class Adapter(Calls):
     Args:
         model: an already loaded Hugging Face model, never changed.
         processor: its processor, or None where the user processes inputs alone.
+
+    Attributes:
+        layers: the decoder layers.
+        modules: all modules of the model, as `look_again` found them last.
     """
 
     family: ClassVar[str]
@@ -71,7 +75,7 @@ class Adapter(Calls):
                 "TransformerLens or nnsight directly"
             )
         self.layers = self.find_layers()
-        self._modules = every_module(model)
+        self.modules = every_module(model)
 
     @classmethod
     def variant(cls, model: Any) -> type[Adapter]:
@@ -101,9 +105,9 @@ class Adapter(Calls):
     def look_again(self) -> None:
         """Find the layers anew where modules of the model were exchanged: an adapter put in, a layer replaced."""
         modules = every_module(self.model)
-        if len(modules) == len(self._modules) and all(map(operator.is_, modules, self._modules)):
+        if len(modules) == len(self.modules) and all(map(operator.is_, modules, self.modules)):
             return
-        self.layers, self._modules = self.find_layers(), modules
+        self.layers, self.modules = self.find_layers(), modules
         for found in ("runs_alone", "_tower"):
             self.__dict__.pop(found, None)
 

@@ -7,6 +7,7 @@ it: most vision towers have no `layer_idx`, but some are language models themsel
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,14 +63,22 @@ class Layer:
 
 def every_module(model: nn.Module) -> list[nn.Module]:
     """`list(model.modules())`, which spends most of its time on names; calls of a lens ask at every turn."""
-    found: dict[nn.Module, None] = {}
-    todo = [model]
+    found, seen = list[nn.Module](), set[nn.Module]()
+    todo: list[nn.Module | None] = [model]
     while todo:
         module = todo.pop()
-        if module not in found:
-            found[module] = None
-            todo += [child for child in reversed(module._modules.values()) if child is not None]
-    return list(found)
+        if module is not None and module not in seen:
+            seen.add(module)
+            found.append(module)
+            if module._modules:
+                todo += reversed(module._modules.values())
+    return found
+
+
+def parents_of(modules: Iterable[nn.Module], layer: nn.Module) -> tuple[nn.Module, ...]:
+    """The modules that hold a list with this layer in it."""
+    lists = {each for each in modules if isinstance(each, nn.ModuleList) and layer in each}
+    return tuple(each for each in modules if not lists.isdisjoint(each._modules.values()))
 
 
 def find_layers(model: nn.Module) -> tuple[Layer, ...]:

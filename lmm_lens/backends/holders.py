@@ -7,8 +7,9 @@ what an adapter describes, is the inner one.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -75,13 +76,12 @@ def framework_of(model: Any) -> str | None:
     return "transformer_lens" if "transformer_lens" in kinds and hasattr(model, "original_model") else None
 
 
-def is_compiled(model: nn.Module, around: tuple[nn.Module, ...] = ()) -> bool:
-    """Whether the model, what it is held in, or a part of it was given to torch.compile."""
+def is_compiled(modules: Iterable[nn.Module], around: tuple[nn.Module, ...] = ()) -> bool:
+    """Whether the model of these modules, what it is held in, or a part of it was given to torch.compile."""
     return any(
         # looked up where they stand: a module that lacks an attribute takes long to say so, and there are many
         "_orig_mod" in module._modules or vars(module).get("_compiled_call_impl") is not None
-        for held in (*around, model)
-        for module in every_module(held)
+        for module in chain(modules, *map(every_module, around))
     )
 
 

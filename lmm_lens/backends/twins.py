@@ -11,15 +11,15 @@ import copy
 import operator
 from collections import OrderedDict
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..adapters.walker import every_module
 from ..errors import ModelError
 from ..prompts.text_config import text_config_of
-from .identity.modules import Run, is_passing
+from .identity.modules import is_passing, run_of
 from .native.interface import copying, implementation_of
 from .placement import accelerate_hooks
 
@@ -96,16 +96,14 @@ class Structure:
     Holds what it compares, so that nothing new can come to stand where something old has been freed.
     """
 
-    def __init__(self, parts: Iterator[Any]) -> None:
-        self.parts = list(parts)
+    def __init__(self, parts: list[Any]) -> None:
+        self.parts = parts
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Structure) or len(self.parts) != len(other.parts):
             return False
-        return all(
-            one is two or (isinstance(one, PLAIN) and type(one) is type(two) and one == two)
-            for one, two in zip(self.parts, other.parts, strict=True)
-        )
+        others = [(one, two) for one, two in zip(self.parts, other.parts, strict=True) if one is not two]
+        return all(isinstance(one, PLAIN) and type(one) is type(two) and one == two for one, two in others)
 
     def has_modules_of(self, other: Structure) -> bool:
         """Whether both are made of the very same modules."""
@@ -117,32 +115,27 @@ class Structure:
 
 def structure_of(model: nn.Module) -> Structure:
     """What a copy that shares the weights has of a model: its modules and their settings, tensors, hooks, configs."""
-    return Structure(_parts_of(model))
-
-
-def _parts_of(model: nn.Module) -> Iterator[Any]:
-    for module in model.modules():
-        own = vars(module)
-        yield from (module, own.get("forward"))
-        yield from own["_parameters"].values()
-        yield from own["_buffers"].values()
-        yield from _hooks(module)
-        kind: Any = type(module)
-        run = _run_of(kind)
+    parts: list[Any] = []
+    modules = every_module(model)
+    runs = {kind: run_of(kind) for kind in set(map(type, modules))}
+    for module in modules:
+        own, run = vars(module), runs[type(module)]
+        parts += (module, own.get("forward"), *own["_parameters"].values(), *own["_buffers"].values(), *_hooks(module))
         for name, value in own.items():
             if name[0] == "_" or not isinstance(value, PLAIN_OR_TENSOR):
                 continue
             if name == "training" or not is_passing(name, run):
-                yield from (name, value)
+                parts += (name, value)
         if "_active_adapter" in own:
-            yield from (repr(own.get(name)) for name in ADAPTER_STATE)
+            parts += (repr(own.get(name)) for name in ADAPTER_STATE)
     config: Any = getattr(model, "config", None)
     if config is not None:
-        yield implementation_of(text_config_of(config))
-        yield from _settings_of(config)
+        parts.append(implementation_of(text_config_of(config)))
+        parts += _settings_of(config)
     generation: Any = getattr(model, "generation_config", None)
     if generation is not None:
-        yield from _settings_of(generation)
+        parts += _settings_of(generation)
+    return Structure(parts)
 
 
 def _settings_of(config: Any) -> Iterator[Any]:
@@ -152,11 +145,6 @@ def _settings_of(config: Any) -> Iterator[Any]:
             yield from _settings_of(value)
         elif not name.startswith("_attn_implementation"):
             yield from (name, value if isinstance(value, PLAIN) else repr(value))
-
-
-@lru_cache
-def _run_of(kind: Any) -> Run:
-    return Run.of(kind)
 
 
 def hooked_by_user(model: nn.Module) -> list[str]:

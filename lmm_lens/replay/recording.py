@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..adapters.walker import every_module, parents_of
 from ..backends.native import interface as attention
 from ..backends.native.session import attention_configs, check_runnable
 from ..backends.options import Options
@@ -119,7 +120,9 @@ class _Recorder:
         self.calls: dict[int, LayerCall] = {}
         self.out: Tensor = torch.empty(0)
         self.unembedding = UnembeddingRecorder()
-        self.configs = attention_configs(model, layers, list(self.layer_of.values()))
+        self.configs = attention_configs(
+            parents_of(every_module(model), layers[0].module), layers, list(self.layer_of.values())
+        )
         self.stack = ExitStack()
 
     def __enter__(self) -> _Recorder:

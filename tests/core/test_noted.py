@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lmm_lens.core.noted import MOST, Noted, as_given
+from lmm_lens.core.noted import MOST, Noted, as_given, totals
 from lmm_lens.core.tapping import Tapping
 
 
@@ -11,11 +11,23 @@ def test_rows_are_counted_where_they_are_above_0_or_true_and_attention_is_summed
     noted = Noted(as_given)
     noted.add((torch.tensor([[0.5, 0.0, 1e-30]]), torch.tensor([[0.25, 0.0, 0.5]])))
     noted.add((torch.tensor([[2.0]]), torch.tensor([[1.0]])))
-    assert noted.totals() == [3, 1.75]
     flags = Noted(as_given)
     flags.add((torch.tensor([True, False, True]),))
     flags.add((torch.tensor(4),))  # a whole number is as many
-    assert flags.totals() == [6]
+    assert totals([noted, flags, Noted(as_given)]) == [[3, 1.75], [6], []]
+
+
+def test_layers_that_note_alike_are_read_together_and_told_apart():
+    asked = []
+    layers = [Noted(lambda x: asked.append(x.shape) or (x,)) for _ in range(2)]
+    layers[1].read = layers[0].read
+    for step in range(3):
+        for layer, noted in enumerate(layers):
+            noted.add((torch.tensor([[1.0, 0.0, float(step == layer)], [0.0, 0.0, 1.0]]),))
+    assert totals(layers) == [[7], [7]]
+    assert asked == [(12, 3)]
+    layers[1].add((torch.ones(1, 4),))
+    assert totals(layers) == [[7], [11]]
 
 
 def test_many_passes_are_added_up_on_the_way():
@@ -23,7 +35,7 @@ def test_many_passes_are_added_up_on_the_way():
     for _ in range(5):
         noted.add((torch.ones(1, MOST + 1),))
     assert not noted.held
-    assert noted.totals() == [5 * (MOST + 1), 10 * (MOST + 1)]
+    assert totals([noted]) == [[5 * (MOST + 1), 10 * (MOST + 1)]]
 
 
 def test_one_tap_may_say_less_than_another_of_its_intervention_and_count_in_another_way():

@@ -164,6 +164,7 @@ class NativeBackend:
             ends = self._ends(self.options.defaults) if prompt_of is not None else ()
         return NativeSession(
             self.model,
+            self.adapter.modules,
             self.adapter.layers,
             taps_of,
             prompt,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ class RowCheck:
             yield
             return
         row, has_graph = self._row_of(self._pass, call.query.shape[2], out.device), torch.is_grad_enabled()
-        theirs, self._mine = row.gather(out.detach()).clone(), None
+        theirs, self._mine = row.gather(out.detach() if has_graph else out).clone(), None
         call.overhears = None if has_graph else partial(self._overhear, call, row)
         yield
         call.overhears = None
@@ -66,7 +67,7 @@ class RowCheck:
         if self._mine is None and window is not None and looked_at is not None:
             entry = looked_at.start - window.start
             if 0 <= entry < pattern.shape[2]:
-                self._mine = call.read_values(pattern.narrow(2, entry, 1))
+                self._mine = call.read_values(pattern if pattern.shape[2] == 1 else pattern.narrow(2, entry, 1))
 
     def _row_of(self, under_way: Pass, n_queries: int, device: torch.device) -> Chunk:
         """The last real row of each batch member, of a pass of so many."""
@@ -86,12 +87,11 @@ class RowCheck:
             HookError: some layer's attention is another function than softmax(q k) v.
         """
         found, self._found = self._found, []
-        for layer, by in _apart(found):
-            attention: Any = layers[layer].attention
-            dtype = next(attention.parameters()).dtype
+        for layer, dtype, by in _apart(found):
             if not by <= APART.get(dtype, APART[torch.float16]):  # NaN is reported elsewhere
                 if by != by:
                     return
+                attention = layers[layer].attention
                 raise HookError(
                     f"the attention of layer {layer} ({type(attention).__name__}, {implementation(attention)!r}) "
                     f"cannot be followed: a row computed as softmax(q k) v is off by {by:.2g} of its largest value\n"
@@ -100,15 +100,16 @@ class RowCheck:
                 )
 
 
-def _apart(found: Sequence[tuple[int, Tensor, Tensor]]) -> list[tuple[int, float]]:
+def _apart(found: Sequence[tuple[int, Tensor, Tensor]]) -> list[tuple[int, torch.dtype, float]]:
     """By how much two rows of each layer differ, in parts of the largest number; asked of a device once."""
     alike: dict[tuple[Any, ...], list[tuple[int, Tensor, Tensor]]] = {}
     for layer, mine, theirs in found:
-        alike.setdefault((mine.shape, mine.dtype, mine.device), []).append((layer, mine, theirs))
-    by_layer: list[tuple[int, float]] = []
-    for of_layers in alike.values():
+        alike.setdefault((mine.shape, theirs.dtype, mine.device), []).append((layer, mine, theirs))
+    by_layer: list[tuple[int, torch.dtype, float]] = []
+    for (_, dtype, _), of_layers in alike.items():
         layers, mine, theirs = zip(*of_layers, strict=True)
         ours, returned = torch.stack(mine).flatten(1), torch.stack(theirs).flatten(1)
         largest = returned.abs().amax(1).to(ours.dtype).clamp_min(1e-6)
-        by_layer += zip(layers, ((ours - returned).abs().amax(1) / largest).tolist(), strict=True)
-    return sorted(by_layer)
+        apart = ((ours - returned).abs().amax(1) / largest).tolist()
+        by_layer += ((layer, dtype, by) for layer, by in zip(layers, apart, strict=True))
+    return sorted(by_layer, key=itemgetter(0))

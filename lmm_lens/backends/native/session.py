@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
 
 from ...adapters import Layer
-from ...adapters.walker import every_module
+from ...adapters.walker import every_module, parents_of
 from ...core.attention import AttentionCall, FusedAttention
 from ...core.carried import Carried
 from ...core.masked_step import mask_of_step
@@ -37,11 +37,16 @@ from .passes import Pass, Passes
 from .row_check import RowCheck
 
 
-def check_runnable(model: nn.Module) -> None:
-    """ModelError for a model that cannot run as it is: it is being trained, or has no weights."""
+def check_runnable(model: nn.Module, modules: Iterable[nn.Module] | None = None) -> None:
+    """ModelError for a model that cannot run as it is: it is being trained, or has no weights.
+
+    Args:
+        model: the model.
+        modules: those in it, where they are known.
+    """
     if model.training:
         raise ModelError("the model is in training mode, so dropout would change its answers\n  call model.eval()")
-    for module in every_module(model):
+    for module in every_module(model) if modules is None else modules:
         if module.training and _differs_in_training(module):
             name = next(name for name, each in model.named_modules() if each is module)
             raise ModelError(
@@ -63,8 +68,13 @@ def _differs_in_training(module: nn.Module) -> bool:
     return (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0) or any(rate > 0 for rate in rates)
 
 
-def attention_configs(model: nn.Module, layers: Sequence[Layer], chosen: Sequence[int]) -> list[Any]:
+def attention_configs(over: Iterable[nn.Module], layers: Sequence[Layer], chosen: Sequence[int]) -> list[Any]:
     """The configs that choose these layers' attention function, and the mask that fits it.
+
+    Args:
+        over: the modules that hold the list of layers.
+        layers: the decoder layers.
+        chosen: some of them.
 
     Raises:
         HookError: one of the layers has no attention.
@@ -73,12 +83,7 @@ def attention_configs(model: nn.Module, layers: Sequence[Layer], chosen: Sequenc
         if layers[layer].attention is None:
             name = type(layers[layer].module).__name__
             raise HookError(f"layer {layer} ({name}) has no attention heads, so it has no pattern")
-    holders = (
-        module
-        for module in every_module(model)
-        if any(isinstance(child, nn.ModuleList) and layers[0].module in child for child in module._modules.values())
-    )
-    modules: list[Any] = [*(layers[layer].attention for layer in chosen), *holders]
+    modules: list[Any] = [*(layers[layer].attention for layer in chosen), *over]
     return [module.config for module in modules if hasattr(module, "config")]
 
 
@@ -87,6 +92,7 @@ class NativeSession:
 
     Args:
         model: the Hugging Face model.
+        modules: all of its modules.
         layers: its decoder layers.
         taps_of: gives the taps of a prompt.
         prompt: the prompt about to be run; None to make one, with `prompt_of`, of whatever the model is called with.
@@ -103,6 +109,7 @@ class NativeSession:
     def __init__(
         self,
         model: nn.Module,
+        modules: Sequence[nn.Module],
         layers: Sequence[Layer],
         taps_of: TapsOf,
         prompt: Prompt | None = None,
@@ -112,7 +119,7 @@ class NativeSession:
         inside: Sequence[nn.Module] = (),
         ends: Sequence[int] = (),
     ) -> None:
-        self.model, self.layers, self.taps_of = model, layers, taps_of
+        self.model, self.modules, self.layers, self.taps_of = model, modules, layers, taps_of
         self.around, self.inside = tuple(around), tuple(inside)
         # a run belongs to its thread; an open context holds for all, since `generate` is often called from its own
         self.thread = threading.get_ident() if prompt is not None else None
@@ -142,7 +149,7 @@ class NativeSession:
     def __enter__(self) -> NativeSession:
         GUARD.open()
         try:
-            check_runnable(self.model)
+            check_runnable(self.model, self.modules)
             self._outer.enter_context(holders.eagerly(self._has_compiled_code()))
             for module in (*self.around, self.model, *self.inside):
                 self._outer.callback(module.register_forward_pre_hook(self._before_pass, with_kwargs=True).remove)
@@ -175,7 +182,7 @@ class NativeSession:
     def _has_compiled_code(self) -> bool:
         """Whether compiled code may run: of what the model is held in, or of a `generate` that others call."""
         of_others = self.passes.prompt is None and holders.may_be_compiled(self.model)
-        return of_others or holders.is_compiled(self.model, self.around)
+        return of_others or holders.is_compiled(self.modules, self.around)
 
     def _is_innermost(self) -> bool:
         return interface.listener_of(self.model) is self
@@ -200,7 +207,8 @@ class NativeSession:
         patterned = [layer for site, layer in self.tapping.taps if site == "pattern"]
         by_interface = [layer for layer in patterned if self.layers[layer].attends_in is None]
         if by_interface:
-            self._hooks.enter_context(interface.switched(attention_configs(self.model, self.layers, by_interface)))
+            over = parents_of(self.modules, self.layers[0].module)
+            self._hooks.enter_context(interface.switched(attention_configs(over, self.layers, by_interface)))
         for layer in patterned:
             parts = self.layers[layer]
             if parts.attends_in is not None:

@@ -352,7 +352,7 @@ class NNsightBackend:
                     "this lens was opened for a server and has no weights here\n"
                     "  give remote=... to the call, or open the lens with remote=False"
                 )
-            check_runnable(self.adapter.model)
+            check_runnable(self.adapter.model, self.adapter.modules)
             check_runnable(self._envoy._module)
         if not self.remote:
             return None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...adapters import Adapter
 from ...adapters.towers import Tower, tower_in
+from ...adapters.walker import every_module
 from ...core.carried import Carried
 from ...core.flat import in_rows
 from ...core.tapping import Tapping
@@ -117,7 +118,9 @@ class TransformerLensBackend(NativeBackend):
             HookError: an edit at some hook point does not reach the logits of this bridge.
             ModelError: the model does not run inside a bridge.
         """
-        bridge = self.bridge
+        self._check(self.bridge, prompt)
+
+    def _check(self, bridge: Any, prompt: Prompt) -> None:
         has_picture = bool(prompt.mask("visual").any())
         # not inside an apply block, whose edits would reach the probes
         if self._is_checked or not has_picture or listener_of(self.model) is not None:
@@ -140,11 +143,13 @@ class TransformerLensBackend(NativeBackend):
         ends: Sequence[int] | None = None,
     ) -> NativeSession:
         """A context in which the bridge runs with taps; see `prepare` for what it raises."""
-        check_runnable(self.adapter.model)
+        check_runnable(self.adapter.model, self.adapter.modules)
+        bridge = self.bridge
         if prompt is not None:
-            self.prepare(prompt)
+            self._check(bridge, prompt)
+        modules, layers = every_module(self.model), self.adapter.layers
         return BridgeSession(
-            self.bridge, self.model, self.adapter.layers, taps_of, prompt, prompt_of, carried, (), (), ends or ()
+            bridge, self.model, modules, layers, taps_of, prompt, prompt_of, carried, (), (), ends or ()
         )
 
 
