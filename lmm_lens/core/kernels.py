@@ -138,7 +138,13 @@ def is_sink(
 def _largest_and_norm(resid: Tensor, dims: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor]:
     """The largest of some dimensions, and the RMS times sqrt(d_model)."""
     x, width = resid.float(), resid.shape[-1]
-    chosen = x.index_select(-1, made_once(dims, torch.long, x.device)) if type(x) is Tensor else x[..., list(dims)]
+    first, last = min(dims), max(dims)
+    if {first, last} == {*dims}:  # one or two, as mostly: a part of x is had sooner than a copy
+        chosen = x[..., first : last + 1 : max(1, last - first)]
+    elif type(x) is Tensor:
+        chosen = x.index_select(-1, made_once(dims, torch.long, x.device))
+    else:
+        chosen = x[..., list(dims)]
     # the root of the sum of squares and of width * eps
     norm = torch.hypot(torch.linalg.vector_norm(x, dim=-1), constant((width * eps) ** 0.5, x))
     return torch.linalg.vector_norm(chosen, torch.inf, -1), norm
@@ -186,11 +192,10 @@ def redistribute(
     limits = 0.0, -min_visual_mass, 0.0, 0.0
     weight, limit = constant((weights,), pattern), constant(((limits,),), pattern)
     numbers = torch.baddbmm(limit, sums, weight if len(sums) == 1 else weight.expand(len(sums), -1, -1))
-    above_ratio, above_mass, gets = numbers.split((1, 1, 2), -1)
-    acts = torch.minimum(above_ratio, above_mass).ge(constant(0.0, pattern))
+    acts = numbers.narrow(2, 0, 2).amin(2, keepdim=True).ge(constant(0.0, pattern))
     if givers is None:
         taken = sums.narrow(2, 1, 1).clamp_min(torch.finfo(pattern.dtype).tiny)
-        shares = gets / taken * acts  # of the nonsinks, and -1 of the sinks
+        shares = numbers.narrow(2, 2, 2) / taken * acts  # of the nonsinks, and -1 of the sinks
         factors = torch.baddbmm(constant(ZERO, pattern), shares, groups.shares, beta=0, alpha=transfer_fraction)
         noted: tuple[Tensor, ...] = (sums, shares)
     else:

@@ -63,7 +63,7 @@ def sink_groups(
     if is_whole and n_before == n_seen - 1 == sinks.length - newest.shape[1] and visual.shape[1] <= n_before:
         if buffer.shape[2] < n_seen:
             buffer = torch.nn.functional.pad(buffer, (0, n_seen))
-        buffer.select(1, SINKS).narrow(1, n_before, newest.shape[1]).copy_(newest)  # layers may lie on several devices
+        buffer[:, SINKS, n_before : n_before + newest.shape[1]].copy_(newest)  # layers may lie on several devices
     else:
         buffer = groups_of(context.columns(visual, n_keys), context.columns(sinks.mask, n_keys), dtype)
     if is_whole:
