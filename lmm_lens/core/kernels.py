@@ -288,7 +288,7 @@ def scale(pattern: Pattern, halves: KeyWeights, factor: float, renormalise: bool
         growth = torch.bmm(shares, halves.shares)
     else:
         sums = sums.narrow(2, 0, 1)
-        growth = (halves.shares.narrow(1, 1, 1) * (1 - factor)).expand(by_row.shape)
+        growth = (halves.shares.narrow(1, 1, 1) * (1 - factor)).expand(by_row.shape).contiguous()
     return growth.reshape(pattern.shape), sums
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -61,7 +61,7 @@ def _sums(noted: Sequence[Noted]) -> Iterator[tuple[list[Noted], list[Tensor]]]:
     """Whose passes they are, and what there is to add up in each: passes with numbers alike, as those of steps and of
     layers are, go through `read` together.
     """
-    alike: dict[Hashable, list[tuple[Noted, tuple[Tensor, ...]]]] = {}
+    alike: dict[tuple[object, ...], list[tuple[Noted, tuple[Tensor, ...]]]] = {}
     for each in noted:
         for numbers in each.held:
             form = tuple((part.shape, part.dtype, part.device) for part in numbers)

@@ -247,6 +247,41 @@ class Tap:
         self.site, self.layer, self.rows, self.run, self.heads = site, layer, rows, run, heads
         self.edits, self.chooses, self.name, self.owner = edits, chooses, name, owner
 
+    @classmethod
+    def of_growth(
+        cls,
+        layer: int,
+        rows: Rows,
+        growth: TapFunction,
+        heads: tuple[int, ...] | None = None,
+        keeps_sums: bool = True,
+        hides: Rows | None = None,
+    ) -> Tap:
+        """An edit of the pattern by which each weight grows by a part of itself; it reports what it changes.
+
+        Args:
+            layer, rows, heads, hides: as above.
+            growth: of each weight, as a tensor of its own; -1 takes all of it.
+            keeps_sums: whether the weights of each row then sum to what they did.
+        """
+
+        def add(pattern: Tensor, context: TapContext) -> Tensor:
+            return growth(pattern, context).mul_(pattern)
+
+        return cls(
+            "pattern",
+            layer,
+            rows,
+            add,
+            heads,
+            edits=True,
+            chooses=True,
+            adds=True,
+            apart=True,
+            growth=growth if keeps_sums else None,
+            hides=hides,
+        )
+
     def __repr__(self) -> str:
         what = "edit" if self.edits else "read"
         return f"Tap({what} of {self.site} in layer {self.layer}, {self.rows.label!r}, heads {self.heads})"

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Self
+from typing import Self
 
+import torch
 from torch import Tensor
 
 from ..core.kernels import changed_by, cut_by, halves_of, knockout
@@ -96,13 +97,10 @@ class Knockout(Intervention):
 
         crossing = shape.crossing if isinstance(self.source, str) and self.source in PICTURES else []
 
-        def forbid(pattern: Tensor, context: TapContext) -> Tensor:
+        def growth(pattern: Tensor, context: TapContext) -> Tensor:
             if context.layer in crossing:
                 context.note(context.only_valid(pattern.sum(-1)))
-                return -pattern
-            return growth(pattern, context).mul_(pattern)
-
-        def growth(pattern: Tensor, context: TapContext) -> Tensor:
+                return torch.full_like(pattern, -1.0)
             grown, sums = knockout(pattern, context.halves(source, context.n_keys, pattern.dtype))
             context.note_as(changed_by, context.valid_rows(sums))
             return grown
@@ -111,22 +109,9 @@ class Knockout(Intervention):
         outside = sorted({h for h in self.heads or () for layer in layers if not 0 <= h < shape.n_heads[layer]})
         if outside:
             raise InterventionError(f"heads {outside} are out of range: layers have {max(shape.n_heads)} heads")
-        return [
-            Tap(
-                "pattern",
-                layer,
-                rows,
-                forbid,
-                self.heads,
-                edits=True,
-                chooses=True,
-                adds=True,
-                apart=True,
-                growth=None if layer in crossing else growth,
-                hides=source if self.heads is None and layer not in crossing else None,
-            )
-            for layer in layers
-        ]
+        keeps_sums = {layer: layer not in crossing for layer in layers}
+        hides = {layer: source if self.heads is None and keeps_sums[layer] else None for layer in layers}
+        return [Tap.of_growth(layer, rows, growth, self.heads, keeps_sums[layer], hides[layer]) for layer in layers]
 
     def __repr__(self) -> str:
         layers = "all" if self.layers is None else list(self.layers)
@@ -195,14 +180,9 @@ class KnockoutSinks(Intervention):
             context.note_as(cut_by, context.valid_rows(sums))
             return grown
 
-        def forbid(pattern: Tensor, context: TapContext) -> Tensor:
-            return growth(pattern, context).mul_(pattern)
-
         layers = layers_with_heads(self.layers, shape)
-        how: dict[str, Any] = {"edits": True, "chooses": True, "adds": True, "apart": True, "growth": growth}
-        return [rule.tap(prompt, layer) for layer in layers] + [
-            Tap("pattern", layer, rows, forbid, **how) for layer in layers
-        ]
+        taps = [rule.tap(prompt, layer) for layer in layers]
+        return taps + [Tap.of_growth(layer, rows, growth) for layer in layers]
 
     def __repr__(self) -> str:
         what = "visual sinks" if self.control is None else f"as many random patches (seed {self.control})"

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..core.kernels import changed_by, scale
@@ -98,21 +98,16 @@ class ScaleAttention(Intervention):
         factor, renormalise = self.factor, self.renormalise
 
         def growth(pattern: Tensor, context: TapContext) -> Tensor:
+            if context.layer in crossing:
+                context.note(context.only_valid(pattern.sum(-1)))
+                return torch.full_like(pattern, factor - 1)
             halves = context.halves(source, context.n_keys, pattern.dtype)
             grown, sums = scale(pattern, halves, factor, renormalise)
             context.note_as(changed_by, context.valid_rows(sums))
             return grown
 
-        def multiply(pattern: Tensor, context: TapContext) -> Tensor:
-            if context.layer in crossing:
-                context.note(context.only_valid(pattern.sum(-1)))
-                return pattern * (factor - 1)
-            return growth(pattern, context) * pattern
-
         where = at_heads(self.layers, self.heads, shape, whole)
-        how: dict[str, Any] = {"edits": True, "chooses": True, "adds": True, "apart": True}
-        how["growth"] = growth if renormalise else None
-        return [Tap("pattern", layer, rows, multiply, own, **how) for layer, own in where.items()]
+        return [Tap.of_growth(layer, rows, growth, own, renormalise) for layer, own in where.items()]
 
     def __repr__(self) -> str:
         where = shown_where(self.layers, self.heads)

@@ -154,9 +154,6 @@ class VAR(Intervention):
             context.note_as(of_rows, *map(context.valid_rows, noted))
             return grown
 
-        def move(pattern: Tensor, context: TapContext) -> Tensor:
-            return growth(pattern, context).mul_(pattern)
-
         last = shape.n_layers - 1 if self.skip_last_layer else shape.n_layers
         layers = [layer for layer in shape.self_attention if self.first_layer <= layer < last]
         if not layers:
@@ -165,8 +162,7 @@ class VAR(Intervention):
                 f"the model has layers 0 to {shape.n_layers - 1}"
             )
         taps = [rule.tap(prompt, layer) for layer in layers]
-        how: dict[str, Any] = {"edits": True, "chooses": True, "adds": True, "apart": True, "growth": growth}
-        return taps + [Tap("pattern", layer, rows, move, **how) for layer in layers]
+        return taps + [Tap.of_growth(layer, rows, growth) for layer in layers]
 
     def __repr__(self) -> str:
         tau = self.sink_threshold if isinstance(self.sink_threshold, str) else f"{self.sink_threshold:g}"

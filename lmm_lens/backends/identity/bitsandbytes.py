@@ -23,7 +23,8 @@ UNDO = ("packing_format_for_cpu", "original_")  # what a weight keeps to be pack
 
 def is_in(module: nn.Module) -> bool:
     """Whether it is a module of bitsandbytes."""
-    return _is_its(type(module))
+    kind: Any = type(module)
+    return _is_its(kind)
 
 
 def is_quantised(tensor: Tensor) -> bool:

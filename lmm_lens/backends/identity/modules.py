@@ -66,13 +66,14 @@ def parts_of(model: nn.Module) -> list[Part]:
 
 
 def _walk(module: nn.Module, path: str, name: str, above: tuple[nn.Module, ...]) -> Iterator[Part]:
-    kinds = _kinds_of(type(module))
+    kind: Any = type(module)
+    kinds = _kinds_of(kind)
     if ("torch", "FullyShardedDataParallel") in kinds:
         raise ModelError(
             f"the weights of {path or 'the model'} are glued together and cut by FullyShardedDataParallel, "
             "so they cannot be read one by one\n  shard the model with torch.distributed.fsdp.fully_shard"
         )
-    inside = next((WRAPPERS[kind] for kind in WRAPPERS if kind in kinds), None)
+    inside = next((name for wrapper, name in WRAPPERS.items() if wrapper in kinds), None)
     inside = None if inside is not None and _adds_tokens(module) else inside
     unusual = [item for item in vars(module).items() if type(item[1]) not in USUAL]
     yield Part(path, name, module, inside is not None, unusual)
