@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxtyping import Int
@@ -50,11 +50,8 @@ class Options:
     @property
     def defaults(self) -> GenerationConfig:
         """The model's own generation config; that of the language model in it where it has none."""
-        holders = (
-            module for module in every_module(self.model) if getattr(module, "generation_config", None) is not None
-        )
-        found = next(holders, None)
-        return GenerationConfig() if found is None else found.generation_config
+        configs: Iterator[Any] = (getattr(each, "generation_config", None) for each in every_module(self.model))
+        return next((config for config in configs if config is not None), None) or GenerationConfig()
 
     def keeping(self, prompt: Prompt, last_only: bool) -> tuple[dict[str, Tensor], Int[Tensor, " batch"] | None]:
         """For logits of each row's last token alone: an option of the call, and which of its logits are each row's."""

@@ -107,8 +107,8 @@ def _apart(found: Sequence[tuple[int, Tensor, Tensor]]) -> list[tuple[int, torch
         alike.setdefault((mine.shape, theirs.dtype, mine.device), []).append((layer, mine, theirs))
     by_layer: list[tuple[int, torch.dtype, float]] = []
     for (_, dtype, _), of_layers in alike.items():
-        layers, mine, theirs = zip(*of_layers, strict=True)
-        ours, returned = torch.stack(mine).flatten(1), torch.stack(theirs).flatten(1)
+        layers, *rows = zip(*of_layers, strict=True)
+        ours, returned = (torch.stack(each).flatten(1) for each in rows)
         largest = returned.abs().amax(1).to(ours.dtype).clamp_min(1e-6)
         apart = ((ours - returned).abs().amax(1) / largest).tolist()
         by_layer += ((layer, dtype, by) for layer, by in zip(layers, apart, strict=True))
