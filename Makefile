@@ -59,7 +59,7 @@ long: $(STAMP)
 
 # Every notebook of tutorials/ run anew, its claims read off its fresh outputs.
 stories: $(STAMP) $(EMOJI)/.installed
-	OMP_NUM_THREADS=1 PYTHONPATH=$(abspath $(EMOJI)) LMM_LENS_CACHE=$(abspath $(EMOJI))/cache $(BIN)/python -m pytest -q -n 2 --durations=7 -m story
+	OMP_NUM_THREADS=1 PYTHONPATH=$(abspath $(EMOJI)) LMM_LENS_CACHE=$(abspath $(EMOJI))/cache $(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=7 -m story
 
 # The wire tests and every call, asked of NDIF's own server on this machine; writes benchmarks/results/ndif.md.
 ndif: $(STAMP) $(NDIF)/.installed
