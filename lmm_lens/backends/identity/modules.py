@@ -163,8 +163,8 @@ def is_passing(name: str, run: Run) -> bool:
 
 def _settings_of(module: nn.Module, run: Run) -> dict[str, Any]:
     """The lasting plain attributes: numbers, texts, what is made of them, and mappings that hold tensors."""
-    items = ((name, value) for name, value in vars(module).items() if name[:1] != "_" and not is_passing(name, run))
-    return {name: value for name, value in items if type(value) in PLAIN or _is_setting(value, run)}
+    items = ((name, value) for name, value in vars(module).items() if not is_passing(name, run))
+    return {name: value for name, value in items if _is_setting(value, run)}
 
 
 def _is_setting(value: Any, run: Run) -> bool:

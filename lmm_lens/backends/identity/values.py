@@ -97,11 +97,6 @@ class _Describer:
         kind = type(value)
         if kind in JSON:
             return value
-        if kind is dict and self.depth < DEPTH and id(value) not in self.modules:
-            self.depth += 1
-            found = {str(key): item if type(item) in JSON else self.of(item) for key, item in value.items()}
-            self.depth -= 1
-            return found
         if isinstance(value, Enum):
             return [name_of(kind), value.name]
         if value is None or isinstance(value, (bool, int, str)):

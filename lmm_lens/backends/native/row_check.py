@@ -87,11 +87,12 @@ class RowCheck:
             HookError: some layer's attention is another function than softmax(q k) v.
         """
         found, self._found = self._found, []
-        for layer, dtype, by in _apart(found):
+        for layer, by in _apart(found):
+            attention: Any = layers[layer].attention
+            dtype = next(attention.parameters()).dtype
             if not by <= APART.get(dtype, APART[torch.float16]):  # NaN is reported elsewhere
                 if by != by:
                     return
-                attention = layers[layer].attention
                 raise HookError(
                     f"the attention of layer {layer} ({type(attention).__name__}, {implementation(attention)!r}) "
                     f"cannot be followed: a row computed as softmax(q k) v is off by {by:.2g} of its largest value\n"
@@ -100,16 +101,16 @@ class RowCheck:
                 )
 
 
-def _apart(found: Sequence[tuple[int, Tensor, Tensor]]) -> list[tuple[int, torch.dtype, float]]:
+def _apart(found: Sequence[tuple[int, Tensor, Tensor]]) -> list[tuple[int, float]]:
     """By how much two rows of each layer differ, in parts of the largest number; asked of a device once."""
     alike: dict[tuple[Any, ...], list[tuple[int, Tensor, Tensor]]] = {}
     for layer, mine, theirs in found:
         alike.setdefault((mine.shape, theirs.dtype, mine.device), []).append((layer, mine, theirs))
-    by_layer: list[tuple[int, torch.dtype, float]] = []
-    for (_, dtype, _), of_layers in alike.items():
+    by_layer: list[tuple[int, float]] = []
+    for of_layers in alike.values():
         layers, *rows = zip(*of_layers, strict=True)
         ours, returned = (torch.stack(each).flatten(1) for each in rows)
         largest = returned.abs().amax(1).to(ours.dtype).clamp_min(1e-6)
         apart = ((ours - returned).abs().amax(1) / largest).tolist()
-        by_layer += ((layer, dtype, by) for layer, by in zip(layers, apart, strict=True))
+        by_layer += zip(layers, apart, strict=True)
     return sorted(by_layer, key=itemgetter(0))
