@@ -21,7 +21,8 @@ from nnsight.tracing.globals import BLOCKS, SOURCES
 from lmm_lens import Knockout, Lens, Read
 from lmm_lens.backends.nnsight.loops import open_ended_loops
 from lmm_lens.backends.requirements import REQUIREMENTS, importing
-from lmm_lens.backends.sources import READING, source_of
+from lmm_lens.backends.sources import READING, read_once, source_of
+from lmm_lens.core import kernels
 from tests.support.cases import case
 
 KINDS = {
@@ -213,6 +214,44 @@ def test_the_source_of_a_decorated_function_is_that_of_the_innermost():
     assert "x + 1" in source_of(outer)
     with pytest.raises(TypeError):
         source_of(len)  # not `print`, in whose place frameworks put their own
+
+
+def functions_of(module):
+    return [f for f in vars(module).values() if inspect.isfunction(f) and f.__module__ == module.__name__]
+
+
+def test_remembered_sources_are_those_that_are_read():
+    read = [(inspect.getsource(f), inspect.getsourcelines(f)) for f in functions_of(kernels)]
+    assert len(read) > 10
+    for _ in range(2):
+        with read_once():
+            assert [(inspect.getsource(f), inspect.getsourcelines(f)) for f in functions_of(kernels)] == read
+
+
+def test_a_function_of_this_library_is_split_into_tokens_once(monkeypatch):
+    blocks = []
+    getblock = inspect.getblock
+    monkeypatch.setattr(inspect, "getblock", lambda lines: blocks.append(lines) or getblock(lines))
+    scope = {"__name__": "lmm_lens.of_this_test"}
+    source = "def ours(x):\n    return x\n"
+    linecache.cache["<ours>"] = len(source), None, source.splitlines(True), "<ours>"
+    exec(compile(source, "<ours>", "exec"), scope)
+    with read_once():
+        first, _ = inspect.getsourcelines(scope["ours"])
+        first.clear()  # whoever gets it may do with it what he likes
+    with read_once():
+        assert inspect.getsource(scope["ours"]) == source
+        assert len(blocks) == 1
+        for _ in range(2):
+            assert "never_reached" in inspect.getsource(never_reached)  # of others nothing is remembered
+    assert len(blocks) == 3
+
+
+def test_inspect_is_left_as_it_was_after_an_error_too():
+    before = inspect.getsourcelines
+    with pytest.raises(OSError, match="could not get source"), read_once(), read_once():
+        inspect.getsource(eval("lambda: 0"))
+    assert inspect.getsourcelines is before
 
 
 # ---------------------------------------------------------------------- the warning of open-ended loops

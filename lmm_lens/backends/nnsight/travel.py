@@ -18,7 +18,7 @@ from typing import Any
 from ...core.trace import TracePrompt
 from ...errors import RemoteError
 from ...prompts.prompt import Prompt
-from ..sources import READING
+from ..sources import READING, read_once
 
 SENT = ("lmm_lens.core", "lmm_lens.errors")
 SUBIMPORT = ("cloudpickle.cloudpickle", "subimport")  # imports the module that its argument names
@@ -41,7 +41,7 @@ def by_source() -> Iterator[None]:
     from cloudpickle import register_pickle_by_value, unregister_pickle_by_value
     from cloudpickle.cloudpickle import list_registry_pickle_by_value
 
-    with READING:  # what is pickled by source is also read and parsed
+    with READING, read_once():  # what is pickled by source is also read and parsed
         modules = [importlib.import_module(name) for name in SENT if name not in list_registry_pickle_by_value()]
         for module in modules:
             register_pickle_by_value(module)
