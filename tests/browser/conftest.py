@@ -1,33 +1,10 @@
-"""One headless Chromium for all tests of this folder, and pages of it that must neither fetch nor complain."""
+"""Pages of a headless Chromium that must neither fetch nor complain."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
-
-from tests.support.chromium import NAMES, executable
-
-
-@pytest.hookimpl(tryfirst=True)  # before `-m` is applied
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test that needs the browser is marked, so that `-m "not browser"` leaves out exactly those."""
-    for item in items:
-        if "chromium" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.browser)
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
-    found = executable()
-    assert found, (
-        f"none of {', '.join(NAMES)} is on the PATH: install one, or run `playwright install chromium`, which needs no "
-        "root, or leave the tests of pages out with -m 'not browser'"
-    )
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        yield started
-        started.close()
+from playwright.sync_api import Browser, Page
 
 
 @pytest.fixture

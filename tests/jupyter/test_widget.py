@@ -9,9 +9,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
-from tests.support.chromium import executable
+from tests.support.chromium import launched
 
 LAB = Path(os.environ["LMM_LENS_JUPYTER"]) / "bin" / "jupyter-lab"
 SECONDS = 120  # for anything that is waited for, on a crowded machine
@@ -72,12 +72,10 @@ def _address(folder, server):
 
 @pytest.fixture
 def page():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable(), args=["--no-sandbox", "--disable-gpu"])
+    with launched() as browser:
         opened = browser.new_page(viewport={"width": 1400, "height": 1100})
         opened.set_default_timeout(1000 * SECONDS)
         yield opened
-        browser.close()
 
 
 def cell(page: Page, number: int):

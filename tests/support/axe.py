@@ -23,7 +23,9 @@ def faults(page: Page, rules: tuple[str, ...] = (), without: tuple[str, ...] = (
     """
     page.evaluate(SCRIPT)
     chosen = {"type": "rule", "values": list(rules)} if rules else {"type": "tag", "values": list(RULES)}
-    return page.evaluate(RUN, {"runOnly": chosen, "rules": {name: {"enabled": False} for name in without}})
+    disabled = {name: {"enabled": False} for name in without}
+    # of what is right only counts: naming each element takes a fifth of the time
+    return page.evaluate(RUN, {"runOnly": chosen, "rules": disabled, "resultTypes": ["violations"]})
 
 
 def overflow(page: Page) -> int:
