@@ -147,6 +147,7 @@ def main() -> None:
     torch.set_num_threads(1)
     asked, n_layers = shapes_asked(), Lens.demo().n_layers
     traced, bridged = (Lens.demo(backend=backend) for backend in ("nnsight", "transformer_lens"))
+    packed = Lens(asked.lens.model, asked.lens.processor, backend="nnsight", remote="local")
     lines = [HEADING]
     lines += measured("60 tokens", asked.generations(rivals=True), n_layers, N_NEW, options.rounds)
     for name, lens, base, plain in (
@@ -154,7 +155,10 @@ def main() -> None:
         ("one pass, nnsight", traced, "an empty trace", partial(empty_trace, traced, asked.prompt)),
         ("one pass, TransformerLens", bridged, "a bare bridge", partial(bare_bridge, bridged, asked.prompt)),
     ):
-        lines += measured(name, asked.passes(lens, base, plain), n_layers, 1, options.rounds)
+        calls = asked.passes(lens, base, plain)
+        if lens is traced:
+            calls['... packed and unpacked, remote="local"'] = partial(packed.run, asked.prompt, [asked.var])
+        lines += measured(name, calls, n_layers, 1, options.rounds)
     notes = (
         f"{machine(torch.device('cpu'))}. The bundled model, {n_layers} layers, {asked.prompt.n_tokens} tokens; "
         f"medians of {options.rounds} interleaved rounds. Waits are reads of a number from the device."
