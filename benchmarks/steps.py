@@ -157,7 +157,8 @@ def main() -> None:
     ):
         calls = asked.passes(lens, base, plain)
         if lens is traced:
-            calls['... packed and unpacked, remote="local"'] = partial(packed.run, asked.prompt, [asked.var])
+            packing = partial(packed.run, asked.prompt, [asked.var])
+            calls = {**calls, '... packed and unpacked, remote="local"': packing}
         lines += measured(name, calls, n_layers, 1, options.rounds)
     notes = (
         f"{machine(torch.device('cpu'))}. The bundled model, {n_layers} layers, {asked.prompt.n_tokens} tokens; "
