@@ -1,7 +1,11 @@
 """`remote="local"`: jobs packed and unpacked as for a server, from eager weights, give the native answer."""
 
+import importlib
+import sys
+
 import pytest
 import torch
+from nnsight.schema.request import RequestModel
 
 from lmm_lens import AblateHeads, Lens, LensError, Read, score_heads
 from lmm_lens.core import envoys
@@ -123,6 +127,47 @@ def test_what_would_need_this_library_on_the_server_is_refused():
 
     with pytest.raises(RemoteError, match=r"does not have lmm-lens: it uses lmm_lens\.hooks\.results\.Report"):
         case("llava").on("remote").run(llava.prompt, read=[Read("pattern", rows="last", reduce=bad, name="bad")])
+
+
+def test_what_would_need_a_file_of_ones_own_on_the_server_is_refused(tmp_path, monkeypatch):
+    llava = case("llava")
+    llava.on("remote").run(llava.prompt)  # from here on nnsight does not look for local modules any more
+    (tmp_path / "of_ones_own.py").write_text(
+        "class Scale:\n    by = 2.0\n\n\ndef doubled(x):\n    return x * Scale.by\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    mine = importlib.import_module("of_ones_own")
+    scale = mine.Scale()
+
+    def of_an_object(pattern, context):
+        return pattern[..., :1] * scale.by
+
+    def of_a_function(pattern, context):
+        return mine.doubled(pattern[..., :1])
+
+    for reduce in (of_an_object, of_a_function):
+        read = [Read("pattern", rows="last", reduce=reduce, name="own")]
+        with pytest.raises(
+            RemoteError, match=r"does not have of_ones_own: .*from a folder\n.*register_pickle_by_value"
+        ):
+            llava.on("remote").run(llava.prompt, read=read)
+    monkeypatch.delitem(sys.modules, "of_ones_own")
+
+
+def test_other_threads_find_their_modules_and_folders_while_a_job_is_unpacked(monkeypatch):
+    """nnsight hides them meanwhile, and puts folders back behind all others."""
+    llava = case("llava")
+    before, seen = (dict(sys.modules), list(sys.path)), []
+    deserialize = RequestModel.deserialize
+
+    def watched(*args, **kwargs):
+        seen.append((before[0].items() <= dict(sys.modules).items(), list(sys.path)))
+        return deserialize(*args, **kwargs)
+
+    monkeypatch.setattr(RequestModel, "deserialize", watched)
+    llava.on("remote").run(llava.prompt)
+    assert seen == [(True, before[1])]
+    assert sys.path == before[1]
 
 
 def test_scores_before_the_softmax_are_out_of_reach_and_what_needs_them_is_refused():
