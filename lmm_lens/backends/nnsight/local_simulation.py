@@ -38,12 +38,14 @@ class CheckedSimulation(LocalSimulationBackend):  # type: ignore[misc]  # nnsigh
                 self.model._remoteable_set_env(before)
 
     def _hide_local_modules(self) -> dict[str, Any]:
-        """Nothing: `check_installed` has seen what unpacking would miss.
+        """Only cloudpickle, which would write what it unpacks into the classes that it has packed.
 
-        nnsight takes most modules out of `sys.modules` and folders out of `sys.path` meanwhile. Another thread that
-        imports something then gets a second copy of it, or an error; and the folders come back behind all others.
+        What unpacking would miss `check_installed` has seen. nnsight takes most modules out of `sys.modules` and
+        folders out of `sys.path` meanwhile. Another thread that imports something then gets a second copy of it, or an
+        error; and the folders come back behind all others. (What packs with cloudpickle waits for `by_source`.)
         """
-        return {"modules": {}, "paths": []}
+        names = [name for name in sys.modules if name.partition(".")[0] == "cloudpickle"]
+        return {"modules": {name: sys.modules.pop(name) for name in names}, "paths": []}
 
 
 def check_installed(payload: bytes) -> None:

@@ -9,6 +9,7 @@ from nnsight.schema.request import RequestModel
 
 from lmm_lens import AblateHeads, Lens, LensError, Read, score_heads
 from lmm_lens.core import envoys
+from lmm_lens.core.taps import TapContext
 from lmm_lens.errors import HookError, InterventionError, RemoteError
 from tests.support.cases import SITES, case
 from tests.support.models import FAMILIES
@@ -161,13 +162,21 @@ def test_other_threads_find_their_modules_and_folders_while_a_job_is_unpacked(mo
     deserialize = RequestModel.deserialize
 
     def watched(*args, **kwargs):
-        seen.append((before[0].items() <= dict(sys.modules).items(), list(sys.path)))
+        seen.append(({name.partition(".")[0] for name in before[0].keys() - sys.modules.keys()}, list(sys.path)))
         return deserialize(*args, **kwargs)
 
     monkeypatch.setattr(RequestModel, "deserialize", watched)
     llava.on("remote").run(llava.prompt)
-    assert seen == [(True, before[1])]
+    assert seen == [({"cloudpickle"}, before[1])]
     assert sys.path == before[1]
+    assert before[0].items() <= dict(sys.modules).items()
+
+
+def test_what_is_unpacked_is_not_written_into_the_classes_that_were_packed():
+    llava = case("llava")
+    methods = {name: (method, method.__module__) for name, method in vars(TapContext).items() if callable(method)}
+    llava.on("remote").run(llava.prompt, [edit_of("llava", "knockout")], read=["pattern"])
+    assert {n: (method, method.__module__) for n, method in vars(TapContext).items() if callable(method)} == methods
 
 
 def test_scores_before_the_softmax_are_out_of_reach_and_what_needs_them_is_refused():
