@@ -41,7 +41,7 @@ def read_once() -> Iterator[None]:
     """Inside, `inspect` remembers the source of functions of this library; hold the lock.
 
     It finds the end of a function by splitting it into tokens. A job that is packed asks for that of some 150 of ours,
-    of each twice, which would be three quarters of the time that packing takes.
+    of each twice, which would be most of the time that packing takes.
     """
     getsourcelines = inspect.getsourcelines
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from typing import Any
 
@@ -42,7 +41,7 @@ class CheckedSimulation(LocalSimulationBackend):  # type: ignore[misc]  # nnsigh
 
         What unpacking would miss `check_installed` has seen. nnsight takes most modules out of `sys.modules` and
         folders out of `sys.path` meanwhile. Another thread that imports something then gets a second copy of it, or an
-        error; and the folders come back behind all others. (What packs with cloudpickle waits for `by_source`.)
+        error; and the folders come back behind all others. (Who packs another job waits, see `by_source`.)
         """
         names = [name for name in sys.modules if name.partition(".")[0] == "cloudpickle"]
         return {"modules": {name: sys.modules.pop(name) for name in names}, "paths": []}
@@ -54,8 +53,8 @@ def check_installed(payload: bytes) -> None:
     local = sorted(root for root in roots - SERVED - sys.stdlib_module_names if not _is_installed(root))
     if local:
         raise RemoteError(
-            f"this cannot run on a server, which does not have {', '.join(local)}: not installed here either, but "
-            "imported from a folder\n  define what the job uses in the notebook or script that sends it, or "
+            f"this cannot run on a server, which does not have {', '.join(local)}: here it is imported from a "
+            "folder, not installed\n  define what the job uses in the notebook or script that sends it, or "
             "cloudpickle.register_pickle_by_value(module) before"
         )
 
@@ -63,7 +62,7 @@ def check_installed(payload: bytes) -> None:
 def _is_installed(root: str) -> bool:
     """Whether a module comes from where packages are installed."""
     try:
-        spec: ModuleSpec | None = find_spec(root)
+        spec = find_spec(root)
     except ValueError:  # one that was made and not imported
         return False
     if spec is None:

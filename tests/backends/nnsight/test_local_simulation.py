@@ -5,9 +5,12 @@ import sys
 
 import pytest
 import torch
+from cloudpickle import register_pickle_by_value, unregister_pickle_by_value
+from nnsight.intervention.backends.local import _SERVER_MODULES
 from nnsight.schema.request import RequestModel
 
 from lmm_lens import AblateHeads, Lens, LensError, Read, score_heads
+from lmm_lens.backends.nnsight.local_simulation import SERVED
 from lmm_lens.core import envoys
 from lmm_lens.core.taps import TapContext
 from lmm_lens.errors import HookError, InterventionError, RemoteError
@@ -149,10 +152,21 @@ def test_what_would_need_a_file_of_ones_own_on_the_server_is_refused(tmp_path, m
     for reduce in (of_an_object, of_a_function):
         read = [Read("pattern", rows="last", reduce=reduce, name="own")]
         with pytest.raises(
-            RemoteError, match=r"does not have of_ones_own: .*from a folder\n.*register_pickle_by_value"
+            RemoteError, match=r"does not have of_ones_own: .*from a folder, not installed\n.*register_pickle_by_value"
         ):
             llava.on("remote").run(llava.prompt, read=read)
-    monkeypatch.delitem(sys.modules, "of_ones_own")
+    register_pickle_by_value(mine)  # as the error says
+    try:
+        for reduce in (of_an_object, of_a_function):
+            reads = [Read("pattern", rows="last", reduce=reduce, name="own")]
+            same_runs(*(each.run(llava.prompt, read=reads) for each in llava.lenses("remote")))
+    finally:
+        unregister_pickle_by_value(mine)
+        del sys.modules["of_ones_own"]
+
+
+def test_what_every_server_has_is_what_nnsight_says():
+    assert SERVED == _SERVER_MODULES
 
 
 def test_other_threads_find_their_modules_and_folders_while_a_job_is_unpacked(monkeypatch):
