@@ -8,6 +8,9 @@ LOG := $(VENV)/install.log
 CONSTRAINTS ?= -c constraints.txt
 CHROMIUM := $(BIN)/python -m tests.support.chromium
 
+# The files with tests of a mark: to look through the others takes longer than most tests. `quick` marks, too.
+marked = $$(grep -rlE --include='test_*.py' 'mark\.$(1)\b|support\.quick' tests | LC_ALL=C sort)
+
 # A command whose output matters only if it fails.
 quietly = { $(1); } > $(LOG) 2>&1 || { cat $(LOG); exit 1; }
 
@@ -22,7 +25,7 @@ NDIF := $(VENV)/ndif
 NDIF_PYTHON ?= $(shell for p in python3.12 python3.13 $(HOME)/.pyenv/versions/3.12.*/bin/python; do \
 	"$$p" -c "import sys; raise SystemExit(sys.version_info[:2] not in ((3, 12), (3, 13)))" 2> /dev/null && echo "$$p" && break; done)
 
-.PHONY: demo test containers emoji emoji-model harness jupyter attack long stories ndif lint bench study studies notebooks docs readme model browser clean
+.PHONY: demo test containers emoji emoji-model harness jupyter attack long stories ndif lint bench study studies notebooks docs readme model browser fetch clean
 
 demo: $(STAMP)
 	$(BIN)/lmm-lens demo
@@ -51,15 +54,15 @@ jupyter: $(JUPYTER)/.installed browser
 
 # What takes minutes to break the library with: kills, bits turned over, servers that lie, nodes that go. Counts it, too.
 attack: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5 -m attack
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5 -m attack $(call marked,attack)
 
 # What takes many seconds a test: clusters, servers, several processes, circuits by brute force.
 long: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5 -m long
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5 -m long $(call marked,long)
 
 # Every notebook of tutorials/ run anew, its claims read off its fresh outputs.
 stories: $(STAMP) $(EMOJI)/.installed
-	OMP_NUM_THREADS=1 PYTHONPATH=$(abspath $(EMOJI)) LMM_LENS_CACHE=$(abspath $(EMOJI))/cache $(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=7 -m story
+	OMP_NUM_THREADS=1 PYTHONPATH=$(abspath $(EMOJI)) LMM_LENS_CACHE=$(abspath $(EMOJI))/cache $(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=7 -m story tests/stories
 
 # The wire tests and every call, asked of NDIF's own server on this machine; writes benchmarks/results/ndif.md.
 ndif: $(STAMP) $(NDIF)/.installed
@@ -160,6 +163,9 @@ $(JUPYTER)/.installed: $(STAMP) tests/jupyter/requirements.txt
 	@test -x $(JUPYTER)/bin/python || $(PYTHON) -m venv $(JUPYTER)
 	@$(call quietly,$(JUPYTER)/bin/pip install -r tests/jupyter/requirements.txt)
 	@touch $@
+
+# What the targets above install, for who goes through them all.
+fetch: browser $(CONTAINERS)/.installed $(EMOJI)/.installed $(HARNESS)/.installed
 
 # The browser that is there, whosever it is; else, for root on Debian or Ubuntu, theirs.
 browser: $(STAMP)

@@ -48,11 +48,12 @@ def kinds() -> tuple[str, ...]:
     return tuple(node.name for node in tree.body if isinstance(node, ast.ClassDef))
 
 
-def everything() -> list[Raised]:
+@cache
+def everything() -> tuple[Raised, ...]:
     """Each text once, by file and line."""
     files = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
     found = [raised for path in files for raised in _in_file(path)]
-    return list({(raised.kind, raised.text): raised for raised in reversed(found)}.values())[::-1]
+    return tuple({(raised.kind, raised.text): raised for raised in reversed(found)}.values())[::-1]
 
 
 def _in_file(path: Path) -> Iterator[Raised]:

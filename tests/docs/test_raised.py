@@ -13,8 +13,6 @@ sys.path.insert(0, str(DOCS))
 import raised
 import tables
 
-FOUND = raised.everything()
-
 
 def template(source: str) -> str:
     return raised._text(ast.parse(source, mode="eval").body)
@@ -40,7 +38,7 @@ def test_a_message_matches_its_own_template_alone():
 def test_every_class_has_messages_and_an_introduction():
     page = (DOCS / "errors.md").read_text(encoding="utf-8")
     classes = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, LensError)}
-    assert set(raised.kinds()) == classes == {each.kind for each in FOUND}
+    assert set(raised.kinds()) == classes == {each.kind for each in raised.everything()}
     assert not [name for name in classes if f"**{name}**" not in page]
 
 
@@ -49,7 +47,7 @@ def test_every_place_that_raises_is_read():
     for path in [path for room in raised.ROOMS for path in (raised.ROOT / room).rglob("*.py")]:
         for line in path.read_text(encoding="utf-8").splitlines():
             calls += line.strip().startswith(starts)
-    assert len(FOUND) > 0.95 * calls > 300  # the same text in two places is listed once
+    assert len(raised.everything()) > 0.95 * calls > 300  # the same text in two places is listed once
 
 
 WRONG = {
@@ -77,7 +75,9 @@ def test_what_a_user_gets_to_see_is_in_the_list(lens, wrong):
     with pytest.raises(LensError) as caught:
         WRONG[wrong](lens, lens.prompt(example.question, images=example.image))
     kind = type(caught.value).__name__
-    assert [each for each in FOUND if each.kind == kind and each.matches(str(caught.value))], str(caught.value)
+    assert [each for each in raised.everything() if each.kind == kind and each.matches(str(caught.value))], str(
+        caught.value
+    )
 
 
 def test_a_message_is_shown_as_text_and_never_as_markup():

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import httpx
@@ -104,6 +107,19 @@ class Reply:
         return self.body.decode("utf-8", "replace")
 
 
+@cache
+def _trusted(*named: str | None) -> ssl.SSLContext:
+    return httpx.create_ssl_context()
+
+
+def trusted() -> ssl.SSLContext:
+    """The certificates that httpx trusts, read once: a client reads them for itself, which takes longer than a request.
+
+    Another file or folder of them named in the environment is read anew.
+    """
+    return _trusted(*map(os.environ.get, ("SSL_CERT_FILE", "SSL_CERT_DIR")))
+
+
 def ask(
     method: str, url: str, timeout: float, *, limit: int = SMALL, shows: str | None = None, **content: Any
 ) -> Reply:
@@ -126,7 +142,7 @@ def ask(
     headers = {**content.pop("headers", {}), "Accept-Encoding": "identity"}  # what httpx unpacks has no bound
     patience = httpx.Timeout(CONNECT_SECONDS, read=timeout)
     with (
-        httpx.Client(timeout=patience, follow_redirects=False) as client,
+        httpx.Client(timeout=patience, follow_redirects=False, verify=trusted()) as client,
         client.stream(method, url, headers=headers, **content) as response,
     ):
         said = response.headers.get("content-length", "")

@@ -24,6 +24,7 @@ import httpx
 
 SERVER = Path(__file__).with_name("server.py")
 PATIENCE = 60  # seconds to start in, on a crowded machine; alone it takes three
+PLAIN = {"timeout": PATIENCE, "verify": False}  # certificates take longer to read than to answer
 
 
 class Nursery:
@@ -117,7 +118,7 @@ class Service:
         if not ready:
             raise RuntimeError(f"the service did not start:\n{self.errors()}")
         self.port, self.process = ready["port"], Process(ready["pid"])
-        httpx.get(f"{self.url}/status", timeout=PATIENCE)
+        httpx.get(f"{self.url}/status", **PLAIN)
         return self
 
     @property
@@ -147,17 +148,17 @@ class Service:
     def log(self) -> list[dict[str, Any]]:
         """One entry a request: payload_bytes, result_bytes, headers (names only), api_key (whether one came), globals,
         seconds, status, model_key, env; http, where it was refused at the door."""
-        return httpx.get(f"{self.url}/log", timeout=PATIENCE).raise_for_status().json()
+        return httpx.get(f"{self.url}/log", **PLAIN).raise_for_status().json()
 
     def fault(self, kind: str | None = None, *, after: int = 0, times: int | None = None, seconds: float = 1.0) -> None:
         """Let `after` requests pass, then break `times` of them (None: all) in the way faults.py lists; None heals."""
         wanted = {"kind": kind, "after": after, "times": times, "seconds": seconds}
-        httpx.post(f"{self.url}/fault", json=wanted, timeout=PATIENCE).raise_for_status()
+        httpx.post(f"{self.url}/fault", json=wanted, **PLAIN).raise_for_status()
 
     def attack(self, kind: str | None = None, where: str = "inline", **more: Any) -> None:
         """Do something to whoever asks, as hostile.py lists it; None does nothing more."""
         wanted = {"kind": kind, "where": where, **more} if kind else {}
-        httpx.post(f"{self.url}/attack", json=wanted, timeout=PATIENCE).raise_for_status()
+        httpx.post(f"{self.url}/attack", json=wanted, **PLAIN).raise_for_status()
 
     def __enter__(self) -> Self:
         return self.start()
