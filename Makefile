@@ -42,7 +42,7 @@ containers: $(CONTAINERS)/.installed
 
 # The library on a language model that learned to see; the language model comes in a package of 92 MB.
 emoji: $(EMOJI)/.installed
-	OMP_NUM_THREADS=1 PYTHONPATH=$(EMOJI) LMM_LENS_CACHE=$(EMOJI)/cache $(BIN)/python -m pytest -q --durations=5 tests/emoji
+	OMP_NUM_THREADS=1 PYTHONPATH=$(EMOJI) LMM_LENS_CACHE=$(EMOJI)/cache $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5 tests/emoji
 
 # A lens as a model of lmms-eval: its own evaluator and command, offline, on local tasks.
 harness: $(HARNESS)/.installed
@@ -132,7 +132,9 @@ clean:
 $(STAMP): pyproject.toml setup.py constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): some minutes the first time"
-	@$(call quietly,$(BIN)/pip install $(CONSTRAINTS) -e '.[test]')
+	@# pip would compile what it installs on one core
+	@$(call quietly,$(BIN)/pip install --no-compile $(CONSTRAINTS) -e '.[test]' && \
+		{ $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true; })
 	@# beside a CPU build of torch its operators do not load; tests take its transforms alone
 	@test -d $(VENV)/torchvision || \
 		$(call quietly,$(BIN)/pip install --no-deps $(CONSTRAINTS) --target $(VENV)/torchvision torchvision)

@@ -71,7 +71,7 @@ class AttentionCall:
         if self.extra_logits is not None:  # which would get a share of what is taken
             return False
         if self.mask is None:
-            return self.query.shape[1] == self.key.shape[1] or self.query.device.type == "cpu"
+            return self.query.is_cpu or self.query.shape[1] == self.key.shape[1]
         return self.mask.dtype == torch.bool and self.mask.shape[1:] == (1, 1, self.key.shape[2])
 
     @property
@@ -80,10 +80,11 @@ class AttentionCall:
 
         That of the CPU does; those of GPUs have other kernels for it.
         """
-        special = (self.softcap, self.position_bias)
-        is_recorded = torch.is_grad_enabled() and self.query.requires_grad
-        is_plain = type(self.query) is Tensor and self.query.device.type == "cpu" and not is_recorded
-        return is_plain and self.takes_a_mask and all(each is None for each in special)
+        query = self.query
+        is_special = self.softcap is not None or self.position_bias is not None
+        if is_special or type(query) is not Tensor or not query.is_cpu:
+            return False
+        return self.takes_a_mask and not (query.requires_grad and torch.is_grad_enabled())
 
     def detached(self) -> AttentionCall:
         """The same without a graph."""

@@ -173,11 +173,11 @@ def test_what_the_tower_runs_is_found_once_for_pictures_of_one_size():
     edit = AblateHeads([(0, 1)], part="vision")
     lens.run(prompt, [edit])
     lens.run(lens.prompt("Which?", images=prompt.images[0][0]), [edit])
-    assert len(lens._backend._tower_passes) == 1
+    assert len(lens._backend.wrapped.tower_passes) == 1
     turned = lens.prompt("Which?", images=other)  # as many patches in another order
     expected = lens_of("qwen2_5_vl").run(turned, [edit])
     assert (lens.run(turned, [edit]).logits - expected.logits).abs().max() < 1e-4
-    assert len(lens._backend._tower_passes) == 2
+    assert len(lens._backend.wrapped.tower_passes) == 2
 
 
 @cache

@@ -116,8 +116,8 @@ def attention(
     special = kwargs.get("softcap"), extra_logits(kwargs), kwargs.get("position_bias")
 
     def own(mask: Tensor | None = attention_mask, /) -> Tensor:
-        is_plain = implementation(module) != "eager" and all(each is None for each in special)
-        if is_plain and query.shape[1] != key.shape[1] and mask is not attention_mask is None:
+        is_grouped = mask is not attention_mask is None and query.shape[1] != key.shape[1]
+        if is_grouped and implementation(module) != "eager" and all(each is None for each in special):
             # the kernel of before, which shares keys and values; transformers has others for grouped queries and a mask
             options: dict[str, Any] = {"scale": scaling, "enable_gqa": True}
             return scaled_dot_product_attention(query, key, value, mask, **options).transpose(1, 2).contiguous()
