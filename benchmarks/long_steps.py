@@ -135,7 +135,8 @@ def main() -> None:
         print(lines[-1], flush=True)
     notes = (
         f"{machine(torch.device('cpu'))}. {N_LAYERS} layers of {N_HEADS} heads x {D_HEAD}, width {WIDTH}, fp32; "
-        f"medians of {options.rounds} generations, in turn. The unit is the fused kernel of one layer, by itself."
+        f"medians of {options.rounds} generations, in turn. The unit is the fused kernel of one layer, by itself. "
+        "A row that takes less than the model alone does shows how much the machine's speed went up and down."
     )
     show(lines, notes)
     write(lines, "What a step costs in batches and over long prompts", notes, RESULTS)
