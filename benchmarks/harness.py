@@ -117,7 +117,13 @@ Results = Mapping[int, Mapping[str, Row]]
 
 def watched(case: Case, setting: Setting) -> tuple[int, Tensor]:
     """How many edits a case reports, and the next token's logits [step, vocab] of each pass, of whichever model."""
-    head: Any = setting.lens.model.lm_head
+    result, logits = logits_of(setting.lens.model, lambda: case.run(setting))
+    return sum(report.n_edits for report in getattr(result, "reports", ())), logits
+
+
+def logits_of(model: Any, call: Callable[[], Any]) -> tuple[Any, Tensor]:
+    """What a call returns, and the logits [step, vocab] of each pass in it, of a model or one that shares weights."""
+    head: Any = model.lm_head
     seen: list[Tensor] = []
 
     def see(module: torch.nn.Module, args: Any, out: Any) -> None:
@@ -125,9 +131,9 @@ def watched(case: Case, setting: Setting) -> tuple[int, Tensor]:
             seen.append(out[0, -1].float())
 
     hook = register_module_forward_hook(see)
-    result = case.run(setting)
+    result = call()
     hook.remove()
-    return sum(report.n_edits for report in getattr(result, "reports", ())), torch.stack(seen)
+    return result, torch.stack(seen)
 
 
 def remember(first: dict[str, tuple[int, Tensor]], case: Case, setting: Setting) -> None:

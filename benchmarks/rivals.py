@@ -63,13 +63,14 @@ class EagerVAR:
 
     Args:
         edit: how.
+        name: of the way, where it is not the edit's.
 
     Attributes:
         name: under which transformers knows it.
     """
 
-    def __init__(self, edit: Edit) -> None:
-        self.edit, self.name = edit, f"benchmark_{edit.__name__}"
+    def __init__(self, edit: Edit, name: str | None = None) -> None:
+        self.edit, self.name = edit, f"benchmark_{name or edit.__name__}"
         AttentionInterface.register(self.name, self._attend)
         AttentionMaskInterface.register(self.name, eager_mask)
 
@@ -95,7 +96,7 @@ class EagerVAR:
 
     def _attend(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         scores = query @ key.transpose(2, 3) * options["scaling"]
         if mask is not None:
             scores = scores + mask

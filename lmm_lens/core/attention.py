@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .kernels import ZERO, constant
+from .kernels import constant
 from .rows import Chunk, follow, of_heads
 from .taps import HIDDEN
 
@@ -147,7 +147,9 @@ class AttentionCall:
             rows, heads: which.
             n_keys: so many keys from the first on, behind which these rows see nothing, see `reach`; None for all.
         """
-        query, keys = self._exact(of_heads(rows.gather(self.query, dim=2), heads)), self._shared("key", heads)
+        query = self._exact(of_heads(rows.gather(self.query, dim=2), heads))
+        is_as_given = heads is None and self.key.dtype == self._precision
+        keys = self.key if is_as_given else self._shared("key", heads)
         keys = keys if n_keys is None else keys.narrow(2, 0, n_keys)
         logits = _grouped(query, keys.transpose(-1, -2), self.scaling)
         if self.position_bias is not None:
@@ -202,7 +204,7 @@ def _grouped(x: Tensor, shared: Tensor, alpha: float = 1.0) -> Tensor:
     batch, n_heads, n_queries, n = x.shape
     n_shared = batch * shared.shape[1]
     # one product of three dimensions: a step feels what @ does to make them of four
-    product = torch.baddbmm(constant(ZERO, x), x.reshape(n_shared, -1, n), shared.flatten(0, 1), beta=0, alpha=alpha)
+    product = torch.baddbmm(constant(0.0, x), x.reshape(n_shared, -1, n), shared.flatten(0, 1), beta=0, alpha=alpha)
     return product.view(batch, n_heads, n_queries, -1)
 
 

@@ -59,7 +59,8 @@ def constant(values: Any, like: Tensor) -> Tensor:
     """
     if type(like) is not Tensor:  # the tensors of a simulation stay in it
         return torch.tensor(values, dtype=like.dtype, device=like.device)
-    return made_once(values, like.dtype, like.device)
+    made = _CONSTANTS.made.get((values, like.dtype, like.device))
+    return made_once(values, like.dtype, like.device) if made is None else made
 
 
 def made_once(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -70,9 +71,6 @@ def made_once(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
         with torch.inference_mode(False):  # it may be used where gradients are recorded
             made = _CONSTANTS.made[key] = torch.tensor(values, dtype=dtype, device=device)
     return made
-
-
-ZERO = (((0.0,),),)  # to begin sums of products with
 
 
 def mass(pattern: Pattern, keys: KeyMask) -> PerRow:
@@ -190,14 +188,15 @@ def redistribute(
     # get for each of the nonsinks' mass
     weights = (-min_nonsink_ratio, 1.0, 0.0, 0.0), (1.0, 0.0, 0.0, -1.0), (0.0, 0.0, 1.0, 0.0)
     limits = 0.0, -min_visual_mass, 0.0, 0.0
-    weight, limit = constant((weights,), pattern), constant(((limits,),), pattern)
-    numbers = torch.baddbmm(limit, sums, weight if len(sums) == 1 else weight.expand(len(sums), -1, -1))
-    acts = numbers.narrow(2, 0, 2).amin(2, keepdim=True).ge(constant(0.0, pattern))
+    weight, limit, zero = constant((weights,), pattern), constant(((limits,),), pattern), constant(0.0, pattern)
+    n_rows = sums.shape[0]
+    numbers = torch.baddbmm(limit, sums, weight if n_rows == 1 else weight.expand(n_rows, -1, -1))
+    acts = numbers.narrow(2, 0, 2).amin(2, keepdim=True).ge(zero)
     if givers is None:
         taken = sums.narrow(2, 1, 1).clamp_min(torch.finfo(pattern.dtype).tiny)
         # of the nonsinks, and -1 of the sinks
-        shares = torch.where(acts, numbers.narrow(2, 2, 2) / taken, constant(0.0, pattern))
-        factors = torch.baddbmm(constant(ZERO, pattern), shares, groups.shares, beta=0, alpha=transfer_fraction)
+        shares = torch.where(acts, numbers.narrow(2, 2, 2) / taken, zero)
+        factors = torch.baddbmm(zero, shares, groups.shares, beta=0, alpha=transfer_fraction)
         noted: tuple[Tensor, ...] = (sums, shares)
     else:
         factors, noted = _given_by_others(by_row, givers, sums, acts, transfer_fraction)

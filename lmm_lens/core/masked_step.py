@@ -13,8 +13,9 @@ from torch import Tensor
 
 from .attention import AttentionCall
 from .course import Stop
-from .rows import Chunk
+from .rows import Chunk, Rows
 from .tapping import Tapping
+from .taps import TapFunction
 
 
 def mask_of_step(tapping: Tapping, layer: int, call: AttentionCall) -> Tensor | None:
@@ -28,14 +29,13 @@ def mask_of_step(tapping: Tapping, layer: int, call: AttentionCall) -> Tensor | 
     stop = tapping.course.stops.get(("pattern", layer))
     if stop is None or not stop.adds or call.query.shape[2] > 1:
         return None
-    hidden = _hidden(tapping, stop, call)
-    return hidden if hidden is not None else _raised(tapping, stop, call)
+    hidden = None if stop.hides is None else _hidden(tapping, stop.hides, stop, call)
+    return hidden if hidden is not None or stop.growth is None else _raised(tapping, stop.growth, stop, call)
 
 
-def _hidden(tapping: Tapping, stop: Stop, call: AttentionCall) -> Tensor | None:
+def _hidden(tapping: Tapping, scope: Rows, stop: Stop, call: AttentionCall) -> Tensor | None:
     """The keys that the row is left to see, Bool; None also where it is not sure to see something."""
-    scope = stop.hides
-    if scope is None or not call.takes_a_mask:
+    if not call.takes_a_mask:
         return None
     if not scope.is_one_in_steps(tapping.first) or scope.holds_step(tapping.first):
         return None
@@ -58,22 +58,22 @@ def _hidden(tapping: Tapping, stop: Stop, call: AttentionCall) -> Tensor | None:
     return left
 
 
-def _raised(tapping: Tapping, stop: Stop, call: AttentionCall) -> Tensor | None:
+def _raised(tapping: Tapping, growth: TapFunction, stop: Stop, call: AttentionCall) -> Tensor | None:
     """What is added to the row's scores, in their precision."""
     tap = stop.taps[0]
-    if stop.growth is None or not call.takes_a_bias or call.query.shape[1] != tapping.n_heads[tap.layer]:
+    if not call.takes_a_bias or call.query.shape[1] != tapping.n_heads[tap.layer]:
         return None
     rows = _rows(tapping, stop, call)
     if rows is None:
         return None
     context = tapping.place(tap, rows, rows.valid, 1, n_keys=call.key.shape[2])
-    raised = stop.growth(call.probabilities(rows), context).log1p_()
+    raised = growth(call.probabilities(rows), context).log1p_()
     return raised if call.mask is None else raised.masked_fill_(~call.mask, -math.inf)
 
 
 def _rows(tapping: Tapping, stop: Stop, call: AttentionCall) -> Chunk | None:
     """The row of the step, if the edit is of all batch rows; the layer has then been reached."""
-    joined = tapping.join(stop.taps, stop.known_as, len(call.query), 1, call.query.device)
+    joined = tapping.join(stop.taps, stop.known_as, call.query.shape[0], 1, call.query.device)
     if joined is None or joined.rows.window is None:
         return None
     tapping.fired.add(("pattern", stop.taps[0].layer))

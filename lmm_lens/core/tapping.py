@@ -226,10 +226,13 @@ class Tapping:
             rows = joined.rows
             if tap.edits and not copied:
                 x, copied = x.clone(), True
-            part = of_heads(rows.gather(x), tap.heads, dim=2)
+            part = rows.gather(x)
+            if tap.heads is not None:
+                part = of_heads(part, tap.heads, dim=2)
             result = tap.run(part, self.place(tap, rows, rows.valid, length))
             if not tap.edits:
-                self._keep(tap, rows, result, dim=1)
+                if tap.name:
+                    self._keep(tap, rows, result, dim=1)
                 continue
             if not tap.chooses:
                 self._count(tap, rows.count * (part.shape[2] if x.ndim == 4 else 1))
@@ -263,7 +266,7 @@ class Tapping:
             if tap.edits:
                 if not tap.chooses:
                     self._count(tap, own.count * (n_heads if tap.heads is None else len(tap.heads)))
-            else:
+            elif tap.name:
                 read = results[index][0] if len(results[index]) == 1 else torch.cat(results[index], dim=2)
                 self._keep(tap, own, read if pick is None else pick.gather(read, dim=2), dim=2)
 
@@ -313,6 +316,5 @@ class Tapping:
         self.edited[tap.owner, tap.layer] = self.edited.get((tap.owner, tap.layer), 0) + n_edits
 
     def _keep(self, tap: Tap, rows: Chunk, result: Tensor, dim: int) -> None:
-        if tap.name:
-            kept = Kept(rows.positions, rows.valid, slim(result), dim)
-            self.kept.setdefault((tap.name, tap.layer), []).append(kept)
+        kept = Kept(rows.positions, rows.valid, slim(result), dim)
+        self.kept.setdefault((tap.name, tap.layer), []).append(kept)

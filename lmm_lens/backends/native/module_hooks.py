@@ -41,6 +41,8 @@ class _Before:
         # without kwargs torch calls another thread's pass while this hook is being added or taken away
         if kwargs is None or not self.acts():
             return None
+        if args and isinstance(args[0], Tensor):
+            return (self.tapped(args[0]), *args[1:]), kwargs
         name, x = stream_of(module, args, kwargs)
         return (args, {**kwargs, name: self.tapped(x)}) if name else ((self.tapped(x), *args[1:]), kwargs)
 
