@@ -166,7 +166,7 @@ $(JUPYTER)/.installed: $(STAMP) tests/jupyter/requirements.txt
 	@$(call quietly,$(JUPYTER)/bin/pip install -r tests/jupyter/requirements.txt)
 	@touch $@
 
-# What the targets above install, for who goes through them all.
+# What `test`, `containers`, `emoji` and `harness` install, for who makes them all.
 fetch: browser $(CONTAINERS)/.installed $(EMOJI)/.installed $(HARNESS)/.installed
 
 # The browser that is there, whosever it is; else, for root on Debian or Ubuntu, theirs.

@@ -23,7 +23,6 @@ from .rivals import EagerVAR, all_heads_at_once
 ROOM = 256  # columns for new tokens
 SINKS = 2  # the row of `kernels.groups_of` that grows
 ZERO = torch.tensor(0.0)
-ZEROS = torch.zeros(1, 1, 1)
 
 
 class LeastVAR(EagerVAR):
@@ -68,12 +67,12 @@ class LeastVAR(EagerVAR):
         if query.shape[2] > 1:
             return super()._attend(module, query, key, value, mask, **options)
         groups = self.groups[module.layer_idx].narrow(2, 0, self.n_keys)
-        scores = torch.baddbmm(ZEROS, query[0], key[0].transpose(1, 2), beta=0, alpha=options["scaling"])
+        scores = torch.baddbmm(ZERO, query[0], key[0].transpose(1, 2), beta=0, alpha=options["scaling"])
         sums = torch.bmm(scores.softmax(-1).view(1, -1, self.n_keys), groups.transpose(1, 2))
         numbers = torch.baddbmm(self.limits, sums, self.weights)
         acts = numbers.narrow(2, 0, 2).amin(2, keepdim=True).ge(ZERO)
         shares = numbers.narrow(2, 2, 2) / sums.narrow(2, 1, 1).clamp_min(torch.finfo(torch.float32).tiny)
         given = torch.where(acts, shares, ZERO)
-        grown = torch.baddbmm(ZEROS, given, groups.narrow(1, 1, 2), beta=0, alpha=self.var.transfer_fraction)
+        grown = torch.baddbmm(ZERO, given, groups.narrow(1, 1, 2), beta=0, alpha=self.var.transfer_fraction)
         raised = grown.view(1, -1, 1, self.n_keys).log1p_()
         return sdpa_attention_forward(module, query, key, value, raised, **options)

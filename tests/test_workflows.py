@@ -53,7 +53,7 @@ def test_the_weekly_workflow_asks_ndifs_own_server():
     assert "schedule" in workflow[True]  # what YAML makes of `on`
 
 
-@pytest.mark.parametrize("failing", [(), ("lint",), ("docs",), ("test",), ("lint", "docs"), ("ndif",)])
+@pytest.mark.parametrize("failing", [(), ("lint",), ("docs",), ("test",), ("lint", "docs"), ("ndif",), ("fetch",)])
 @pytest.mark.parametrize("has_ndif", [False, True])
 def test_continuous_integration_runs_everything_and_fails_if_anything_fails(tmp_path, failing, has_ndif):
     """With a `make` that only says what it was asked for."""

@@ -97,9 +97,12 @@ class AttentionCall:
 
     def _shared(self, name: str, heads: Heads) -> Tensor:
         """Keys or values of the chosen heads, cast once however many chunks of rows ask: batch kv_head key d_head."""
+        given: Tensor = getattr(self, name)
+        if heads is None and given.dtype == self._precision:
+            return given
         held = self._cast.get(name)
         if held is None or held[0] != heads:
-            part = self._exact(self._of_kv(getattr(self, name), heads))
+            part = self._exact(self._of_kv(given, heads))
             held = self._cast[name] = heads, part if heads is None else part.contiguous()  # read tile by tile
         return held[1]
 
@@ -147,9 +150,7 @@ class AttentionCall:
             rows, heads: which.
             n_keys: so many keys from the first on, behind which these rows see nothing, see `reach`; None for all.
         """
-        query = self._exact(of_heads(rows.gather(self.query, dim=2), heads))
-        is_as_given = heads is None and self.key.dtype == self._precision
-        keys = self.key if is_as_given else self._shared("key", heads)
+        query, keys = self._exact(of_heads(rows.gather(self.query, dim=2), heads)), self._shared("key", heads)
         keys = keys if n_keys is None else keys.narrow(2, 0, n_keys)
         logits = _grouped(query, keys.transpose(-1, -2), self.scaling)
         if self.position_bias is not None:

@@ -226,9 +226,7 @@ class Tapping:
             rows = joined.rows
             if tap.edits and not copied:
                 x, copied = x.clone(), True
-            part = rows.gather(x)
-            if tap.heads is not None:
-                part = of_heads(part, tap.heads, dim=2)
+            part = of_heads(rows.gather(x), tap.heads, dim=2)
             result = tap.run(part, self.place(tap, rows, rows.valid, length))
             if not tap.edits:
                 if tap.name:

@@ -10,6 +10,8 @@ from typing import Any
 
 from ..errors import ScoreError
 
+NOT_BEGUN, TRIES = "Starting Ray client server failed", 3
+
 
 @dataclass(frozen=True)
 class RayCluster:
@@ -94,7 +96,7 @@ def connected(cluster: RayCluster) -> Iterator[Any]:
             )
         else:
             check_listening(cluster.address)
-            ray.init(cluster.address, **quiet)
+            _init(ray, cluster.address, quiet)
     except ScoreError:
         raise
     except (ImportError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
@@ -105,13 +107,33 @@ def connected(cluster: RayCluster) -> Iterator[Any]:
         ray.shutdown()
 
 
+def _init(ray: Any, address: str, options: dict[str, Any]) -> None:
+    """Connect to a cluster.
+
+    For each client that comes by ray:// the cluster forks a server, out of a process with threads in gRPC: now and then
+    the child dies before it begins. Another is as good as new.
+    """
+    for _ in range(TRIES - 1):
+        try:
+            ray.init(address, **options)
+        except ConnectionAbortedError as error:
+            if NOT_BEGUN not in str(error):
+                raise
+        else:
+            return
+    ray.init(address, **options)
+
+
 def refusal(address: str | None, error: Exception) -> str:
     """What to say, and to do, where Ray could not connect for this reason."""
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    said = lines[-1] if lines[0].endswith(":") else lines[0]  # ... from server: and its traceback, the reason last
     token = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as where it was started"
     advice = "start one with `ray start --head`, or give a number of workers to use this machine"
     if "auth" in str(error).lower() or "token" in str(error).lower():
         advice = f"the cluster asks for a token: {token}"
+    elif NOT_BEGUN in str(error):
+        advice = "the logs of its head say why"
     elif isinstance(error, ImportError):
         advice = "pip install 'lmm-lens[ray]'"
     elif (address or "").startswith("ray://"):  # something listens; a client that lacks the token hears nothing more

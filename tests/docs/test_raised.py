@@ -74,10 +74,8 @@ def test_what_a_user_gets_to_see_is_in_the_list(lens, wrong):
     example = shapes.examples(1, ["color"], seed=3)[0]
     with pytest.raises(LensError) as caught:
         WRONG[wrong](lens, lens.prompt(example.question, images=example.image))
-    kind = type(caught.value).__name__
-    assert [each for each in raised.everything() if each.kind == kind and each.matches(str(caught.value))], str(
-        caught.value
-    )
+    kind, text = type(caught.value).__name__, str(caught.value)
+    assert [each for each in raised.everything() if each.kind == kind and each.matches(text)], text
 
 
 def test_a_message_is_shown_as_text_and_never_as_markup():

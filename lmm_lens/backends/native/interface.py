@@ -126,7 +126,7 @@ def attention(
     listener = listener_of(module)
     if listener is None:
         return own(), None
-    seen = None if attention_mask is None else dense_mask(attention_mask, query.shape[2], key.shape[2])
+    seen = dense_mask(attention_mask, query.shape[2], key.shape[2])
     call = AttentionCall(query, key, value, seen, scaling, causal, *special)
     return listener.attend(module, call, own), None
 

@@ -44,7 +44,7 @@ class _Before:
         if args and isinstance(args[0], Tensor):
             return (self.tapped(args[0]), *args[1:]), kwargs
         name, x = stream_of(module, args, kwargs)
-        return (args, {**kwargs, name: self.tapped(x)}) if name else ((self.tapped(x), *args[1:]), kwargs)
+        return args, {**kwargs, name: self.tapped(x)}
 
 
 @dataclass(frozen=True, eq=False)

@@ -189,7 +189,7 @@ class NativeSession:
 
     def is_acting(self) -> bool:
         """Whether a pass of its own is under way, and no other session is inside it."""
-        return self._under_way is not None and interface.listener_of(self.model) is self
+        return self._under_way is not None and self._is_innermost()
 
     @uninterrupted
     def _connect(self) -> None:

@@ -56,7 +56,8 @@ class NNsightBackend:
         remote: Remote = False,
         timeout: float = 600.0,
     ) -> None:
-        self.remote = self._opened_for = checked_remote(remote)
+        self.remote = checked_remote(remote)
+        self._is_of_a_server = bool(self.remote)
         self.adapter, self.wrapped = adapter, WrappedModel(adapter, envoy)
         self.served_as, self.timeout = served_as, timeout
         self.trace_lens: TraceLens | None = None  # of the last trace
@@ -65,16 +66,17 @@ class NNsightBackend:
     @property
     def envoy(self) -> Any:
         """The model in nnsight's wrapping; wrapped anew where the user's model is no longer what was wrapped."""
-        if trace_under_way() is None:
-            self.wrapped.renew()
-        return self.wrapped.envoy
+        return self._renewed().envoy
 
     @property
     def tower(self) -> Tower:
         """As in `Backend.tower`."""
+        return self._renewed().tower
+
+    def _renewed(self) -> WrappedModel:
         if trace_under_way() is None:
             self.wrapped.renew()
-        return self.wrapped.tower
+        return self.wrapped
 
     @property
     def device(self) -> torch.device:
@@ -304,4 +306,4 @@ class NNsightBackend:
 
     def transport(self) -> Any:
         """nnsight's backend for one job; None runs it here."""
-        return transport_to(self.remote, self.wrapped, self.served_as, self.timeout, bool(self._opened_for))
+        return transport_to(self.remote, self.wrapped, self.served_as, self.timeout, self._is_of_a_server)

@@ -3,9 +3,10 @@
 import ssl
 
 import certifi
+import httpx
 import pytest
 
-from lmm_lens.backends.nnsight.connection import trusted
+from lmm_lens.backends.nnsight.connection import ask, trusted
 
 END = "-----END CERTIFICATE-----\n"
 
@@ -24,6 +25,14 @@ def test_it_is_what_httpx_trusts_and_read_once(of_the_package):
     assert of_the_package.check_hostname
     with open(certifi.where(), encoding="utf-8") as file:
         assert len(of_the_package.get_ca_certs()) == file.read().count(END)
+
+
+def test_a_request_reads_none(of_the_package, monkeypatch):
+    read = []
+    monkeypatch.setattr(ssl, "create_default_context", lambda *args, **kwargs: read.append(kwargs))
+    with pytest.raises(httpx.ConnectError):
+        ask("GET", "http://127.0.0.1:9", timeout=5)
+    assert read == []
 
 
 def test_other_certificates_that_the_environment_names_hold_from_then_on(of_the_package, monkeypatch, tmp_path):
